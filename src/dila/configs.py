@@ -1,0 +1,85 @@
+"""Config dataclasses to JSON and back, nested as they are, with errors that name the field."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from dila.errors import DilaError
+
+Config = TypeVar("Config")
+
+
+def to_json(config: Any) -> Any:
+    """A dataclass as a JSON-ready dict of its fields; tuples become lists, nested dataclasses dicts."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, list | tuple):
+        return [to_json(part) for part in config]
+    if isinstance(config, dict):
+        return {key: to_json(part) for key, part in config.items()}
+    return config
+
+
+def from_json(cls: type[Config], described: Mapping[str, Any], where: str = "") -> Config:
+    """The config that `to_json` described.
+
+    Raises:
+        DilaError: a field that the config does not have, lacks, or of the wrong type; it is named with its path.
+    """
+    where = where or cls.__name__
+    if not isinstance(described, Mapping):
+        raise DilaError(f"{where} should be an object with the fields of {cls.__name__}, not {described!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := described.keys() - fields.keys():
+        raise DilaError(f"{where} has no field {', '.join(sorted(unknown))}; its fields are {', '.join(fields)}")
+    if missing := [name for name, field in fields.items() if name not in described and _is_required(field)]:
+        raise DilaError(f"{where} needs the field {', '.join(missing)}")
+    kinds = typing.get_type_hints(cls)
+    return cls(**{name: _value(kinds[name], value, f"{where}.{name}") for name, value in described.items()})
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _first_that_fits(typing.get_args(kind), value, where)
+    if dataclasses.is_dataclass(kind):
+        return from_json(typing.cast(type, kind), value, where)
+    if origin is tuple:
+        return _tuple(typing.get_args(kind), value, where)
+    if origin is typing.Literal:
+        if value not in typing.get_args(kind):
+            raise DilaError(f"{where} should be one of {', '.join(map(repr, typing.get_args(kind)))}, not {value!r}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin or kind
+    wrong = isinstance(plain, type) and not isinstance(value, plain)
+    if wrong or (kind is int and isinstance(value, bool)):
+        raise DilaError(f"{where} should be of type {getattr(kind, '__name__', kind)}, not {value!r}")
+    return value
+
+
+def _first_that_fits(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    reasons = []
+    for kind in kinds:
+        try:
+            return _value(kind, value, where)
+        except DilaError as error:
+            reasons.append(str(error))
+    raise DilaError(reasons[0])
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise DilaError(f"{where} should be a list, not {value!r}")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise DilaError(f"{where} should have {len(kinds)} entries, not {len(value)}")
+    return tuple(_value(kind, part, f"{where}[{i}]") for i, (kind, part) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -1,0 +1,259 @@
+"""Windows of an episode at a stride in seconds, and the order in which training walks through them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset, Sampler, default_collate
+
+from dila.errors import DilaError
+from dila.protocols import Episode
+from dila.shapes import Int, Tensor
+
+# A target time halfway between two frames goes to the earlier one, whatever the rounding of the times.
+TIE = 1e-6
+
+
+class Clip(NamedTuple):
+    """One window, or a batch of them with B in front of every shape (`collate_clips`)."""
+
+    frames: Tensor
+    """``T ...``: what `Episode.read` gave, uint8 ``T 3 Y X`` for frames, ``T H W D`` for features."""
+    episode: int | Tensor
+    """Place of the episode in the list given to `Clips`."""
+    index: Int[Tensor, "*B T"]
+    """Raw frame numbers in the episode."""
+    columns: dict[str, Tensor]
+    """``action``: ``K n A``, the n rows of raw actions between frame k and frame k+1; others: ``T A``, rows at the
+    T frames."""
+
+
+@dataclass(frozen=True)
+class TooShort:
+    """An episode that gives no window, and why."""
+
+    id: str
+    reason: str
+
+
+class Clips(Dataset[Clip]):
+    """Windows of `frames` frames inside one episode each.
+
+    Frame k of a window is the one nearest to t0 + k * stride. A window counts only if its frames are all different
+    and none is further than half a stride from its time: nothing is padded, repeated or bridged over a gap.
+
+    Columns that not every usable episode has are dropped. `action` is dropped as well, for all clips, when transitions
+    do not all span the same number of raw frames (a variable frame rate, or a stride that is no multiple of the frame
+    time), since its rows could not be stacked without inventing some; `dropped` then says why.
+
+    Args:
+        episodes: what to cut; see `dila.data.open_corpus`.
+        frames: T, at least 2.
+        stride: seconds between frames of a window; None takes every frame.
+        hop: raw frames from one window's start to the next one's.
+        size: resize frames (not features) to this many pixels a side, or rows and columns; the aspect is not kept.
+
+    Attributes:
+        too_short: episodes that give no window.
+        dropped: column names that clips leave out, with the reason.
+
+    Raises:
+        DilaError: an argument out of range, or no episode gives a window.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        frames: int,
+        stride: int | float | None = None,
+        hop: int = 1,
+        size: int | tuple[int, int] | None = None,
+    ):
+        if frames < 2 or hop < 1 or (stride is not None and not stride > 0):
+            raise DilaError(f"frames = {frames} must be at least 2, hop = {hop} at least 1 and stride = {stride} above 0")
+        self.episodes = list(episodes)
+        self.frames, self.stride, self.hop = frames, stride, hop
+        self.size = (size, size) if isinstance(size, int) else size
+        self.too_short: list[TooShort] = []
+        self.dropped: dict[str, str] = {}
+        self._cut()
+        self._choose_columns()
+
+    def _cut(self) -> None:
+        owners, starts, steps = [], [], set()
+        for number, episode in enumerate(self.episodes):
+            index = self._windows(episode.times, np.arange(0, len(episode.times), self.hop))
+            good = _usable(episode.times, index, self.stride)
+            if not good.any():
+                self.too_short.append(TooShort(episode.id, self._why_short(episode.times)))
+                continue
+            owners.append(np.full(int(good.sum()), number, dtype=np.int32))
+            starts.append(index[good, 0].astype(np.int32))
+            steps.update(np.unique(np.diff(index[good], axis=1)).tolist())
+        if not owners:
+            raise DilaError(self._nothing())
+        self._owner, self._start = np.concatenate(owners), np.concatenate(starts)
+        self._steps = sorted(steps)
+
+    def _windows(self, times: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Raw frame numbers ``S T`` for windows that begin at `starts`; past the end, the number of frames."""
+        if self.stride is None:
+            return np.minimum(starts[:, None] + np.arange(self.frames), len(times))
+        goals = times[starts][:, None] + np.arange(self.frames) * self.stride
+        nearest = np.searchsorted((times[1:] + times[:-1]) / 2, goals - TIE)
+        return np.where(goals > times[-1] + self.stride / 2, len(times), nearest)
+
+    def _choose_columns(self) -> None:
+        used = [self.episodes[i] for i in np.unique(self._owner)]
+        everywhere = set.intersection(*(set(e.columns) for e in used))
+        for name in sorted(set().union(*(e.columns for e in used)) - everywhere):
+            self.dropped[name] = "not every episode has it"
+        if "action" in everywhere and len(self._steps) > 1:
+            self.dropped["action"] = f"transitions span {self._steps} raw frames; choose a stride that fits the frame rate"
+        self._columns = sorted(everywhere - set(self.dropped))
+
+    def _why_short(self, times: np.ndarray) -> str:
+        seconds = float(times[-1] - times[0]) if len(times) else 0.0
+        if self.stride is None:
+            return f"has {len(times)} frames, a window needs {self.frames}"
+        span, rate = (self.frames - 1) * self.stride, np.median(np.diff(times)) if len(times) > 1 else 0.0
+        if self.stride < rate * (1 - TIE):
+            return f"has a frame every {rate:.3g} s, which is more than the stride of {self.stride:g} s"
+        return f"lasts {seconds:.3g} s, a window of {self.frames} frames every {self.stride:g} s needs {span:.3g} s"
+
+    def _nothing(self) -> str:
+        if not self.too_short:
+            return "there is no episode to cut clips from; give a corpus that is not empty"
+        longest = max(self.too_short, key=lambda s: len(self._episode(s.id).times))
+        what = f"the longest episode, {longest.id}, " if len(self.too_short) > 1 else f"{longest.id} "
+        mend = "lower frames" if self.stride is None else "lower frames or change the stride"
+        return f"{what}{longest.reason}; {mend} or give longer video"
+
+    def _episode(self, name: str) -> Episode:
+        return next(e for e in self.episodes if e.id == name)
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def index_of(self, item: int) -> tuple[int, np.ndarray]:
+        """Place of the episode and raw frame numbers of a clip, without reading it."""
+        number = int(self._owner[item])
+        return number, self._windows(self.episodes[number].times, self._start[item : item + 1])[0]
+
+    def __getitem__(self, item: int) -> Clip:
+        if not -len(self) <= item < len(self):
+            raise IndexError(item)
+        number, index = self.index_of(item % len(self))
+        episode = self.episodes[number]
+        frames = episode.read(index.tolist())
+        if self.size is not None and frames.dtype == torch.uint8:
+            frames = _resized(frames, self.size)
+        columns = {name: torch.from_numpy(self._rows(name, episode.columns[name], index)) for name in self._columns}
+        return Clip(frames, number, torch.from_numpy(index.astype(np.int64)), columns)
+
+    def _rows(self, name: str, column: np.ndarray, index: np.ndarray) -> np.ndarray:
+        if name != "action":
+            return column[index]
+        return column[index[:-1, None] + np.arange(self._steps[0])]
+
+
+def _usable(times: np.ndarray, index: np.ndarray, stride: int | float | None) -> np.ndarray:
+    """Which windows ``S T`` have only frames that exist, differ, and are near their times."""
+    inside = index[:, -1] < len(times)
+    if stride is None or not inside.any():
+        return inside
+    at = times[np.minimum(index, len(times) - 1)]
+    goals = at[:, :1] + np.arange(index.shape[1]) * stride
+    near = (np.abs(at - goals) <= stride / 2 + TIE).all(axis=1)
+    return inside & near & (np.diff(index, axis=1) > 0).all(axis=1)
+
+
+def _resized(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(frames.shape[-2:]) == size:
+        return frames
+    return F.interpolate(frames, size, mode="bilinear", antialias=True)
+
+
+def collate_clips(clips: Sequence[Clip]) -> Clip:
+    """Stack clips to a batch: every tensor gets B in front, `episode` becomes ``B``.
+
+    Raises:
+        DilaError: frames of different sizes.
+    """
+    shapes = {tuple(c.frames.shape) for c in clips}
+    if len(shapes) > 1:
+        raise DilaError(f"clips of different shapes {sorted(shapes)} do not stack; give Clips a size")
+    return default_collate(list(clips))
+
+
+class EpochSampler(Sampler[int]):
+    """Every clip once an epoch, in an order fixed by (seed, epoch), and resumable at the exact next clip.
+
+    The state is what the training loop has *used*, which it reports with `advance` after each batch; what loader
+    workers fetched ahead does not count. Iterating starts at the next unused clip and ends with the epoch; when the
+    epoch is used up, the next iteration is the next epoch.
+
+    With several processes each walks its own share. So that all take the same number of whole batches, the few clips
+    left over by `world * batch_size` sit out this epoch (others will in the next).
+
+    Args:
+        length: number of clips.
+        batch_size: of one process.
+        seed: of the order; the same in all processes.
+        rank: this process.
+        world: number of processes.
+
+    Raises:
+        DilaError: too few clips for one batch in every process.
+    """
+
+    def __init__(self, length: int, batch_size: int = 1, seed: int = 0, rank: int = 0, world: int = 1):
+        if not (batch_size >= 1 and 0 <= rank < world):
+            raise DilaError(f"batch_size = {batch_size} must be at least 1 and rank = {rank} in 0 to {world - 1}")
+        if length < batch_size * world:
+            raise DilaError(f"{length} clips do not fill a batch of {batch_size} in {world} process(es); lower the batch")
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
+        self.epoch = 0
+        self.used = 0
+
+    def order(self, epoch: int) -> list[int]:
+        """All clips of this process in an epoch, in order: a pure function of its arguments."""
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
+        everyone = torch.randperm(self.length, generator=generator)
+        return everyone[self.rank : self.share * self.world : self.world].tolist()
+
+    @property
+    def share(self) -> int:
+        """Clips of one process in one epoch."""
+        return self.length // (self.batch_size * self.world) * self.batch_size
+
+    def __len__(self) -> int:
+        return self.share
+
+    def __iter__(self) -> Any:
+        return iter(self.order(self.epoch)[self.used :])
+
+    def advance(self, clips: int) -> None:
+        """Report that this process has used so many more clips; past the end of an epoch the next one begins."""
+        total = self.used + clips
+        self.epoch += total // self.share
+        self.used = total % self.share
+
+    def state_dict(self) -> dict[str, int]:
+        """Everything that resuming needs, JSON-ready."""
+        keys = ("length", "batch_size", "seed", "world", "epoch", "used")
+        return {key: getattr(self, key) for key in keys}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            DilaError: the state is of another data set, batch size, seed or number of processes.
+        """
+        for key in ("length", "batch_size", "seed", "world"):
+            if state[key] != getattr(self, key):
+                raise DilaError(f"the checkpoint's sampler has {key} = {state[key]}, this run has {getattr(self, key)}")
+        self.epoch, self.used = state["epoch"], state["used"]

@@ -1,0 +1,126 @@
+"""Episodes stored as a folder of images, one file a frame, in natural order (frame_2.jpg before frame_10.jpg).
+
+The frame rate comes from `meta.json` beside the images, ``{"fps": 10}``, or from the caller.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
+from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
+from dila.errors import DilaError
+from dila.shapes import Tensor, UInt8
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+DEFAULT_FPS = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class FrameEpisode:
+    """One folder of images as a `dila.protocols.Episode`."""
+
+    id: str
+    path: Path
+    names: tuple[str, ...]
+    """File names in natural order."""
+    size: tuple[int, int]
+    """Rows and columns of the first image; all must have it."""
+    times: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
+        """The images with these indices, RGB; raises `DilaError` when one is unreadable or of another size."""
+        wanted = [int(f) for f in frames]
+        if wanted and not (0 <= min(wanted) and max(wanted) < len(self.names)):
+            raise DilaError(f"{self.path} has frames 0 to {len(self.names) - 1}, not {min(wanted)} to {max(wanted)}")
+        out = torch.empty((len(wanted), 3, *self.size), dtype=torch.uint8)
+        for row, frame in enumerate(wanted):
+            out[row] = _read_image(self.path / self.names[frame], self.size)
+        return out
+
+    def fingerprint(self) -> str:
+        """Hash of all names and sizes and of the first, middle and last image."""
+        digest = hashlib.blake2b(digest_size=12)
+        for name in self.names:
+            digest.update(f"{name} {(self.path / name).stat().st_size}\n".encode())
+        for name in (self.names[0], self.names[len(self.names) // 2], self.names[-1]):
+            digest.update(hash_file(self.path / name).encode())
+        return digest.hexdigest()
+
+
+def claims(path: Path) -> bool:
+    """Whether this reader takes the path: a folder of images with no video and no folder beside them."""
+    if not path.is_dir():
+        return False
+    suffixes = set()
+    for child in path.iterdir():
+        if not child.name.startswith("."):
+            suffixes.add("/" if child.is_dir() else child.suffix.lower())
+    return bool(suffixes & SUFFIXES) and "/" not in suffixes and not suffixes & VIDEO_SUFFIXES
+
+
+def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEpisode]:
+    """The one episode of a folder of images; `fps`, when given, goes before `meta.json`, and that before 10.
+
+    Raises:
+        DilaError: the first image is unreadable or too large, or `meta.json` holds no frame rate above 0.
+    """
+    names = [p.name for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    names.sort(key=natural_order)
+    size = _image_size(path / names[0])
+    rate = fps or _stored_fps(path / "meta.json") or DEFAULT_FPS
+    yield FrameEpisode(name, path, tuple(names), size, np.arange(len(names)) / rate)
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key under which numbers inside names count as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _stored_fps(path: Path) -> float | None:
+    if not path.exists():
+        return None
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        rate = float(meta["fps"]) if "fps" in meta else None
+    except (ValueError, TypeError, OSError) as error:
+        raise DilaError(f'{path} must be JSON such as {{"fps": 10}}: {error}') from error
+    if rate is not None and not 0 < rate < float("inf"):
+        raise DilaError(f"{path} gives fps = {rate}; it must be above 0")
+    return rate
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DilaError(f"{path} is not a readable image; replace or remove it") from error
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise DilaError(f"{path} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all")
+    return height, width
+
+
+def _read_image(path: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 Y X"]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.size != size[::-1]:
+                raise DilaError(
+                    f"{path} is {image.width} x {image.height}, but the first image of its folder is {size[1]} x {size[0]}"
+                )
+            picture = np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DilaError(f"{path} is not a readable image; replace or remove it") from error
+    return torch.from_numpy(picture).permute(2, 0, 1)

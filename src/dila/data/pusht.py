@@ -1,0 +1,214 @@
+"""Recordings of Push-T, the real simulator (`gym_pusht/PushT-v0`, https://github.com/huggingface/gym-pusht).
+
+A round agent is drawn toward a target (the action, board units 0..512) by a PD controller and pushes a T-shaped block.
+Control rate 10 Hz. The cross that the simulator's own `render` draws at the target is left out: frames that show the
+action would make any probe of latent actions worthless.
+
+Columns: ``action`` = target [x, y] as executed in the step from frame f to f+1; ``state`` = [agent_x, agent_y,
+block_x, block_y, block_angle] at frame f, before that action; the angle is in radians and unwrapped (the simulator's
+own observation is this modulo 2 pi). The agent's velocity is state as well but is not observed.
+"""
+
+import os
+import warnings
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from dila.data.recording import Recorded, record
+from dila.errors import DilaError, MissingExtra
+from dila.shapes import Tensor, UInt8
+
+BOARD = 512
+FPS = 10
+# Steady motion by d units a step needs a target this many d ahead of the agent: the PD controller (k_p 100, k_v 20,
+# critically damped, 10 ticks of 0.01 s a step) closes 1 - 2/e of the distance from rest and keeps 1/e of its speed.
+LEAD = 2.5
+REACH = (22.0, 490.0)
+"""Where the agent's centre may go: its radius away from the walls."""
+NAMES = {"action": ("x", "y"), "state": ("agent_x", "agent_y", "block_x", "block_y", "block_angle")}
+
+Policy = Literal["random", "push", "mixed"]
+
+
+@dataclass(frozen=True)
+class PushTRecorder:
+    """From an episode's number to the episode; pickled to the worker processes."""
+
+    frames: int
+    size: int
+    seed: int
+    policy: Policy
+    goal: bool
+
+    def __call__(self, number: int) -> Recorded:
+        """Run one episode, its own random stream fixed by (seed, number)."""
+        rng = np.random.default_rng([self.seed, number])
+        env = make_pusht(self.frames)
+        try:
+            info = reset_clear(env, rng, self.goal)
+            driver = Driver(rng, self.policy)
+            pictures, actions, states = [], [], []
+            for _ in range(self.frames):
+                states.append(np.concatenate([info["pos_agent"], info["block_pose"]]))
+                pictures.append(picture(env, self.size))
+                actions.append(driver.target(info["pos_agent"], info["block_pose"]))
+                _, _, _, _, info = env.step(actions[-1])
+        finally:
+            env.close()
+        columns = {"action": np.stack(actions).astype(np.float32), "state": np.stack(states).astype(np.float32)}
+        return Recorded(torch.stack(pictures), columns)
+
+
+def record_pusht(
+    out: str | Path,
+    episodes: int,
+    frames: int = 60,
+    size: int = 128,
+    seed: int = 0,
+    policy: Policy = "mixed",
+    workers: int = 1,
+    progress: bool = True,
+    goal: bool = True,
+) -> Path:
+    """Record episodes into a corpus (mp4 + actions.parquet); goes on where an interrupted recording was.
+
+    Args:
+        out: folder.
+        episodes: how many there are in the end.
+        frames: frames of each, 10 a second.
+        size: pixels a side, even, up to 512.
+        seed: the same seed gives the same data for any number of workers.
+        policy: "random" targets, "push" the block about, or "mixed", switching between the two.
+        workers: processes.
+        progress: show a progress bar.
+        goal: draw the green goal zone.
+
+    Raises:
+        MissingExtra: gym-pusht is not installed.
+        DilaError: an argument out of range, or `out` holds a recording with other settings.
+    """
+    if frames < 2 or not 16 <= size <= BOARD or size % 2:
+        raise DilaError(f"frames = {frames} must be at least 2 and size = {size} an even number from 16 to {BOARD}")
+    if policy not in ("random", "push", "mixed"):
+        raise DilaError(f"policy = {policy!r} must be random, push or mixed")
+    _import_gym()
+    recorder = PushTRecorder(frames, size, seed, policy, goal)
+    settings = {"source": "gym_pusht/PushT-v0", "fps": FPS, **asdict(recorder)}
+    return record(
+        out, episodes, recorder, settings=settings, names=NAMES, fps=FPS, workers=workers, progress=progress
+    )
+
+
+def make_pusht(max_steps: int) -> Any:
+    """The Gymnasium environment."""
+    gym = _import_gym()
+    return gym.make(
+        "gym_pusht/PushT-v0",
+        obs_type="state",
+        max_episode_steps=max_steps,
+        disable_env_checker=True,
+    )
+
+
+def reset_clear(env: Any, rng: np.random.Generator, goal: bool) -> dict[str, Any]:
+    """Reset until nothing touches: the simulator may start the agent inside the block, which then leaps aside."""
+    while True:
+        _, info = env.reset(seed=int(rng.integers(2**31)))
+        if env.unwrapped.n_contact_points == 0:
+            break
+    if not goal:
+        env.unwrapped.goal_pose = np.array([-BOARD, -BOARD, 0.0])
+    return info
+
+
+def picture(env: Any, size: int) -> UInt8[Tensor, "3 Y X"]:
+    """What the board looks like now, antialiased.
+
+    Drawn by the simulator, scaled here: its `render` adds the cross of the action, its observations skip pixels.
+    """
+    import pygame
+
+    surface = pygame.transform.smoothscale(env.unwrapped._draw(), (size, size))
+    return torch.from_numpy(pygame.surfarray.array3d(surface)).permute(2, 1, 0)
+
+
+class Driver:
+    """Chooses targets: legs (a point to go to, at a speed, for so many steps at most), queued by a plan."""
+
+    def __init__(self, rng: np.random.Generator, policy: Policy):
+        self.rng = rng
+        self.plans = {"random": [self._wander], "push": [self._push], "mixed": [self._wander, self._push]}[policy]
+        self.legs: deque[tuple[np.ndarray, float, int]] = deque()
+        self.motion = np.zeros(2)
+
+    def target(self, agent: np.ndarray, block: np.ndarray) -> np.ndarray:
+        """The next action [x, y] in 0..512, given the agent's position and the block's pose."""
+        while not self.legs or self.legs[0][2] == 0 or self._arrived(agent):
+            if self.legs:
+                self.legs.popleft()
+            if not self.legs:
+                plan = self.plans[int(self.rng.integers(len(self.plans)))]
+                self.legs.extend(plan(agent, block))
+        point, speed, steps = self.legs[0]
+        self.legs[0] = (point, speed, steps - 1)
+        gap = point - agent
+        wanted = gap * min(1.0, speed / (np.linalg.norm(gap) + 1e-6)) + self.rng.normal(0, 0.08 * speed, 2)
+        # Turns are rounded off, or every change of leg would be a jerk.
+        self.motion = 0.4 * self.motion + 0.6 * wanted
+        return np.clip(agent + LEAD * self.motion, 0, BOARD).astype(np.float32)
+
+    def _arrived(self, agent: np.ndarray) -> bool:
+        point, speed, _ = self.legs[0]
+        return speed > 0 and bool(np.linalg.norm(point - agent) < 0.7 * speed)
+
+    def _wander(self, agent: np.ndarray, block: np.ndarray) -> list[tuple[np.ndarray, float, int]]:
+        """A few free points, drawn toward the edges because straight lines between points favour the middle."""
+        legs = []
+        for _ in range(int(self.rng.integers(1, 4))):
+            if self.rng.random() < 0.08:
+                legs.append((agent, 0.0, int(self.rng.integers(2, 6))))
+            point = REACH[0] + (REACH[1] - REACH[0]) * self.rng.beta(0.7, 0.7, 2)
+            legs.append((point, self._speed(), 25))
+        return legs
+
+    def _push(self, agent: np.ndarray, block: np.ndarray) -> list[tuple[np.ndarray, float, int]]:
+        """Around the block to the side away from a free place on the board, then through it toward that place."""
+        centre = block_centre(block)
+        aim = self.rng.uniform(120, BOARD - 120, 2) - centre
+        ahead = aim / (np.linalg.norm(aim) + 1e-6)
+        side = np.array([-ahead[1], ahead[0]])
+        behind = np.clip(centre - 105 * ahead + self.rng.normal(0, 12, 2), *REACH)
+        through = np.clip(centre + (np.linalg.norm(aim) - 30) * ahead + self.rng.normal(0, 12) * side, *REACH)
+        legs = [(behind, self._speed(), 25), (through, self._speed() * 0.8, 12)]
+        if (agent - centre) @ ahead > -60:
+            # The block is in the way: pass it on the side where the agent already is.
+            hand = 1.0 if (agent - centre) @ side >= 0 else -1.0
+            legs.insert(0, (np.clip(centre + 110 * hand * side, *REACH), self._speed(), 25))
+        return legs
+
+    def _speed(self) -> float:
+        return float(self.rng.uniform(25, 60))
+
+
+def block_centre(pose: np.ndarray) -> np.ndarray:
+    """Middle of the T, which is 120 wide and 120 tall and whose own origin lies at the top of its bar."""
+    angle = pose[2]
+    return pose[:2] + 45 * np.array([-np.sin(angle), np.cos(angle)])
+
+
+def _import_gym() -> Any:
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import gym_pusht  # noqa: F401 - importing registers the environment
+            import gymnasium
+    except ImportError as error:
+        raise MissingExtra("recording Push-T", "gym-pusht", "sim") from error
+    return gymnasium

@@ -1,0 +1,123 @@
+"""``actions.parquet``: the true actions and states of a corpus, one row a frame.
+
+========  ==================  =====================================================================
+column    type                meaning
+========  ==================  =====================================================================
+episode   string              id of the episode: its path relative to the folder of the table
+frame     int                 0 .. frames-1 of that episode, each once
+others    number, bool, or    row f of ``action`` moves frame f to f+1 (the last row moves nothing
+          list of numbers     that is seen); row f of any other column holds at frame f
+========  ==================  =====================================================================
+
+The schema's metadata may hold, under the key ``names``, JSON that names the components of a column:
+``{"action": ["x", "y"]}``.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dila.errors import DilaError
+
+TABLE = "actions.parquet"
+
+
+def read_table(
+    path: Path, lengths: Mapping[str, int]
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, tuple[str, ...]]]:
+    """Columns of the episodes named in `lengths` (frames of each), as ``[frames, A]`` arrays, and component names.
+
+    A column of plain numbers has A = 1. Floating-point columns become float32. Episodes without any row are left out
+    of the answer, rows of other episodes are ignored.
+
+    Raises:
+        DilaError: not a table, a column missing or not numeric, lists of unequal length, or rows that are not
+            exactly the frames of the episode.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DilaError(f"{path} is not a readable parquet file: {error}") from error
+    for needed in ("episode", "frame"):
+        if needed not in table.column_names:
+            raise DilaError(f"{path} has no column {needed!r}; see docs/data.md for its layout")
+    table = table.sort_by([("episode", "ascending"), ("frame", "ascending")])
+    ids = np.array(table["episode"].to_pylist(), dtype=object)
+    frame = table["frame"].to_numpy()
+    values = {name: _array(path, name, table[name]) for name in table.column_names if name not in ("episode", "frame")}
+    names = _names(path, table.schema.metadata or {}, values)
+    edges = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1], [True]])) if len(ids) else np.array([0])
+    columns = {}
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        name = str(ids[start])
+        if name not in lengths:
+            continue
+        if stop - start != lengths[name] or not np.array_equal(frame[start:stop], np.arange(stop - start)):
+            raise DilaError(
+                f"{path} has {stop - start} rows for {name!r}, which has {lengths[name]} frames; it needs one row for "
+                f"each frame, numbered 0 to {lengths[name] - 1}"
+            )
+        columns[name] = {column: array[start:stop] for column, array in values.items()}
+    return columns, names
+
+
+def write_table(
+    path: Path, episodes: Mapping[str, Mapping[str, np.ndarray]], names: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Write the columns (``[frames, A]`` each) of every episode, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lengths = [len(next(iter(columns.values()))) for columns in episodes.values()]
+    data: dict[str, Any] = {
+        "episode": pa.array([name for name, n in zip(episodes, lengths, strict=True) for _ in range(n)], pa.string()),
+        "frame": pa.array(np.concatenate([np.arange(n) for n in lengths])),
+    }
+    for column in next(iter(episodes.values())):
+        rows = np.concatenate([columns[column] for columns in episodes.values()])
+        offsets = pa.array(np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32))
+        data[column] = pa.ListArray.from_arrays(offsets, pa.array(rows.ravel()))
+    table = pa.table(data).replace_schema_metadata({"names": json.dumps({k: list(v) for k, v in names.items()})})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pq.write_table(table, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _array(path: Path, name: str, column: Any) -> np.ndarray:
+    import pyarrow as pa
+
+    values, width = column.combine_chunks(), 1
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
+        sizes = {len(row) if row is not None else 0 for row in values}
+        if len(sizes) != 1 or 0 in sizes:
+            raise DilaError(f"{path} has lists of unequal length in column {name!r}; every frame needs the same length")
+        values, width = values.flatten(), sizes.pop()
+    kind = values.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise DilaError(f"{path} holds {kind} in column {name!r}; only numbers and lists of numbers can be used")
+    if values.null_count:
+        raise DilaError(f"{path} has empty cells in column {name!r}; fill them, with NaN where nothing is known")
+    array = values.to_numpy(zero_copy_only=False).reshape(-1, width)
+    return array.astype(np.float32) if pa.types.is_floating(kind) else array
+
+
+def _names(path: Path, metadata: Mapping[bytes, bytes], values: Mapping[str, np.ndarray]) -> dict[str, tuple[str, ...]]:
+    try:
+        stored = json.loads(metadata.get(b"names", b"{}"))
+        names = {column: tuple(map(str, parts)) for column, parts in stored.items() if column in values}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DilaError(f"{path} has no readable 'names' in the metadata of its schema: {error}") from error
+    for column, parts in names.items():
+        if len(parts) != values[column].shape[1]:
+            raise DilaError(f"{path} names {len(parts)} components of {column!r}, which has {values[column].shape[1]}")
+    return names

@@ -1,0 +1,297 @@
+"""Video files: probing, reading chosen frames, writing. PyAV only (https://pyav.basswood-io.com), one thread a process.
+
+A file is read in two steps. `probe_video` walks the packets without decoding them and keeps the true presentation
+time of every frame, so a variable frame rate is no special case. `read_video` then seeks to the keyframe at or before
+each wanted frame, so reading late in a long video does not decode it from the start.
+
+A file that was cut short (fewer packets than the container promises, a damaged packet, no end mark in a GIF) is
+unreadable as a whole: `probe_video` raises, and `dila.data.open_corpus` lists it as skipped. Frames are never made up.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dila.errors import DilaError
+from dila.shapes import Tensor, UInt8
+
+SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
+MAX_SIDE = 16_384
+MAX_PIXELS = 64_000_000
+SAMPLE_BYTES = 65_536
+# Files are opened by content, whatever their suffix: without this a "video" could be a playlist that opens others.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
+
+
+@dataclass(frozen=True, eq=False)
+class VideoInfo:
+    """What the packets of a video tell: all that random access needs."""
+
+    times: np.ndarray
+    """Seconds of each frame from the first (float64), strictly increasing."""
+    pts: np.ndarray
+    """The same in the ticks of the stream, as stored (int64)."""
+    keyframes: np.ndarray
+    """Indices of the frames that decode without others (int64); the first is 0."""
+    seeks: np.ndarray
+    """Decoding time in ticks of each keyframe: what the container is asked to seek to (int64)."""
+    size: tuple[int, int]
+    """Rows and columns of pixels after rotation."""
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoEpisode:
+    """One video file as a `dila.protocols.Episode`."""
+
+    id: str
+    path: Path
+    info: VideoInfo
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds of each frame from the first."""
+        return self.info.times
+
+    def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
+        """The frames with these indices, RGB; raises `DilaError` when the file no longer decodes."""
+        return read_video(self.path, frames, self.info)
+
+    def fingerprint(self) -> str:
+        """Hash of the size and of the head, middle and tail of the file: the same after a copy, new after an edit."""
+        return hash_file(self.path)
+
+
+def claims(path: Path) -> bool:
+    """Whether this reader takes the path: a file with the suffix of a video."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[VideoEpisode]:
+    """The one episode of a video file; `fps`, when given, replaces the file's own times by even ones.
+
+    Raises:
+        DilaError: the file is not a readable video.
+    """
+    info = probe_video(path)
+    if fps is not None:
+        info = VideoInfo(np.arange(len(info)) / fps, info.pts, info.keyframes, info.seeks, info.size)
+    yield VideoEpisode(name, path, info)
+
+
+def probe_video(path: str | Path) -> VideoInfo:
+    """Walk the packets of a video and decode its first frame, to learn its true size and that it decodes at all.
+
+    Raises:
+        DilaError: missing, empty, cut short, without video, undecodable, or larger than 16384 pixels a side or 64
+            million pixels in all (checked before anything is decoded).
+    """
+    path = Path(path)
+    _check_file(path)
+    with _opened(path) as (container, stream):
+        packets = [p for p in container.demux(stream) if p.size]
+        _check_whole(path, stream, packets)
+        packets = [p for p in packets if not p.is_discard]  # cut away by an edit list
+        pts = [p.pts if p.pts is not None else p.dts for p in packets]
+        if any(t is None for t in pts) or len(set(pts)) != len(pts):
+            raise DilaError(f"{path} stores no usable time for each frame; rewrap it, for example with ffmpeg, as mp4")
+        order = np.argsort(np.array(pts, dtype=np.int64))
+        ticks = np.array(pts, dtype=np.int64)[order]
+        key = np.array([p.is_keyframe for p in packets])[order]
+        key[0] = True
+        dts = np.array([p.pts if p.dts is None else p.dts for p in packets], dtype=np.int64)[order]
+        times = (ticks - ticks[0]) * float(stream.time_base)
+    with _opened(path) as (container, stream):
+        first = next(container.decode(stream), None)
+        if first is None:
+            raise DilaError(f"{path} holds no frame that decodes; replace or remove it")
+        size = _picture(first).shape[:2]
+    keyframes = np.flatnonzero(key)
+    return VideoInfo(times, ticks, keyframes, dts[keyframes], (size[0], size[1]))
+
+
+def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None = None) -> UInt8[Tensor, "N 3 Y X"]:
+    """Frames of a video by index, in the order asked, RGB, upright (rotation metadata is applied).
+
+    Args:
+        path: the file.
+        frames: indices in presentation order, 0 .. len(info) - 1; repeats are fine.
+        info: what `probe_video` gave, to save probing again.
+
+    Raises:
+        DilaError: the file is unreadable, or an index lies outside it.
+    """
+    path = Path(path)
+    info = probe_video(path) if info is None else info
+    wanted = np.asarray(list(frames), dtype=np.int64)
+    if wanted.size and not (0 <= wanted.min() and wanted.max() < len(info)):
+        raise DilaError(f"{path} has frames 0 to {len(info) - 1}, but {wanted.min()} to {wanted.max()} were asked for")
+    out = torch.empty((len(wanted), 3, *info.size), dtype=torch.uint8)
+    for index, picture in _decode(path, info, sorted(set(wanted.tolist()))):
+        for row in np.flatnonzero(wanted == index):
+            out[int(row)] = torch.from_numpy(picture).permute(2, 0, 1)
+    return out
+
+
+def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"], fps: int | float) -> None:
+    """Write frames as .mp4 (H.264, yuv420p, crf 16, a keyframe every 16 frames) or .gif, whole or not at all.
+
+    H.264 wants even sides: an odd side is widened by repeating its last row or column. A GIF counts time in
+    hundredths of a second, so its frame rate is rounded, and equal neighbouring frames are merged into a longer one.
+
+    Raises:
+        DilaError: no frames, `fps` not positive, another suffix, or the file cannot be written.
+    """
+    path = Path(path)
+    writers = {".mp4": _write_mp4, ".gif": _write_gif}
+    if path.suffix.lower() not in writers:
+        raise DilaError(f"{path} must end in .mp4 or .gif to be written as video")
+    if len(frames) == 0 or not fps > 0:
+        raise DilaError(f"{path} cannot be written from {len(frames)} frames at {fps} frames a second; both must be > 0")
+    pictures = frames.permute(0, 2, 3, 1).contiguous().numpy()
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[path.suffix.lower()](temporary, pictures, fps)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DilaError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def hash_file(path: Path) -> str:
+    """Short hash of a file: its size and three samples of 64 KiB."""
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=12)
+    with path.open("rb") as file:
+        for start in (0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)):
+            file.seek(start)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its first video stream, limits checked; every error of FFmpeg becomes a `DilaError`."""
+    import av
+
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        with av.open(str(path), container_options=options, metadata_errors="replace") as container:
+            # A cover picture is a stream of type video too.
+            streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+            if not streams:
+                raise DilaError(f"{path} holds no video stream; give a video file")
+            stream = streams[0]
+            _check_size(path, stream.codec_context.width, stream.codec_context.height)
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
+    except OSError as error:
+        raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise DilaError(f"{path} does not exist")
+    if not path.is_file():
+        raise DilaError(f"{path} is not a file; give a video file")
+    size = path.stat().st_size
+    if size == 0:
+        raise DilaError(f"{path} is empty; replace or remove it")
+    if path.suffix.lower() == ".gif":
+        with path.open("rb") as file:
+            file.seek(max(0, size - 16))
+            if b";" not in file.read():
+                raise DilaError(f"{path} is cut short: its end mark is missing; replace or remove it")
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise DilaError(
+            f"{path} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all; scale it down"
+        )
+
+
+def _check_whole(path: Path, stream: Any, packets: Sequence[Any]) -> None:
+    if not packets:
+        raise DilaError(f"{path} holds no frames; replace or remove it")
+    if any(p.is_corrupt for p in packets):
+        raise DilaError(f"{path} is damaged or cut short; replace or remove it")
+    if len(packets) < stream.frames:
+        raise DilaError(
+            f"{path} is cut short: {len(packets)} of {stream.frames} frames are there; replace or remove it"
+        )
+
+
+def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Pictures of the wanted frames (sorted, unique), seeking wherever a keyframe lies between two of them."""
+    index_of = {int(t): i for i, t in enumerate(info.pts)}
+    with _opened(path) as (container, stream):
+        position, decoder = -1, None
+        for goal in wanted:
+            key = int(np.searchsorted(info.keyframes, goal, side="right")) - 1
+            if decoder is None or info.keyframes[key] > position + 1:
+                container.seek(int(info.seeks[key]), stream=stream, backward=True)
+                decoder = container.decode(stream)
+            for frame in decoder:
+                position = index_of.get(frame.pts if frame.pts is not None else frame.dts, position)
+                if position >= goal:
+                    break
+            if position != goal:
+                raise DilaError(f"{path} does not decode at frame {goal}; replace or remove it")
+            yield goal, _picture(frame, info.size)
+
+
+def _picture(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
+    """RGB ``Y X 3`` of a decoded frame, upright, of the given size even where the stream changes size on its way."""
+    turns = round(frame.rotation / 90) % 4
+    if size is not None:
+        rows, columns = size if turns % 2 == 0 else size[::-1]
+        picture = frame.to_ndarray(format="rgb24", height=rows, width=columns)
+    else:
+        picture = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(picture, turns))
+
+
+def _write_mp4(path: Path, pictures: np.ndarray, fps: int | float) -> None:
+    import av
+
+    odd = [(0, 0), (0, pictures.shape[1] % 2), (0, pictures.shape[2] % 2), (0, 0)]
+    pictures = np.pad(pictures, odd, mode="edge")
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1_001), options={"crf": "16", "preset": "veryfast", "g": "16"}
+        )
+        stream.height, stream.width, stream.pix_fmt = pictures.shape[1], pictures.shape[2], "yuv420p"
+        stream.codec_context.thread_count = 1
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_gif(path: Path, pictures: np.ndarray, fps: int | float) -> None:
+    from PIL import Image
+
+    images = [Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE) for picture in pictures]
+    duration = max(10, round(100 / fps) * 10)
+    images[0].save(
+        path, format="GIF", save_all=True, append_images=images[1:], duration=duration, loop=0, optimize=True
+    )

@@ -1,0 +1,28 @@
+"""The only autoregressive loop of the project."""
+
+from collections.abc import Iterator
+
+import torch
+
+from dila.protocols import LatentActionModel, State
+from dila.shapes import Features, Float, LatentActions, Tensor
+
+
+def steps(
+    model: LatentActionModel[State], state: State, z: LatentActions
+) -> Iterator[tuple[State, Float[Tensor, "B H W D"]]]:
+    """Move on under one latent action after another: each new state with the features predicted for it."""
+    for k in range(z.shape[1]):
+        state, e_hat = model.step(state, z[:, k])
+        yield state, e_hat
+
+
+def rollout(model: LatentActionModel[State], context: Features, z: LatentActions) -> Features:
+    """Predicted features of the K frames after the context (paper equation 5).
+
+    Args:
+        model: anything with the verbs of `LatentActionModel`.
+        context: features of one or more true frames, ``B T H W D``.
+        z: the latent actions to follow, ``B K Dz``; ``z[:, 0]`` leaves the last context frame.
+    """
+    return torch.stack([e_hat for _, e_hat in steps(model, model.start(context), z)], dim=1)

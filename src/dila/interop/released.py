@@ -1,0 +1,250 @@
+"""Checkpoints of the released DiLA code: read strictly, written back, run with their quirks.
+
+A released file is a torch dict ``{model, steps, val_steps, optimizer, scheduler}`` or a safetensors file of the model
+alone. Its layout has two kinds of tensors that ours has not: zero shifts of scale-only norms (``beta``) and context
+norms that self-attention never reads. Sizes are read off the tensors.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dila.errors import DilaError
+from dila.model.config import (
+    BackboneConfig,
+    DiLAConfig,
+    ForwardDynamicsConfig,
+    FusionDecoderConfig,
+    InverseDynamicsConfig,
+    MemoryConfig,
+    Quirks,
+)
+from dila.model.dila import DiLA
+from dila.nn.attention import Attention
+from dila.shapes import Tensor
+
+RELEASED_QUIRKS = Quirks(rope_before_scale=True, single_frame_rollout=True, forget_conv_window=True)
+
+_ST = "structure_encoder.ST_model"
+_FUSION = "content_fusion.fusion_decoder"
+_MEMORY = "content_fusion.content_memory"
+_MODULES = [
+    (r"backbone\.bias\.", rf"{_ST}.spatial_rel_pos_bias."),
+    (r"backbone\.(spatial|temporal)_norm\.", rf"{_ST}.enc_\1_transformer.norm_out."),
+    (r"backbone\.(spatial|temporal)\.(\d+)\.peg\.conv\.", rf"{_ST}.enc_\1_transformer.layers.\2.0.dsconv."),
+    (r"backbone\.(spatial|temporal)\.(\d+)\.attention\.", rf"{_ST}.enc_\1_transformer.layers.\2.1."),
+    (r"backbone\.(spatial|temporal)\.(\d+)\.ff\.", rf"{_ST}.enc_\1_transformer.layers.\2.3."),
+    (r"structure\.", "content_fusion.motion_encoder."),
+    (r"content\.", "content_fusion.content_encoder."),
+    (r"decoder\.structure_in\.", "content_fusion.structure_to_intermediate."),
+    (r"memory\.norms\.(\d+)\.", rf"{_MEMORY}.mamba_stack.layers.\1.norm."),
+    (r"memory\.layers\.(\d+)\.conv\.", rf"{_MEMORY}.mamba_stack.layers.\1.mamba.conv1d."),
+    (r"memory\.layers\.(\d+)\.", rf"{_MEMORY}.mamba_stack.layers.\1.mamba."),
+    (r"memory\.norm_out\.", rf"{_MEMORY}.mamba_stack.norm."),
+    (r"memory\.enhance\.", rf"{_MEMORY}.content_enhance."),
+    (r"decoder\.bias\.", rf"{_FUSION}.spatial_rel_pos_bias."),
+    (r"decoder\.norm_out\.", rf"{_FUSION}.dec_spatial_transformer.norm_out."),
+    (r"decoder\.layers\.(\d+)\.peg\.conv\.", rf"{_FUSION}.dec_spatial_transformer.layers.\1.0.dsconv."),
+    (r"decoder\.layers\.(\d+)\.attention\.", rf"{_FUSION}.dec_spatial_transformer.layers.\1.1."),
+    (r"decoder\.layers\.(\d+)\.across_origin\.", rf"{_FUSION}.dec_spatial_transformer.layers.\1.2."),
+    (r"decoder\.layers\.(\d+)\.across_content\.", rf"{_FUSION}.dec_spatial_transformer.layers.\1.3."),
+    (r"decoder\.layers\.(\d+)\.ff\.", rf"{_FUSION}.dec_spatial_transformer.layers.\1.4."),
+    (r"idm\.(stage|down)s\.(\d+)\.", lambda m: f"Inverse_model.{m[1]}{int(m[2]) + 1}."),
+    (r"idm\.", "Inverse_model."),
+    (r"fdm\.structure_in\.", "forward_dynamics.input_proj."),
+    (r"fdm\.action_in\.", "forward_dynamics.action_proj."),
+    (r"fdm\.bias\.", "forward_dynamics.dec_spatial_rel_pos_bias."),
+    (r"fdm\.norm_out\.", "forward_dynamics.transformer.norm_out."),
+    (r"fdm\.to_change\.", "forward_dynamics.to_delta."),
+    (r"fdm\.layers\.(\d+)\.condition\.to_scale_shift\.", r"forward_dynamics.transformer.layers.\1.0.to_alpha_beta."),
+    (r"fdm\.layers\.(\d+)\.condition\.mlp\.", r"forward_dynamics.transformer.layers.\1.0.ffn."),
+    (r"fdm\.layers\.(\d+)\.peg\.conv\.", r"forward_dynamics.transformer.layers.\1.1.dsconv."),
+    (r"fdm\.layers\.(\d+)\.spatial\.", r"forward_dynamics.transformer.layers.\1.2."),
+    (r"fdm\.layers\.(\d+)\.temporal\.", r"forward_dynamics.transformer.layers.\1.3."),
+    (r"fdm\.layers\.(\d+)\.ff\.", r"forward_dynamics.transformer.layers.\1.4."),
+    (r"action_encoder\.", "Action_decoder.mapping."),
+]
+
+_MLPS = r"content_fusion\.(motion_encoder|content_encoder|structure_to_intermediate)\."
+_LEAVES = [
+    (rf"({_MLPS})proj_in\.", r"\1input_proj."),
+    (rf"({_MLPS})layers\.", r"\1hidden_layers."),
+    (rf"({_MLPS})proj_out\.", r"\1output_proj."),
+    (r"(norm_out|layers\.\d+\.\d\.(?:context_)?norm)\.weight$", r"\1.gamma"),
+]
+
+
+def released_name(name: str) -> str:
+    """The key under which the released layout keeps one of our parameters."""
+    for rules in (_MODULES, _LEAVES):
+        for pattern, replacement in rules:
+            renamed, count = re.subn(f"^{pattern}" if rules is _MODULES else pattern, replacement, name, count=1)
+            if count:
+                name = renamed
+                break
+    return name
+
+
+def to_released(model: DiLA) -> dict[str, Tensor]:
+    """State dict of ``model`` in the released layout, unused tensors included at their initial values."""
+    state = {released_name(name): tensor.detach() for name, tensor in model.state_dict().items()}
+    for name, module in model.named_modules():
+        if isinstance(module, Attention) and module.context_norm is None:
+            unused = released_name(f"{name}.norm.weight").replace(".norm.gamma", ".context_norm.gamma")
+            state[unused] = torch.ones_like(module.norm.weight)
+    for name in [name for name in state if name.endswith(".gamma")]:
+        state[name.removesuffix("gamma") + "beta"] = torch.zeros_like(state[name])
+    return state
+
+
+def save_released(model: DiLA, path: str | Path) -> None:
+    """Write ``model`` as a released checkpoint: safetensors by that ending, else the torch dict ``{model, steps}``."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    state = {name: tensor.contiguous().cpu() for name, tensor in to_released(model).items()}
+    if path.suffix == ".safetensors":
+        save_file(state, part)
+    else:
+        torch.save({"model": state, "steps": 0}, part)
+    part.replace(path)
+
+
+def load_released(path: str | Path, grid: tuple[int, int] | None = None) -> DiLA:
+    """The model in a released checkpoint, in evaluation mode, with the released code's quirks.
+
+    Args:
+        path: a torch file ``{model, steps, ...}`` or a safetensors file of the same keys.
+        grid: rows and columns of the features; no tensor tells it. The released 16 x 16 when None.
+
+    Raises:
+        DilaError: the file is damaged, or keys are missing, unexpected or misshapen; all are named.
+    """
+    return from_released(read_released(path), grid, str(path))
+
+
+def from_released(state: Mapping[str, Tensor], grid: tuple[int, int] | None = None, source: str = "checkpoint") -> DiLA:
+    """The model whose released state dict this is. Raises DilaError as `load_released`."""
+    config = released_config(state, grid or (16, 16), source)
+    with torch.device("meta"):
+        model = DiLA(config)
+    _check(to_released(model), state, source)
+    own = {name: state[released_name(name)].clone() for name in model.state_dict()}
+    model.load_state_dict(own, assign=True)
+    return model.eval().requires_grad_(True)
+
+
+def read_released(path: str | Path) -> dict[str, Tensor]:
+    """The model's tensors in a released file. Raises DilaError when it is missing, damaged or of another kind."""
+    path = Path(path)
+    if not path.is_file():
+        raise DilaError(f"no checkpoint at {path}: give the path of a released .pt or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise DilaError(f"cannot read {path}: {reason}; the file is damaged or not a checkpoint, copy it anew") from error
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise DilaError(f"{path} holds no state dict under 'model': a released checkpoint is a dict {{model, steps, ...}}")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def released_config(state: Mapping[str, Tensor], grid: tuple[int, int], source: str = "checkpoint") -> DiLAConfig:
+    """The sizes of a released state dict, read off its tensors. Raises DilaError when those it needs are missing."""
+    try:
+        return _read_config(state, grid)
+    except KeyError as error:
+        raise DilaError(f"{source} lacks {error.args[0]!r}: it is partial or not a DiLA checkpoint") from error
+
+
+def _read_config(state: Mapping[str, Tensor], grid: tuple[int, int]) -> DiLAConfig:
+    fdm, idm, mamba = "forward_dynamics", "Inverse_model", f"{_MEMORY}.mamba_stack.layers.0.mamba"
+    stages = _count(state, rf"{idm}\.stage(\d+)\.0\.", first=1)
+    inner = state[f"{mamba}.A_log"].shape[0]
+    dim = state[f"{_ST}.enc_spatial_transformer.norm_out.gamma"].shape[0]
+    encoder_heads, encoder_head_dim = _heads(state, f"{_ST}.enc_spatial_transformer.layers.0.1")
+    decoder_heads, decoder_head_dim = _heads(state, f"{_FUSION}.dec_spatial_transformer.layers.0.1")
+    fdm_heads, fdm_head_dim = _heads(state, f"{fdm}.transformer.layers.0.2")
+    content_dim = state[f"{_MEMORY}.mamba_stack.norm.weight"].shape[0]
+    actions = state.get("Action_decoder.mapping.0.weight")
+    return DiLAConfig(
+        grid=grid,
+        feature_dim=dim,
+        structure_dim=state["content_fusion.motion_encoder.output_proj.2.weight"].shape[0],
+        content_dim=content_dim,
+        action_dim=state[f"{idm}.head.3.weight"].shape[0],
+        mlp_hidden=state["content_fusion.motion_encoder.input_proj.weight"].shape[0],
+        real_action_dim=None if actions is None else actions.shape[1],
+        backbone=BackboneConfig(
+            spatial_depth=_count(state, rf"{_ST}\.enc_spatial_transformer\.layers\.(\d+)\."),
+            temporal_depth=_count(state, rf"{_ST}\.enc_temporal_transformer\.layers\.(\d+)\."),
+            heads=encoder_heads,
+            head_dim=encoder_head_dim,
+        ),
+        memory=MemoryConfig(
+            depth=_count(state, rf"{_MEMORY}\.mamba_stack\.layers\.(\d+)\."),
+            state_dim=state[f"{mamba}.A_log"].shape[1],
+            conv_taps=state[f"{mamba}.conv1d.weight"].shape[-1],
+            expand=inner // content_dim,
+        ),
+        idm=InverseDynamicsConfig(
+            channels=tuple(state[f"{idm}.stage{i}.0.net.0.weight"].shape[0] for i in range(1, stages + 1)),
+            blocks=tuple(_count(state, rf"{idm}\.stage{i}\.(\d+)\.") for i in range(1, stages + 1)),
+            hidden=state[f"{idm}.head.0.weight"].shape[0],
+        ),
+        fdm=ForwardDynamicsConfig(
+            dim=state[f"{fdm}.input_proj.0.weight"].shape[0],
+            depth=_count(state, rf"{fdm}\.transformer\.layers\.(\d+)\."),
+            heads=fdm_heads,
+            head_dim=fdm_head_dim,
+        ),
+        decoder=FusionDecoderConfig(
+            depth=_count(state, rf"{_FUSION}\.dec_spatial_transformer\.layers\.(\d+)\."),
+            heads=decoder_heads,
+            head_dim=decoder_head_dim,
+        ),
+        quirks=RELEASED_QUIRKS,
+    )
+
+
+def _count(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:
+    """How many consecutive indices, counted from ``first``, the pattern's group takes among the keys."""
+    found = {int(match[1]) for match in map(re.compile(pattern).match, state) if match}
+    count = 0
+    while first + count in found:
+        count += 1
+    if not count:
+        raise KeyError(pattern.replace("\\", ""))
+    return count
+
+
+def _heads(state: Mapping[str, Tensor], attention: str) -> tuple[int, int]:
+    head_dim = state[f"{attention}.q_scale"].shape[0]
+    return state[f"{attention}.to_q.weight"].shape[0] // head_dim, head_dim
+
+
+def _check(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys())
+    misshapen = [
+        f"{name} {list(found[name].shape)} instead of {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name].shape != expected[name].shape
+    ]
+    shifted = [n for n in sorted(found) if n.endswith(".beta") and not found[n].is_meta and found[n].any()]
+    problems = [
+        f"{what}: {', '.join(names)}"
+        for what, names in (
+            ("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen), ("not zero", shifted),
+        )
+        if names
+    ]  # fmt: skip
+    if problems:
+        raise DilaError(f"{source} is not a whole released checkpoint; {'; '.join(problems)}")

@@ -1,0 +1,1 @@
+"""The paper. Read `dila.model.dila` first."""

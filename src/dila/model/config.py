@@ -1,0 +1,120 @@
+"""The sizes and choices of a DiLA as values: an ablation is another value, a preset a function's result."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from dila.nn.position import TimePadding
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Spatio-temporal transformer e -> h, at the width of the features (released: 4 + 4 layers, 8 heads of 64)."""
+
+    spatial_depth: int = 4
+    temporal_depth: int = 4
+    heads: int = 8
+    head_dim: int = 64
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Content memory c -> c_mem: Mamba over time at each patch."""
+
+    depth: int = 2
+    state_dim: int = 32
+    conv_taps: int = 4
+    expand: int = 2
+
+
+@dataclass(frozen=True)
+class InverseDynamicsConfig:
+    """IDM: 3-D convolutions over the change of structure.
+
+    ``pairwise`` takes time out of its kernels and statistics, so that two frames give one action whatever stands
+    around them; the paper's IDM sees neighbouring transitions on both sides.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    blocks: tuple[int, ...] = (2, 2, 2, 1)
+    hidden: int = 1024
+    dropout: float = 0.1
+    pairwise: bool = False
+
+
+@dataclass(frozen=True)
+class ForwardDynamicsConfig:
+    """FDM: a light spatio-temporal transformer conditioned on z by AdaLN-zero and an action token."""
+
+    dim: int = 256
+    depth: int = 4
+    heads: int = 8
+    head_dim: int = 32
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class FusionDecoderConfig:
+    """Fusion decoder: structure asks, content memory and the first frame answer.
+
+    ``predicts="features"`` returns the output of the last norm (the paper's); ``"change"`` adds a zero-initialised
+    linear map of it to e[0], so that training starts at the error of copying the first frame.
+    """
+
+    depth: int = 3
+    heads: int = 8
+    head_dim: int = 32
+    predicts: Literal["features", "change"] = "features"
+
+
+@dataclass(frozen=True)
+class Quirks:
+    """Behaviours of the released code that its checkpoints were trained with; only `dila.interop` sets any.
+
+    Each is described in docs/deviations.md under its own name.
+    """
+
+    rope_before_scale: bool = False
+    single_frame_rollout: bool = False
+    forget_conv_window: bool = False
+
+
+@dataclass(frozen=True)
+class DiLAConfig:
+    """Everything that fixes the architecture. The defaults are the paper's model, preset ``base``.
+
+    Args:
+        grid: rows and columns of the feature grid.
+        feature_dim: D, channels of the frozen features.
+        structure_dim: Ds.
+        content_dim: Dc.
+        action_dim: Dz, numbers in a latent action.
+        mlp_hidden: width of the maps h -> s, h -> c and s -> query; the feature width when None.
+        real_action_dim: Da of the action encoder, or None for a model of latent actions only.
+        time_padding: what the depthwise convolutions see before the first frame.
+        dropout: of the backbone's and the decoder's feed-forward layers.
+    """
+
+    grid: tuple[int, int] = (16, 16)
+    feature_dim: int = 768
+    structure_dim: int = 32
+    content_dim: int = 256
+    action_dim: int = 256
+    mlp_hidden: int | None = None
+    real_action_dim: int | None = None
+    time_padding: TimePadding = "zeros"
+    dropout: float = 0.1
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    idm: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
+    fdm: ForwardDynamicsConfig = field(default_factory=ForwardDynamicsConfig)
+    decoder: FusionDecoderConfig = field(default_factory=FusionDecoderConfig)
+    quirks: Quirks = field(default_factory=Quirks)
+
+    @property
+    def hidden(self) -> int:
+        """Width of the maps around structure and content."""
+        return self.mlp_hidden or self.feature_dim
+
+    def for_features(self, grid: tuple[int, int], feature_dim: int) -> "DiLAConfig":
+        """The same model for an encoder with this grid and this many channels."""
+        return replace(self, grid=tuple(grid), feature_dim=feature_dim)

@@ -1,0 +1,168 @@
+"""DiLA (paper section 3): frozen features split into structure and content, and fused again to predict.
+
+e      B T H W D    frozen features                      h      B T H W D    features after the backbone
+s      B T H W Ds   structure                            ds     B K H W Ds   change of structure
+c      B T H W Dc   content of a frame                   c_mem  B T H W Dc   content memory
+z      B K Dz       latent actions                       s_hat, e_hat        predictions of frames 1..K
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from dila.model.action_encoder import action_encoder
+from dila.model.backbone import Backbone, BackboneCache
+from dila.model.config import DiLAConfig
+from dila.model.content import ContentMemory, MemoryState, content_head
+from dila.model.forward_dynamics import ForwardDynamics, ForwardDynamicsCache
+from dila.model.fusion_decoder import FusionDecoder, Origin
+from dila.model.inverse_dynamics import InverseDynamics
+from dila.model.structure import structure_head
+from dila.shapes import Actions, Content, Features, Float, LatentActions, Structure, Tensor
+
+
+class Observation(NamedTuple):
+    """A clip as the model sees it."""
+
+    s: Structure
+    c: Content
+    c_mem: Content
+
+
+class Prediction(NamedTuple):
+    """Teacher-forced prediction of frames 1..K from the frames before each."""
+
+    s: Structure
+    c_mem: Content
+    z: LatentActions
+    ds_hat: Structure
+    s_hat: Structure
+    e_hat: Features
+
+
+class State(NamedTuple):
+    """The model at one frame: all it needs to go on. Every tensor is led by the batch."""
+
+    s: Float[Tensor, "B H W Ds"]
+    c_mem: Float[Tensor, "B H W Dc"]
+    origin: Origin
+    backbone: BackboneCache | None
+    memory: MemoryState
+    fdm: ForwardDynamicsCache | None
+    decoder: tuple[Tensor, ...] | None
+
+
+class DiLA(nn.Module):
+    """The model's verbs: `observe`, `infer`, `predict` over whole clips; `start`, `imagine`, `absorb`, `step` by frame.
+
+    Rolling out with true frames absorbed equals the teacher-forced prediction, because every part that looks back in
+    time carries its past in `State`.
+    """
+
+    def __init__(self, config: DiLAConfig):
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.structure = structure_head(config)
+        self.content = content_head(config)
+        self.memory = ContentMemory(config)
+        self.idm = InverseDynamics(config)
+        self.fdm = ForwardDynamics(config)
+        self.decoder = FusionDecoder(config)
+        self.action_encoder = action_encoder(config) if config.real_action_dim else None
+
+    # Whole clips
+
+    def observe(self, e: Features) -> Observation:
+        """Structure, content and content memory of a clip, each frame knowing only its past."""
+        return self._observe(e)[0]
+
+    def infer(self, e: Features) -> LatentActions:
+        """Latent actions between consecutive frames."""
+        return self.idm(_change(self.observe(e).s))
+
+    def forward(self, e: Features) -> Prediction:
+        """Infer the actions of a clip and predict each frame from the true ones before it (equations 1 to 4)."""
+        return self.predict(self.observe(e), e)
+
+    def predict(self, seen: Observation, e: Features, z: LatentActions | None = None) -> Prediction:
+        """Predict frames 1..K of an observed clip under ``z``, by default the clip's own actions."""
+        z = self.idm(_change(seen.s)) if z is None else z
+        ds_hat, _ = self.fdm(seen.s[:, :-1], z)
+        s_hat = seen.s[:, :-1] + ds_hat
+        e_hat, _ = self.decoder(s_hat, seen.c_mem[:, :-1], self.decoder.origin(e[:, 0]))
+        return Prediction(seen.s, seen.c_mem, z, ds_hat, s_hat, e_hat)
+
+    def encode_actions(self, a: Actions) -> LatentActions:
+        """Latent actions of real ones; the model must have been made with ``real_action_dim``."""
+        assert self.action_encoder is not None, "this model has no action encoder: set DiLAConfig.real_action_dim"
+        return self.action_encoder(a)
+
+    # Frame by frame
+
+    def start(self, e: Features, z: LatentActions | None = None) -> State:
+        """Read context frames; ``z`` are their actions where known, else they are inferred from the context."""
+        seen, backbone, memory = self._observe(e)
+        origin, fdm, decoder = self.decoder.origin(e[:, 0]), None, None
+        if e.shape[1] > 1 and not self.config.quirks.single_frame_rollout:
+            z = self.idm(_change(seen.s)) if z is None else z
+            ds_hat, fdm = self.fdm(seen.s[:, :-1], z)
+            _, decoder = self.decoder(seen.s[:, :-1] + ds_hat, seen.c_mem[:, :-1], origin)
+        return State(seen.s[:, -1], seen.c_mem[:, -1], origin, backbone, memory, fdm, decoder)
+
+    def imagine(
+        self, state: State, z: Float[Tensor, "B Dz"]
+    ) -> tuple[State, Float[Tensor, "B H W Ds"], Float[Tensor, "B H W D"]]:
+        """The next frame's structure and features. The state returned is still at this frame: see `absorb`."""
+        alone = self.config.quirks.single_frame_rollout
+        ds_hat, fdm = self.fdm(state.s.unsqueeze(1), z.unsqueeze(1), None if alone else state.fdm)
+        s_hat = state.s + ds_hat.squeeze(1)
+        e_hat, decoder = self.decoder(
+            s_hat.unsqueeze(1), state.c_mem.unsqueeze(1), state.origin, None if alone else state.decoder
+        )
+        return state._replace(fdm=fdm, decoder=decoder), s_hat, e_hat.squeeze(1)
+
+    def absorb(
+        self, state: State, e: Float[Tensor, "B H W D"], s: Float[Tensor, "B H W Ds"] | None = None
+    ) -> State:
+        """Move to the frame with these features; its structure is ``s``, or read from ``e`` when not given."""
+        cache = None if self.config.quirks.single_frame_rollout else state.backbone
+        h, backbone = self.backbone(e.unsqueeze(1), cache)
+        c_mem, memory = self.memory(self.content(h), state.memory)
+        s = self.structure(h).squeeze(1) if s is None else s
+        return state._replace(s=s, c_mem=c_mem.squeeze(1), backbone=backbone, memory=memory)
+
+    def step(self, state: State, z: Float[Tensor, "B Dz"]) -> tuple[State, Float[Tensor, "B H W D"]]:
+        """Latent rollout (equation 5): structure moves by the FDM alone, content remembers what was drawn."""
+        state, s_hat, e_hat = self.imagine(state, z)
+        return self.absorb(state, e_hat, s_hat), e_hat
+
+    def _observe(self, e: Features) -> tuple[Observation, BackboneCache, MemoryState]:
+        h, backbone = self.backbone(e)
+        c = self.content(h)
+        c_mem, memory = self.memory(c)
+        return Observation(self.structure(h), c, c_mem), backbone, memory
+
+
+def _change(s: Structure) -> Structure:
+    return s[:, 1:] - s[:, :-1]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def repeat_state(state: State, copies: int) -> State:
+    """The state of B clips for ``B * copies`` candidate futures, candidates of one clip side by side."""
+    return _map(state, lambda x: x.repeat_interleave(copies, dim=0))
+
+
+def _map(value, fn):
+    if isinstance(value, torch.Tensor):
+        return fn(value)
+    if value is None:
+        return None
+    parts = [_map(part, fn) for part in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

@@ -1,0 +1,62 @@
+"""Sizes by name. `base` is the paper's; `small` fits one GPU; `tiny` trains on two CPU cores in minutes."""
+
+from collections.abc import Callable
+
+from dila.errors import DilaError
+from dila.model.config import (
+    BackboneConfig,
+    DiLAConfig,
+    ForwardDynamicsConfig,
+    FusionDecoderConfig,
+    InverseDynamicsConfig,
+    MemoryConfig,
+)
+
+
+def base() -> DiLAConfig:
+    """The paper's model on 16 x 16 x 768 features: 123M parameters, every choice the paper's."""
+    return DiLAConfig()
+
+
+def small() -> DiLAConfig:
+    """About 25M parameters at 768 feature channels; one GPU, or patience."""
+    return DiLAConfig(
+        structure_dim=32,
+        content_dim=128,
+        action_dim=128,
+        mlp_hidden=384,
+        backbone=BackboneConfig(2, 2, 6, 64),
+        memory=MemoryConfig(depth=2, state_dim=16),
+        idm=InverseDynamicsConfig(channels=(32, 64, 128, 256), blocks=(1, 1, 1, 1), hidden=512),
+        fdm=ForwardDynamicsConfig(dim=192, depth=3, heads=6),
+        decoder=FusionDecoderConfig(depth=2, heads=6),
+    )
+
+
+def tiny() -> DiLAConfig:
+    """Two CPU cores, minutes: on 8 x 8 x 272 features of the embedded encoder."""
+    return DiLAConfig(
+        grid=(8, 8),
+        feature_dim=272,
+        structure_dim=16,
+        content_dim=64,
+        action_dim=32,
+        mlp_hidden=128,
+        dropout=0.0,
+        time_padding="replicate",
+        backbone=BackboneConfig(1, 1, 4, 32),
+        memory=MemoryConfig(depth=1, state_dim=8),
+        idm=InverseDynamicsConfig(channels=(32, 64, 128), blocks=(1, 1, 1), hidden=256, dropout=0.0, pairwise=True),
+        fdm=ForwardDynamicsConfig(dim=128, depth=2, heads=4, dropout=0.0),
+        decoder=FusionDecoderConfig(depth=2, heads=4, predicts="change"),
+    )
+
+
+PRESETS: dict[str, Callable[[], DiLAConfig]] = {"base": base, "small": small, "tiny": tiny}
+
+
+def preset(name: str) -> DiLAConfig:
+    """The configuration with this name. Raises DilaError for an unknown one."""
+    if name not in PRESETS:
+        raise DilaError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]()

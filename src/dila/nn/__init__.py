@@ -1,0 +1,1 @@
+"""Textbook blocks that know nothing of the paper."""

@@ -1,0 +1,130 @@
+"""Cosine-similarity attention with learned scales: self-attention in space, in time, and across to a context."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import nn
+
+from dila.nn.position import rotate
+from dila.shapes import Float, Tensor
+
+LOGIT_SCALE = 8.0
+"""Queries and keys are unit vectors times learned scales; logits are 8 q.k (Henry et al. 2020), not q.k/sqrt(dh)."""
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of the frames read so far."""
+
+    keys: Float[Tensor, "B N heads T dh"]
+    values: Float[Tensor, "B N heads T dh"]
+
+
+class Attention(nn.Module):
+    """Projections and scaled cosine attention; the methods say along which axis tokens see each other.
+
+    Queries come from the normalised input. In self-attention keys and values come from the input as it is, as in the
+    released model; in cross-attention from the normalised context, after ``null_tokens`` learned ones that a query
+    may attend to when nothing in the context fits.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        *,
+        context_dim: int | None = None,
+        null_tokens: int = 0,
+        dropout: float = 0.0,
+        rope_before_scale: bool = False,
+    ):
+        super().__init__()
+        inner = heads * head_dim
+        self.heads, self.dropout, self.rope_before_scale = heads, dropout, rope_before_scale
+        self.norm = nn.LayerNorm(dim, bias=False)
+        self.context_norm = nn.LayerNorm(context_dim, bias=False) if context_dim else None
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(context_dim or dim, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+        self.q_scale = nn.Parameter(torch.ones(head_dim))
+        self.k_scale = nn.Parameter(torch.ones(head_dim))
+        self.null_kv = nn.Parameter(torch.randn(heads, 2 * null_tokens, head_dim)) if null_tokens else None
+
+    def space(
+        self, x: Float[Tensor, "B T N D"], bias: Float[Tensor, "heads N N"] | None = None
+    ) -> Float[Tensor, "B T N D"]:
+        """Every token of a frame sees every token of the same frame."""
+        q, k, v = self._project(x, x)
+        out = self._attend(self._unit(q, self.q_scale), self._unit(k, self.k_scale), v, bias)
+        return self.to_out(rearrange(out, "b t heads n d -> b t n (heads d)"))
+
+    def time(
+        self, x: Float[Tensor, "B T N D"], past: KeysValues | None = None
+    ) -> tuple[Float[Tensor, "B T N D"], KeysValues]:
+        """Every token sees itself in this frame and in earlier ones, with rotary positions from the clip's start."""
+        q, k, v = (rearrange(part, "b t heads n d -> b n heads t d") for part in self._project(x, x))
+        start = 0 if past is None else past.keys.shape[-2]
+        q, k = self._place(q, self.q_scale, start), self._place(k, self.k_scale, start)
+        if past is not None:
+            k, v = torch.cat([past.keys, k], dim=-2), torch.cat([past.values, v], dim=-2)
+        out = self._attend(q, k, v, _causal_mask(q.shape[-2], k.shape[-2], q))
+        return self.to_out(rearrange(out, "b n heads t d -> b t n (heads d)")), KeysValues(k, v)
+
+    def read(self, context: Float[Tensor, "B T M C"]) -> tuple[Tensor, Tensor]:
+        """Keys and values of a context, null tokens first, for `across`: read once, queried many times."""
+        assert self.context_norm is not None
+        k, v = self._split(self.to_kv(self.context_norm(context)))
+        if self.null_kv is not None:
+            null = repeat(self.null_kv, "heads (n two) d -> two b t heads n d", two=2, b=k.shape[0], t=k.shape[1])
+            k, v = torch.cat([null[0].to(k.dtype), k], dim=-2), torch.cat([null[1].to(v.dtype), v], dim=-2)
+        return self._unit(k, self.k_scale), v
+
+    def across(self, x: Float[Tensor, "B T N D"], context: tuple[Tensor, Tensor]) -> Float[Tensor, "B T N D"]:
+        """Every token sees the context of its frame, or, where the context has one frame, that one."""
+        k, v = context
+        (q,) = self._heads(self.to_q(self.norm(x)))
+        q = self._unit(q, self.q_scale)
+        frames = x.shape[1]
+        if k.shape[1] == 1 and frames > 1:  # one context for all frames: fold time into the queries, copy nothing
+            q = rearrange(q, "b t heads n d -> b 1 heads (t n) d")
+            out = rearrange(self._attend(q, k, v), "b 1 heads (t n) d -> b t n (heads d)", t=frames)
+        else:
+            out = rearrange(self._attend(q, k, v), "b t heads n d -> b t n (heads d)")
+        return self.to_out(out)
+
+    def _project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (q,) = self._heads(self.to_q(self.norm(x)))
+        return q, *self._split(self.to_kv(context))
+
+    def _split(self, kv: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self._heads(*kv.chunk(2, dim=-1))
+        return k, v
+
+    def _heads(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        return tuple(rearrange(part, "b t n (heads d) -> b t heads n d", heads=self.heads) for part in parts)
+
+    @staticmethod
+    def _unit(x: Tensor, scale: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1, eps=1e-12) * scale.to(x.dtype)
+
+    def _place(self, x: Tensor, scale: Tensor, start: int) -> Tensor:
+        """Normalise, scale, rotate. The released model rotates first, which makes the scales act on mixed pairs."""
+        if self.rope_before_scale:
+            return self._unit(rotate(x, start), scale)
+        return rotate(self._unit(x, scale), start)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Plain products: over the short sequences here the fused CPU kernel's backward is several times slower."""
+        logits = (q * LOGIT_SCALE) @ k.transpose(-1, -2)
+        if bias is not None:
+            logits = logits + bias.to(logits.dtype)
+        weights = logits.softmax(dim=-1).to(v.dtype)
+        return F.dropout(weights, self.dropout, self.training) @ v
+
+
+def _causal_mask(queries: int, keys: int, like: Tensor) -> Float[Tensor, "Tq Tk"]:
+    """0 where a query may look, -inf at later frames; the queries are the last of the keys' frames."""
+    mask = torch.full((queries, keys), float("-inf"), device=like.device, dtype=like.dtype)
+    return mask.triu(keys - queries + 1)

@@ -1,0 +1,149 @@
+"""Mamba (Gu and Dao 2023): a selective state space over time, with an explicit carry.
+
+Symbols: u input of the scan, dt step size, A decay, B and C input and output maps, D skip, x state of the recurrence
+``x[t] = exp(dt[t] A) x[t-1] + dt[t] B[t] u[t]``, ``y[t] = C[t] x[t] + D u[t]``.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dila.shapes import Float, Tensor
+
+
+class MambaState(NamedTuple):
+    """What one layer carries from frame to frame: the convolution's last inputs and the state of the recurrence."""
+
+    window: Float[Tensor, "R taps E"]
+    x: Float[Tensor, "R E S"]
+
+
+class Mamba(nn.Module):
+    """One Mamba mixer on rows of tokens, ``R T D``. The rows are independent; ``E = expand * dim`` inner channels.
+
+    Initialisation is the paper's: A = -(1..S), dt between 1e-3 and 1e-1 on a log scale through the bias of its
+    projection, so that memory times spread from a few steps to hundreds.
+    """
+
+    def __init__(self, dim: int, state_dim: int = 32, conv_taps: int = 4, expand: int = 2):
+        super().__init__()
+        inner = expand * dim
+        self.dt_rank = math.ceil(dim / 16)
+        self.state_dim = state_dim
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv = nn.Conv1d(inner, inner, conv_taps, groups=inner)
+        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * state_dim, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1, state_dim + 1, dtype=torch.float32).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self._init_step_size()
+
+    @torch.no_grad()
+    def _init_step_size(self, low: float = 1e-3, high: float = 1e-1) -> None:
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        dt = torch.exp(torch.rand_like(self.dt_proj.bias) * math.log(high / low) + math.log(low))
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+
+    def forward(
+        self, y: Float[Tensor, "R T D"], state: MambaState | None = None
+    ) -> tuple[Float[Tensor, "R T D"], MambaState]:
+        """Mix over time from ``state`` (zeros at a clip's start) and return the state after the last frame."""
+        u, gate = self.in_proj(y).chunk(2, dim=-1)
+        u, window = self._convolve(u, None if state is None else state.window)
+        u = F.silu(u)
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.state_dim, self.state_dim], dim=-1)
+        dt = F.softplus(self.dt_proj(dt))
+        A = -self.A_log.float().exp()
+        x = u.new_zeros(u.shape[0], *A.shape, dtype=torch.float32) if state is None else state.x
+        with torch.autocast(u.device.type, enabled=False):  # the recurrence stays in float32
+            out, x = selective_scan(u.float(), dt.float(), A, B.float(), C.float(), self.D.float(), x.float())
+        return self.out_proj(out.to(gate.dtype) * F.silu(gate)), MambaState(window, x)
+
+    def _convolve(self, u: Float[Tensor, "R T E"], window: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Causal depthwise convolution over time as a sum of shifted products: with a few taps nothing is faster."""
+        taps, frames = self.conv.kernel_size[0], u.shape[1]
+        if window is None:
+            window = u.new_zeros(u.shape[0], taps - 1, u.shape[2])
+        u = torch.cat([window.to(u.dtype), u], dim=1)
+        weight = self.conv.weight.to(u.dtype)  # E 1 taps
+        out = self.conv.bias.to(u.dtype) + sum(u[:, tap : tap + frames] * weight[:, 0, tap] for tap in range(taps))
+        return out, u[:, u.shape[1] - (taps - 1) :]
+
+
+def selective_scan(
+    u: Float[Tensor, "R T E"],
+    dt: Float[Tensor, "R T E"],
+    A: Float[Tensor, "E S"],
+    B: Float[Tensor, "R T S"],
+    C: Float[Tensor, "R T S"],
+    D: Float[Tensor, " E"],
+    x: Float[Tensor, "R E S"],
+) -> tuple[Float[Tensor, "R T E"], Float[Tensor, "R E S"]]:
+    """Run the recurrence from state ``x``; returns the outputs and the last state.
+
+    Forward and backward keep no state per time step: rows are taken in blocks small enough for the processor's
+    cache, and the backward runs each block forward again.
+    """
+    y, last = _Scan.apply(u, dt, A, B, C, x)
+    return y + u * D, last
+
+
+_BLOCK_ELEMENTS = 1 << 16
+
+
+def _row_blocks(rows: int, elements_per_row: int) -> list[slice]:
+    size = max(1, _BLOCK_ELEMENTS // elements_per_row)
+    return [slice(i, i + size) for i in range(0, rows, size)]
+
+
+class _Scan(torch.autograd.Function):
+    """The scan without its skip, differentiated by hand."""
+
+    @staticmethod
+    def forward(ctx, u, dt, A, B, C, x0):
+        ctx.save_for_backward(u, dt, A, B, C, x0)
+        y, last = torch.empty_like(u), torch.empty_like(x0)
+        for rows in _row_blocks(u.shape[0], A.numel()):
+            x = x0[rows]
+            drive = dt[rows] * u[rows]
+            for t in range(u.shape[1]):
+                decay = torch.exp(dt[rows, t].unsqueeze(-1) * A)
+                x = torch.addcmul(decay * x, drive[:, t].unsqueeze(-1), B[rows, t].unsqueeze(1))
+                y[rows, t] = torch.bmm(x, C[rows, t].unsqueeze(-1)).squeeze(-1)
+            last[rows] = x
+        return y, last
+
+    @staticmethod
+    def backward(ctx, gy, glast):
+        u, dt, A, B, C, x0 = ctx.saved_tensors
+        gu, gdt, gB, gC = (torch.empty_like(v) for v in (u, dt, B, C))
+        gA, gx0 = torch.zeros_like(A), torch.empty_like(x0)
+        for rows in _row_blocks(u.shape[0], A.numel()):
+            gu[rows], gdt[rows], gB[rows], gC[rows], gx0[rows] = _scan_backward_block(
+                u[rows], dt[rows], A, B[rows], C[rows], x0[rows], gy[rows], glast[rows], gA
+            )
+        return gu, gdt, gA, gB, gC, gx0
+
+
+def _scan_backward_block(u, dt, A, B, C, x0, gy, gx, gA):
+    """Gradients of one block of rows; adds to ``gA`` in place."""
+    frames = u.shape[1]
+    decays, states, drive = [], [x0], dt * u
+    for t in range(frames):
+        decays.append(torch.exp(dt[:, t].unsqueeze(-1) * A))
+        states.append(torch.addcmul(decays[t] * states[t], drive[:, t].unsqueeze(-1), B[:, t].unsqueeze(1)))
+    gdrive, gdt, gB, gC = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(B), torch.empty_like(C)
+    for t in reversed(range(frames)):
+        gx = torch.addcmul(gx, gy[:, t].unsqueeze(-1), C[:, t].unsqueeze(1))
+        gC[:, t] = torch.bmm(gy[:, t].unsqueeze(1), states[t + 1]).squeeze(1)
+        gdrive[:, t] = torch.bmm(gx, B[:, t].unsqueeze(-1)).squeeze(-1)
+        gB[:, t] = torch.bmm(drive[:, t].unsqueeze(1), gx).squeeze(1)
+        gx = gx * decays[t]
+        gexponent = gx * states[t]
+        gA += torch.einsum("re,res->es", dt[:, t], gexponent)
+        gdt[:, t] = (gexponent * A).sum(-1)
+    return gdrive * dt, gdt + gdrive * u, gB, gC, gx

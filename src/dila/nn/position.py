@@ -1,0 +1,95 @@
+"""Where a token is: rotary angles in time, a continuous bias in space, a depthwise convolution in both.
+
+Each module that looks back in time takes and returns what it needs of the past, so that reading a clip frame by frame
+gives what reading it at once gives.
+"""
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from dila.shapes import Float, Int, Tensor
+
+TimePadding = Literal["zeros", "replicate"]
+
+
+def rotate(x: Float[Tensor, "... T D"], start: int = 0) -> Float[Tensor, "... T D"]:
+    """Rotary position embedding (Su et al. 2021): dim i is paired with dim i + D/2, positions start at ``start``."""
+    half = x.shape[-1] // 2
+    position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
+    frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = position[:, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class RelativePositionBias(nn.Module):
+    """Continuous position bias (Swin v2): an MLP of the log-scaled offset between two cells of the grid.
+
+    An H x W grid has only (2H-1)(2W-1) distinct offsets: the MLP runs on those and the N x N table is gathered.
+    """
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(2, dim), nn.LeakyReLU(0.1), nn.Linear(dim, dim), nn.LeakyReLU(0.1), nn.Linear(dim, heads)
+        )
+
+    def forward(self, grid: tuple[int, int]) -> Float[Tensor, "heads N N"]:
+        """The additive bias between all pairs of cells, row-major."""
+        weight = self.net[0].weight
+        offsets, index = _offsets(grid)
+        table = self.net(offsets.to(weight.device, weight.dtype))
+        return table[index.to(weight.device)].permute(2, 0, 1)
+
+
+@lru_cache(maxsize=16)
+def _offsets(grid: tuple[int, int]) -> tuple[Float[Tensor, "P 2"], Int[Tensor, "N N"]]:
+    """The distinct offsets of a grid, each axis divided by its length, and which of them each pair of cells has."""
+    rows, cols = grid
+    dy, dx = torch.meshgrid(torch.arange(1 - rows, rows), torch.arange(1 - cols, cols), indexing="ij")
+    offset = torch.stack([dy / rows, dx / cols], dim=-1).reshape(-1, 2)
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    index = (y[:, None] - y + rows - 1) * (2 * cols - 1) + (x[:, None] - x + cols - 1)
+    return offset.sign() * (1 + offset.abs()).log(), index
+
+
+class PEG(nn.Module):
+    """Conditional position encoding (Chu et al. 2021): a depthwise 3 x 3 x 3 convolution, causal in time.
+
+    Two frames are needed of the past. Before the first frame they are zeros, or with ``replicate`` the first frame
+    itself, which keeps a clip that stands still from looking as if it began with a jump.
+    """
+
+    def __init__(self, dim: int, padding: TimePadding = "zeros"):
+        super().__init__()
+        self.padding = padding
+        self.conv = nn.Conv3d(dim, dim, 3, padding=(0, 1, 1), groups=dim)
+
+    def forward(
+        self, x: Float[Tensor, "B T H W D"], past: Float[Tensor, "B 2 H W D"] | None = None
+    ) -> tuple[Float[Tensor, "B T H W D"], Float[Tensor, "B 2 H W D"]]:
+        """The position signal of each token, and the last two frames for the next call."""
+        if past is None:
+            first = x[:, :1]
+            past = (first if self.padding == "replicate" else torch.zeros_like(first)).repeat(1, 2, 1, 1, 1)
+        x = torch.cat([past.to(x.dtype), x], dim=1)
+        return self._convolve(x), x[:, -2:]
+
+    def _convolve(self, x: Float[Tensor, "B T2 H W D"]) -> Float[Tensor, "B T H W D"]:
+        """The 3-D convolution as three depthwise 2-D ones, one a time tap: much the faster on a CPU."""
+        frames = x.shape[1] - 2
+        weight = self.conv.weight  # D 1 3 3 3
+        out = None
+        for tap in range(3):
+            window = rearrange(x[:, tap : tap + frames], "b t h w d -> (b t) d h w")
+            bias = self.conv.bias if tap == 2 else None
+            part = F.conv2d(window, weight[:, :, tap], bias, padding=1, groups=weight.shape[0])
+            out = part if out is None else out + part
+        return rearrange(out, "(b t) d h w -> b t h w d", t=frames)

@@ -1,0 +1,211 @@
+"""What each stage of training minimises (paper equation 6), as values that a recipe holds.
+
+The names of the weights are the names of the losses and of the logged metrics. Layouts are those of `dila.shapes`.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+
+from dila.imagine.rollout import steps
+from dila.model.dila import DiLA
+from dila.model.losses import (
+    action_loss,
+    diversity_loss,
+    feature_loss,
+    motion_weight,
+    moving_transitions,
+    norm_loss,
+    structure_loss,
+    symmetry_loss,
+)
+from dila.shapes import Actions, Features, Float, LatentActions, Structure, Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weight of each term; the defaults are the released ones. 0 leaves a term out, and its cost."""
+
+    feature: float = 2.0
+    structure: float = 0.03
+    action: float = 0.03
+    diversity: float = 0.03
+    norm: float = 0.001
+    symmetry: float = 0.001
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How the terms are computed; the defaults are the paper's. See docs/deviations.md for what was measured.
+
+    Args:
+        weights: of the sum.
+        motion: strength of the weight on tokens that changed since the first frame; 0 weighs all alike.
+        detach_structure: keep the structure loss from moving its own target.
+        moving: threshold of the symmetry loss in units of the batch's mean change of structure.
+        as_released: compute as the released code does: backward actions in forward order, a fixed threshold of 0.01,
+            symmetry seen by the IDM alone, action-conditioned targets re-encoded without their first frame.
+    """
+
+    weights: Weights = field(default_factory=Weights)
+    motion: float = 0.0
+    detach_structure: bool = False
+    moving: float = 0.1
+    as_released: bool = False
+
+
+class Batch(NamedTuple):
+    """What a training step sees: features, and real actions where the stage needs them."""
+
+    e: Features
+    a: Actions | None = None
+
+
+class Outcome(NamedTuple):
+    """The sum to minimise, each term before its weight, and the quantities to watch."""
+
+    total: Float[Tensor, ""]
+    losses: dict[str, Float[Tensor, ""]]
+    s: Structure
+    z: LatentActions
+
+
+class Objective(Protocol):
+    """A stage's loss. Modules are reached through ``model``'s own forward, so wrappers for many devices work."""
+
+    def __call__(self, model: DiLA, batch: Batch) -> Outcome: ...
+
+
+class _Seen(NamedTuple):
+    """Everything the terms are made of. ``z`` drives the prediction, ``z_seen`` is read from the true change."""
+
+    s: Structure
+    z: LatentActions
+    z_seen: LatentActions
+    ds_hat: Structure
+    s_hat: Structure
+    e_hat: Features
+    target: Features
+    origin: Features
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """Stage 1: every frame from the true frames before it.
+
+    Args:
+        terms: the loss.
+        shown: share of a batch whose decoder is shown the true next structure instead of the predicted one. The
+            paper's is 0; more teaches s to hold what moves before z can, and so wakes z early in short runs.
+    """
+
+    terms: Terms = field(default_factory=Terms)
+    shown: float = 0.0
+
+    def __call__(self, model: DiLA, batch: Batch) -> Outcome:
+        """Teacher-forced prediction of frames 1..K."""
+        e, seen = batch.e, model.observe(batch.e)
+        z = model.idm(seen.s[:, 1:] - seen.s[:, :-1])
+        ds_hat, _ = model.fdm(seen.s[:, :-1], z)
+        s_hat = seen.s[:, :-1] + ds_hat
+        shown = round(self.shown * len(e))
+        drawn = torch.cat([seen.s[:shown, 1:], s_hat[shown:]]) if shown else s_hat
+        e_hat, _ = model.decoder(drawn, seen.c_mem[:, :-1], model.decoder.origin(e[:, 0]))
+        return _outcome(model, _Seen(seen.s, z, z, ds_hat, s_hat, e_hat, e[:, 1:], e[:, :1]), self.terms)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Stage 2: the whole clip from its first frame, with gradients through the rollout; z from the whole clip."""
+
+    terms: Terms = field(default_factory=Terms)
+
+    def __call__(self, model: DiLA, batch: Batch) -> Outcome:
+        """Autoregressive prediction of frames 1..K."""
+        s = model.observe(batch.e).s
+        z = model.idm(s[:, 1:] - s[:, :-1])
+        ds_hat, _ = model.fdm(s[:, :-1], z)
+        s_hat, e_hat = _imagine(model, batch.e[:, :1], z)
+        return _outcome(model, _Seen(s, z, z, ds_hat, s_hat, e_hat, batch.e[:, 1:], batch.e[:, :1]), self.terms)
+
+
+@dataclass(frozen=True)
+class ActionConditioned:
+    """Stage 3: real actions through the action encoder in place of the IDM, after ``context`` true frames."""
+
+    terms: Terms = field(default_factory=Terms)
+    context: int = 2
+
+    def __call__(self, model: DiLA, batch: Batch) -> Outcome:
+        """Autoregressive prediction of the frames after the context under real actions ``B K Da``."""
+        assert batch.a is not None, "the action-conditioned stage needs actions in its batches"
+        z_all = model.encode_actions(batch.a)
+        first = self.context - 1
+        z = z_all[:, first:]
+        s_hat, e_hat = _imagine(model, batch.e[:, : self.context], z, z_all[:, :first])
+        s = model.observe(batch.e[:, first:]).s if self.terms.as_released else model.observe(batch.e).s[:, first:]
+        z_seen = model.idm(s[:, 1:] - s[:, :-1])
+        ds_hat, _ = model.fdm(s[:, :-1], z)
+        target, origin = batch.e[:, self.context :], batch.e[:, first : self.context]
+        return _outcome(model, _Seen(s, z, z_seen, ds_hat, s_hat, e_hat, target, origin), self.terms)
+
+
+def _imagine(
+    model: DiLA, context: Features, z: LatentActions, z_context: LatentActions | None = None
+) -> tuple[Structure, Features]:
+    imagined = [(state.s, e_hat) for state, e_hat in steps(model, model.start(context, z_context), z)]
+    s_hat, e_hat = (torch.stack(part, dim=1) for part in zip(*imagined, strict=True))
+    return s_hat, e_hat
+
+
+def _outcome(model: DiLA, seen: _Seen, terms: Terms) -> Outcome:
+    """All terms with a weight, each distinct input of the IDM read once."""
+    weights = asdict(terms.weights)
+    losses = {name: term(model, seen, terms) for name, term in _SINGLE.items() if weights[name]}
+    losses |= _inverse_terms(model, seen, terms)
+    total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+    return Outcome(total, losses, seen.s.detach(), seen.z_seen.detach())
+
+
+def _feature(model: DiLA, seen: _Seen, terms: Terms) -> Tensor:
+    if not terms.motion:
+        return feature_loss(seen.e_hat, seen.target)
+    weight = motion_weight(torch.cat([seen.origin, seen.target], dim=1), terms.motion)
+    return feature_loss(seen.e_hat, seen.target, weight)
+
+
+def _structure(model: DiLA, seen: _Seen, terms: Terms) -> Tensor:
+    ds = seen.s[:, 1:] - seen.s[:, :-1]
+    return structure_loss(seen.ds_hat, ds.detach() if terms.detach_structure else ds)
+
+
+_SINGLE = {
+    "feature": _feature,
+    "structure": _structure,
+    "diversity": lambda model, seen, terms: diversity_loss(seen.z_seen),
+    "norm": lambda model, seen, terms: norm_loss(seen.z),
+}
+
+
+def _inverse_terms(model: DiLA, seen: _Seen, terms: Terms) -> dict[str, Tensor]:
+    """The two terms that read the IDM again, in one batched call."""
+    ds = seen.s[:, 1:] - seen.s[:, :-1]
+    inputs: dict[str, Tensor] = {}
+    if terms.weights.action:
+        inputs["predicted"] = seen.s_hat - seen.s[:, :-1]
+    if terms.weights.symmetry:
+        inputs["backward"] = -ds.detach() if terms.as_released else -ds.detach().flip(1)
+        if terms.as_released:
+            inputs["forward"] = ds.detach()
+    if not inputs:
+        return {}
+    z = dict(zip(inputs, model.idm(torch.cat(list(inputs.values()))).chunk(len(inputs)), strict=True))
+    losses = {}
+    if "predicted" in z:
+        losses["action"] = action_loss(z["predicted"], seen.z_seen)
+    if "backward" in z:
+        backward = z["backward"] if terms.as_released else z["backward"].flip(1)
+        moving = moving_transitions(ds, 0.01 if terms.as_released else terms.moving, relative=not terms.as_released)
+        losses["symmetry"] = symmetry_loss(z.get("forward", seen.z_seen), backward, moving)
+    return losses

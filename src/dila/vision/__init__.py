@@ -1,0 +1,63 @@
+"""Frames to frozen features and back: encoders, decoders, statistics and the feature cache."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dila.errors import DilaError
+from dila.protocols import FrameDecoder
+from dila.vision.cache import CachedEpisode, FeatureCache, fit_statistics_from
+from dila.vision.configs import from_json
+from dila.vision.conv_decoder import ConvDecoder, ConvDecoderConfig, decoder_loss
+from dila.vision.dinov2 import DINOv2, DINOv2Config
+from dila.vision.efficientnet import EfficientNetLite, EfficientNetLiteConfig
+from dila.vision.encoder import FrozenEncoder
+from dila.vision.rae_decoder import RAEDecoder, RAEDecoderConfig
+from dila.vision.statistics import FeatureStatistics, fit_statistics
+
+ENCODERS: dict[str, tuple[Any, type]] = {
+    EfficientNetLite.name: (EfficientNetLite, EfficientNetLiteConfig),
+    DINOv2.name: (DINOv2, DINOv2Config),
+}
+DECODERS: dict[str, tuple[Any, type]] = {
+    ConvDecoder.name: (ConvDecoder, ConvDecoderConfig),
+    RAEDecoder.name: (RAEDecoder, RAEDecoderConfig),
+}
+
+
+def build_encoder(config: Mapping[str, Any] | str, statistics: FeatureStatistics | None = None) -> FrozenEncoder:
+    """The encoder that ``encoder.config()`` described, or the default one of a name such as "efficientnet-lite0".
+
+    Raises:
+        DilaError: an unknown name or field, or weights that cannot be had.
+    """
+    encoder, settings = _described(config, ENCODERS, "encoder")
+    return encoder(settings, statistics)
+
+
+def build_decoder(config: Mapping[str, Any] | str, statistics: FeatureStatistics | None = None) -> FrameDecoder:
+    """The decoder that ``decoder.config()`` described; a `ConvDecoder` comes untrained, its weights are a state dict.
+
+    `statistics` are those of the features that come in, for a decoder of raw features (`RAEDecoder`); the
+    `ConvDecoder` is trained on the features as they come and has no use for them.
+
+    Raises:
+        DilaError: an unknown name or field, or weights that cannot be had.
+    """
+    decoder, settings = _described(config, DECODERS, "decoder")
+    return decoder(settings) if decoder is ConvDecoder else decoder(settings, statistics)
+
+
+def _described(config: Mapping[str, Any] | str, known: dict[str, tuple[Any, type]], what: str) -> tuple[Any, Any]:
+    config = {"name": config} if isinstance(config, str) else config
+    name = config.get("name")
+    if name not in known:
+        raise DilaError(f"there is no {what} named {name!r}; choose one of {', '.join(known)}")
+    cls, settings = known[name]
+    return cls, from_json(settings, config)
+
+
+__all__ = [
+    "DECODERS", "ENCODERS", "CachedEpisode", "ConvDecoder", "ConvDecoderConfig", "DINOv2", "DINOv2Config",
+    "EfficientNetLite", "EfficientNetLiteConfig", "FeatureCache", "FeatureStatistics", "FrozenEncoder", "RAEDecoder",
+    "RAEDecoderConfig", "build_decoder", "build_encoder", "decoder_loss", "fit_statistics", "fit_statistics_from",
+]  # fmt: skip

@@ -1,0 +1,107 @@
+"""What the frozen encoders share: frames in any form to a pixel batch, chunks, statistics."""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from dila.errors import DilaError
+from dila.shapes import Features, Float, Frames, Pixels, Tensor
+from dila.vision.statistics import FeatureStatistics
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+CHUNK_CPU, CHUNK_GPU = 8, 64
+"""Frames through the network at once: bounds memory, and on a CPU eight frames' maps stay in cache (64: half as fast)."""
+
+BRIGHTEST = 1.5
+"""A float frame with a value above this is taken for one in 0..255 (bicubic resizing overshoots 1 by less)."""
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How frames are brought to the network's size: rows and columns, and the two switches of `interpolate`."""
+
+    size: tuple[int, int]
+    mode: str
+    antialias: bool
+
+
+class FrozenEncoder(ABC):
+    """Frames to features with weights that never train. Not a Module, so no model can take in its weights by chance.
+
+    A subclass gives `features`, the raw features of a flat batch of normalised frames, and `config`.
+    """
+
+    name: ClassVar[str]
+    grid: tuple[int, int]
+    feature_dim: int
+    statistics: FeatureStatistics | None
+    network: nn.Module
+    resize: Resize
+
+    @abstractmethod
+    def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
+        """Raw features of frames that are resized and ImageNet-normalised."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON-ready description from which `dila.vision.build_encoder` makes the same encoder, statistics aside."""
+
+    @torch.no_grad()
+    def encode(self, o: Frames | Pixels) -> Features:
+        """Frames (uint8 0..255 or float 0..1, any size) to float32 features, normalised if there are statistics.
+
+        Raises:
+            DilaError: float frames that are not in 0..1.
+        """
+        if o.is_floating_point() and o.numel() and float(o.amax()) > BRIGHTEST:
+            raise DilaError(f"float frames should be in 0..1 but reach {float(o.amax()):.0f}; divide by 255 or give uint8")
+        batch = o.shape[0]
+        chunk = CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
+        chunks = [self.features(self.prepare(part)).float() for part in o.flatten(0, 1).split(chunk)]
+        e = torch.cat(chunks) if chunks else torch.empty(0, *self.grid, self.feature_dim, device=self.device)
+        if self.statistics is not None:
+            e = self.statistics.normalise(e)
+        return rearrange(e, "(b t) h w d -> b t h w d", b=batch, t=o.shape[1])
+
+    def prepare(self, o: Tensor) -> Float[Tensor, "N 3 Y X"]:
+        """Frames ``N 3 Y X`` of any type to the network's device and size, ImageNet-normalised."""
+        x = o.to(self.device)
+        x = x.float() if x.is_floating_point() else x.float() / 255
+        if tuple(x.shape[-2:]) != self.resize.size:
+            x = F.interpolate(
+                x, self.resize.size, mode=self.resize.mode, align_corners=False, antialias=self.resize.antialias
+            )
+        return (x - _per_channel(IMAGENET_MEAN, x)) / _per_channel(IMAGENET_STD, x)
+
+    def with_statistics(self, statistics: FeatureStatistics | None) -> Self:
+        """The same encoder, network shared, with other statistics; None gives raw features."""
+        other = copy.copy(self)
+        other.statistics = statistics
+        return other
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the network, in place."""
+        self.network.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and where features come out."""
+        return next(self.network.parameters()).device
+
+
+def denormalise_pixels(x: Float[Tensor, "*batch 3 Y X"]) -> Float[Tensor, "*batch 3 Y X"]:
+    """ImageNet-normalised pixels back to 0..1, not clamped."""
+    return x * _per_channel(IMAGENET_STD, x) + _per_channel(IMAGENET_MEAN, x)
+
+
+def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device, dtype=like.dtype)[:, None, None]

@@ -1,0 +1,181 @@
+"""The decoder of the representation autoencoder (RAE, Zheng et al. 2025): a ViT of the MAE kind (He et al. 2022).
+
+Reads the published file layout (``dinov2_decoder.pt`` of the RAE release). Its sizes come from the tensors; the heads,
+which no tensor tells, are an argument.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from dila.errors import DilaError
+from dila.shapes import Features, Float, Pixels, Tensor
+from dila.vision.configs import to_json
+from dila.vision.encoder import denormalise_pixels
+from dila.vision.statistics import FeatureStatistics, read_tensors
+
+NORM_EPS = 1e-12
+PUBLISHED_GRID = 16
+
+
+@dataclass(frozen=True)
+class RAEDecoderConfig:
+    """`weights` is the published file, ``.pt`` or safetensors; `grid` is needed only if it lacks the position table."""
+
+    weights: str
+    heads: int = 16
+    grid: int = PUBLISHED_GRID
+
+
+@dataclass(frozen=True)
+class RAESizes:
+    """What the tensors of a file tell: `features` in, `width`, `depth`, `mlp`, `patch` in pixels, `grid` in tokens."""
+
+    features: int
+    width: int
+    depth: int
+    mlp: int
+    patch: int
+    grid: int
+
+
+class RAEDecoder(nn.Module):
+    """Features ``B T H W D``, normalised under `statistics` (None: raw), to frames of ``H * patch`` pixels.
+
+    Raises:
+        DilaError: no such file, or keys that are missing, unexpected or misshapen; heads that do not divide the width.
+    """
+
+    name: ClassVar[str] = "rae"
+
+    def __init__(self, config: RAEDecoderConfig, statistics: FeatureStatistics | None = None):
+        super().__init__()
+        self.settings = config
+        self.statistics = statistics
+        stored = dict(read_tensors(Path(config.weights), "RAE decoder weights"))
+        sizes = _sizes(stored, config)
+        if sizes.width % config.heads:
+            raise DilaError(f"{config.heads} heads do not divide the width {sizes.width} of {config.weights}; set heads")
+        stored.setdefault("decoder_pos_embed", sincos_table(sizes.grid, sizes.width))
+        self.sizes = sizes
+        with torch.device("meta"):
+            self._build(sizes, config.heads)
+        _check(stored, self.state_dict(), config.weights)
+        self.load_state_dict({key: value.float() for key, value in stored.items()}, assign=True)
+        self.eval().requires_grad_(False)
+
+    def forward(self, e: Features) -> Pixels:
+        """Frames in about 0..1, not clamped, with gradients to the features."""
+        z = e.float() if self.statistics is None else self.statistics.denormalise(e)
+        x = self.decoder_embed(rearrange(z, "b t h w d -> (b t) (h w) d"))
+        x = torch.cat([self.trainable_cls_token.expand(len(x), -1, -1), x], dim=1) + self.decoder_pos_embed
+        for layer in self.decoder_layers:
+            x = layer(x)
+        patches = self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        pixels = rearrange(
+            patches, "(b t) (h w) (p q c) -> b t c (h p) (w q)",
+            b=e.shape[0], h=e.shape[2], p=self.sizes.patch, q=self.sizes.patch,
+        )  # fmt: skip
+        return denormalise_pixels(pixels)
+
+    @torch.no_grad()
+    def decode(self, e: Features) -> Pixels:
+        """Frames in [0, 1], without gradients."""
+        return self(e).clamp(0, 1)
+
+    def config(self) -> dict[str, Any]:
+        """JSON-ready description from which `dila.vision.build_decoder` makes the same decoder, statistics aside."""
+        return to_json(self.name, self.settings)
+
+    def _build(self, sizes: RAESizes, heads: int) -> None:
+        # Names are those of the published file.
+        self.decoder_embed = nn.Linear(sizes.features, sizes.width)
+        self.trainable_cls_token = nn.Parameter(torch.empty(1, 1, sizes.width))
+        self.decoder_pos_embed = nn.Parameter(torch.empty(1, 1 + sizes.grid**2, sizes.width))
+        self.decoder_layers = nn.ModuleList(_Layer(sizes.width, sizes.mlp, heads) for _ in range(sizes.depth))
+        self.decoder_norm = nn.LayerNorm(sizes.width, eps=NORM_EPS)
+        self.decoder_pred = nn.Linear(sizes.width, 3 * sizes.patch**2)
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, mlp: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        projections = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
+        self.attention = nn.ModuleDict(
+            {"attention": projections, "output": nn.ModuleDict({"dense": nn.Linear(width, width)})}
+        )
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, mlp)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(mlp, width)})
+        self.layernorm_before = nn.LayerNorm(width, eps=NORM_EPS)
+        self.layernorm_after = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def forward(self, x: Float[Tensor, "N L C"]) -> Float[Tensor, "N L C"]:
+        x = x + self._attend(self.layernorm_before(x))
+        return x + self.output["dense"](F.gelu(self.intermediate["dense"](self.layernorm_after(x))))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            rearrange(self.attention["attention"][name](x), "n l (a c) -> n a l c", a=self.heads)
+            for name in ("query", "key", "value")
+        )
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.attention["output"]["dense"](rearrange(out, "n a l c -> n l (a c)"))
+
+
+def sincos_table(grid: int, width: int) -> Float[Tensor, "1 L C"]:
+    """The fixed position table of MAE for a square grid, row-major, with a row of zeros in front for the class token.
+
+    The first half of the channels tells the column, the second the row; each is sines, then cosines, of
+    ``position / 10000^(i / (width / 4))`` (MAE's ``util/pos_embed.py``).
+    """
+    quarter = width // 4
+    frequency = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * frequency
+    axis = torch.cat([angle.sin(), angle.cos()], dim=1)
+    column = axis[None].expand(grid, grid, -1)
+    row = axis[:, None].expand(grid, grid, -1)
+    table = torch.cat([column, row], dim=-1).flatten(0, 1)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), table])[None].float()
+
+
+def _sizes(stored: Mapping[str, Tensor], config: RAEDecoderConfig) -> RAESizes:
+    needed = {"decoder_embed.weight": 2, "decoder_pred.weight": 2, "decoder_layers.0.intermediate.dense.weight": 2}
+    if missing := [key for key in needed if key not in stored]:
+        raise DilaError(f"{config.weights} is no RAE decoder: it lacks {', '.join(missing)}")
+    if bad := [key for key, ndim in needed.items() if stored[key].ndim != ndim]:
+        raise DilaError(f"{config.weights} is no RAE decoder: {', '.join(bad)} should be a matrix")
+    width, features = stored["decoder_embed.weight"].shape
+    numbers = [int(m[1]) for key in stored if (m := re.match(r"decoder_layers\.(\d+)\.", key))]
+    table = stored.get("decoder_pos_embed")
+    return RAESizes(
+        features=features,
+        width=width,
+        depth=1 + max(numbers),
+        mlp=stored["decoder_layers.0.intermediate.dense.weight"].shape[0],
+        patch=isqrt(stored["decoder_pred.weight"].shape[0] // 3),
+        grid=isqrt(table.shape[-2] - 1) if table is not None and table.ndim == 3 else config.grid,
+    )
+
+
+def _check(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], weights: str) -> None:
+    faults = {
+        "missing": sorted(wanted.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - wanted.keys()),
+        "misshapen": [
+            f"{key} {list(stored[key].shape)} for {list(wanted[key].shape)}"
+            for key in sorted(wanted.keys() & stored.keys())
+            if stored[key].shape != wanted[key].shape
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{fault}: {', '.join(keys)}" for fault, keys in faults.items() if keys)
+        raise DilaError(f"{weights} does not fit an RAE decoder ({told}); give the decoder's own file")

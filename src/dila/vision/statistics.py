@@ -1,0 +1,125 @@
+"""Normalisation of frozen features: ``(x - mean) / sqrt(var + 1e-5)``, fitted once and kept with the encoder."""
+
+import os
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dila.errors import DilaError
+from dila.shapes import Float, Frames, Pixels, Tensor
+
+if TYPE_CHECKING:
+    from dila.vision.encoder import FrozenEncoder
+
+EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Mean and variance of features, each broadcastable to ``H W D``: ``D`` (a number a channel) or ``H W D``."""
+
+    mean: Float[Tensor, "..."]
+    var: Float[Tensor, "..."]
+
+    def normalise(self, e: Float[Tensor, "*batch H W D"]) -> Float[Tensor, "*batch H W D"]:
+        """Raw features to features of about zero mean and unit variance, float32."""
+        mean, var = self.mean.to(e.device), self.var.to(e.device)
+        return (e.float() - mean) * torch.rsqrt(var + EPSILON)
+
+    def denormalise(self, e: Float[Tensor, "*batch H W D"]) -> Float[Tensor, "*batch H W D"]:
+        """The inverse of `normalise`; gradients flow."""
+        mean, var = self.mean.to(e.device), self.var.to(e.device)
+        return e.float() * torch.sqrt(var + EPSILON) + mean
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file of ``mean`` and ``var``, whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        save_file({"mean": self.mean.contiguous().cpu(), "var": self.var.contiguous().cpu()}, partial)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "FeatureStatistics":
+        """Read what `save` wrote, or a released RAE ``stat.pt`` (keys mean and var, ``[1] D H W``, channels first).
+
+        Raises:
+            DilaError: there is no such file, or it holds no statistics.
+        """
+        path = Path(path)
+        stored = read_tensors(path, "feature statistics")
+        if missing := {"mean", "var"} - stored.keys():
+            raise DilaError(f"{path} is no file of feature statistics: it lacks {', '.join(sorted(missing))}")
+        mean, var = stored["mean"].float(), stored["var"].float()
+        if path.suffix != ".safetensors":
+            mean, var = _channels_last(mean, path), _channels_last(var, path)
+        if mean.shape != var.shape or bool((var < 0).any()):
+            raise DilaError(f"{path} is no file of feature statistics: mean and var differ in shape or var is negative")
+        return cls(mean, var)
+
+
+def fit_statistics(encoder: "FrozenEncoder", batches: Iterable[Frames | Pixels]) -> FeatureStatistics:
+    """Per-channel statistics of an encoder's raw features over batches of frames ``B T 3 Y X``, one pass.
+
+    Raises:
+        DilaError: there was no frame.
+    """
+    raw = encoder.with_statistics(None)
+    return accumulate(raw.encode(o) for o in batches)
+
+
+def accumulate(features: Iterable[Float[Tensor, "..."]]) -> FeatureStatistics:
+    """Per-channel mean and variance of raw features ``... D``, summed in float64 so that the order does not matter.
+
+    Raises:
+        DilaError: there was no feature.
+    """
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for e in features:
+        tokens = e.flatten(0, -2).double().cpu()
+        count += len(tokens)
+        total = total + tokens.sum(0)
+        squares = squares + tokens.square().sum(0)
+    if count == 0:
+        raise DilaError("feature statistics need at least one frame, and the data gave none; check the data folder")
+    mean = total / count
+    return FeatureStatistics(mean.float(), (squares / count - mean.square()).clamp_min(0).float())
+
+
+def read_tensors(path: Path, what: str) -> Mapping[str, Tensor]:
+    """The tensors of a safetensors file or of a ``torch.save`` dictionary, on the CPU; no code of the file is run.
+
+    Raises:
+        DilaError: there is no such file, or it is not such a file; `what` names its purpose in the sentence.
+    """
+    if not path.is_file():
+        raise DilaError(f"there is no file of {what} at {path}; check the path")
+    with _unreadable(path, what):
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(stored, Mapping):
+        raise DilaError(f"{path} should hold a dictionary of tensors ({what}) but holds a {type(stored).__name__}")
+    return {key: value for key, value in stored.items() if isinstance(value, Tensor)}
+
+
+@contextmanager
+def _unreadable(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise DilaError(f"{path} cannot be read as a file of {what}: {error}") from error
+
+
+def _channels_last(x: Tensor, path: Path) -> Tensor:
+    if x.ndim == 4 and len(x) == 1:
+        x = x[0]
+    if x.ndim not in (1, 3):
+        raise DilaError(f"{path} should hold statistics of shape [D, H, W], [1, D, H, W] or [D], not {list(x.shape)}")
+    return x.permute(1, 2, 0).contiguous() if x.ndim == 3 else x
