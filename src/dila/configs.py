@@ -1,4 +1,8 @@
-"""Config dataclasses to JSON and back, nested as they are, with errors that name the field."""
+"""Config dataclasses to JSON and back, nested as they are, with errors that name the field.
+
+Where a field may hold one of several dataclasses (``objective: OneStep | Rollout``), its JSON says which under the
+key ``kind``, the name of the class.
+"""
 
 import dataclasses
 import types
@@ -10,19 +14,16 @@ from dila.errors import DilaError
 
 Config = TypeVar("Config")
 
+KIND = "kind"
+"""Key under which JSON names the class of a value that could be one of several."""
+
 
 def to_json(config: Any) -> Any:
     """A dataclass as a JSON-ready dict of its fields; tuples become lists, nested dataclasses dicts."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    if isinstance(config, list | tuple):
-        return [to_json(part) for part in config]
-    if isinstance(config, dict):
-        return {key: to_json(part) for key, part in config.items()}
-    return config
+    return _described(config, None)
 
 
-def from_json(cls: type[Config], described: Mapping[str, Any], where: str = "") -> Config:
+def from_json(cls: type[Config], described: Any, where: str = "") -> Config:
     """The config that `to_json` described.
 
     Raises:
@@ -40,8 +41,41 @@ def from_json(cls: type[Config], described: Mapping[str, Any], where: str = "") 
     return cls(**{name: _value(kinds[name], value, f"{where}.{name}") for name, value in described.items()})
 
 
+def _described(value: Any, kind: Any) -> Any:
+    """``value`` as JSON, where its field declares ``kind``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kinds = typing.get_type_hints(type(value))
+        fields = {f.name: _described(getattr(value, f.name), kinds[f.name]) for f in dataclasses.fields(value)}
+        return {KIND: type(value).__name__} | fields if _choices(kind) else fields
+    if isinstance(value, list | tuple):
+        kinds = typing.get_args(kind) if typing.get_origin(kind) in (tuple, list) else ()
+        repeated = not kinds or kinds[-1] is Ellipsis or len(kinds) != len(value)
+        each = [kinds[0] if kinds else None] * len(value) if repeated else kinds
+        return [_described(part, its_kind) for part, its_kind in zip(value, each, strict=True)]
+    if isinstance(value, dict):
+        return {key: _described(part, None) for key, part in value.items()}
+    return value
+
+
+def _choices(kind: Any) -> dict[str, type]:
+    """The dataclasses that a field may hold, by name; empty where there are not several to tell apart."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return {}
+    classes = [part for part in typing.get_args(kind) if isinstance(part, type) and dataclasses.is_dataclass(part)]
+    return {part.__name__: part for part in classes} if len(classes) > 1 else {}
+
+
+def _chosen(choices: Mapping[str, type], described: Mapping[str, Any], where: str) -> Any:
+    name = str(described.get(KIND))
+    if name not in choices:
+        raise DilaError(f"{where}.{KIND} should be one of {', '.join(choices)}, not {name!r}")
+    return from_json(choices[name], {key: value for key, value in described.items() if key != KIND}, where)
+
+
 def _value(kind: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(kind)
+    if isinstance(value, Mapping) and (choices := _choices(kind)):
+        return _chosen(choices, value, where)
     if origin in (typing.Union, types.UnionType):
         return _first_that_fits(typing.get_args(kind), value, where)
     if dataclasses.is_dataclass(kind):

@@ -27,6 +27,7 @@ class LatentActionModel(Protocol[State]):
         ...
 
 
+@runtime_checkable
 class Episode(Protocol):
     """One unbroken recording: the unit that data sets are split by and windows never cross.
 
@@ -80,7 +81,10 @@ class FrameDecoder(Protocol):
         ...
 
 
+@runtime_checkable
 class Cost(Protocol):
     """What a plan is judged by; lower is better."""
 
-    def __call__(self, e_hat: Float[Tensor, "S K H W D"]) -> Float[Tensor, " S"]: ...
+    def __call__(self, e_hat: Float[Tensor, "S K H W D"]) -> Float[Tensor, " S"]:
+        """One number a candidate future."""
+        ...

@@ -1,0 +1,1 @@
+"""The command ``dila``: thin verbs over the Python calls."""

@@ -43,7 +43,8 @@ class Clips(Dataset[Clip]):
     """Windows of `frames` frames inside one episode each.
 
     Frame k of a window is the one nearest to t0 + k * stride. A window counts only if its frames are all different
-    and none is further than half a stride from its time: nothing is padded, repeated or bridged over a gap.
+    and none is further from its time than half a stride or the usual (median) time between frames: nothing is padded,
+    repeated or bridged over a gap.
 
     Columns that not every usable episode has are dropped. `action` is dropped as well, for all clips, when transitions
     do not all span the same number of raw frames (a variable frame rate, or a stride that is no multiple of the frame
@@ -73,7 +74,9 @@ class Clips(Dataset[Clip]):
         size: int | tuple[int, int] | None = None,
     ):
         if frames < 2 or hop < 1 or (stride is not None and not stride > 0):
-            raise DilaError(f"frames = {frames} must be at least 2, hop = {hop} at least 1 and stride = {stride} above 0")
+            raise DilaError(
+                f"frames = {frames} must be at least 2, hop = {hop} at least 1 and stride = {stride} above 0"
+            )
         self.episodes = list(episodes)
         self.frames, self.stride, self.hop = frames, stride, hop
         self.size = (size, size) if isinstance(size, int) else size
@@ -100,11 +103,11 @@ class Clips(Dataset[Clip]):
 
     def _windows(self, times: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Raw frame numbers ``S T`` for windows that begin at `starts`; past the end, the number of frames."""
-        if self.stride is None:
+        if self.stride is None or len(times) < 2:
             return np.minimum(starts[:, None] + np.arange(self.frames), len(times))
         goals = times[starts][:, None] + np.arange(self.frames) * self.stride
-        nearest = np.searchsorted((times[1:] + times[:-1]) / 2, goals - TIE)
-        return np.where(goals > times[-1] + self.stride / 2, len(times), nearest)
+        # The last frame stands for as long as the one before it, or else it would be "nearest" to times past the end.
+        return np.searchsorted(np.append(times[1:] + times[:-1], 3 * times[-1] - times[-2]) / 2, goals - TIE)
 
     def _choose_columns(self) -> None:
         used = [self.episodes[i] for i in np.unique(self._owner)]
@@ -112,7 +115,9 @@ class Clips(Dataset[Clip]):
         for name in sorted(set().union(*(e.columns for e in used)) - everywhere):
             self.dropped[name] = "not every episode has it"
         if "action" in everywhere and len(self._steps) > 1:
-            self.dropped["action"] = f"transitions span {self._steps} raw frames; choose a stride that fits the frame rate"
+            self.dropped["action"] = (
+                f"transitions span {self._steps} raw frames; choose a stride that fits the frame rate"
+            )
         self._columns = sorted(everywhere - set(self.dropped))
 
     def _why_short(self, times: np.ndarray) -> str:
@@ -167,7 +172,8 @@ def _usable(times: np.ndarray, index: np.ndarray, stride: int | float | None) ->
         return inside
     at = times[np.minimum(index, len(times) - 1)]
     goals = at[:, :1] + np.arange(index.shape[1]) * stride
-    near = (np.abs(at - goals) <= stride / 2 + TIE).all(axis=1)
+    slack = min(stride / 2, float(np.median(np.diff(times)))) + TIE
+    near = (np.abs(at - goals) <= slack).all(axis=1)
     return inside & near & (np.diff(index, axis=1) > 0).all(axis=1)
 
 
@@ -214,7 +220,9 @@ class EpochSampler(Sampler[int]):
         if not (batch_size >= 1 and 0 <= rank < world):
             raise DilaError(f"batch_size = {batch_size} must be at least 1 and rank = {rank} in 0 to {world - 1}")
         if length < batch_size * world:
-            raise DilaError(f"{length} clips do not fill a batch of {batch_size} in {world} process(es); lower the batch")
+            raise DilaError(
+                f"{length} clips do not fill a batch of {batch_size} in {world} process(es); lower the batch"
+            )
         self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
         self.epoch = 0
         self.used = 0

@@ -77,6 +77,8 @@ def open_corpus(path: str | Path, fps: int | float | None = None) -> Corpus:
     if not path.exists():
         raise DilaError(f"{path} does not exist")
     reader = _reader(path)
+    if reader is None and not path.is_dir():
+        raise DilaError(_nothing(path, []))
     root = path.resolve().parent if reader else path
     sources = [(path, reader)] if reader else list(_search(path, set()))
     found: list[Any] = []

@@ -38,7 +38,7 @@ class FrameEpisode:
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
         """The images with these indices, RGB; raises `DilaError` when one is unreadable or of another size."""
         wanted = [int(f) for f in frames]
-        if wanted and not (0 <= min(wanted) and max(wanted) < len(self.names)):
+        if wanted and (min(wanted) < 0 or max(wanted) >= len(self.names)):
             raise DilaError(f"{self.path} has frames 0 to {len(self.names) - 1}, not {min(wanted)} to {max(wanted)}")
         out = torch.empty((len(wanted), 3, *self.size), dtype=torch.uint8)
         for row, frame in enumerate(wanted):
@@ -90,8 +90,8 @@ def _stored_fps(path: Path) -> float | None:
         return None
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        rate = float(meta["fps"]) if "fps" in meta else None
-    except (ValueError, TypeError, OSError) as error:
+        rate = float(meta["fps"]) if meta.get("fps") is not None else None
+    except (ValueError, TypeError, AttributeError, OSError) as error:
         raise DilaError(f'{path} must be JSON such as {{"fps": 10}}: {error}') from error
     if rate is not None and not 0 < rate < float("inf"):
         raise DilaError(f"{path} gives fps = {rate}; it must be above 0")
@@ -107,7 +107,9 @@ def _image_size(path: Path) -> tuple[int, int]:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise DilaError(f"{path} is not a readable image; replace or remove it") from error
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DilaError(f"{path} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all")
+        raise DilaError(
+            f"{path} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all"
+        )
     return height, width
 
 
@@ -118,7 +120,8 @@ def _read_image(path: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 Y X"]:
         with Image.open(path) as image:
             if image.size != size[::-1]:
                 raise DilaError(
-                    f"{path} is {image.width} x {image.height}, but the first image of its folder is {size[1]} x {size[0]}"
+                    f"{path} is {image.width} x {image.height}, but the first image of its folder is "
+                    f"{size[1]} x {size[0]}"
                 )
             picture = np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -33,6 +33,8 @@ NAMES = {
     "background": ("x", "y", "blend"),
     "kind": ("kind",),
 }
+VERSION = 1
+"""To be raised when the same seed begins to give other data, so that no recording mixes the two."""
 FPS = 10.0
 RADIUS = 0.22
 """Of the object at log_scale 0, in widths of the picture."""
@@ -114,7 +116,7 @@ def render_primitives(
     if kind not in (*KINDS, "mixed"):
         raise DilaError(f"kind = {kind!r} must be mixed or one of {', '.join(KINDS)}")
     renderer = PrimitiveRenderer(frames, size, seed, kind, moving_background)
-    settings = {"source": "primitives", "fps": fps, **asdict(renderer)}
+    settings = {"source": "primitives", "version": VERSION, "fps": fps, **asdict(renderer)}
     return record(out, episodes, renderer, settings=settings, names=NAMES, fps=fps, workers=workers, progress=progress)
 
 
@@ -144,9 +146,7 @@ def _fold(path: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return folded
 
 
-def _draw(
-    thing: Tensor, near: Tensor, far: Tensor, states: np.ndarray, background: np.ndarray, size: int
-) -> Tensor:
+def _draw(thing: Tensor, near: Tensor, far: Tensor, states: np.ndarray, background: np.ndarray, size: int) -> Tensor:
     """Pictures uint8 ``N 3 Y X``, drawn at twice the size and averaged against aliasing."""
     state = torch.from_numpy(states).float()
     scene = torch.from_numpy(background).float()

@@ -23,6 +23,8 @@ from dila.data.recording import Recorded, record
 from dila.errors import DilaError, MissingExtra
 from dila.shapes import Tensor, UInt8
 
+VERSION = 1
+"""To be raised when the same seed begins to give other data, so that no recording mixes the two."""
 BOARD = 512
 FPS = 10
 # Steady motion by d units a step needs a target this many d ahead of the agent: the PD controller (k_p 100, k_v 20,
@@ -30,6 +32,8 @@ FPS = 10
 LEAD = 2.5
 REACH = (22.0, 490.0)
 """Where the agent's centre may go: its radius away from the walls."""
+MARGIN = 70
+"""A block whose centre is nearer than this to a wall is not pushed further out."""
 NAMES = {"action": ("x", "y"), "state": ("agent_x", "agent_y", "block_x", "block_y", "block_angle")}
 
 Policy = Literal["random", "push", "mixed"]
@@ -98,10 +102,8 @@ def record_pusht(
         raise DilaError(f"policy = {policy!r} must be random, push or mixed")
     _import_gym()
     recorder = PushTRecorder(frames, size, seed, policy, goal)
-    settings = {"source": "gym_pusht/PushT-v0", "fps": FPS, **asdict(recorder)}
-    return record(
-        out, episodes, recorder, settings=settings, names=NAMES, fps=FPS, workers=workers, progress=progress
-    )
+    settings = {"source": "gym_pusht/PushT-v0", "version": VERSION, "fps": FPS, **asdict(recorder)}
+    return record(out, episodes, recorder, settings=settings, names=NAMES, fps=FPS, workers=workers, progress=progress)
 
 
 def make_pusht(max_steps: int) -> Any:
@@ -148,6 +150,8 @@ class Driver:
 
     def target(self, agent: np.ndarray, block: np.ndarray) -> np.ndarray:
         """The next action [x, y] in 0..512, given the agent's position and the block's pose."""
+        if self._squeezes(agent, block_centre(block)):
+            self.legs = deque([(np.full(2, BOARD / 2), self._speed(), 6)])
         while not self.legs or self.legs[0][2] == 0 or self._arrived(agent):
             if self.legs:
                 self.legs.popleft()
@@ -165,6 +169,11 @@ class Driver:
     def _arrived(self, agent: np.ndarray) -> bool:
         point, speed, _ = self.legs[0]
         return speed > 0 and bool(np.linalg.norm(point - agent) < 0.7 * speed)
+
+    def _squeezes(self, agent: np.ndarray, centre: np.ndarray) -> bool:
+        """Whether the agent, which nothing stops, is about to press the block through a wall."""
+        outward = ((centre < MARGIN) & (self.motion < 0)) | ((centre > BOARD - MARGIN) & (self.motion > 0))
+        return bool(np.linalg.norm(centre - agent) < 110 and outward.any())
 
     def _wander(self, agent: np.ndarray, block: np.ndarray) -> list[tuple[np.ndarray, float, int]]:
         """A few free points, drawn toward the edges because straight lines between points favour the middle."""

@@ -10,9 +10,10 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,19 +109,24 @@ def _run(job: _Job, numbers: list[int], workers: int) -> Iterator[None]:
         yield from map(job, numbers)
         return
     # Spawned, not forked: a fork of a process in which torch or SDL already has threads can hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        yield from _drain(pool.map(job, numbers, chunksize=1))
+        yield from pool.map(job, numbers)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _drain(results: Iterable[None]) -> Iterator[None]:
-    yield from results
-
-
-def _one_thread() -> None:
+def _start_worker() -> None:
     torch.set_num_threads(1)
+    Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A pool whose owner was killed would otherwise wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:

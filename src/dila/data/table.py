@@ -16,6 +16,7 @@ The schema's metadata may hold, under the key ``names``, JSON that names the com
 import json
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def read_table(
     names = _names(path, table.schema.metadata or {}, values)
     edges = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1], [True]])) if len(ids) else np.array([0])
     columns = {}
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges.tolist()):
         name = str(ids[start])
         if name not in lengths:
             continue

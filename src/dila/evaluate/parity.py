@@ -6,6 +6,7 @@ every intermediate output, losses, gradients) and ``config.json`` (sizes and the
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,16 @@ from dila.errors import DilaError
 from dila.imagine.rollout import steps
 from dila.interop.released import from_released, released_name
 from dila.model.dila import DiLA
-from dila.shapes import Content, Features, LatentActions, Tensor
+from dila.shapes import Content, Features, Float, LatentActions, Tensor
 from dila.train.objectives import ActionConditioned, Batch, Objective, OneStep, Rollout, Terms, Weights
 
 TOLERANCE = 1e-4
+_FILES = ("config.json", "weights.safetensors", "io.safetensors")
 _INPUTS = {"x", "x_src", "z_random", "actions"}
+_RELEASED_LOSS = {
+    "feature": "sensory_gen", "structure": "grid", "action": "action", "diversity": "action", "norm": "l2",
+    "symmetry": "symmetry",
+}  # fmt: skip
 _TERMS = Terms(as_released=True)
 _PHASES: dict[str, Objective] = {
     "phase1": OneStep(_TERMS), "phase2": Rollout(_TERMS), "phase3": ActionConditioned(_TERMS)
@@ -37,7 +43,7 @@ class Recording(NamedTuple):
     config: dict[str, Any]
 
 
-def compare(folder: str | Path) -> dict[str, float]:
+def compare(folder: str | Path, device: str = "cpu") -> dict[str, float]:
     """Largest relative error of each recorded output, loss and gradient: ``max|ours - theirs| / max|theirs|``.
 
     Gradient norms recorded in the config are compared too, under ``grad_norm/``, relative to the largest of a phase.
@@ -45,44 +51,55 @@ def compare(folder: str | Path) -> dict[str, float]:
     Raises:
         DilaError: a file of the folder is missing or damaged, or an item has a name that we cannot compute.
     """
-    recording = read_recording(folder)
+    recording = read_recording(folder, device)
     ours = dict(_outputs(recording)) | dict(_losses_and_gradients(recording))
-    unknown = sorted(recording.io.keys() - ours.keys() - _INPUTS)
-    if unknown:
-        raise DilaError(f"{folder}: io.safetensors has items this comparison does not know: {', '.join(unknown)}")
-    errors = {name: _error(ours[name], theirs) for name, theirs in recording.io.items() if name not in _INPUTS}
-    for phase, norms in recording.config.get("grad_norms", {}).items():
-        known = {name: norm for name, norm in norms.items() if norm is not None}
+    norms = _recorded_norms(recording.config)
+    if unknown := sorted((recording.io.keys() | norms.keys()) - ours.keys() - _INPUTS):
+        raise DilaError(f"{folder} has items this comparison does not know: {', '.join(unknown)}")
+    errors = {name: _error(name, ours[name], theirs) for name, theirs in recording.io.items() if name not in _INPUTS}
+    return errors | {name: abs(float(ours[name]) - norm) / largest for name, (norm, largest) in norms.items()}
+
+
+def _recorded_norms(config: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Each gradient norm of the config, with the largest of its phase."""
+    norms = {}
+    for phase, recorded in config.get("grad_norms", {}).items():
+        known = {name: norm for name, norm in recorded.items() if norm is not None}
         largest = max(known.values(), default=1.0)
-        for name, norm in known.items():
-            errors[f"grad_norm/{phase}/{name}"] = abs(float(ours[f"grad_norm/{phase}/{name}"]) - norm) / largest
-    return errors
+        norms |= {f"grad_norm/{phase}/{name}": (norm, largest) for name, norm in known.items()}
+    return norms
 
 
-def read_recording(folder: str | Path) -> Recording:
+def _weights(config: dict[str, Any]) -> dict[str, float]:
+    """Weight of each of our terms in the recorded total; the released ones where the config names none."""
+    recorded, weights = config.get("loss_weights", {}), asdict(Weights())
+    return {name: recorded.get(f"{_RELEASED_LOSS[name]}_loss", weight) for name, weight in weights.items()}
+
+
+def read_recording(folder: str | Path, device: str = "cpu") -> Recording:
     """The model and the recorded numbers of a folder. Raises DilaError naming what is missing or damaged."""
     folder = Path(folder)
+    if missing := [name for name in _FILES if not (folder / name).is_file()]:
+        raise DilaError(f"{folder} lacks {', '.join(missing)}: a parity folder holds {', '.join(_FILES)}")
     try:
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "weights.safetensors")
         io = load_file(folder / "io.safetensors")
-    except FileNotFoundError as error:
-        raise DilaError(f"{error.filename} is missing: a parity folder holds config.json, weights.safetensors and io.safetensors") from error  # fmt: skip
     except (SafetensorError, ValueError) as error:
         raise DilaError(f"{folder} cannot be read ({error}): copy it anew") from error
     state = {name.removeprefix("weights/"): tensor.float() for name, tensor in weights.items()}
-    io = {name.removeprefix("io/"): tensor.float() for name, tensor in io.items()}
+    io = {name.removeprefix("io/"): tensor.float().to(device) for name, tensor in io.items()}
     if "x" not in io:
         raise DilaError(f"{folder}/io.safetensors lacks 'x', the input features [B, T, D, H, W]")
     model = from_released(state, (io["x"].shape[3], io["x"].shape[4]), str(folder / "weights.safetensors"))
-    return Recording(model, io, config)
+    return Recording(model.to(device), io, config)
 
 
-def _error(ours: Tensor, theirs: Tensor) -> float:
+def _error(name: str, ours: Tensor, theirs: Tensor) -> float:
     if ours.numel() != theirs.numel():
-        raise DilaError(f"recorded tensor of shape {list(theirs.shape)} where ours has {list(ours.shape)}")
+        raise DilaError(f"the recorded {name} has shape {list(theirs.shape)} where ours has {list(ours.shape)}")
     ours, theirs = ours.detach().float().reshape(theirs.shape), theirs.float()
-    if not ours.isfinite().all():
+    if not (ours.isfinite().all() and theirs.isfinite().all()):
         return float("inf")
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
 
@@ -137,7 +154,7 @@ def _outputs(recording: Recording) -> Iterator[tuple[str, Tensor]]:
         yield "action_mlp", model.encode_actions(io["actions"])
 
 
-def _memory_by_step(model: DiLA, c: Content, frames: int) -> Content:
+def _memory_by_step(model: DiLA, c: Content, frames: int) -> Float[Tensor, "B K H W Dc"]:
     """Content memory of the last frames, read one by one after the others were read at once."""
     _, state = model.memory(c[:, :-frames])
     read = []
@@ -183,19 +200,17 @@ def _losses_and_gradients(recording: Recording) -> Iterator[tuple[str, Tensor]]:
     model, io = recording.model, recording.io
     e = _last(io["x"])
     actions = io["actions"][:, :-1] if "actions" in io else None
-    for phase, objective in _PHASES.items():
-        if not any(name.startswith(f"loss/{phase}/") for name in io):
-            continue
+    weights = _weights(recording.config)
+    phases = {name.split("/")[1] for name in [*io, *_recorded_norms(recording.config)] if name.count("/") > 1}
+    for phase in sorted(phases & _PHASES.keys()):
         model.zero_grad()
-        out = objective(model, Batch(e, actions))
-        out.total.backward()
-        losses = out.losses
-        yield f"loss/{phase}/sensory_gen", losses["feature"]
-        yield f"loss/{phase}/grid", losses["structure"]
-        yield f"loss/{phase}/action", losses["action"] + losses["diversity"]
-        yield f"loss/{phase}/l2", losses["norm"]
-        yield f"loss/{phase}/symmetry", losses["symmetry"]
-        yield f"loss/{phase}/total", out.total
+        losses = _PHASES[phase](model, Batch(e, actions)).losses
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        total.backward()
+        for released in set(_RELEASED_LOSS.values()):
+            parts = [loss for name, loss in losses.items() if _RELEASED_LOSS[name] == released]
+            yield f"loss/{phase}/{released}", torch.stack(parts).sum()
+        yield f"loss/{phase}/total", total
         for name, parameter in model.named_parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             yield f"grad/{phase}/{released_name(name)}", gradient

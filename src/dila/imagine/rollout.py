@@ -17,7 +17,7 @@ def steps(
         yield state, e_hat
 
 
-def rollout(model: LatentActionModel[State], context: Features, z: LatentActions) -> Features:
+def rollout(model: LatentActionModel[State], context: Features, z: LatentActions) -> Float[Tensor, "B K H W D"]:
     """Predicted features of the K frames after the context (paper equation 5).
 
     Args:

@@ -7,7 +7,7 @@ norms that self-attention never reads. Sizes are read off the tensors.
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +29,9 @@ from dila.nn.attention import Attention
 from dila.shapes import Tensor
 
 RELEASED_QUIRKS = Quirks(rope_before_scale=True, single_frame_rollout=True, forget_conv_window=True)
+
+_UNREAD = "released_context_gamma"
+"""Buffer that keeps what a checkpoint had in a norm that nothing reads, so that writing it back changes no bit."""
 
 _ST = "structure_encoder.ST_model"
 _FUSION = "content_fusion.fusion_decoder"
@@ -91,15 +94,36 @@ def released_name(name: str) -> str:
 
 
 def to_released(model: DiLA) -> dict[str, Tensor]:
-    """State dict of ``model`` in the released layout, unused tensors included at their initial values."""
+    """State dict of ``model`` in the released layout, the tensors that nothing reads included.
+
+    Raises:
+        DilaError: the model has parts that the released one lacks, so that no released layout holds it.
+    """
+    foreign = [name for name, value in _choices(model.config).items() if value != _choices(DiLAConfig())[name]]
+    if foreign:
+        raise DilaError(f"the released layout has no place for a model with another {', '.join(foreign)}")
     state = {released_name(name): tensor.detach() for name, tensor in model.state_dict().items()}
-    for name, module in model.named_modules():
-        if isinstance(module, Attention) and module.context_norm is None:
-            unused = released_name(f"{name}.norm.weight").replace(".norm.gamma", ".context_norm.gamma")
-            state[unused] = torch.ones_like(module.norm.weight)
+    for name, module in _unread_norms(model):
+        state[name] = getattr(module, _UNREAD, torch.ones_like(module.norm.weight))
     for name in [name for name in state if name.endswith(".gamma")]:
         state[name.removesuffix("gamma") + "beta"] = torch.zeros_like(state[name])
     return state
+
+
+def _choices(config: DiLAConfig) -> dict[str, object]:
+    return {
+        "width": config.width,
+        "time_padding": config.time_padding,
+        "idm.pairwise": config.idm.pairwise,
+        "decoder.predicts": config.decoder.predicts,
+    }
+
+
+def _unread_norms(model: DiLA) -> Iterator[tuple[str, Attention]]:
+    """The self-attentions, each with the key of the context norm that the released one has and never reads."""
+    for name, module in model.named_modules():
+        if isinstance(module, Attention) and module.context_norm is None:
+            yield released_name(f"{name}.norm.weight").replace(".norm.gamma", ".context_norm.gamma"), module
 
 
 def save_released(model: DiLA, path: str | Path) -> None:
@@ -135,6 +159,8 @@ def from_released(state: Mapping[str, Tensor], grid: tuple[int, int] | None = No
     _check(to_released(model), state, source)
     own = {name: state[released_name(name)].clone() for name in model.state_dict()}
     model.load_state_dict(own, assign=True)
+    for name, module in _unread_norms(model):
+        module.register_buffer(_UNREAD, state[name].clone(), persistent=False)
     return model.eval().requires_grad_(True)
 
 
@@ -149,10 +175,14 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DilaError(f"cannot read {path}: {reason}; the file is damaged or not a checkpoint, copy it anew") from error
+        raise DilaError(
+            f"cannot read {path}: {reason}; the file is damaged or not a checkpoint, copy it anew"
+        ) from error
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise DilaError(f"{path} holds no state dict under 'model': a released checkpoint is a dict {{model, steps, ...}}")
+        raise DilaError(
+            f"{path} holds no state dict under 'model': a released checkpoint is a dict {{model, steps, ...}}"
+        )
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 

@@ -1,7 +1,7 @@
 """Backbone, e -> h: spatial attention, then causal temporal attention (paper section 3, symbol h).
 
-e  B T H W D  frozen features
-h  B T H W D  features that know their frame and its past
+e  B T H W D   frozen features
+h  B T H W Dh  features that know their frame and its past; Dh = D unless the config gives another width
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from torch import nn
 from dila.model.config import DiLAConfig
 from dila.nn.position import RelativePositionBias
 from dila.nn.st_transformer import SpatialLayer, TemporalCache, TemporalLayer
-from dila.shapes import Features, Tensor
+from dila.shapes import Features, Float, Tensor
 
 
 class BackboneCache(NamedTuple):
@@ -22,29 +22,30 @@ class BackboneCache(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Spatio-temporal transformer at the width of the features; no input projection, no absolute positions."""
+    """Spatio-temporal transformer without absolute positions, by default at the width of the features."""
 
     def __init__(self, config: DiLAConfig):
         super().__init__()
-        dim, sizes = config.feature_dim, config.backbone
+        dim, sizes = config.dim, config.backbone
         shared = {"dropout": config.dropout, "padding": config.time_padding}
+        self.proj_in = nn.Linear(config.feature_dim, dim) if config.width else nn.Identity()
         self.bias = RelativePositionBias(dim, sizes.heads)
         self.spatial = nn.ModuleList(
             SpatialLayer(dim, sizes.heads, sizes.head_dim, **shared) for _ in range(sizes.spatial_depth)
         )
         self.spatial_norm = nn.LayerNorm(dim, bias=False)
         self.temporal = nn.ModuleList(
-            TemporalLayer(
-                dim, sizes.heads, sizes.head_dim, rope_before_scale=config.quirks.rope_before_scale, **shared
-            )
+            TemporalLayer(dim, sizes.heads, sizes.head_dim, rope_before_scale=config.quirks.rope_before_scale, **shared)
             for _ in range(sizes.temporal_depth)
         )
         self.temporal_norm = nn.LayerNorm(dim, bias=False)
 
-    def forward(self, e: Features, cache: BackboneCache | None = None) -> tuple[Features, BackboneCache]:
+    def forward(
+        self, e: Features, cache: BackboneCache | None = None
+    ) -> tuple[Float[Tensor, "B T H W Dh"], BackboneCache]:
         """Read the next frames of a clip, one or many; ``cache`` is None at its start."""
         bias = self.bias(e.shape[2:4])
-        h, windows, past = e, [], []
+        h, windows, past = self.proj_in(e), [], []
         for i, layer in enumerate(self.spatial):
             h, window = layer(h, bias, cache and cache.spatial[i])
             windows.append(window)

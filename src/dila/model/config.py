@@ -88,7 +88,9 @@ class DiLAConfig:
         structure_dim: Ds.
         content_dim: Dc.
         action_dim: Dz, numbers in a latent action.
-        mlp_hidden: width of the maps h -> s, h -> c and s -> query; the feature width when None.
+        width: of the backbone and the fusion decoder. None, the paper's, is the width of the features; another width
+            puts a linear map before the backbone and one after the decoder.
+        mlp_hidden: width of the maps h -> s, h -> c and s -> query; the features' when None.
         real_action_dim: Da of the action encoder, or None for a model of latent actions only.
         time_padding: what the depthwise convolutions see before the first frame.
         dropout: of the backbone's and the decoder's feed-forward layers.
@@ -99,6 +101,7 @@ class DiLAConfig:
     structure_dim: int = 32
     content_dim: int = 256
     action_dim: int = 256
+    width: int | None = None
     mlp_hidden: int | None = None
     real_action_dim: int | None = None
     time_padding: TimePadding = "zeros"
@@ -109,6 +112,11 @@ class DiLAConfig:
     fdm: ForwardDynamicsConfig = field(default_factory=ForwardDynamicsConfig)
     decoder: FusionDecoderConfig = field(default_factory=FusionDecoderConfig)
     quirks: Quirks = field(default_factory=Quirks)
+
+    @property
+    def dim(self) -> int:
+        """Width of the backbone and the fusion decoder."""
+        return self.width or self.feature_dim
 
     @property
     def hidden(self) -> int:

@@ -18,7 +18,7 @@ MemoryState = tuple[MambaState, ...]
 
 def content_head(config: DiLAConfig) -> ResMLP:
     """The map h -> c at each token."""
-    return ResMLP(config.feature_dim, config.hidden, config.content_dim)
+    return ResMLP(config.dim, config.hidden, config.content_dim)
 
 
 class ContentMemory(nn.Module):

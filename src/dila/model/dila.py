@@ -6,7 +6,8 @@ c      B T H W Dc   content of a frame                   c_mem  B T H W Dc   con
 z      B K Dz       latent actions                       s_hat, e_hat        predictions of frames 1..K
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -80,7 +81,7 @@ class DiLA(nn.Module):
 
     def infer(self, e: Features) -> LatentActions:
         """Latent actions between consecutive frames."""
-        return self.idm(_change(self.observe(e).s))
+        return self._infer(self.observe(e))
 
     def forward(self, e: Features) -> Prediction:
         """Infer the actions of a clip and predict each frame from the true ones before it (equations 1 to 4)."""
@@ -88,7 +89,7 @@ class DiLA(nn.Module):
 
     def predict(self, seen: Observation, e: Features, z: LatentActions | None = None) -> Prediction:
         """Predict frames 1..K of an observed clip under ``z``, by default the clip's own actions."""
-        z = self.idm(_change(seen.s)) if z is None else z
+        z = self._infer(seen) if z is None else z
         ds_hat, _ = self.fdm(seen.s[:, :-1], z)
         s_hat = seen.s[:, :-1] + ds_hat
         e_hat, _ = self.decoder(s_hat, seen.c_mem[:, :-1], self.decoder.origin(e[:, 0]))
@@ -106,7 +107,7 @@ class DiLA(nn.Module):
         seen, backbone, memory = self._observe(e)
         origin, fdm, decoder = self.decoder.origin(e[:, 0]), None, None
         if e.shape[1] > 1 and not self.config.quirks.single_frame_rollout:
-            z = self.idm(_change(seen.s)) if z is None else z
+            z = self._infer(seen) if z is None else z
             ds_hat, fdm = self.fdm(seen.s[:, :-1], z)
             _, decoder = self.decoder(seen.s[:, :-1] + ds_hat, seen.c_mem[:, :-1], origin)
         return State(seen.s[:, -1], seen.c_mem[:, -1], origin, backbone, memory, fdm, decoder)
@@ -123,9 +124,7 @@ class DiLA(nn.Module):
         )
         return state._replace(fdm=fdm, decoder=decoder), s_hat, e_hat.squeeze(1)
 
-    def absorb(
-        self, state: State, e: Float[Tensor, "B H W D"], s: Float[Tensor, "B H W Ds"] | None = None
-    ) -> State:
+    def absorb(self, state: State, e: Float[Tensor, "B H W D"], s: Float[Tensor, "B H W Ds"] | None = None) -> State:
         """Move to the frame with these features; its structure is ``s``, or read from ``e`` when not given."""
         cache = None if self.config.quirks.single_frame_rollout else state.backbone
         h, backbone = self.backbone(e.unsqueeze(1), cache)
@@ -138,15 +137,14 @@ class DiLA(nn.Module):
         state, s_hat, e_hat = self.imagine(state, z)
         return self.absorb(state, e_hat, s_hat), e_hat
 
+    def _infer(self, seen: Observation) -> LatentActions:
+        return self.idm(seen.s[:, 1:] - seen.s[:, :-1])
+
     def _observe(self, e: Features) -> tuple[Observation, BackboneCache, MemoryState]:
         h, backbone = self.backbone(e)
         c = self.content(h)
         c_mem, memory = self.memory(c)
         return Observation(self.structure(h), c, c_mem), backbone, memory
-
-
-def _change(s: Structure) -> Structure:
-    return s[:, 1:] - s[:, :-1]
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -159,7 +157,7 @@ def repeat_state(state: State, copies: int) -> State:
     return _map(state, lambda x: x.repeat_interleave(copies, dim=0))
 
 
-def _map(value, fn):
+def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         return fn(value)
     if value is None:

@@ -6,7 +6,8 @@ e0     B H W D      features of the first frame
 e_hat  B K H W D    predicted features of frames 1..K
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 from torch import nn
 
@@ -30,20 +31,21 @@ class FusionDecoder(nn.Module):
 
     def __init__(self, config: DiLAConfig):
         super().__init__()
-        dim, sizes = config.feature_dim, config.decoder
+        dim, sizes = config.dim, config.decoder
         self.structure_in = ResMLP(config.structure_dim, config.hidden, dim)
         self.bias = RelativePositionBias(dim, sizes.heads)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(sizes.depth))
         self.norm_out = nn.LayerNorm(dim, bias=False)
-        self.to_change = nn.Linear(dim, dim) if sizes.predicts == "change" else None
-        if self.to_change is not None:
-            nn.init.zeros_(self.to_change.weight)
-            nn.init.zeros_(self.to_change.bias)
+        self.predicts_change = sizes.predicts == "change"
+        self.proj_out = nn.Linear(dim, config.feature_dim) if self.predicts_change or config.width else nn.Identity()
+        if self.predicts_change:
+            for parameter in self.proj_out.parameters():
+                nn.init.zeros_(parameter)
 
     def origin(self, e0: Float[Tensor, "B H W D"]) -> Origin:
         """Read the first frame once for all the frames that will be decoded."""
         e0 = e0.unsqueeze(1)
-        return Origin(e0, tuple(layer.across_origin.read(flatten(e0)) for layer in self.layers))
+        return Origin(e0, tuple(layer.across_origin.read(flatten(e0)) for layer in cast(Iterable[_Layer], self.layers)))
 
     def forward(
         self, s_hat: Structure, c_mem: Content, origin: Origin, windows: tuple[Tensor, ...] | None = None
@@ -54,8 +56,8 @@ class FusionDecoder(nn.Module):
         for i, layer in enumerate(self.layers):
             x, window = layer(x, content, origin.context[i], bias, windows and windows[i])
             kept.append(window)
-        x = self.norm_out(x)
-        return (x if self.to_change is None else origin.e0 + self.to_change(x)), tuple(kept)
+        e_hat = self.proj_out(self.norm_out(x))
+        return (origin.e0 + e_hat if self.predicts_change else e_hat), tuple(kept)
 
 
 class _Layer(nn.Module):
@@ -63,21 +65,19 @@ class _Layer(nn.Module):
 
     def __init__(self, config: DiLAConfig):
         super().__init__()
-        dim, sizes = config.feature_dim, config.decoder
+        dim, sizes = config.dim, config.decoder
         self.peg = PEG(dim, config.time_padding)
         self.attention = Attention(dim, sizes.heads, sizes.head_dim)
-        self.across_origin = Attention(dim, sizes.heads, sizes.head_dim, context_dim=dim, null_tokens=2)
-        self.across_content = Attention(
-            dim, sizes.heads, sizes.head_dim, context_dim=config.content_dim, null_tokens=2
-        )
+        self.across_origin = Attention(dim, sizes.heads, sizes.head_dim, context_dim=config.feature_dim, null_tokens=2)
+        self.across_content = Attention(dim, sizes.heads, sizes.head_dim, context_dim=config.content_dim, null_tokens=2)
         self.ff = feed_forward(dim, config.dropout)
 
     def forward(
         self, x: Tensor, content: Tensor, origin: tuple[Tensor, Tensor], bias: Tensor, window: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        position, window = self.peg(x, window)
+        position, kept = self.peg(x, window)
         tokens = flatten(x + position)
         tokens = tokens + self.attention.space(tokens, bias)
         seen = self.across_origin.across(tokens, origin)
         tokens = tokens + seen + self.across_content.across(tokens, self.across_content.read(content))
-        return unflatten(tokens + self.ff(tokens), x), window
+        return unflatten(tokens + self.ff(tokens), x), kept

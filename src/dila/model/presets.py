@@ -19,7 +19,7 @@ def base() -> DiLAConfig:
 
 
 def small() -> DiLAConfig:
-    """About 25M parameters at 768 feature channels; one GPU, or patience."""
+    """51M parameters at 768 feature channels; one GPU, or patience."""
     return DiLAConfig(
         structure_dim=32,
         content_dim=128,
@@ -41,13 +41,14 @@ def tiny() -> DiLAConfig:
         structure_dim=16,
         content_dim=64,
         action_dim=32,
+        width=128,
         mlp_hidden=128,
         dropout=0.0,
         time_padding="replicate",
         backbone=BackboneConfig(1, 1, 4, 32),
         memory=MemoryConfig(depth=1, state_dim=8),
-        idm=InverseDynamicsConfig(channels=(32, 64, 128), blocks=(1, 1, 1), hidden=256, dropout=0.0, pairwise=True),
-        fdm=ForwardDynamicsConfig(dim=128, depth=2, heads=4, dropout=0.0),
+        idm=InverseDynamicsConfig(channels=(32, 64, 64), blocks=(1, 1, 1), hidden=256, dropout=0.0, pairwise=True),
+        fdm=ForwardDynamicsConfig(dim=96, depth=2, heads=3, dropout=0.0),
         decoder=FusionDecoderConfig(depth=2, heads=4, predicts="change"),
     )
 

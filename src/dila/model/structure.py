@@ -10,4 +10,4 @@ from dila.nn.feedforward import ResMLP
 
 def structure_head(config: DiLAConfig) -> ResMLP:
     """The map h -> s at each token."""
-    return ResMLP(config.feature_dim, config.hidden, config.structure_dim)
+    return ResMLP(config.dim, config.hidden, config.structure_dim)

@@ -69,8 +69,8 @@ class Mamba(nn.Module):
         if window is None:
             window = u.new_zeros(u.shape[0], taps - 1, u.shape[2])
         u = torch.cat([window.to(u.dtype), u], dim=1)
-        weight = self.conv.weight.to(u.dtype)  # E 1 taps
-        out = self.conv.bias.to(u.dtype) + sum(u[:, tap : tap + frames] * weight[:, 0, tap] for tap in range(taps))
+        weight, bias = (parameter.to(u.dtype) for parameter in self.conv.parameters())  # E 1 taps, E
+        out = bias + sum(u[:, tap : tap + frames] * weight[:, 0, tap] for tap in range(taps))
         return out, u[:, u.shape[1] - (taps - 1) :]
 
 

@@ -42,7 +42,7 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, grid: tuple[int, int]) -> Float[Tensor, "heads N N"]:
         """The additive bias between all pairs of cells, row-major."""
-        weight = self.net[0].weight
+        weight = next(self.parameters())
         offsets, index = _offsets(grid)
         table = self.net(offsets.to(weight.device, weight.dtype))
         return table[index.to(weight.device)].permute(2, 0, 1)
@@ -85,11 +85,11 @@ class PEG(nn.Module):
     def _convolve(self, x: Float[Tensor, "B T2 H W D"]) -> Float[Tensor, "B T H W D"]:
         """The 3-D convolution as three depthwise 2-D ones, one a time tap: much the faster on a CPU."""
         frames = x.shape[1] - 2
-        weight = self.conv.weight  # D 1 3 3 3
-        out = None
-        for tap in range(3):
-            window = rearrange(x[:, tap : tap + frames], "b t h w d -> (b t) d h w")
-            bias = self.conv.bias if tap == 2 else None
-            part = F.conv2d(window, weight[:, :, tap], bias, padding=1, groups=weight.shape[0])
-            out = part if out is None else out + part
+        out = self._tap(x[:, 2:], 2, self.conv.bias)
+        for tap in range(2):
+            out = out + self._tap(x[:, tap : tap + frames], tap)
         return rearrange(out, "(b t) d h w -> b t h w d", t=frames)
+
+    def _tap(self, x: Float[Tensor, "B T H W D"], tap: int, bias: Tensor | None = None) -> Float[Tensor, "BT D H W"]:
+        weight = self.conv.weight[:, :, tap]  # D 1 3 3
+        return F.conv2d(rearrange(x, "b t h w d -> (b t) d h w"), weight, bias, padding=1, groups=weight.shape[0])

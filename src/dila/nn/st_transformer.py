@@ -29,10 +29,10 @@ class SpatialLayer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``B T H W D`` in and out, and the PEG window for the next call."""
-        position, window = self.peg(x, window)
+        position, kept = self.peg(x, window)
         x = x + position
         x = x + unflatten(self.attention.space(flatten(x), bias), x)
-        return x + self.ff(x), window
+        return x + self.ff(x), kept
 
 
 class TemporalLayer(nn.Module):

@@ -72,9 +72,11 @@ class Outcome(NamedTuple):
 
 
 class Objective(Protocol):
-    """A stage's loss. Modules are reached through ``model``'s own forward, so wrappers for many devices work."""
+    """A stage's loss. It runs inside `dila.train.learner.Learner`, the one module that wrappers for devices see."""
 
-    def __call__(self, model: DiLA, batch: Batch) -> Outcome: ...
+    def __call__(self, model: DiLA, batch: Batch) -> Outcome:
+        """The loss of one batch."""
+        ...
 
 
 class _Seen(NamedTuple):
@@ -152,8 +154,8 @@ class ActionConditioned:
 
 
 def _imagine(
-    model: DiLA, context: Features, z: LatentActions, z_context: LatentActions | None = None
-) -> tuple[Structure, Features]:
+    model: DiLA, context: Features, z: LatentActions, z_context: Float[Tensor, "B C Dz"] | None = None
+) -> tuple[Float[Tensor, "B K H W Ds"], Float[Tensor, "B K H W D"]]:
     imagined = [(state.s, e_hat) for state, e_hat in steps(model, model.start(context, z_context), z)]
     s_hat, e_hat = (torch.stack(part, dim=1) for part in zip(*imagined, strict=True))
     return s_hat, e_hat

@@ -7,7 +7,7 @@ A cache folder holds one folder an encoder config::
         shard-<hash>.safetensors raw features, bf16, [N, H, W, D], one tensor an episode
 
 Features are stored raw: statistics can be fitted from the cache and changed without encoding again. An entry's key
-hashes the episode's id, fingerprint and frame times, so a changed file or sampling is encoded anew and never read stale.
+hashes the episode's id, fingerprint and frame times, so what has changed is encoded anew and never read stale.
 One process writes at a time; any number may read.
 """
 
@@ -68,7 +68,9 @@ class CachedEpisode:
         try:
             stored = _open_shard(str(self.shard)).get_tensor(self.key)
         except Exception as error:  # safetensors raises its own, OSError and FileNotFoundError
-            raise DilaError(f"the feature cache cannot read {self.shard}: {error}; delete it and cache again") from error
+            raise DilaError(
+                f"the feature cache cannot read {self.shard}: {error}; delete it and cache again"
+            ) from error
         e = stored[torch.as_tensor(np.asarray(frames, dtype=np.int64))].float()
         return e if self.statistics is None else self.statistics.normalise(e)
 
@@ -101,14 +103,16 @@ class FeatureCache:
     ):
         self.encoder = encoder.with_statistics(None) if isinstance(encoder, FrozenEncoder) else None
         self.config = dict(encoder.config() if isinstance(encoder, FrozenEncoder) else encoder)
-        self.statistics = encoder.statistics if isinstance(encoder, FrozenEncoder) and statistics is None else statistics
+        self.statistics = (
+            encoder.statistics if isinstance(encoder, FrozenEncoder) and statistics is None else statistics
+        )
         self.folder = Path(folder) / f"{self.config['name']}-{_digest(_canonical(self.config))[:12]}"
         self.progress = progress
         self.skipped: dict[str, str] = {}
         """Episode ids that the last call could not read, with the reason."""
 
     def episodes(self, episodes: Sequence[Episode]) -> list[CachedEpisode]:
-        """The cached form of each episode, in order; what is missing is encoded first. Safe to interrupt and call again.
+        """The cached form of each episode, in order; what is missing is encoded first. Safe to interrupt.
 
         An episode that cannot be read is left out, logged, and named in `skipped` with its reason.
 
@@ -123,7 +127,9 @@ class FeatureCache:
         if missing:
             self._encode(missing, index)
         return [
-            CachedEpisode(e.id, e.times, e.columns, self.folder / index[keys[e.id]]["shard"], keys[e.id], self.statistics)
+            CachedEpisode(
+                e.id, e.times, e.columns, self.folder / index[keys[e.id]]["shard"], keys[e.id], self.statistics
+            )
             for e in episodes
             if keys.get(e.id) in index
         ]
@@ -205,7 +211,9 @@ class FeatureCache:
         try:
             entries = json.loads(path.read_text())["entries"]
         except (ValueError, KeyError) as error:
-            raise DilaError(f"{path} is no index of a feature cache: {error}; delete its folder to encode anew") from error
+            raise DilaError(
+                f"{path} is no index of a feature cache: {error}; delete its folder to encode anew"
+            ) from error
         present = {entry["shard"] for entry in entries.values() if (self.folder / entry["shard"]).is_file()}
         return {key: entry for key, entry in entries.items() if entry["shard"] in present}
 
@@ -255,5 +263,5 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _gigabytes(count: float) -> str:
+def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"

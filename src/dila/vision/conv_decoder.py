@@ -19,10 +19,10 @@ from dila.vision.configs import rows_and_columns, to_json
 
 @dataclass(frozen=True)
 class ConvDecoderConfig:
-    """Features of `feature_dim` channels on `grid` (rows, columns) to frames of `size` (one number, or rows and columns).
+    """Features of `feature_dim` channels on `grid` (rows, columns) to frames of `size` (a number, or rows and columns).
 
-    The feature grid has `max_width` channels at most; the last level before the frame has `width`, each coarser one
-    twice as many. `blocks` residual blocks a level.
+    The finest level, a quarter of the frame, has `width` channels, each coarser one twice as many up to `max_width`;
+    every level has `blocks` residual blocks. The default is 1.0 M parameters for 8 x 8 x 272 to 128 pixels.
 
     Raises:
         DilaError: a size smaller than the grid, or a width that is no multiple of 8.
@@ -31,8 +31,8 @@ class ConvDecoderConfig:
     feature_dim: int
     grid: tuple[int, int]
     size: int | tuple[int, int] = 128
-    width: int = 32
-    max_width: int = 128
+    width: int = 48
+    max_width: int = 192
     blocks: int = 1
 
     def __post_init__(self):
@@ -54,15 +54,21 @@ class ConvDecoder(nn.Module):
         self.settings = config
         self.size = rows_and_columns(config.size)
         doublings = ceil(log2(max(side / cells for side, cells in zip(self.size, config.grid, strict=True))))
-        # The last doubling is a shuffle straight to pixels, so the costliest resolution never sees a wide convolution.
-        widths = [min(config.width * 2**level, config.max_width) for level in reversed(range(max(doublings, 1)))]
+        # The last step is a shuffle by 4: normalised convolutions at half the frame's size would cost half of all time.
+        last = 2 ** min(2, doublings)
+        levels = max(doublings - 2, 0) + 1
+        widths = [min(config.width * 2**level, config.max_width) for level in reversed(range(levels))]
         layers: list[nn.Module] = [nn.Conv2d(config.feature_dim, widths[0], 1)]
         layers += [_ResidualBlock(widths[0]) for _ in range(config.blocks)]
         for narrow, wide in zip(widths[1:], widths, strict=False):
             layers += [nn.Conv2d(wide, 4 * narrow, 1), nn.PixelShuffle(2)]
             layers += [_ResidualBlock(narrow) for _ in range(config.blocks)]
-        last = 2 if doublings else 1
-        layers += [_norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], 3 * last**2, 3, padding=1), nn.PixelShuffle(last)]
+        layers += [
+            _norm(widths[-1]),
+            nn.SiLU(),
+            nn.Conv2d(widths[-1], 3 * last**2, 3, padding=1),
+            nn.PixelShuffle(last),
+        ]
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, e: Features) -> Pixels:
@@ -98,30 +104,39 @@ def _norm(width: int) -> nn.GroupNorm:
 
 
 def decoder_loss(
-    predicted: Pixels, frames: Frames | Pixels, *, foreground: float = 8.0, edges: float = 1.0
+    predicted: Pixels, frames: Frames | Pixels, *, foreground: float = 20.0, edges: float = 1.0
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms a `ConvDecoder` is trained by; their sum is the loss.
 
-    - ``pixels``: L1, each pixel weighted by 1 + `foreground` times its absolute deviation from the median frame of the
-      batch (largest of three colours): what moves or differs between clips is small and would drown in the background.
-    - ``edges``: `edges` times the L1 between differences of neighbouring pixels, under the same weights: sharp outlines.
+    The error of a difference d is ``|d| + 4 d^2``: the square finds small objects early, the absolute keeps them sharp.
+
+    - ``pixels``: the error of each pixel, weighted by 1 + `foreground` times its absolute deviation from the median
+      frame of the batch (largest of three colours): what moves is small and would drown in the background.
+    - ``edges``: `edges` times the error of differences of neighbouring pixels, under the same weights: sharp outlines.
 
     Args:
         predicted: the decoder's frames, ``B T 3 Y X``, not clamped.
         frames: the true ones, of the same size, uint8 or float 0..1.
+        foreground: extra weight of a pixel that is as far from the median frame as black from white.
+        edges: weight of the outlines.
 
     Returns:
         ``{"pixels": ..., "edges": ...}``, scalars.
     """
     x = frames.float() / 255 if not frames.is_floating_point() else frames.float()
     x, y = x.flatten(0, 1), predicted.flatten(0, 1)
-    deviation = (x - x.median(0).values).abs().amax(1, keepdim=True)
-    weight = 1 + foreground * deviation
+    weight = 1 + foreground * (x - _median(x)).abs().amax(1, keepdim=True)
     weight = weight / weight.mean()
-    across = _difference(y, x, -1).abs() * weight[..., 1:]
-    down = _difference(y, x, -2).abs() * weight[..., 1:, :]
-    return {"pixels": ((y - x).abs() * weight).mean(), "edges": edges * (across.mean() + down.mean())}
+    d = y - x
+    across = _error(d.diff(dim=-1)) * weight[..., 1:]
+    down = _error(d.diff(dim=-2)) * weight[..., 1:, :]
+    return {"pixels": (_error(d) * weight).mean(), "edges": edges * (across.mean() + down.mean())}
 
 
-def _difference(y: Tensor, x: Tensor, dim: int) -> Tensor:
-    return torch.diff(y, dim=dim) - torch.diff(x, dim=dim)
+def _error(d: Tensor) -> Tensor:
+    return d.abs() + 4 * d.square()
+
+
+def _median(x: Tensor) -> Tensor:
+    # Along contiguous memory: several times faster than along the first axis.
+    return x.flatten(1).T.contiguous().median(-1).values.view_as(x[0])

@@ -1,7 +1,7 @@
 """DINOv2 with registers, the encoder of the paper, through transformers (extra ``dinov2``).
 
-As the representation autoencoder (RAE, Zheng et al. 2025) uses it: the final layer norm without its affine, the class and
-register tokens dropped, so a frame of 224 pixels gives 16 x 16 tokens of 768 channels with the base model.
+As the representation autoencoder (RAE, Zheng et al. 2025) uses it: the final layer norm without its affine, the
+class and register tokens dropped, so a frame of 224 pixels gives 16 x 16 tokens of 768 channels with the base model.
 """
 
 from dataclasses import dataclass
@@ -43,20 +43,20 @@ class DINOv2(FrozenEncoder):
 
     def __init__(
         self,
-        config: DINOv2Config = DINOv2Config(),  # noqa: B008 (frozen)
+        config: DINOv2Config = DINOv2Config(),
         statistics: FeatureStatistics | None = None,
     ):
         self.settings = config
         self.statistics = statistics
         # Bicubic without antialias and without a clamp, as the released statistics and decoder expect.
         self.resize = Resize(rows_and_columns(config.size), "bicubic", antialias=False)
-        self.network = _load_network(config)
-        patch = self.network.config.patch_size
+        self.network, described = _load_network(config)
+        patch = described.patch_size
         if any(side < patch or side % patch for side in self.resize.size):
             raise DilaError(f"the encoder's size should be a multiple of {patch}, the patch of {config.model}")
         self.grid = (self.resize.size[0] // patch, self.resize.size[1] // patch)
-        self.feature_dim = self.network.config.hidden_size
-        self.extra_tokens = 1 + self.network.config.num_register_tokens
+        self.feature_dim = described.hidden_size
+        self.extra_tokens = 1 + described.num_register_tokens
 
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
         """Raw features: the patch tokens of the last layer, each of zero mean and unit variance."""
@@ -70,7 +70,7 @@ class DINOv2(FrozenEncoder):
         return to_json(self.name, self.settings)
 
 
-def _load_network(config: DINOv2Config) -> Any:
+def _load_network(config: DINOv2Config) -> tuple[nn.Module, Any]:
     try:
         from transformers import AutoConfig, Dinov2WithRegistersModel
     except ImportError as error:
@@ -88,4 +88,4 @@ def _load_network(config: DINOv2Config) -> Any:
         ) from error
     width, eps = network.config.hidden_size, network.config.layer_norm_eps
     network.layernorm = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False), network.config

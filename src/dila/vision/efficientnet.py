@@ -19,8 +19,6 @@ from dila.vision.configs import rows_and_columns, to_json
 from dila.vision.encoder import FrozenEncoder, Resize
 from dila.vision.statistics import FeatureStatistics
 
-Tap = Literal["stride4", "stride8", "stride16"]
-
 
 @dataclass(frozen=True)
 class _TapInfo:
@@ -49,7 +47,7 @@ class EfficientNetLiteConfig:
     """
 
     size: int | tuple[int, int] = 128
-    taps: tuple[Tap, ...] = ("stride8", "stride16")
+    taps: tuple[str, ...] = ("stride8", "stride16")
     grid: Literal["coarse", "fine"] = "coarse"
     precision: Literal["bf16", "fp32"] = "bf16"
 
@@ -58,7 +56,9 @@ class EfficientNetLiteConfig:
             raise DilaError(f"taps should be one or more of {', '.join(_TAPS)}, each once, not {list(self.taps)}")
         stride = max(_TAPS[tap].stride for tap in self.taps)
         if any(side < stride or side % stride for side in rows_and_columns(self.size)):
-            raise DilaError(f"the encoder's size should be a multiple of {stride}, its coarsest stride, not {self.size}")
+            raise DilaError(
+                f"the encoder's size should be a multiple of {stride}, its coarsest stride, not {self.size}"
+            )
         if self.grid not in ("coarse", "fine") or self.precision not in ("bf16", "fp32"):
             raise DilaError(
                 f"grid should be coarse or fine and precision bf16 or fp32, not {self.grid} and {self.precision}"
@@ -72,7 +72,7 @@ class EfficientNetLite(FrozenEncoder):
 
     def __init__(
         self,
-        config: EfficientNetLiteConfig = EfficientNetLiteConfig(),  # noqa: B008 (frozen)
+        config: EfficientNetLiteConfig = EfficientNetLiteConfig(),
         statistics: FeatureStatistics | None = None,
     ):
         self.settings = config

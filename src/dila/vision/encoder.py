@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from einops import rearrange
@@ -18,7 +18,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CHUNK_CPU, CHUNK_GPU = 8, 64
-"""Frames through the network at once: bounds memory, and on a CPU eight frames' maps stay in cache (64: half as fast)."""
+"""Frames through the network at once: bounds memory, and on a CPU eight frames' maps stay in its cache."""
+
+Encoder = TypeVar("Encoder", bound="FrozenEncoder")
 
 BRIGHTEST = 1.5
 """A float frame with a value above this is taken for one in 0..255 (bicubic resizing overshoots 1 by less)."""
@@ -62,7 +64,9 @@ class FrozenEncoder(ABC):
             DilaError: float frames that are not in 0..1.
         """
         if o.is_floating_point() and o.numel() and float(o.amax()) > BRIGHTEST:
-            raise DilaError(f"float frames should be in 0..1 but reach {float(o.amax()):.0f}; divide by 255 or give uint8")
+            raise DilaError(
+                f"float frames should be in 0..1 but reach {float(o.amax()):.0f}; divide by 255 or give uint8"
+            )
         batch = o.shape[0]
         chunk = CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
         chunks = [self.features(self.prepare(part)).float() for part in o.flatten(0, 1).split(chunk)]
@@ -81,13 +85,13 @@ class FrozenEncoder(ABC):
             )
         return (x - _per_channel(IMAGENET_MEAN, x)) / _per_channel(IMAGENET_STD, x)
 
-    def with_statistics(self, statistics: FeatureStatistics | None) -> Self:
+    def with_statistics(self: Encoder, statistics: FeatureStatistics | None) -> Encoder:
         """The same encoder, network shared, with other statistics; None gives raw features."""
         other = copy.copy(self)
         other.statistics = statistics
         return other
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: Encoder, device: torch.device | str) -> Encoder:
         """Move the network, in place."""
         self.network.to(device)
         return self

@@ -63,7 +63,9 @@ class RAEDecoder(nn.Module):
         stored = dict(read_tensors(Path(config.weights), "RAE decoder weights"))
         sizes = _sizes(stored, config)
         if sizes.width % config.heads:
-            raise DilaError(f"{config.heads} heads do not divide the width {sizes.width} of {config.weights}; set heads")
+            raise DilaError(
+                f"{config.heads} heads do not divide the width {sizes.width} of {config.weights}; set heads"
+            )
         stored.setdefault("decoder_pos_embed", sincos_table(sizes.grid, sizes.width))
         self.sizes = sizes
         with torch.device("meta"):
@@ -105,30 +107,52 @@ class RAEDecoder(nn.Module):
         self.decoder_pred = nn.Linear(sizes.width, 3 * sizes.patch**2)
 
 
+class _SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Float[Tensor, "N L C"]) -> Float[Tensor, "N L C"]:
+        q, k, v = (
+            rearrange(y, "n l (a c) -> n a l c", a=self.heads) for y in (self.query(x), self.key(x), self.value(x))
+        )
+        return rearrange(F.scaled_dot_product_attention(q, k, v), "n a l c -> n l (a c)")
+
+
+class _Dense(nn.Module):
+    """A linear layer one level down, as the published names have it."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Float[Tensor, "N L I"]) -> Float[Tensor, "N L O"]:
+        return self.dense(x)
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.attention = _SelfAttention(width, heads)
+        self.output = _Dense(width, width)
+
+    def forward(self, x: Float[Tensor, "N L C"]) -> Float[Tensor, "N L C"]:
+        return self.output(self.attention(x))
+
+
 class _Layer(nn.Module):
     def __init__(self, width: int, mlp: int, heads: int):
         super().__init__()
-        self.heads = heads
-        projections = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
-        self.attention = nn.ModuleDict(
-            {"attention": projections, "output": nn.ModuleDict({"dense": nn.Linear(width, width)})}
-        )
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, mlp)})
-        self.output = nn.ModuleDict({"dense": nn.Linear(mlp, width)})
+        self.attention = _Attention(width, heads)
+        self.intermediate = _Dense(width, mlp)
+        self.output = _Dense(mlp, width)
         self.layernorm_before = nn.LayerNorm(width, eps=NORM_EPS)
         self.layernorm_after = nn.LayerNorm(width, eps=NORM_EPS)
 
     def forward(self, x: Float[Tensor, "N L C"]) -> Float[Tensor, "N L C"]:
-        x = x + self._attend(self.layernorm_before(x))
-        return x + self.output["dense"](F.gelu(self.intermediate["dense"](self.layernorm_after(x))))
-
-    def _attend(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            rearrange(self.attention["attention"][name](x), "n l (a c) -> n a l c", a=self.heads)
-            for name in ("query", "key", "value")
-        )
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.attention["output"]["dense"](rearrange(out, "n a l c -> n l (a c)"))
+        x = x + self.attention(self.layernorm_before(x))
+        return x + self.output(F.gelu(self.intermediate(self.layernorm_after(x))))
 
 
 def sincos_table(grid: int, width: int) -> Float[Tensor, "1 L C"]:

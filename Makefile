@@ -1,0 +1,64 @@
+# Every target sets up what it needs; nothing is expected but make, git and a python3 of 3.11 or later.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c requirements/constraints.txt
+SOURCES := pyproject.toml requirements/constraints.txt
+
+# Stamps: installed again only when what is asked for changes. The full set-up holds the light one.
+LIGHT := $(VENV)/.installed-light
+FULL := $(VENV)/.installed-full
+
+# More threads than cores make torch spin; two are what every machine has.
+export OMP_NUM_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow lint types format check quickstart bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dila needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(LIGHT): $(SOURCES) | $(BIN)/python
+	$(INSTALL) -e '.[sim]'
+	@touch $@
+
+$(FULL): $(SOURCES) | $(BIN)/python
+	$(INSTALL) -e '.[dev,sim,dinov2]'
+	@touch $(LIGHT) $@
+
+setup: $(FULL)  ## install the package with all that its tests need, into .venv
+
+test: setup  ## run the tests, the minutes-long ones left out
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup  ## run the minutes-long tests
+	$(BIN)/python -m pytest -m slow
+
+lint: setup  ## ruff and the contract of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: setup  ## pyright
+	$(BIN)/pyright
+
+format: setup  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint types test  ## all that a change must pass
+
+quickstart: $(LIGHT)  ## record Push-T, train the tiny recipe, measure it, write one page
+	$(BIN)/dila quickstart
+
+bench: setup  ## run every benchmark; each prints JSON with its baseline
+	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+
+clean:  ## remove caches and builds; the environment and the runs stay
+	rm -rf build dist site src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

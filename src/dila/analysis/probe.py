@@ -1,0 +1,256 @@
+"""Linear probe: how much of y (true actions, positions, ...) can be read off x (latent actions) by a linear map.
+
+Ridge regression in closed form and double precision (Hoerl and Kennard 1970), on standardised inputs and centred
+targets. Rows of one episode resemble each other, so everything is split by episode: the held-out ones that the scores
+are of, the inner ones that choose the penalty, and the resampling behind the intervals. Inputs wider than the training
+rows are many, such as raw feature maps, are solved in the dual, whose cost grows with rows and not with channels
+(Saunders et al. 1998).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from dila.errors import DilaError
+from dila.shapes import Bool, Features, Float, Int, Tensor
+
+ALPHAS = tuple(10.0**power for power in range(-6, 5))
+"""Penalties tried, in units of the number of training rows: those of standardised inputs are of the order of 1."""
+
+INNER = 0.25
+"""Share of the training episodes that choose the penalty."""
+
+LEVEL = 0.95
+_COLUMNS = 4096
+_FLAT = 1e-12
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Middle 95% of the bootstrap over held-out episodes."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Scores on held-out episodes.
+
+    R² is 1 - (squared error) / (squared distance from the held-out mean), for each component of y; the mean is over the
+    components that vary. ``mse`` is over all components, in the units of y.
+    """
+
+    r2: float
+    r2_interval: Interval
+    r2_by_component: tuple[float | None, ...]
+    """None for a component that does not vary among the held-out rows."""
+    mse: float
+    mse_interval: Interval
+    alpha: float
+    train_rows: int
+    train_episodes: int
+    test_rows: int
+    test_episodes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain numbers, lists and objects."""
+        return asdict(self) | {"r2_by_component": list(self.r2_by_component)}
+
+
+def probe(
+    x: Float[Tensor, "N Dx"],
+    y: Float[Tensor, "N Dy"],
+    episode: Int[Tensor, " N"],
+    *,
+    held_out: float | Bool[Tensor, " N"] = 0.3,
+    alphas: Sequence[float] = ALPHAS,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> ProbeResult:
+    """Fit y from x on some episodes and score on the others.
+
+    Args:
+        x: inputs, one row a transition.
+        y: what is to be read off.
+        episode: the episode of each row, any numbers.
+        held_out: share of the episodes to score on, drawn by ``seed``, or the rows themselves (whole episodes).
+        alphas: penalties to choose from, in units of the number of rows.
+        seed: of the splits and the bootstrap.
+        resamples: of the bootstrap.
+
+    Raises:
+        DilaError: rows do not match, are not finite, or are of too few episodes to split; or a held-out episode is also
+            trained on; or no component of y varies.
+    """
+    x, y, episode = x.detach().cpu(), y.detach().double().cpu(), episode.cpu()
+    _check(x, y, episode)
+    generator = torch.Generator().manual_seed(seed)
+    test = held_out.cpu() if isinstance(held_out, Tensor) else _draw(episode, held_out, generator)
+    if set(episode[test].tolist()) & set(episode[~test].tolist()) or not test.any() or test.all():
+        raise DilaError("held_out should be whole episodes, some but not all of them")
+    train_x, train_y = _standardised(x, ~test), y[~test]
+    alpha = _choose(train_x[~test], train_y, episode[~test], alphas, generator)
+    predicted = _predict(train_x[~test], train_y, train_x[test], [alpha])[0]
+    return _score(predicted, y[test], episode[test], alpha, _Counts.of(episode, test), resamples, generator)
+
+
+def chance(
+    x: Float[Tensor, "N Dx"],
+    y: Float[Tensor, "N Dy"],
+    episode: Int[Tensor, " N"],
+    *,
+    held_out: float | Bool[Tensor, " N"] = 0.3,
+    seed: int = 0,
+    **options: Any,
+) -> ProbeResult:
+    """The same probe with the labels of the training rows shuffled among them: what no relation at all scores.
+
+    Arguments and errors as `probe`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    test = held_out.cpu() if isinstance(held_out, Tensor) else _draw(episode.cpu(), held_out, generator)
+    train = torch.nonzero(~test).flatten()
+    shuffled = y.clone()
+    shuffled[train] = y[train[torch.randperm(len(train), generator=generator)]]
+    return probe(x, shuffled, episode, held_out=test, seed=seed, **options)
+
+
+def feature_changes(e: Features) -> Float[Tensor, "N HWD"]:
+    """Control input: what changed in the raw features, flattened, one row a transition, clip after clip."""
+    return (e[:, 1:] - e[:, :-1]).flatten(2).flatten(0, 1)
+
+
+class _Counts(NamedTuple):
+    train_rows: int
+    train_episodes: int
+    test_rows: int
+    test_episodes: int
+
+    @classmethod
+    def of(cls, episode: Tensor, test: Tensor) -> "_Counts":
+        train = ~test
+        return cls(int(train.sum()), len(episode[train].unique()), int(test.sum()), len(episode[test].unique()))
+
+
+def _check(x: Tensor, y: Tensor, episode: Tensor) -> None:
+    if not len(x) == len(y) == len(episode):
+        raise DilaError(f"x has {len(x)} rows, y {len(y)} and episode {len(episode)}; they must be as many")
+    for name, values in (("x", x), ("y", y)):
+        if not values.isfinite().all():
+            raise DilaError(f"{name} holds values that are not finite; leave out those rows")
+    if len(episode.unique()) < 4:
+        raise DilaError(f"a probe needs at least 4 episodes to split, but there are {len(episode.unique())}; give more")
+
+
+def _draw(episode: Tensor, share: float, generator: torch.Generator) -> Bool[Tensor, " N"]:
+    """Rows of a random share of the episodes, at least one and not all."""
+    names = episode.unique()
+    count = min(max(round(share * len(names)), 1), len(names) - 1)
+    return torch.isin(episode, names[torch.randperm(len(names), generator=generator)[:count]])
+
+
+def _standardised(x: Tensor, train: Tensor) -> Tensor:
+    """Zero mean and unit variance over the training rows; a channel that stands still there becomes 0."""
+    mean, std = x[train].mean(0), x[train].std(0, correction=0)
+    still = std <= _FLAT + 1e-6 * mean.abs()
+    return torch.where(still, 0.0, (x - mean) / torch.where(still, 1.0, std))
+
+
+def _choose(x: Tensor, y: Tensor, episode: Tensor, alphas: Sequence[float], generator: torch.Generator) -> float:
+    if len(alphas) == 1:
+        return float(alphas[0])
+    inner = _draw(episode, INNER, generator)
+    fits = _predict(x[~inner], y[~inner], x[inner], alphas)
+    scale = y[~inner].var(0, correction=0).clamp_min(_FLAT)
+    errors = [float(((fit - y[inner]).square() / scale).mean()) for fit in fits]
+    return float(alphas[errors.index(min(errors))])
+
+
+def _predict(x: Tensor, y: Tensor, x_new: Tensor, alphas: Sequence[float]) -> list[Tensor]:
+    """Ridge predictions at ``x_new`` for each penalty, from one eigendecomposition of the smaller side."""
+    rows, mean = len(x), y.mean(0)
+    if x.shape[1] <= rows:
+        x, x_new = x.double(), x_new.double()
+        values, vectors = torch.linalg.eigh(x.T @ x)
+        left, right = x_new @ vectors, vectors.T @ (x.T @ (y - mean))
+    else:
+        values, vectors = torch.linalg.eigh(_products(x, x))
+        left, right = _products(x_new, x) @ vectors, vectors.T @ (y - mean)
+    return [mean + left @ (right / (values.clamp_min(0) + alpha * rows)[:, None]) for alpha in alphas]
+
+
+def _products(a: Tensor, b: Tensor) -> Float[Tensor, "A B"]:
+    """``a @ b.T`` in double, a few thousand columns at a time: the inputs can be too wide to be held in double."""
+    total = torch.zeros(len(a), len(b), dtype=torch.float64)
+    for start in range(0, a.shape[1], _COLUMNS):
+        total += a[:, start : start + _COLUMNS].double() @ b[:, start : start + _COLUMNS].double().T
+    return total
+
+
+def _score(
+    predicted: Tensor,
+    y: Tensor,
+    episode: Tensor,
+    alpha: float,
+    counts: _Counts,
+    resamples: int,
+    generator: torch.Generator,
+) -> ProbeResult:
+    sums = _sums(predicted, y, episode)
+    every = torch.ones(1, len(sums.rows), dtype=torch.float64)
+    r2, mse = _scores(sums, every)
+    varies = ~r2[0].isnan()
+    if not varies.any():
+        raise DilaError("no component of y varies among the held-out rows; hold out more episodes")
+    picks = torch.randint(len(sums.rows), (resamples, len(sums.rows)), generator=generator)
+    weights = torch.zeros(resamples, len(sums.rows), dtype=torch.float64)
+    weights.scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
+    r2s, mses = _scores(sums, weights)
+    return ProbeResult(
+        r2=float(r2[0, varies].mean()),
+        r2_interval=_interval(r2s[:, varies].nanmean(1)),
+        r2_by_component=tuple(None if value.isnan() else float(value) for value in r2[0]),
+        mse=float(mse),
+        mse_interval=_interval(mses),
+        alpha=alpha,
+        **counts._asdict(),
+    )
+
+
+class _Sums(NamedTuple):
+    """Of each held-out episode: rows, and sums over them of squared error, of y (about its mean) and of its square."""
+
+    rows: Float[Tensor, " E"]
+    error: Float[Tensor, "E Dy"]
+    y: Float[Tensor, "E Dy"]
+    square: Float[Tensor, "E Dy"]
+
+
+def _sums(predicted: Tensor, y: Tensor, episode: Tensor) -> _Sums:
+    names, place = episode.unique(return_inverse=True)
+    centred = y - y.mean(0)
+
+    def per_episode(values: Tensor) -> Tensor:
+        return values.new_zeros(len(names), values.shape[1]).index_add_(0, place, values)
+
+    rows = per_episode(torch.ones(len(y), 1, dtype=torch.float64))[:, 0]
+    return _Sums(rows, per_episode((predicted - y).square()), per_episode(centred), per_episode(centred.square()))
+
+
+def _scores(sums: _Sums, weights: Float[Tensor, "R E"]) -> tuple[Float[Tensor, "R Dy"], Float[Tensor, " R"]]:
+    """R² of each component, NaN where it does not vary, and MSE, for each weighting of the episodes."""
+    rows, error = weights @ sums.rows, weights @ sums.error
+    total = weights @ sums.square - (weights @ sums.y).square() / rows[:, None]
+    scale = sums.square.sum(0) / sums.rows.sum()
+    varies = total > rows[:, None] * (1e-9 * scale + _FLAT)
+    r2 = torch.where(varies, 1 - error / total.clamp_min(_FLAT), torch.nan)
+    return r2, error.mean(1) / rows
+
+
+def _interval(values: Float[Tensor, " R"]) -> Interval:
+    values = values[~values.isnan()]
+    low, high = torch.quantile(values, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=values.dtype)).tolist()
+    return Interval(low, high)

@@ -1,0 +1,49 @@
+"""What several verbs share: reading their arguments, and writing what they made."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from dila.imagine.pictures import Rows
+    from dila.imagine.world import World
+    from dila.shapes import Tensor
+
+Result = TypeVar("Result")
+
+
+def read(verb: Callable[..., Result], name: str, arguments: Sequence[str], **options: Any) -> Result:
+    """Run a verb on its command line. Wrong flags end the process with 2, as all bad input does."""
+    import tyro
+
+    return tyro.cli(verb, prog=f"dila {name}", args=list(arguments), **options)
+
+
+def open_world(model: str, device: str) -> "World":
+    """The model for a verb that looks at videos."""
+    import dila
+
+    return dila.load(model, device, bf16=True)
+
+
+def save_imagined(out: Path, e: "Tensor", rows: "Rows", stride: float, **more: "Tensor") -> None:
+    """Write the clip ``out`` (.mp4 or .gif), and its numbers beside it as safetensors: ``e_hat`` and what is named."""
+    from safetensors.torch import save_file
+
+    from dila.imagine.pictures import write_clip
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_clip(out, rows, max(1, round(1 / stride)))
+    numbers = out.with_suffix(".safetensors")
+    partial = numbers.with_name(numbers.name + ".partial")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in {"e_hat": e, **more}.items()}, partial)
+    partial.replace(numbers)
+    print(f"wrote {out} and {numbers}")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(value, sys.stdout, indent=2)
+    print()

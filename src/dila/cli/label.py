@@ -1,0 +1,41 @@
+"""``dila label``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import open_world, read
+
+
+def label(
+    model: Positional[str],
+    videos: Positional[Path],
+    out: Path = Path("outputs/latent_actions.parquet"),
+    fps: float | None = None,
+    batch: int = 8,
+    device: str = "auto",
+) -> None:
+    """Write the latent actions of a video or of a folder of videos to one Parquet file.
+
+    Columns: file, frame, time (seconds), z, valid; one row a sampled frame, the last of each video not valid.
+    Interrupted, the same command goes on where it stopped.
+
+    Args:
+        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        videos: a video, a folder of frames, or a folder with any number of them at any depth.
+        out: the file to write.
+        fps: frames a second, instead of what the files say.
+        batch: windows that go through the model at once.
+        device: auto, cpu, cuda or mps.
+    """
+    world = open_world(model, device)
+    done = world.label(videos, out, fps=fps, batch=batch)
+    print(f"wrote {done.path}: {done.actions} latent actions of {done.videos} videos, {len(done.skipped)} skipped")
+    for name, reason in done.skipped.items():
+        print(f"  skipped {name}: {reason}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(label, "label", arguments)

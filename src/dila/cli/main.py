@@ -1,0 +1,62 @@
+"""Entry point. A verb's module is imported when it is called, so ``dila --help`` costs nothing."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from dila.errors import DilaError
+
+VERBS: dict[str, str] = {
+    "quickstart": "record Push-T, train the tiny recipe, measure it, write one HTML page",
+    "train": "train a recipe on your video",
+    "train-decoder": "train a small decoder, so that a model's predictions can be looked at",
+    "label": "latent actions of a video or a folder of videos, to Parquet",
+    "rollout": "imagine the future of a clip under its own latent actions",
+    "transfer": "replay the latent actions of one clip in the scene of another",
+    "rebind": "draw the structure of one clip with the content of another",
+    "isolate": "freeze the structure of a clip: what still moves is content",
+    "data-record": "record a simulator or generator, with its true actions kept aside",
+    "parity": "compare with recorded numbers of the released model",
+}
+"""Every verb with its line of help; ``a-b`` lives in `dila.cli.a_b`, in a function `main` that tyro reads."""
+
+_HELP = "usage: dila VERB [options]\n\nDisentangled latent action world models, from video without action labels.\n\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Bad input is one sentence on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print(_help())
+        return 0
+    if verb == "--version":
+        from dila import __version__
+
+        print(f"dila {__version__}")
+        return 0
+    try:
+        return _run(verb, arguments[1:])
+    except DilaError as error:
+        print(f"dila: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dila: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    if verb not in VERBS:
+        raise DilaError(f"there is no verb {verb!r}; `dila --help` lists them: {', '.join(VERBS)}")
+    module = importlib.import_module(f"dila.cli.{verb.replace('-', '_')}")
+    return module.main(arguments) or 0
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in VERBS.items())
+    return f"{_HELP}verbs:\n{verbs}\n\n`dila VERB --help` shows a verb's options; `dila --version` the version."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""``dila parity``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import print_json, read
+
+
+def parity(folder: Positional[Path], json: bool = False) -> int:
+    """Compare every output, loss and gradient with numbers recorded from the released model; exit 1 above 1e-4.
+
+    Args:
+        folder: holds config.json, weights.safetensors and io.safetensors.
+        json: print ``max_relative_error`` (name to value), ``worst``, ``tolerance`` and ``passed`` as JSON.
+    """
+    from dila.evaluate.parity import TOLERANCE, compare
+
+    errors = compare(folder)
+    worst = max(errors.values())
+    if json:
+        print_json({"max_relative_error": errors, "worst": worst, "tolerance": TOLERANCE, "passed": worst <= TOLERANCE})
+    else:
+        for name, error in sorted(errors.items(), key=lambda item: -item[1]):
+            print(f"{error:9.2e}  {name}")
+        print(f"{'parity' if worst <= TOLERANCE else 'NO PARITY'}: worst {worst:.2e}, tolerance {TOLERANCE:.0e}")
+    return int(not worst <= TOLERANCE)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Read the command line and run."""
+    return read(parity, "parity", arguments)

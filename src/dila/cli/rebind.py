@@ -1,0 +1,41 @@
+"""``dila rebind``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import open_world, read, save_imagined
+
+
+def rebind(
+    model: Positional[str],
+    structure: Positional[Path],
+    content: Positional[Path],
+    out: Path = Path("outputs/rebind.mp4"),
+    device: str = "auto",
+) -> None:
+    """Draw the structure of one clip with the content of another.
+
+    Args:
+        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        structure: the clip that says where things are.
+        content: the clip that says what they look like.
+        out: .mp4 or .gif; features and structure are written beside it as .safetensors.
+        device: auto, cpu, cuda or mps.
+    """
+    world = open_world(model, device)
+    bound = world.rebind(structure, content)
+    length = len(bound.e)
+    first = world.draw(world.features(content, limit=1)).expand(length, -1, -1, -1)
+    rows = {
+        "structure of": world.draw(world.features(structure)[1:]),
+        "content of": first,
+        "rebound": world.draw(bound.e),
+    }
+    save_imagined(out, bound.e, rows, world.stride, s=bound.s)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(rebind, "rebind", arguments)

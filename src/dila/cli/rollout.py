@@ -1,0 +1,44 @@
+"""``dila rollout``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import open_world, read, save_imagined
+
+
+def rollout(
+    model: Positional[str],
+    video: Positional[Path],
+    out: Path = Path("outputs/rollout.mp4"),
+    context: int = 1,
+    steps: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Imagine the future of a clip under its own latent actions, beside what really happened.
+
+    Args:
+        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        video: a video file or a folder of frames.
+        out: .mp4 or .gif; the features, latent actions and errors are written beside it as .safetensors.
+        context: true frames that the model sees.
+        steps: frames to imagine; to the end of the clip when left out.
+        device: auto, cpu, cuda or mps.
+    """
+    from dila.metrics.features import rollout_ratio
+
+    world = open_world(model, device)
+    e, z = world.features(video), world.infer(video)
+    steps = len(e) - context if steps is None else steps
+    e_hat = world.rollout(video, steps=steps, context=context)
+    true = e[context - 1 : context + steps]
+    ratio = rollout_ratio(e_hat[None], true[None])
+    rows = {"true": world.draw(true), "imagined": world.draw(e_hat)}
+    save_imagined(out, e_hat, rows, world.stride, z=z, error_vs_copy_last=ratio)
+    print(f"error over that of repeating the last true frame: {ratio.mean():.3f} (1 is no better)")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(rollout, "rollout", arguments)

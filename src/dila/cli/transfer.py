@@ -1,0 +1,42 @@
+"""``dila transfer``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import open_world, read, save_imagined
+
+
+def transfer(
+    model: Positional[str],
+    source: Positional[Path],
+    target: Positional[Path],
+    out: Path = Path("outputs/transfer.mp4"),
+    context: int = 1,
+    device: str = "auto",
+) -> None:
+    """Replay the latent actions of one clip in the scene of another.
+
+    Args:
+        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        source: the clip whose actions are taken.
+        target: the clip whose first frame is the scene.
+        out: .mp4 or .gif; features and latent actions are written beside it as .safetensors.
+        context: frames of the target that the model sees.
+        device: auto, cpu, cuda or mps.
+    """
+    world = open_world(model, device)
+    moved = world.transfer(source, target, context)
+    e_source, e_target = world.features(source), world.features(target, limit=context)
+    rows = {
+        "source": world.draw(e_source[1:]),
+        "target's first frame": world.draw(e_target[-1:]).expand(len(moved.e), -1, -1, -1),
+        "source's actions in target": world.draw(moved.e),
+    }
+    save_imagined(out, moved.e, rows, world.stride, z=moved.z)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(transfer, "transfer", arguments)

@@ -1,0 +1,152 @@
+"""What was imagined, to look at: contact sheets, clips side by side, and maps of features or structure as colours."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dila.data import write_video
+from dila.errors import DilaError
+from dila.shapes import Float, Tensor, UInt8
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Rows = Mapping[str, UInt8[Tensor, "_ 3 _ _"]]
+"""Clips by their labels. They end together: a clip of imagined frames, shorter by its context, starts later."""
+
+GAP = 2
+"""Pixels between pictures."""
+
+TAIL = 0.01
+"""Share of the values at either end of a principal component that is drawn in its darkest and brightest colour."""
+
+_LABEL_HEIGHT = 18
+_PAPER, _INK = 255, (20, 20, 20)
+
+
+class Colours(NamedTuple):
+    """The first three principal components of a map's channels, to be drawn as red, green and blue."""
+
+    mean: Float[Tensor, " D"]
+    axes: Float[Tensor, "D 3"]
+    low: Float[Tensor, "3"]
+    high: Float[Tensor, "3"]
+
+
+def contact_sheet(rows: Rows, columns: int = 8) -> "Image":
+    """Clips under one another, each with its label above, at no more than ``columns`` moments spread over time.
+
+    Pictures take the size of the largest. Moments where a clip has not begun are left blank.
+
+    Raises:
+        DilaError: no clip, or an empty one.
+    """
+    clips = _aligned(rows)
+    length = len(next(iter(clips.values())))
+    moments = np.unique(np.linspace(0, length - 1, min(columns, length)).round().astype(int))
+    sheet = np.concatenate([_strip(label, clip[moments]) for label, clip in clips.items()])
+    return _image(sheet)
+
+
+def write_sheet(path: str | Path, rows: Rows, columns: int = 8) -> None:
+    """Write a contact sheet as .png, or nothing at all. Raises DilaError as `contact_sheet` and for another suffix."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise DilaError(f"{path} must end in .png to be written as a contact sheet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        contact_sheet(rows, columns).save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def side_by_side(rows: Rows) -> UInt8[Tensor, "T 3 Y X"]:
+    """One clip that shows all, left to right, each under its label. Raises DilaError as `contact_sheet`."""
+    clips = _aligned(rows)
+    moments = range(len(next(iter(clips.values()))))
+    heads = np.concatenate([_strip(label, clip[:1])[:_LABEL_HEIGHT] for label, clip in clips.items()], axis=1)
+    pictures = [
+        np.concatenate([heads, np.concatenate([_bordered(clip[moment]) for clip in clips.values()], axis=1)])
+        for moment in moments
+    ]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def write_clip(path: str | Path, rows: Rows, fps: int | float) -> None:
+    """Write clips side by side as .mp4 or .gif. Raises DilaError as `contact_sheet` and `dila.data.write_video`."""
+    write_video(path, side_by_side(rows), fps)
+
+
+def fit_colours(maps: Float[Tensor, "*batch H W D"]) -> Colours:
+    """Colours fitted once over all frames, so that the same channels have the same colour at all times.
+
+    Each component's sign is fixed by its largest weight being positive, so that fits to like data look alike.
+    """
+    x = maps.detach().flatten(0, -2).double().cpu()
+    mean = x.mean(0)
+    _, vectors = torch.linalg.eigh((x - mean).T @ (x - mean))
+    axes = vectors.flip(1)[:, :3]
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    axes = F.pad(axes, (0, 3 - axes.shape[1]))  # fewer than three channels: the rest is one shade
+    values = ((x - mean) @ axes).numpy()
+    low, high = np.quantile(values, [TAIL, 1 - TAIL], axis=0)
+    return Colours(mean.float(), axes.float(), torch.from_numpy(low).float(), torch.from_numpy(high).float())
+
+
+def paint(
+    colours: Colours, maps: Float[Tensor, "*batch H W D"], size: tuple[int, int] | None = None
+) -> UInt8[Tensor, "*batch 3 Y X"]:
+    """Maps as RGB, enlarged to ``size`` (rows, columns) by repeating cells; at the size of their grid when None."""
+    values = (maps.detach().float().cpu() - colours.mean) @ colours.axes
+    share = (values - colours.low) / (colours.high - colours.low).clamp_min(1e-8)
+    pictures = (share.clamp(0, 1) * 255).round().byte().movedim(-1, -3)
+    if size is None:
+        return pictures
+    flat = F.interpolate(pictures.reshape(-1, *pictures.shape[-3:]), size, mode="nearest-exact")
+    return flat.reshape(*pictures.shape[:-2], *size)
+
+
+def _aligned(rows: Rows) -> dict[str, np.ndarray]:
+    """Clips as ``T Y X 3``, all of the largest size, with blank pictures in front of the shorter ones."""
+    if not rows or any(len(clip) == 0 for clip in rows.values()):
+        raise DilaError("there are no frames to show; give at least one clip, and none that is empty")
+    length = max(len(clip) for clip in rows.values())
+    size = (max(clip.shape[2] for clip in rows.values()), max(clip.shape[3] for clip in rows.values()))
+    aligned = {}
+    for label, clip in rows.items():
+        pictures = clip.cpu()
+        if tuple(pictures.shape[-2:]) != size:
+            pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
+        blank = torch.full((length - len(clip), 3, *size), _PAPER, dtype=torch.uint8)
+        aligned[label] = torch.cat([blank, pictures]).permute(0, 2, 3, 1).numpy()
+    return aligned
+
+
+def _strip(label: str, pictures: np.ndarray) -> np.ndarray:
+    row = np.concatenate([_bordered(picture) for picture in pictures], axis=1)
+    return np.concatenate([_written(label, row.shape[1]), row])
+
+
+def _bordered(picture: np.ndarray) -> np.ndarray:
+    return np.pad(picture, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=_PAPER)
+
+
+def _written(label: str, width: int) -> np.ndarray:
+    from PIL import ImageDraw, ImageFont
+
+    head = _image(np.full((_LABEL_HEIGHT, width, 3), _PAPER, dtype=np.uint8))
+    ImageDraw.Draw(head).text((GAP, 2), label, fill=_INK, font=ImageFont.load_default(12))
+    return np.asarray(head)
+
+
+def _image(pixels: np.ndarray) -> "Image":
+    from PIL import Image
+
+    return Image.fromarray(pixels)

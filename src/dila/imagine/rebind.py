@@ -1,0 +1,33 @@
+"""Rebinding: the layout and motion of one clip in the appearance of another (paper figure 4)."""
+
+from typing import NamedTuple
+
+import torch
+
+from dila.model.dila import DiLA
+from dila.shapes import Features, Float, Structure, Tensor
+
+
+class Rebound(NamedTuple):
+    """Frames 1..K of the structure's clip, as the content's clip would look in them."""
+
+    s: Structure
+    e: Features
+
+
+def rebind(model: DiLA, structure: Features, content: Float[Tensor, "B T2 H W D"]) -> Rebound:
+    """Decode the structure of one clip with the content memory and the first frame of another (equation 4).
+
+    As in training, frame k+1 is decoded with the memory of frame k. Where the content's clip is shorter (it may be a
+    single picture) its last memory is kept.
+
+    Args:
+        model: a trained DiLA.
+        structure: the clip that says where things are, ``B T H W D``.
+        content: the clip that says what they are, ``B T2 H W D``.
+    """
+    s = model.observe(structure).s[:, 1:]
+    c_mem = model.observe(content).c_mem
+    past = torch.arange(s.shape[1], device=s.device).clamp(max=c_mem.shape[1] - 1)
+    e, _ = model.decoder(s, c_mem[:, past], model.decoder.origin(content[:, 0]))
+    return Rebound(s, e)

@@ -1,0 +1,130 @@
+"""Long videos with bounded memory: frames at a stride in seconds, features chunk by chunk, windows of a trained length.
+
+A model is trained on clips of T frames and attends over all that it is given, so a long video is read in windows of T
+frames that overlap by half. The first window gives all its T - 1 transitions, each later one only its last T // 2: a
+transition's action is so inferred with T / 2 - 1 or more frames before it, the middle of what training showed, wherever
+it lies (only those of the video's own first frames have fewer, as in training). The last window is moved back to end
+with the video, so that every window has T frames unless the whole video is shorter.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from dila.errors import DilaError
+from dila.protocols import Episode, FrameEncoder, LatentActionModel
+from dila.shapes import Features, Float, LatentActions, Tensor
+
+CHUNK = 32
+"""Frames of a video held decoded in memory at once."""
+
+Chunk = Float[Tensor, "B _ H W D"]
+"""Features of some frames of a clip; chunks of one clip can differ in length."""
+
+TIE = 1e-6
+"""A time halfway between two frames goes to the earlier one, whatever the rounding of the times."""
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class Window(NamedTuple):
+    """A window of features, of which the last ``keep`` transitions were in no window before it."""
+
+    e: Features
+    keep: int
+
+
+def sample(episode: Episode, stride: int | float) -> list[np.ndarray]:
+    """Raw frame numbers at every ``stride`` seconds, as unbroken runs; a constant frame rate gives one run.
+
+    Sample k is the frame nearest to k * stride. A run ends where none is within half a stride or the usual (median)
+    time between frames, or where the nearest is the one taken before: nothing is bridged or repeated. As in
+    `dila.data.Clips`, so that a video is sampled as in training.
+
+    Raises:
+        DilaError: the episode is empty or has fewer frames a second than asked for.
+    """
+    times = np.asarray(episode.times, dtype=np.float64)
+    if not len(times):
+        raise DilaError(f"{episode.id} has no frames; replace or remove it")
+    spacing = float(np.median(np.diff(times))) if len(times) > 1 else stride
+    if stride < 0.99 * spacing:
+        raise DilaError(
+            f"{episode.id} has a frame every {spacing:.3g} s, which is more than the model's stride of {stride:g} s; "
+            "give video of a higher frame rate"
+        )
+    # The last frame stands for as long as the one before it, or else it would be "nearest" to times past the end.
+    ends = np.append(times[1:] + times[:-1], 2 * times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0)) / 2
+    goals = np.arange(times[0], ends[-1] + TIE, stride)
+    goals = goals[goals - TIE <= ends[-1]]
+    index = np.searchsorted(ends, goals - TIE)
+    near = np.abs(times[index] - goals) <= min(stride / 2, spacing) + TIE
+    index, place = index[near], np.flatnonzero(near)
+    fresh = np.diff(index, prepend=-1) > 0
+    index, place = index[fresh], place[fresh]
+    return np.split(index, np.flatnonzero(np.diff(place) > 1) + 1)
+
+
+def encode(encoder: FrameEncoder, episode: Episode, index: np.ndarray) -> Iterator[Chunk]:
+    """Features of these frames, ``1 n H W D`` with n up to `CHUNK`. Raises DilaError when they cannot be read."""
+    for start in range(0, len(index), CHUNK):
+        yield encoder.encode(episode.read(index[start : start + CHUNK].tolist())[None])
+
+
+def windows(chunks: Iterable[Chunk], frames: int) -> Iterator[Window]:
+    """Overlapping windows over features that come in chunks of any length. None for fewer than two frames."""
+    hop = max(1, frames // 2)
+    held: Tensor | None = None
+    left: Tensor | None = None
+    given = 0
+    for chunk in chunks:
+        held = chunk if held is None else torch.cat([held, chunk], dim=1)
+        while held.shape[1] > frames:
+            yield Window(held[:, :frames], frames - 1 - given)
+            left, held, given = held[:, :hop], held[:, hop:], frames - 1 - hop
+    if held is not None and left is not None:
+        lacking = frames - held.shape[1]
+        held, given = torch.cat([left[:, hop - lacking :], held], dim=1), given + lacking
+    if held is not None and held.shape[1] > 1:
+        yield Window(held, held.shape[1] - 1 - given)
+
+
+def infer_windows(
+    model: LatentActionModel, keyed: Iterable[tuple[_Key, Window]], batch: int
+) -> Iterator[tuple[_Key, LatentActions]]:
+    """Latent actions that each window keeps, ``B keep Dz``; windows of one length go through the model together.
+
+    Those of one key come out in the order in which they went in, as long as only its first can be short.
+    """
+    waiting: dict[int, list[tuple[_Key, Window]]] = {}
+    for key, window in keyed:
+        group = waiting.setdefault(window.e.shape[1], [])
+        group.append((key, window))
+        if len(group) == batch:
+            yield from _infer(model, waiting.pop(window.e.shape[1]))
+    for group in waiting.values():
+        yield from _infer(model, group)
+
+
+def _infer(model: LatentActionModel, group: list[tuple[_Key, Window]]) -> Iterator[tuple[_Key, LatentActions]]:
+    z = model.infer(torch.cat([window.e for _, window in group])).float()
+    sizes = [len(window.e) for _, window in group]
+    for (key, window), part in zip(group, z.split(sizes), strict=True):
+        yield key, part[:, part.shape[1] - window.keep :]
+
+
+def infer_long(
+    model: LatentActionModel, chunks: Iterable[Chunk] | Features, frames: int, batch: int = 8
+) -> LatentActions:
+    """Latent actions of a clip of any length, given whole or in chunks, read in windows of ``frames`` frames.
+
+    Raises:
+        DilaError: fewer than two frames.
+    """
+    parts = [chunks] if isinstance(chunks, Tensor) else chunks
+    z = [part for _, part in infer_windows(model, ((0, window) for window in windows(parts, frames)), batch)]
+    if not z:
+        raise DilaError("a latent action lies between two frames, but the clip has fewer; give a longer one")
+    return torch.cat(z, dim=1)

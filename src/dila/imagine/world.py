@@ -1,0 +1,229 @@
+"""A model with its eyes: from videos to latent actions, imagined futures and back to frames."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dila.data import open_corpus
+from dila.errors import DilaError
+from dila.imagine.isolate import Isolated, isolate
+from dila.imagine.label import Labelled, label
+from dila.imagine.rebind import Rebound, rebind
+from dila.imagine.rollout import rollout
+from dila.imagine.transfer import Cycle, Transfer, cycle, transfer
+from dila.imagine.windows import CHUNK, encode, infer_long, sample
+from dila.model.dila import DiLA
+from dila.protocols import Episode, FrameDecoder, FrameEncoder, LatentActionModel
+from dila.shapes import Float, Tensor, UInt8
+
+Video = str | Path | Tensor
+"""A video file or a folder of images, read at the model's stride; or uint8 frames, ``T 3 Y X`` or ``B T 3 Y X``, taken
+to be that stride apart."""
+
+DEFAULT_FRAMES = 16
+
+
+class World:
+    """What a trained model can do with videos.
+
+    A path or ``T 3 Y X`` frames give results without the batch dimension, ``B T 3 Y X`` frames with it. Nothing here
+    keeps gradients; the verbs' own files, over features, do.
+
+    Args:
+        model: anything with the verbs of `LatentActionModel`; `rebind` and `isolate` want a DiLA.
+        encoder: frames to the features that the model reads.
+        decoder: features to frames, for `draw`.
+        stride: seconds between frames.
+        frames: clip length that the model was trained on: long videos are read in windows of so many (`windows`).
+        bf16: run the model under bfloat16 autocast.
+    """
+
+    def __init__(
+        self,
+        model: LatentActionModel,
+        encoder: FrameEncoder,
+        decoder: FrameDecoder | None = None,
+        stride: int | float = 0.1,
+        frames: int = DEFAULT_FRAMES,
+        *,
+        bf16: bool = False,
+    ):
+        if not stride > 0 or frames < 2:
+            raise DilaError(f"stride = {stride} must be above 0 and frames = {frames} at least 2")
+        self.model, self.encoder, self.decoder = model, encoder, decoder
+        self.stride, self.frames, self.bf16 = stride, frames, bf16
+        if isinstance(model, nn.Module):
+            model.eval()
+
+    # Seeing
+
+    def features(self, video: Video, limit: int | None = None) -> Float[Tensor, "*batch T H W D"]:
+        """Features of the whole video, or of its first ``limit`` frames. All are held in memory."""
+        return _first_if(_alone(video), self._features(video, limit))
+
+    def infer(self, video: Video) -> Float[Tensor, "*batch K Dz"]:
+        """Latent actions between consecutive frames; a long file is read piece by piece, in bounded memory."""
+        with self.running():
+            chunks = self._chunks(video) if not isinstance(video, Tensor) else self._features(video)
+            return _first_if(_alone(video), infer_long(self.model, chunks, self.frames))
+
+    # Imagining
+
+    def rollout(
+        self, video: Video, z: Float[Tensor, "*given J Dz"] | None = None, steps: int | None = None, context: int = 1
+    ) -> Float[Tensor, "*batch K H W D"]:
+        """Features of the frames imagined after the first ``context`` ones of the video.
+
+        Args:
+            video: the frames to begin with; those after the context are not looked at when ``z`` is given.
+            z: latent actions to follow, ``J Dz`` or ``B J Dz``; the video's own when None.
+            steps: how many to imagine; as many as there are actions when None.
+            context: how many true frames the model sees.
+
+        Raises:
+            DilaError: fewer actions than steps, or frames than context.
+        """
+        with self.running():
+            e = self._features(video, context if z is not None else None)
+            _check_context(context, e)
+            if z is None:
+                followed = infer_long(self.model, e, self.frames)[:, context - 1 :]
+            else:
+                followed = (z if z.ndim == 3 else z[None]).to(e.device).expand(len(e), -1, -1)
+            steps = followed.shape[1] if steps is None else steps
+            if not 0 < steps <= followed.shape[1]:
+                raise DilaError(f"steps = {steps} cannot be imagined under {followed.shape[1]} latent actions")
+            return _first_if(_alone(video), rollout(self.model, e[:, :context], followed[:, :steps]).float())
+
+    def transfer(self, source: Video, target: Video, context: int = 1) -> Transfer:
+        """The actions of ``source`` in the scene of ``target``: see `dila.imagine.transfer`.
+
+        Raises:
+            DilaError: fewer frames in the target than context, or batches that do not pair.
+        """
+        with self.running():
+            e_source, e_target = self._pair(source, target, limit=context)
+            _check_context(context, e_target)
+            made = transfer(self.model, e_source, e_target, context, self.frames)
+            return _plain(made, _alone(source) and _alone(target))
+
+    def cycle(self, source: Video, target: Video) -> Cycle:
+        """Transfer there and back: see `dila.imagine.transfer`."""
+        with self.running():
+            made = cycle(self.model, *self._pair(source, target, limit=1), self.frames)
+            return _plain(made, _alone(source) and _alone(target))
+
+    def rebind(self, structure: Video, content: Video) -> Rebound:
+        """The layout of one video in the appearance of another: see `dila.imagine.rebind`."""
+        model = self._dila("rebind")
+        with self.running():
+            made = rebind(model, *self._pair(structure, content))
+            return _plain(made, _alone(structure) and _alone(content))
+
+    def isolate(self, video: Video) -> Isolated:
+        """The video with its structure held still: see `dila.imagine.isolate`."""
+        model = self._dila("isolate")
+        with self.running():
+            return _plain(isolate(model, self._features(video)), _alone(video))
+
+    def draw(self, e: Float[Tensor, "*batch T H W D"]) -> UInt8[Tensor, "*batch T 3 Y X"]:
+        """Features to frames, on the CPU.
+
+        Raises:
+            DilaError: the model has no decoder.
+        """
+        if self.decoder is None:
+            raise DilaError("this model has no decoder to draw frames with; train one with: dila train-decoder")
+        clips = e if e.ndim == 5 else e[None]
+        with self.running():
+            drawn = [self.decoder.decode(part.float()).mul(255).round().byte().cpu() for part in clips.split(CHUNK, 1)]
+        return _first_if(e.ndim == 4, torch.cat(drawn, dim=1))
+
+    def label(self, path: str | Path, out: str | Path, **options: Any) -> Labelled:
+        """Latent actions of all videos under a path, as one Parquet file: see `dila.imagine.label`."""
+        return label(self, path, out, **options)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """No gradients, and bfloat16 where asked for: what every verb here runs in.
+
+        Not `torch.inference_mode`: its tensors could not be used in training or to plan by gradients afterwards.
+        """
+        device = "cpu"
+        if isinstance(self.model, nn.Module):
+            device = next((p.device.type for p in self.model.parameters()), device)
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+            yield
+
+    def _features(self, video: Video, limit: int | None = None) -> Float[Tensor, "B T H W D"]:
+        with self.running():
+            if not isinstance(video, Tensor):
+                return torch.cat(list(self._chunks(video, limit)), dim=1)
+            frames = _checked(video)[:, :limit]
+            return torch.cat([self.encoder.encode(part) for part in frames.split(CHUNK, dim=1)], dim=1)
+
+    def _chunks(self, path: str | Path, limit: int | None = None) -> Iterator[Float[Tensor, "1 T H W D"]]:
+        episode = _one_episode(path)
+        return encode(self.encoder, episode, _unbroken(episode, self.stride)[:limit])
+
+    def _pair(self, first: Video, second: Video, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """Features of two videos; one alone goes with each of the other's batch."""
+        e, other = self._features(first), self._features(second, limit)
+        batch = max(len(e), len(other))
+        if len(e) not in (1, batch) or len(other) not in (1, batch):
+            raise DilaError(f"{len(e)} clips cannot be paired with {len(other)}; give as many, or one")
+        return e.expand(batch, -1, -1, -1, -1), other.expand(batch, -1, -1, -1, -1)
+
+    def _dila(self, verb: str) -> DiLA:
+        if not isinstance(self.model, DiLA):
+            raise DilaError(f"{verb} needs a DiLA, a model with structure and content, not {type(self.model).__name__}")
+        return self.model
+
+
+def _one_episode(path: str | Path) -> Episode:
+    corpus = open_corpus(path)
+    if len(corpus) != 1:
+        raise DilaError(f"{path} holds {len(corpus)} videos; give one of them, or label the folder with: dila label")
+    return corpus.episodes[0]
+
+
+def _unbroken(episode: Episode, stride: float) -> np.ndarray:
+    runs = sample(episode, stride)
+    if len(runs) > 1:
+        after = episode.times[runs[0][-1]]
+        raise DilaError(
+            f"{episode.id} has a gap of more than {stride:g} s after {after:.2f} s; cut it there, or re-encode it at a "
+            "constant frame rate"
+        )
+    return runs[0]
+
+
+def _checked(frames: Tensor) -> UInt8[Tensor, "B T 3 Y X"]:
+    if frames.dtype != torch.uint8 or frames.ndim not in (4, 5) or frames.shape[-3] != 3:
+        raise DilaError(
+            f"frames should be uint8 of shape T 3 Y X or B T 3 Y X, not {frames.dtype} of {list(frames.shape)}"
+        )
+    return frames if frames.ndim == 5 else frames[None]
+
+
+def _check_context(context: int, e: Tensor) -> None:
+    if not 1 <= context <= e.shape[1]:
+        raise DilaError(f"context = {context} must be at least 1 and no more than the {e.shape[1]} frames of the video")
+
+
+def _alone(video: Video) -> bool:
+    return not isinstance(video, Tensor) or video.ndim == 4
+
+
+def _first_if(alone: bool, batched: Tensor) -> Tensor:
+    return batched[0] if alone else batched
+
+
+def _plain(result: Any, alone: bool) -> Any:
+    """A NamedTuple of tensors in float32, without the batch dimension if the input had none."""
+    return type(result)(*(_first_if(alone, part.float()) for part in result))

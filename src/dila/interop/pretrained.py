@@ -1,0 +1,379 @@
+"""A trained model on disk: what it is, what it sees with, and how its time runs, in one folder.
+
+::
+
+    config.json            format, kind, the configs of model, encoder and decoder, stride, frames, notes, version
+    model.safetensors      weights of the model
+    encoder.safetensors    feature statistics (mean, var); absent if the encoder gives raw features
+    decoder.safetensors    weights of a trained decoder; absent if there is none, or if it reads its own file (RAE)
+
+The frozen encoder's own weights are not in the folder: its config names them.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from dila.configs import from_json, to_json
+from dila.errors import DilaError
+from dila.interop.released import load_released
+from dila.model.config import DiLAConfig
+from dila.model.dila import DiLA
+from dila.protocols import FrameDecoder
+from dila.shapes import Tensor
+from dila.version import version
+from dila.vision import FeatureStatistics, FrozenEncoder, build_decoder, build_encoder
+
+FORMAT = 1
+KIND = "dila"
+CONFIG, MODEL, ENCODER, DECODER = "config.json", "model.safetensors", "encoder.safetensors", "decoder.safetensors"
+CHECKPOINTS = "checkpoints"
+RELEASED_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
+RELEASED_FRAMES = 16
+"""Clip length that the released checkpoints were trained on (paper section 4)."""
+
+_STEP = re.compile(r"step_(\d+)$")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class Pretrained(NamedTuple):
+    """A model with its eyes and its clock: all that using it needs."""
+
+    model: DiLA
+    encoder: FrozenEncoder
+    decoder: FrameDecoder | None
+    stride: float
+    """Seconds between the frames that it was trained on."""
+    frames: int
+    """Frames of a clip that it was trained on."""
+
+    def to(self, device: torch.device | str) -> "Pretrained":
+        """Move model, encoder and decoder, in place."""
+        self.model.to(device)
+        self.encoder.to(device)
+        if isinstance(self.decoder, nn.Module):
+            self.decoder.to(device)
+        return self
+
+
+def save_pretrained(folder: str | Path, pretrained: Pretrained, notes: Mapping[str, Any] | None = None) -> Path:
+    """Write the folder, whole or not at all; one that is there already is replaced.
+
+    Args:
+        folder: where to; made with its parents.
+        pretrained: what to write.
+        notes: JSON-ready remarks (step, score, data) that loading does not need.
+
+    Raises:
+        DilaError: ``folder`` is there and holds something else, or cannot be written, or the parts do not fit.
+    """
+    folder = Path(folder)
+    _check_fit(pretrained, str(folder))
+    if folder.exists() and not _is_pretrained(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise DilaError(f"{folder} is there and is no folder of a trained model; choose another name or remove it")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _write_tensors(partial / MODEL, pretrained.model.state_dict())
+        if pretrained.encoder.statistics is not None:
+            pretrained.encoder.statistics.save(partial / ENCODER)
+        if weights := _decoder_weights(pretrained.decoder):
+            _write_tensors(partial / DECODER, weights)
+        (partial / CONFIG).write_text(json.dumps(_describe(pretrained, notes), indent=2) + "\n", encoding="utf-8")
+        _put_in_place(partial, folder)
+    except OSError as error:
+        raise DilaError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def load_pretrained(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+    encoder: FrozenEncoder | None = None,
+    decoder: FrameDecoder | None = None,
+    stride: int | float | None = None,
+) -> Pretrained:
+    """A trained model, in evaluation mode.
+
+    Args:
+        path: a folder that `save_pretrained` wrote; a run folder, of which the newest complete
+            ``checkpoints/step_XXXXXXX`` is taken; a released DiLA file (.pt or .safetensors); or, where no such path
+            exists, an id ``user/name`` on the Hugging Face Hub.
+        device: "auto" takes CUDA or Apple silicon where there is one.
+        revision: of a Hub id, as in ``huggingface_hub.snapshot_download``; so are the next three.
+        cache_dir: where downloads are kept.
+        local_files_only: no network; only what was downloaded before.
+        token: for a private model.
+        encoder: only for a released file, which needs it: the released ones saw DINOv2 features under RAE's statistics.
+        decoder: only for a released file: from its features to pixels; None draws nothing.
+        stride: only for a released file, which needs it: seconds between frames.
+
+    Raises:
+        DilaError: nothing there; a newer format; a field, file or tensor that is missing, unexpected, misshapen or
+            damaged; an encoder that does not give the features that the model reads; an argument that does not belong.
+    """
+    target = pick_device(device)
+    found = Path(path).expanduser()
+    if found.is_file() and found.suffix.lower() in RELEASED_SUFFIXES:
+        return _load_released(found, encoder, decoder, stride).to(target)
+    if encoder is not None or decoder is not None or stride is not None:
+        raise DilaError(
+            f"encoder, decoder and stride belong to a released file, but {path} brings its own; leave them out"
+        )
+    if not found.exists() and _HUB_ID.fullmatch(str(path)):
+        found = _download(str(path), revision, cache_dir, local_files_only, token)
+    return _load_folder(find_pretrained(found)).to(target)
+
+
+def find_pretrained(path: str | Path) -> Path:
+    """The folder of a trained model: ``path`` itself, or the newest complete checkpoint of the run there.
+
+    Raises:
+        DilaError: there is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DilaError(f"{path} does not exist; give a folder of a trained model, a run, or a Hub id user/name")
+    if _is_pretrained(path):
+        return path
+    steps = [(int(m[1]), child) for child in _children(path / CHECKPOINTS) if (m := _STEP.match(child.name))]
+    complete = [child for _, child in sorted(steps) if _is_pretrained(child)]
+    if complete:
+        return complete[-1]
+    if (path / CONFIG).is_file():
+        return path  # reading it tells what is missing
+    what = f"no whole checkpoint among {len(steps)} in {CHECKPOINTS}" if steps else f"no {CONFIG}"
+    raise DilaError(f"{path} has {what}; give the folder of a trained model or of a run that has saved a checkpoint")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device with this name; "auto" is CUDA, else Apple silicon, else the CPU.
+
+    Raises:
+        DilaError: an unknown name, or a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DilaError(f"device {name!r} cannot be used here: {_first_line(error)}; try auto or cpu") from error
+    return device
+
+
+def _load_folder(folder: Path) -> Pretrained:
+    described = _read_config(folder / CONFIG)
+    statistics = FeatureStatistics.load(folder / ENCODER) if described["statistics"] else None
+    encoder = build_encoder(described["encoder"], statistics)
+    with torch.device("meta"):
+        model = DiLA(from_json(DiLAConfig, described["model"], f"{folder / CONFIG}: model"))
+    _load_tensors(model, folder / MODEL)
+    pretrained = Pretrained(
+        model.eval(), encoder, _load_decoder(folder, described, statistics), described["stride"], described["frames"]
+    )
+    _check_fit(pretrained, str(folder))
+    return pretrained
+
+
+def _load_decoder(folder: Path, described: Mapping[str, Any], statistics: FeatureStatistics | None) -> Any:
+    if described["decoder"] is None:
+        return None
+    decoder = build_decoder(described["decoder"], statistics)
+    if _decoder_weights(decoder):
+        _load_tensors(decoder, folder / DECODER)  # type: ignore[type-var]
+    return decoder.eval() if isinstance(decoder, nn.Module) else decoder
+
+
+def _load_released(
+    path: Path, encoder: FrozenEncoder | None, decoder: FrameDecoder | None, stride: int | float | None
+) -> Pretrained:
+    if encoder is None:
+        raise DilaError(
+            f"{path} is a released file and does not say what it saw with; give encoder=, for its own "
+            "dila.vision.build_encoder('dinov2', dila.vision.FeatureStatistics.load('stat.pt'))"
+        )
+    if stride is None:
+        raise DilaError(
+            f"{path} is a released file and does not say its stride; give stride=, in seconds between frames"
+        )
+    pretrained = Pretrained(load_released(path, encoder.grid), encoder, decoder, float(stride), RELEASED_FRAMES)
+    _check_fit(pretrained, str(path))
+    return pretrained
+
+
+def _download(
+    name: str, revision: str | None, cache_dir: str | Path | None, local_files_only: bool, token: str | None
+) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = [CONFIG, MODEL, ENCODER, DECODER]
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token,
+                allow_patterns=wanted,
+            )
+        )  # fmt: skip
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DilaError(
+            f"{name} is no path here, and the Hub does not give it: {_first_line(error)}; check the id or the path"
+        ) from error
+
+
+def _describe(pretrained: Pretrained, notes: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "dila_version": version(),
+        "model": to_json(pretrained.model.config),
+        "encoder": pretrained.encoder.config(),
+        "statistics": pretrained.encoder.statistics is not None,
+        "decoder": pretrained.decoder.config() if pretrained.decoder is not None else None,
+        "stride": pretrained.stride,
+        "frames": pretrained.frames,
+        "notes": dict(notes or {}),
+    }
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DilaError(f"{path} cannot be read as JSON: {_first_line(error)}; copy the folder anew") from error
+    if not isinstance(described, dict) or not isinstance(described.get("format"), int):
+        raise DilaError(f"{path} does not describe a trained model: it has no field format; check the path")
+    if described["format"] > FORMAT:
+        raise DilaError(
+            f"{path} has format {described['format']}, written by dila {described.get('dila_version')}, but this dila "
+            f"reads format {FORMAT}; install a newer one with: pip install -U dila-wm"
+        )
+    needed = ("kind", "model", "encoder", "statistics", "decoder", "stride", "frames")
+    if missing := [name for name in needed if name not in described]:
+        raise DilaError(f"{path} lacks the field {', '.join(missing)}; copy the folder anew")
+    if described["kind"] != KIND:
+        raise DilaError(f"{path} describes a model of kind {described['kind']!r}, but only {KIND!r} can be loaded here")
+    if not all(isinstance(described[name], Mapping | None) for name in ("encoder", "decoder")):
+        raise DilaError(f"{path}: encoder and decoder should be objects; copy the folder anew")
+    return described
+
+
+def _check_fit(pretrained: Pretrained, source: str) -> None:
+    model, encoder, decoder = pretrained.model.config, pretrained.encoder, pretrained.decoder
+    if (tuple(encoder.grid), encoder.feature_dim) != (tuple(model.grid), model.feature_dim):
+        raise DilaError(
+            f"{source}: the encoder gives features of {_size(encoder.grid, encoder.feature_dim)}, but the model reads "
+            f"{_size(model.grid, model.feature_dim)}; give the encoder that the model was trained with"
+        )
+    reads = decoder.config() if decoder is not None else {}
+    if reads.get("feature_dim", model.feature_dim) != model.feature_dim:
+        raise DilaError(
+            f"{source}: the decoder reads {reads['feature_dim']} channels, but the model predicts {model.feature_dim}; "
+            "give the decoder that was trained for it"
+        )
+    stride, frames = pretrained.stride, pretrained.frames
+    plain = isinstance(stride, int | float) and isinstance(frames, int)
+    if not plain or not 0 < stride < math.inf or frames < 2:
+        raise DilaError(f"{source}: stride = {stride} should be seconds above 0, and frames = {frames} at least 2")
+
+
+def _size(grid: tuple[int, int], channels: int) -> str:
+    return f"{grid[0]} x {grid[1]} x {channels}"
+
+
+def _decoder_weights(decoder: FrameDecoder | None) -> Mapping[str, Tensor]:
+    """What has to be kept beside the decoder's config: nothing if that names a file of weights."""
+    if not isinstance(decoder, nn.Module) or "weights" in decoder.config():
+        return {}
+    return decoder.state_dict()
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _load_tensors(module: _Module, path: Path) -> _Module:
+    """Fill the module from a safetensors file, strictly. Raises DilaError that names every tensor at fault."""
+    stored, wanted = _read_tensors(path), module.state_dict()
+    misshapen = [
+        f"{name} {list(stored[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & stored.keys())
+        if stored[name].shape != wanted[name].shape
+    ]
+    faults = {
+        "missing": sorted(wanted.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - wanted.keys()),
+        "misshapen": misshapen,
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
+        raise DilaError(f"{path} does not hold the tensors that {CONFIG} beside it describes; {told}")
+    module.load_state_dict(stored, assign=True)
+    return module.requires_grad_(True)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise DilaError(f"{path} is missing; copy the folder anew")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DilaError(f"{path} is damaged: {_first_line(error)}; copy the folder anew") from error
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Rename; a folder cannot be renamed over a full one, so an older one steps aside for that moment."""
+    with _set_aside(folder):
+        os.replace(partial, folder)
+
+
+@contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    present = folder.exists()
+    if present:
+        os.replace(folder, old)
+    try:
+        yield
+    except BaseException:
+        if present:
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_pretrained(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / MODEL).is_file()
+
+
+def _children(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return list(folder.iterdir())
+    return []
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

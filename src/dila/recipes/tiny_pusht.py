@@ -1,0 +1,32 @@
+"""Push-T on two CPU cores."""
+
+from dila.model.presets import preset
+from dila.train.objectives import OneStep, Rollout, Terms
+from dila.train.run import ClipSettings, DecoderRun, Optimiser, Run, Stage
+
+
+def tiny_pusht() -> Run:
+    """The smallest run that shows the method: Push-T, the embedded encoder at 128 pixels, clips of 8 frames.
+
+    Hardware: two CPU cores, 4 GB. Time and score: to be measured.
+
+    The first stage shows half of each batch's decoder the true next structure, which wakes z early; the feature loss
+    weighs what moves, which is little of the board; see docs/deviations.md for both.
+    """
+    terms = Terms(motion=1.0, detach_structure=True)
+    return Run(
+        name="tiny_pusht",
+        model=preset("tiny"),
+        encoder={"name": "efficientnet-lite0", "size": 128},
+        stages=(
+            Stage(OneStep(terms, shown=0.5), steps=500, name="shown"),
+            Stage(OneStep(terms), steps=300),
+            Stage(Rollout(terms), steps=100),
+        ),
+        clips=ClipSettings(frames=8, stride=0.2),
+        optimiser=Optimiser(lr=2e-3, weight_decay=1e-4, warmup=50, schedule="cosine", clip=1.0),
+        batch=16,
+        evaluate_every=100,
+        checkpoint_minutes=2.0,
+        decoder=DecoderRun(),
+    )

@@ -1,0 +1,76 @@
+"""What a run begins from: its encoder, the model it goes on with, and the settings that ``run.json`` holds it to."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dila.configs import from_json, to_json
+from dila.errors import DilaError
+from dila.interop.pretrained import load_pretrained
+from dila.model.dila import DiLA
+from dila.train.run import Run
+from dila.vision import FrozenEncoder, build_encoder
+
+RUN = "run.json"
+
+FREE = frozenset({"workers", "keep", "checkpoint_minutes", "checkpoint_every", "trackers"})
+"""Fields of a run that may change when it is resumed: none of them changes what is learnt or logged."""
+
+
+def begin(run: Run) -> tuple[FrozenEncoder, DiLA | None]:
+    """The encoder, and the model to start from where the run names one."""
+    if run.start is None:
+        return build_encoder(run.encoder), None
+    pretrained = load_pretrained(run.start)
+    return pretrained.encoder, pretrained.model
+
+
+def grown(model: DiLA | None, run: Run) -> DiLA:
+    """A fresh model of the run's config, with the weights of `model` where there is one.
+
+    Raises:
+        DilaError: `model` is of another architecture.
+    """
+    fresh = DiLA(run.model)
+    if model is None:
+        return fresh
+    try:
+        lacking, unknown = fresh.load_state_dict(model.state_dict(), strict=False)
+    except RuntimeError as error:
+        raise DilaError(f"{run.start} is of another architecture than the run's model: {error}") from error
+    if unknown or any(not name.startswith("action_encoder.") for name in lacking):
+        raise DilaError(f"{run.start} is of another architecture than the run's model; set run.model to its config")
+    return fresh
+
+
+def settle(run: Run, out: Path) -> None:
+    """Write ``run.json``, or check that what is there is the same run.
+
+    Raises:
+        DilaError: it is another; the fields that differ are named.
+    """
+    path = out / RUN
+    described = to_json(run)
+    if path.is_file():
+        try:
+            stored = to_json(from_json(Run, json.loads(path.read_text(encoding="utf-8")), str(path)))
+        except ValueError as error:
+            raise DilaError(f"{path} cannot be read as JSON: {error}; remove the folder to start anew") from error
+        different = [told for told in _differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
+        if different:
+            raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    """Each leaf that differs, as ``path = stored (now wanted)``."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in {**stored, **wanted}:
+            yield from _differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+    elif stored != wanted:
+        yield f"{where} = {json.dumps(stored)} (now {json.dumps(wanted)})"

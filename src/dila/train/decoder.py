@@ -1,0 +1,240 @@
+"""Training the light decoder that draws a world model's features as frames.
+
+The frames of a step are drawn from the seed and the step alone, so that resuming needs weights, moments and a number.
+"""
+
+import json
+import os
+import pickle
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from dila.configs import to_json
+from dila.data import open_corpus, split_episodes
+from dila.errors import DilaError
+from dila.interop.pretrained import CONFIG, DECODER, find_pretrained, load_pretrained, pick_device, save_pretrained
+from dila.shapes import Float, Tensor, UInt8
+from dila.train.material import default_cache
+from dila.train.run import DecoderRun, Optimiser
+from dila.train.stop import StopRequest
+from dila.vision import ConvDecoder, ConvDecoderConfig, FeatureCache, FrozenEncoder, decoder_loss
+
+FILE = "decoder.pt"
+SAVE_MINUTES = 2.0
+SHOW_EVERY = 10
+READ = 64
+"""Frames read at once while the pairs are gathered."""
+
+
+class Pairs(NamedTuple):
+    """What a decoder learns from, in memory: features (bf16, as the cache keeps them) and the frames they came from."""
+
+    e: Float[Tensor, "N H W D"]
+    frames: UInt8[Tensor, "N 3 Y X"]
+
+
+def train_decoder(
+    path: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    settings: DecoderRun | None = None,
+    *,
+    held_out: float = 0.1,
+    cache_dir: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Train a decoder for a trained model and attach it.
+
+    Interrupted, it goes on when called again; SIGTERM and SIGINT save first.
+
+    Args:
+        path: of the model, as `dila.interop.pretrained.load_pretrained` takes it.
+        data: corpus; its held-out episodes are left out.
+        out: folder for the model with its decoder; None attaches to the model's own folder.
+        settings: of the decoder.
+        held_out: share of the episodes left out; the default is that of training.
+        cache_dir: of features, see `dila.train.loop.train`.
+        device: "auto", "cpu", "cuda", "mps".
+        progress: show a bar.
+
+    Returns:
+        the folder that has the decoder.
+
+    Raises:
+        DilaError: the model or the data cannot be read, or `out` holds the decoder of other settings.
+    """
+    settings = settings or DecoderRun()
+    pretrained = load_pretrained(path)
+    folder = find_pretrained(path) if out is None else Path(out)
+    encoder = pretrained.encoder.to(pick_device(device))
+    frames, _ = split_episodes(open_corpus(data), held_out)
+    cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=progress)
+    cached = cache.episodes(frames)
+    read = {episode.id for episode in cached}
+    frames = [episode for episode in frames if episode.id in read]
+    work = folder.with_name(f"{folder.name}.decoder")
+    with StopRequest() as stop:
+        decoder = fit_decoder(encoder, frames, cached, settings, work, stop=stop, progress=progress)
+    complete = pretrained._replace(decoder=decoder.cpu())
+    if out is not None:
+        save_pretrained(folder, complete, _notes(find_pretrained(path)))
+    else:
+        _attach(folder, complete)
+    (work / FILE).unlink()
+    work.rmdir()
+    return folder
+
+
+def fit_decoder(
+    encoder: FrozenEncoder,
+    frames: Sequence[Any],
+    features: Sequence[Any],
+    settings: DecoderRun,
+    folder: Path,
+    *,
+    stop: StopRequest,
+    progress: bool = True,
+) -> ConvDecoder:
+    """A decoder trained on (features, frames) pairs, on the encoder's device; goes on from what `folder` holds.
+
+    Args:
+        encoder: with statistics.
+        frames: the episodes.
+        features: the same episodes as features, or the same list again to have them encoded here.
+        settings: of the decoder.
+        folder: where its state is kept.
+        stop: asked after each step.
+        progress: show a bar.
+
+    Raises:
+        DilaError: `folder` holds a decoder of other settings, or the loss is no longer finite.
+        SystemExit: a signal came; the state is saved.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        decoder = ConvDecoder(_config(encoder, settings)).to(encoder.device)
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=settings.lr, weight_decay=1e-4, fused=True)
+    path = folder / FILE
+    described = {"settings": to_json(settings), "encoder": encoder.config()}
+    first = _resume(path, described, decoder, optimiser)
+    if first == settings.steps:
+        return decoder.eval()
+    pairs = gather_pairs(encoder, frames, features, settings)
+    saved = time.monotonic()
+    decoder.train()
+    bar = tqdm(total=settings.steps, initial=first, desc="decoder", unit="step", disable=not progress)
+    with bar:
+        for step in range(first, settings.steps):
+            losses = _step(decoder, optimiser, pairs, settings, step)
+            bar.update()
+            if step % SHOW_EVERY == 0:
+                bar.set_postfix({name: f"{float(loss):.4f}" for name, loss in losses.items()})
+            done = step + 1
+            if done == settings.steps or stop.signal is not None or time.monotonic() - saved > SAVE_MINUTES * 60:
+                _save(path, described, decoder, optimiser, done)
+                saved = time.monotonic()
+            if stop.signal is not None:
+                raise stop.exit()
+    return decoder.eval()
+
+
+def gather_pairs(encoder: FrozenEncoder, frames: Sequence[Any], features: Sequence[Any], settings: DecoderRun) -> Pairs:
+    """About ``settings.frames`` frames, evenly spread over the episodes, at the decoder's size, with their features."""
+    step = max(1, sum(len(episode.times) for episode in frames) // settings.frames)
+    e, pictures, first = [], [], 0
+    for its_frames, its_features in zip(frames, features, strict=True):
+        wanted = list(range(first, len(its_frames.times), step))
+        first = (first - len(its_frames.times)) % step
+        for start in range(0, len(wanted), READ):
+            part = wanted[start : start + READ]
+            read = its_frames.read(part)
+            seen = encoder.encode(read[None])[0].cpu() if its_features is its_frames else its_features.read(part)
+            e.append(seen.bfloat16())
+            pictures.append(_resized(read, settings.size))
+    return Pairs(torch.cat(e), torch.cat(pictures))
+
+
+def _step(
+    decoder: ConvDecoder, optimiser: torch.optim.Optimizer, pairs: Pairs, settings: DecoderRun, step: int
+) -> dict[str, Tensor]:
+    device = next(decoder.parameters()).device
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    chosen = torch.randint(len(pairs.e), (settings.batch,), generator=generator)
+    e, frames = pairs.e[chosen].to(device).float(), pairs.frames[chosen].to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        drawn = decoder(e[:, None])
+    losses = decoder_loss(drawn.float(), frames[:, None], foreground=settings.foreground, edges=settings.edges)
+    loss = torch.stack(list(losses.values())).sum()
+    if not torch.isfinite(loss):
+        raise DilaError(f"the decoder's loss is {loss.item()} at step {step + 1}; lower decoder.lr")
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+    rates = Optimiser(lr=settings.lr, warmup=settings.warmup, schedule="cosine")
+    for group in optimiser.param_groups:
+        group["lr"] = rates.rate(step, settings.steps)
+    optimiser.step()
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _config(encoder: FrozenEncoder, settings: DecoderRun) -> ConvDecoderConfig:
+    return ConvDecoderConfig(
+        encoder.feature_dim, encoder.grid, settings.size, settings.width, settings.max_width, settings.blocks
+    )
+
+
+def _resume(path: Path, described: dict[str, Any], decoder: ConvDecoder, optimiser: torch.optim.Optimizer) -> int:
+    """Load what `path` holds and return the steps done; 0 where there is nothing."""
+    if not path.is_file():
+        return 0
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DilaError(f"{path} cannot be read ({error}); remove it to train the decoder anew") from error
+    if stored["described"] != described:
+        raise DilaError(f"{path} is of a decoder with other settings or another encoder; remove it to train anew")
+    decoder.load_state_dict(stored["decoder"])
+    optimiser.load_state_dict(stored["optimiser"])
+    return stored["step"]
+
+
+def _save(
+    path: Path, described: dict[str, Any], decoder: ConvDecoder, optimiser: torch.optim.Optimizer, step: int
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = {
+        "described": described, "decoder": decoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
+    }  # fmt: skip
+    partial = path.with_name(path.name + ".partial")
+    torch.save(stored, partial)
+    os.replace(partial, path)
+
+
+def _attach(folder: Path, complete: Any) -> None:
+    """Put a decoder into a folder that may hold more than a trained model, such as a checkpoint's trainer state.
+
+    Weights first: until the config names them, they are not looked at.
+    """
+    whole = save_pretrained(folder.with_name(f"{folder.name}.decoded"), complete, _notes(folder))
+    for name in (DECODER, CONFIG):
+        os.replace(whole / name, folder / name)
+    for left in whole.iterdir():
+        left.unlink()
+    whole.rmdir()
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("notes", {})
+
+
+def _resized(frames: UInt8[Tensor, "N 3 Y X"], size: int) -> UInt8[Tensor, "N 3 Y X"]:
+    if tuple(frames.shape[-2:]) == (size, size):
+        return frames
+    return F.interpolate(frames, (size, size), mode="bilinear", antialias=True)

@@ -1,0 +1,102 @@
+"""The one module that training runs forward: model and objective together, so that wrappers for many devices work."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from dila.model.dila import DiLA
+from dila.shapes import Actions, Features, Float, Tensor
+from dila.train.objectives import Batch, Outcome
+from dila.train.run import AnyObjective, Optimiser, Precision
+
+
+class Learner(nn.Module):
+    """A model under the objective of the present stage.
+
+    Real actions are standardised on their way in, because the action encoder's first layer would otherwise have to
+    learn their units; `raw_actions` puts those units into the layer when the model is written out.
+    """
+
+    objective: AnyObjective
+
+    def __init__(self, model: DiLA, objective: AnyObjective, precision: Precision, action_dim: int | None = None):
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.precision = precision
+        self.action_mean: Tensor
+        self.action_std: Tensor
+        self.register_buffer("action_mean", torch.zeros(action_dim or 0), persistent=False)
+        self.register_buffer("action_std", torch.ones(action_dim or 0), persistent=False)
+
+    def forward(self, e: Features, a: Actions | None = None) -> Outcome:
+        """The objective on a batch, under autocast."""
+        if a is not None:
+            a = (a.float() - self.action_mean) / self.action_std
+        with torch.autocast(e.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.objective(self.model, Batch(e, a))
+
+    @torch.no_grad()
+    def scale_actions(self, mean: Float[Tensor, " Da"], std: Float[Tensor, " Da"], *, trained: bool) -> None:
+        """Standardise actions by these; a component that never changes is left in its units.
+
+        With `trained`, the action encoder already reads actions in their own units, and goes on to do so.
+        """
+        assert self.model.action_encoder is not None
+        self.action_mean.copy_(mean)
+        self.action_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        if trained:
+            layer: Any = self.model.action_encoder[0]
+            layer.bias.add_(layer.weight @ self.action_mean)
+            layer.weight.mul_(self.action_std)
+
+    @contextmanager
+    def raw_actions(self) -> Iterator[DiLA]:
+        """The model as it takes actions in their own units; afterwards its weights are back, bit for bit."""
+        if self.model.action_encoder is None or not len(self.action_mean):
+            yield self.model
+            return
+        layer = self.model.action_encoder[0]
+        assert isinstance(layer, nn.Linear)
+        kept = self.action_weights()
+        with torch.no_grad():
+            layer.weight.div_(self.action_std)
+            layer.bias.sub_(layer.weight @ self.action_mean)
+        try:
+            yield self.model
+        finally:
+            self.load_action_weights(kept)
+
+    def action_weights(self) -> dict[str, Tensor]:
+        """What `raw_actions` changes, and by what: saved with a checkpoint, so that resuming is exact."""
+        if self.model.action_encoder is None:
+            return {}
+        layer = self.model.action_encoder[0]
+        tensors = {"weight": layer.weight, "bias": layer.bias, "mean": self.action_mean, "std": self.action_std}
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def load_action_weights(self, kept: dict[str, Tensor]) -> None:
+        """Put back what `action_weights` gave."""
+        if self.model.action_encoder is None:
+            return
+        layer: Any = self.model.action_encoder[0]
+        layer.weight.copy_(kept["weight"])
+        layer.bias.copy_(kept["bias"])
+        self.action_mean.copy_(kept["mean"])
+        self.action_std.copy_(kept["std"])
+
+
+def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
+    """AdamW whose weight decay leaves out vectors and ``A_log``, or nothing with ``decay_norms``."""
+    decayed, kept = [], []
+    for name, parameter in model.named_parameters():
+        spared = parameter.ndim < 2 or name.endswith("A_log")
+        (kept if spared and not settings.decay_norms else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, fused=True
+    )

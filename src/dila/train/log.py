@@ -1,0 +1,142 @@
+"""The log of a run: one JSON object a line in ``log.jsonl``, always, and the trackers a run names."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from dila.errors import MissingExtra
+
+FILE = "log.jsonl"
+
+_log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """What a tracker is asked to do."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step by name."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
+class Log:
+    """Records of a run, each flushed as it is written.
+
+    Args:
+        out: the run's folder.
+        trackers: see `dila.train.run.Run`.
+        name: of the run.
+        config: JSON-ready description of it.
+        step: that the run goes on from; records after it are dropped, so that none is there twice.
+
+    Raises:
+        MissingExtra: wandb or trackio is wanted and not installed.
+    """
+
+    def __init__(self, out: Path, trackers: tuple[str, ...], name: str, config: Mapping[str, Any], step: int):
+        out.mkdir(parents=True, exist_ok=True)
+        self.path = out / FILE
+        made = [_TRACKERS[tracker](out, name, config, step) for tracker in trackers]
+        self._trackers = [tracker for tracker in made if tracker is not None]
+        _keep_until(self.path, step)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """One record; what is a number goes to the trackers as ``kind/name``."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.flush()
+        numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
+        for tracker in self._trackers:
+            tracker.write(step, numbers)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def read_log(out: str | Path) -> list[dict[str, Any]]:
+    """The records of a run; a last line cut short by a kill is left out."""
+    records = []
+    for line in (Path(out) / FILE).read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _keep_until(path: Path, step: int) -> None:
+    if not path.is_file():
+        return
+    kept = [record for record in read_log(path.parent) if record["step"] <= step]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+class _TensorBoard:
+    def __init__(self, writer: Any):
+        self.writer = writer
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _Service:
+    """wandb, or trackio, which has the same functions."""
+
+    def __init__(self, module: Any):
+        self.module = module
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self.module.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self.module.finish()
+
+
+def _tensorboard(out: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        _log.info("tensorboard is not installed, so the log goes to %s only", FILE)
+        return None
+    return _TensorBoard(SummaryWriter(str(out / "tensorboard"), purge_step=step + 1))
+
+
+def _wandb(out: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker:
+    try:
+        import wandb
+    except ImportError as error:
+        raise MissingExtra("logging to wandb", "wandb", "tracking") from error
+    # Fixed by the folder, so that a resumed run goes on in the same curve.
+    identity = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+    wandb.init(project="dila", name=name, config=dict(config), dir=str(out), id=identity, resume="allow")
+    return _Service(wandb)
+
+
+def _trackio(out: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker:
+    try:
+        import trackio
+    except ImportError as error:
+        raise MissingExtra("logging to trackio", "trackio", "tracking") from error
+    trackio.init(project="dila", name=name, config=dict(config), resume="allow")
+    return _Service(trackio)
+
+
+_TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}

@@ -1,0 +1,378 @@
+"""The training loop: one `Run` on one corpus into one folder, resumable at any step, on any number of devices.
+
+::
+
+    out/run.json                       the run, with everything filled in that data and encoder decide
+    out/log.jsonl                      a line a logged step and an evaluation; names are those of `Weights`
+    out/checkpoints/step_0001000/      see `dila.train.checkpoint`; `load_pretrained(out)` takes the newest
+    out/pictures/step_0001000.png      true and predicted frames
+    out/decoder/                       state of the decoder's training
+"""
+
+import math
+import time
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dila.configs import to_json
+from dila.errors import DilaError
+from dila.interop.pretrained import Pretrained, load_pretrained
+from dila.metrics.features import effective_rank, scale
+from dila.model.dila import DiLA
+from dila.protocols import FrameDecoder
+from dila.train.begin import RUN, begin, grown, settle
+from dila.train.checkpoint import (
+    TrainerState,
+    load_trainer,
+    newest,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)  # fmt: skip
+from dila.train.decoder import fit_decoder
+from dila.train.learner import Learner, make_optimiser
+from dila.train.log import Log
+from dila.train.material import (
+    Batches,
+    Material,
+    action_statistics,
+    default_cache,
+    fingerprint,
+    gather,
+    open_episodes,
+    resolve,
+)  # fmt: skip
+from dila.train.objectives import Batch, Outcome
+from dila.train.run import Run, Stage
+from dila.train.stop import StopRequest
+from dila.train.watch import HeldOut, save_picture
+
+PICTURES = "pictures"
+
+
+def train(
+    run: Run,
+    data: str | Path,
+    out: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> Path:
+    """Train, from the start or from the newest checkpoint in `out`.
+
+    The device is CUDA, else Apple silicon, else the CPU, as accelerate picks it (``ACCELERATE_USE_CPU=1`` keeps to the
+    CPU); under ``accelerate launch`` or ``torchrun`` all processes share each batch. SIGTERM and SIGINT save a
+    checkpoint first and exit with 143 and 130.
+
+    Args:
+        run: what to train; see `dila.recipes`.
+        data: corpus, see `dila.data.open_corpus`.
+        out: folder of the run.
+        cache_dir: where features are cached, shared by runs; by default ``$DILA_CACHE`` or ``~/.cache/dila/features``.
+        resume: go on from a checkpoint; False refuses a folder that has a run.
+        progress: show bars.
+
+    Returns:
+        the last checkpoint, a folder that `dila.interop.pretrained.load_pretrained` takes, as it takes `out`.
+
+    Raises:
+        DilaError: bad data or settings; `out` holds another run; a loss that is not finite; latents that died.
+        SystemExit: stopped by a signal, saved.
+    """
+    out = Path(out)
+    accelerator = _accelerator(run)
+    if not resume and (out / RUN).exists():
+        raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
+    encoder, model = begin(run)
+    encoder.to(accelerator.device)
+    corpus = open_episodes(run, data)
+    run = resolve(run, encoder, corpus)
+    if accelerator.is_main_process:
+        settle(run, out)
+    checkpoint = newest(out)
+    if checkpoint is not None:
+        encoder = encoder.with_statistics(load_pretrained(checkpoint).encoder.statistics)
+    # One process fills the cache; to the others it is then there.
+    with accelerator.main_process_first():
+        material = gather(
+            run, encoder, corpus, Path(cache_dir or default_cache()), progress=progress and accelerator.is_main_process
+        )
+    with StopRequest() as stop:
+        trainer = Trainer(run, out, material, model, accelerator, stop, progress)
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        return trainer.run_all()
+
+
+class Trainer:
+    """The state of a run while it trains.
+
+    Args:
+        run: resolved.
+        out: folder of the run.
+        material: the data.
+        model: to begin from, or None for a fresh one.
+        accelerator: of accelerate.
+        stop: asked after each step.
+        progress: show bars.
+    """
+
+    def __init__(
+        self, run: Run, out: Path, material: Material, model: DiLA | None, accelerator: Any, stop: StopRequest,
+        progress: bool,
+    ):  # fmt: skip
+        self.settings, self.out, self.material, self.stop = run, out, material, stop
+        self.accelerator, self.progress = accelerator, progress and accelerator.is_main_process
+        self.decoder = self._decoder()
+        accelerator.wait_for_everyone()
+        torch.manual_seed(run.seed)
+        self.learner = self._learner(model)
+        torch.manual_seed(run.seed + accelerator.process_index)  # dropout differs between processes
+        if run.compile:
+            self.learner.compile()
+        self.wrapped: nn.Module = accelerator.prepare(self.learner)
+        self.optimiser = make_optimiser(self.learner.model, run.optimiser)
+        self.step = 0
+        self.stage = 0
+        self.sampler: dict[str, int] = {}
+        self.dying = 0
+        self.saved_at = time.monotonic()
+        self.held_out = HeldOut(run, material, accelerator.device) if accelerator.is_main_process else None
+        self.data = fingerprint(material.train)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint, exactly.
+
+        Raises:
+            DilaError: it does not load, or is of other data.
+        """
+        state = load_trainer(checkpoint)
+        if state.data != self.data:
+            raise DilaError(f"{checkpoint} was trained on other episodes than the data now has; give the same data")
+        self.learner.model.load_state_dict(load_pretrained(checkpoint).model.state_dict())
+        self.learner.load_action_weights(state.actions)
+        self.optimiser.load_state_dict(state.optimiser)
+        self.step, self.stage, self.sampler = state.step, state.stage, state.sampler
+        if len(state.random) != self.accelerator.num_processes:
+            raise DilaError(
+                f"{checkpoint} was saved by {len(state.random)} process(es), this run has "
+                f"{self.accelerator.num_processes}; use as many"
+            )
+        restore_random_state(state.random[self.accelerator.process_index])
+
+    def run_all(self) -> Path:
+        """All steps that are left; returns the last checkpoint."""
+        log = None
+        if self.accelerator.is_main_process:
+            log = Log(self.out, self.settings.trackers, self.settings.name, to_json(self.settings), self.step)
+        bar = tqdm(
+            total=self.settings.steps,
+            initial=self.step,
+            unit="step",
+            desc=self.settings.name,
+            disable=not self.progress,
+        )
+        try:
+            with bar:
+                self.learner.train()
+                self._stages(log, bar)
+        finally:
+            if log is not None:
+                log.close()
+        last = newest(self.out)
+        assert last is not None
+        return last
+
+    def _stages(self, log: Log | None, bar: "tqdm[Any]") -> None:
+        end = 0
+        for number, stage in enumerate(self.settings.stages):
+            end += stage.steps
+            if self.step >= end:
+                continue
+            self._one_stage(number, stage, end, log, bar)
+
+    def _one_stage(self, number: int, stage: Stage, end: int, log: Log | None, bar: "tqdm[Any]") -> None:
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        batches = Batches(self.settings, stage, self.material, self.accelerator.device, rank, world)
+        if number == self.stage and self.sampler:
+            batches.sampler.load_state_dict(self.sampler)
+        self.stage = number
+        self.learner.objective = stage.objective
+        began, clips = time.monotonic(), 0
+        for parts in batches:
+            outcome, norm, rate = self._optimise(parts, stage)
+            batches.used()
+            self.step, self.sampler, clips = self.step + 1, batches.sampler.state_dict(), clips + self.settings.batch
+            bar.update()
+            if self._is_due(self.settings.log_every, end):
+                speed = clips / max(1e-9, time.monotonic() - began)
+                began, clips = time.monotonic(), 0
+                self._log(
+                    log, bar, stage, outcome, {"grad_norm": norm, "lr": rate, "clips_per_second": round(speed, 3)}
+                )
+            if self._is_due(self.settings.evaluate_every, self.settings.steps):
+                self._evaluate(log)
+            stopped, late = self._agreed(
+                self.stop.signal is not None,
+                time.monotonic() - self.saved_at > self.settings.checkpoint_minutes * 60,
+            )
+            if stopped or self.step == self.settings.steps or (not self.dying and (late or self._is_counted())):
+                self.save()
+            if stopped:
+                raise self.stop.exit() if self.stop.signal is not None else SystemExit(143)
+            if self.step == end:
+                return
+
+    def _optimise(self, parts: list[Batch], stage: Stage) -> tuple[Outcome, float, float]:
+        """One optimiser step; the outcome of its last part, with losses averaged over parts and processes."""
+        outcomes = []
+        for i, batch in enumerate(parts):
+            waiting = i + 1 < len(parts)
+            with self.accelerator.no_sync(self.wrapped) if waiting else nullcontext():
+                outcome: Outcome = self.wrapped(batch.e, batch.a)
+                self.accelerator.backward(outcome.total / len(parts))
+            outcomes.append(outcome)
+        names = list(outcomes[0].losses)
+        table = torch.stack([torch.stack([o.total, *o.losses.values()]).detach().float() for o in outcomes]).mean(0)
+        table = self.accelerator.reduce(table, reduction="mean")
+        settings = self.settings.optimiser
+        norm = torch.nn.utils.clip_grad_norm_(self.learner.model.parameters(), settings.clip)
+        *numbers, grad = torch.cat([table, norm.detach().float().reshape(1).to(table.device)]).tolist()
+        self._check_finite(dict(zip(["total", *names], numbers, strict=True)), grad)
+        rate = settings.rate(self.step, self.settings.steps, stage.lr)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        losses = dict(zip(names, table[1:], strict=True))
+        return outcomes[-1]._replace(total=table[0], losses=losses), grad, rate
+
+    def _log(self, log: Log | None, bar: "tqdm[Any]", stage: Stage, outcome: Outcome, more: dict[str, float]) -> None:
+        latent = {"scale_s": scale(outcome.s), "scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
+        # Averaged over processes, so that all of them come to the same verdict.
+        numbers = self.accelerator.reduce(torch.stack(list(latent.values())), reduction="mean").tolist()
+        watched = dict(zip(latent, numbers, strict=True))
+        losses = {name: float(loss) for name, loss in outcome.losses.items()}
+        values = {"stage": stage.title, "total": float(outcome.total), **losses, **watched, **more}
+        if log is not None:
+            log.write("train", self.step, values)
+        bar.set_postfix_str(" ".join(f"{name}={x:.3g}" for name, x in values.items() if isinstance(x, float)))
+        self._check_alive(watched)
+
+    def _evaluate(self, log: Log | None) -> None:
+        if self.held_out is None or log is None:
+            return
+        with self.learner.raw_actions() as model:
+            seen = self.held_out.evaluate(model, self.decoder)
+        log.write("evaluation", self.step, seen.values)
+        save_picture(self.out / PICTURES / f"step_{self.step:07d}.png", seen.sheet)
+
+    def save(self) -> None:
+        """Write a checkpoint, unless its weights are not finite.
+
+        Raises:
+            DilaError: they are not.
+        """
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.learner.model.parameters()]).all()
+        if not finite:
+            raise DilaError(f"the weights are no longer finite after step {self.step}; {self._way_back()}")
+        state = self._gathered_random_state()
+        if self.accelerator.is_main_process:
+            self._write(state)
+        self.accelerator.wait_for_everyone()
+        self.saved_at = time.monotonic()
+
+    def _write(self, random: list[dict[str, Any]]) -> None:
+        run = self.settings
+        state = TrainerState(
+            self.step, self.stage, self.optimiser.state_dict(), self.sampler, random, self.learner.action_weights(),
+            self.data,
+        )  # fmt: skip
+        notes = {"run": run.name, "step": self.step, "steps": run.steps, "stage": run.stages[self.stage].title}
+        with self.learner.raw_actions() as model:
+            pretrained = Pretrained(model, self.material.encoder, self.decoder, run.clips.stride, run.clips.frames)
+            save_checkpoint(self.out, pretrained, state, run.keep, notes)
+
+    def _gathered_random_state(self) -> list[dict[str, Any]]:
+        from accelerate.utils import gather_object
+
+        return gather_object([random_state()])
+
+    def _learner(self, model: DiLA | None) -> Learner:
+        run = self.settings
+        trained = model is not None and model.action_encoder is not None
+        model = grown(model, run)
+        action_dim = run.model.real_action_dim if run.uses_actions else None
+        learner = Learner(model, run.stages[0].objective, run.precision, action_dim)
+        if action_dim is not None:
+            width = self.material.train[0].columns["action"].shape[1]
+            mean, std = action_statistics(self.material.train, action_dim // width)
+            learner.scale_actions(mean, std, trained=trained)
+        return learner
+
+    def _decoder(self) -> FrameDecoder | None:
+        """The decoder, trained first, so that pictures of all steps show frames; only the main process needs it."""
+        material, settings = self.material, self.settings.decoder
+        if settings is None or not self.accelerator.is_main_process:
+            return None
+        return fit_decoder(
+            material.encoder, material.train_frames, material.train, settings, self.out / "decoder", stop=self.stop,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def _is_due(self, every: int, last: int) -> bool:
+        return self.step % every == 0 or self.step == last
+
+    def _is_counted(self) -> bool:
+        every = self.settings.checkpoint_every
+        return every is not None and self.step % every == 0
+
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """Whether any process wishes each: all must stop and save at the same step."""
+        if self.accelerator.num_processes == 1:
+            return list(wishes)
+        flags = torch.tensor([float(wish) for wish in wishes], device=self.accelerator.device)
+        return (self.accelerator.reduce(flags, reduction="sum") > 0).tolist()
+
+    def _check_finite(self, losses: dict[str, float], grad: float) -> None:
+        named = [name for name, value in losses.items() if not math.isfinite(value) and name != "total"]
+        if not named and math.isfinite(losses["total"]) and math.isfinite(grad):
+            return
+        what = f"the loss {', '.join(named)} is" if named else "the norm of the gradient is"
+        raise DilaError(f"{what} not finite at step {self.step + 1}; {self._way_back()}")
+
+    def _check_alive(self, watched: dict[str, float]) -> None:
+        guard = self.settings.guard
+        if guard is None or self.step <= self.settings.optimiser.warmup:
+            return
+        dead = [name for name in ("scale_s", "scale_z") if watched[name] < guard.scale]
+        self.dying = self.dying + 1 if dead else 0
+        if self.dying >= guard.patience:
+            raise DilaError(
+                f"the latents died: {' and '.join(dead)} stayed below {guard.scale:g} for {self.dying} logged steps "
+                f"up to step {self.step}; {self._way_back()}"
+            )
+
+    def _way_back(self) -> str:
+        last = newest(self.out)
+        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        return f"{kept}; lower the learning rate or change the weights of the loss, in another folder"
+
+
+def _accelerator(run: Run) -> Any:
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+    # Autocast is the learner's own. Without actions in every stage the action encoder has no gradient in some.
+    unused = run.model.real_action_dim is not None or run.uses_actions
+    handlers = [
+        DistributedDataParallelKwargs(find_unused_parameters=unused),
+        InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the others wait while one fills the feature cache
+    ]
+    return Accelerator(mixed_precision="no", kwargs_handlers=handlers)

@@ -1,0 +1,227 @@
+"""A training run as a value: what a recipe returns, what ``run.json`` holds, what a resumed run is checked against."""
+
+from dataclasses import dataclass, field
+from math import cos, pi
+from typing import Any, Literal
+
+from dila.errors import DilaError
+from dila.model.config import DiLAConfig
+from dila.train.objectives import ActionConditioned, OneStep, Rollout
+
+AnyObjective = OneStep | Rollout | ActionConditioned
+Precision = Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How clips are cut.
+
+    Args:
+        frames: T, at least 2.
+        stride: seconds between frames.
+        hop: raw frames from one clip's start to the next one's.
+        held_out: share of the episodes never trained on. The split depends on their ids alone, so runs compare.
+        fps: frames a second, instead of what the files say.
+    """
+
+    frames: int = 16
+    stride: float = 0.2
+    hop: int = 1
+    held_out: float = 0.1
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW and its learning rate.
+
+    Args:
+        lr: peak learning rate; a stage may name its own.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        warmup: steps of linear warm-up at the start of the run.
+        schedule: of the whole run, after warm-up.
+        floor: where the cosine ends, as a fraction of the peak.
+        clip: bound on the global norm of the gradient.
+        decay_norms: decay norms, biases and the memory's ``A_log`` and ``D`` as well (the paper's), or leave them out.
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-5
+    warmup: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    floor: float = 0.0
+    clip: float = 6.0
+    decay_norms: bool = False
+
+    def rate(self, step: int, steps: int, peak: float | None = None) -> float:
+        """Learning rate of a step, counted from 0, of a run of `steps`: without state, so that it needs no saving."""
+        peak = self.lr if peak is None else peak
+        if step < self.warmup:
+            return peak * (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return peak
+        done = (step - self.warmup) / max(1, steps - self.warmup)
+        return peak * (self.floor + (1 - self.floor) * 0.5 * (1 + cos(pi * min(1.0, done))))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some steps under one objective. The optimiser's moments are kept from one stage to the next.
+
+    The released code starts each stage with a fresh AdamW, whose first steps, without warm-up, are all of full size
+    whatever the gradient: see docs/deviations.md.
+
+    Args:
+        objective: what is minimised.
+        steps: optimiser steps.
+        lr: peak learning rate, where it is not the run's; the run's schedule applies to it.
+        frames: clip length, where it is not the run's.
+        name: in the log; by default the objective's.
+    """
+
+    objective: AnyObjective
+    steps: int
+    lr: float | None = None
+    frames: int | None = None
+    name: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Name in the log."""
+        return self.name or type(self.objective).__name__
+
+
+@dataclass(frozen=True)
+class DecoderRun:
+    """Training of a light convolutional decoder beside the world model: what its pictures are drawn by.
+
+    Args:
+        steps: optimiser steps, cosine to 0.
+        batch: frames.
+        lr: peak learning rate of AdamW.
+        warmup: steps of linear warm-up.
+        frames: how many frames it learns from, evenly spread over the training episodes; they are held in memory.
+        size: pixels a side of its pictures.
+        width: channels next to the pixels; each coarser level has twice as many, up to `max_width`.
+        max_width: channels at the feature grid at most.
+        blocks: residual blocks a level.
+        foreground: weight of what differs between frames, see `dila.vision.decoder_loss`.
+        edges: weight of outlines.
+        precision: of the forward pass.
+        seed: of weights and order.
+    """
+
+    steps: int = 800
+    batch: int = 32
+    lr: float = 2e-3
+    warmup: int = 50
+    frames: int = 8192
+    size: int = 128
+    width: int = 32
+    max_width: int = 128
+    blocks: int = 1
+    foreground: float = 8.0
+    edges: float = 1.0
+    precision: Precision = "bf16"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Guard:
+    """When a run stops by itself because its latents died.
+
+    Args:
+        scale: standard deviation of z or s below which it counts as dead.
+        patience: logged steps in a row, after warm-up.
+    """
+
+    scale: float = 1e-3
+    patience: int = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that fixes a training run but the data and where it goes.
+
+    Args:
+        name: of the run.
+        model: the architecture; grid and channels follow the encoder.
+        encoder: description of the frozen encoder, see `dila.vision.build_encoder`.
+        stages: one after the other.
+        clips: how the data is cut.
+        optimiser: AdamW.
+        batch: clips of one optimiser step, over all processes.
+        accumulate: parts that a batch is computed in, to save memory.
+        precision: of the forward pass; "bf16" is autocast, on the CPU too. Weights are always fp32.
+        seed: of weights, dropout and the order of clips.
+        log_every: steps.
+        evaluate_every: steps; the last step is always evaluated.
+        evaluate_clips: held-out clips, always the same.
+        checkpoint_minutes: time between checkpoints.
+        checkpoint_every: steps between checkpoints, besides.
+        keep: how many checkpoints are kept, the newest.
+        cache: encode the data once to disk, or in every step.
+        decoder: train a decoder first, so that pictures show frames.
+        guard: when to stop because latents died; None never does.
+        start: a trained model to begin from (folder, run or Hub id); its encoder, statistics and sizes are then used.
+        trackers: where the log goes besides ``log.jsonl``. TensorBoard is skipped when not installed.
+        compile: torch.compile the learner.
+        workers: processes that read data; 0 reads in the training process.
+    """
+
+    name: str
+    model: DiLAConfig
+    encoder: dict[str, Any]
+    stages: tuple[Stage, ...]
+    clips: ClipSettings = field(default_factory=ClipSettings)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    batch: int = 32
+    accumulate: int = 1
+    precision: Precision = "bf16"
+    seed: int = 0
+    log_every: int = 10
+    evaluate_every: int = 500
+    evaluate_clips: int = 16
+    checkpoint_minutes: float = 10.0
+    checkpoint_every: int | None = None
+    keep: int = 2
+    cache: bool = True
+    decoder: DecoderRun | None = None
+    guard: Guard | None = field(default_factory=Guard)
+    start: str | None = None
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    compile: bool = False
+    workers: int = 0
+
+    def __post_init__(self):
+        if not self.stages:
+            raise DilaError(f"run {self.name}: stages is empty; give at least one Stage")
+        counts = {name: getattr(self, name) for name in _COUNTS} | {
+            f"stages[{i}].steps": stage.steps for i, stage in enumerate(self.stages)
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise DilaError(f"run {self.name}: {name} = {count} must be at least 1")
+        for i, stage in enumerate(self.stages):
+            needed = stage.objective.context + 1 if isinstance(stage.objective, ActionConditioned) else 2
+            if self.clip_frames(stage) < needed:
+                raise DilaError(f"run {self.name}: stages[{i}] needs clips of {needed} frames or more; raise frames")
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def clip_frames(self, stage: Stage) -> int:
+        """Clip length of a stage."""
+        return stage.frames or self.clips.frames
+
+    @property
+    def uses_actions(self) -> bool:
+        """Whether a stage reads real actions."""
+        return any(isinstance(stage.objective, ActionConditioned) for stage in self.stages)
+
+
+_COUNTS = ("batch", "accumulate", "log_every", "evaluate_every", "evaluate_clips", "keep")

@@ -1,0 +1,161 @@
+"""Looking at a run while it trains: held-out errors by horizon, and pictures of true and predicted frames."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch.nn import functional as F
+
+from dila.data import Clips, collate_clips
+from dila.errors import DilaError
+from dila.imagine.rollout import rollout
+from dila.metrics.features import effective_rank, one_step_ratio, rollout_ratio, scale
+from dila.model.dila import DiLA
+from dila.protocols import FrameDecoder
+from dila.shapes import Actions, Features, Float, Frames, LatentActions, Pixels, Tensor
+from dila.train.material import Material, cut, features, flat_actions, frame_size
+from dila.train.run import Run
+
+PICTURED = 2
+"""Clips on a contact sheet."""
+
+PART = 4
+"""Clips evaluated at once."""
+
+PICTURE_SIZE = 96
+"""Pixels a side of features shown by colour."""
+
+
+class Predicted(NamedTuple):
+    """What the model makes of some clips: frames 1..K each time."""
+
+    z: LatentActions
+    one_step: Features
+    rollout: Features
+    action_rollout: Features | None
+    """Under real actions, where the run uses any."""
+
+
+class Seen(NamedTuple):
+    """What an evaluation gives: numbers for the log, and a contact sheet."""
+
+    values: dict[str, Any]
+    sheet: Float[Tensor, "3 Y X"]
+
+
+class HeldOut:
+    """The held-out clips of a run, always the same ones; training clips where none can be held out.
+
+    Args:
+        run: resolved.
+        material: the data.
+        device: where the model is.
+    """
+
+    def __init__(self, run: Run, material: Material, device: torch.device):
+        self.precision, self.device = run.precision, device
+        clips, frames, self.on = _clips(run, material)
+        chosen = torch.linspace(0, len(clips) - 1, min(run.evaluate_clips, len(clips))).round().int().tolist()
+        read = [collate_clips([clips[i]]) for i in chosen]
+        self.e: Features = torch.cat([features(clip.frames, material.encoder, device).cpu() for clip in read])
+        self.a: Actions | None = torch.cat([flat_actions(clip) for clip in read]) if run.uses_actions else None
+        self.frames: Frames = torch.stack([frames[i].frames for i in chosen[:PICTURED]])
+
+    @torch.no_grad()
+    def evaluate(self, model: DiLA, decoder: FrameDecoder | None) -> Seen:
+        """Errors as ratios to copying, by place in the clip and by horizon, and a contact sheet.
+
+        The rows of the sheet, for each clip: the true frames, one-step predictions, the rollout from the first frame.
+        """
+        training = model.training
+        model.eval()
+        parts = [self._predict(model, slice(i, i + PART)) for i in range(0, len(self.e), PART)]
+        model.train(training)
+        seen = _joined(parts)
+        return Seen(self._values(seen), self._sheet(seen, decoder))
+
+    def _predict(self, model: DiLA, part: slice) -> Predicted:
+        e = self.e[part].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            prediction = model(e)
+            rolled = rollout(model, e[:, :1], prediction.z)
+            by_actions = None
+            if self.a is not None:
+                by_actions = rollout(model, e[:, :1], model.encode_actions(self.a[part].to(self.device)))
+                by_actions = by_actions.float().cpu()
+        return Predicted(prediction.z.float().cpu(), prediction.e_hat.float().cpu(), rolled.float().cpu(), by_actions)
+
+    def _values(self, seen: Predicted) -> dict[str, Any]:
+        ratios = {"one_step": one_step_ratio(seen.one_step, self.e), "rollout": rollout_ratio(seen.rollout, self.e)}
+        if seen.action_rollout is not None:
+            ratios["action_rollout"] = rollout_ratio(seen.action_rollout, self.e)
+        means = {f"{name}_ratio": float(ratio.mean()) for name, ratio in ratios.items()}
+        each = {f"{name}_ratio_by_frame": [round(x, 6) for x in ratio.tolist()] for name, ratio in ratios.items()}
+        latent = {"scale_z": float(scale(seen.z)), "rank_z": float(effective_rank(seen.z))}
+        return {"on": self.on, "clips": len(self.e), **means, **each, **latent}
+
+    def _sheet(self, seen: Predicted, decoder: FrameDecoder | None) -> Tensor:
+        n = len(self.frames)
+        first = self.e[:n, :1]
+        rows = [torch.cat([first, predicted[:n]], dim=1) for predicted in (seen.one_step, seen.rollout)]
+        if decoder is None:
+            pictures = coloured([self.e[:n], *rows])
+        else:
+            drawn = [decoder.decode(row.to(self.device)).cpu() for row in rows]
+            pictures = [_resized(self.frames.float() / 255, drawn[0].shape[-2:]), *drawn]
+        return rearrange(torch.stack(pictures, dim=1), "b row t c y x -> c (b row y) (t x)")
+
+
+def save_picture(path: Path, picture: Float[Tensor, "3 Y X"]) -> None:
+    """Write a picture in [0, 1] as PNG, whole or not at all."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    partial = path.with_name(path.name + ".partial")
+    Image.fromarray(np.ascontiguousarray(pixels)).save(partial, format="PNG")
+    os.replace(partial, path)
+
+
+def coloured(rows: list[Features]) -> list[Pixels]:
+    """Features as colours: the three main components of the first row's tokens, the same for all rows."""
+    tokens = rows[0].flatten(0, -2).double()
+    mean = tokens.mean(0)
+    axes = torch.linalg.eigh((tokens - mean).T @ (tokens - mean)).eigenvectors[:, -3:].flip(-1)
+    low, high = torch.quantile((tokens - mean)[:: 1 + len(tokens) // 50_000] @ axes, tokens.new_tensor([0.02, 0.98]), 0)
+    colours = [((row.double() - mean) @ axes - low) / (high - low).clamp_min(1e-6) for row in rows]
+    frames = [rearrange(colour.float().clamp(0, 1), "b t h w c -> b t c h w") for colour in colours]
+    larger = max(1, PICTURE_SIZE // max(rows[0].shape[2:4]))
+    return [frame.repeat_interleave(larger, -1).repeat_interleave(larger, -2) for frame in frames]
+
+
+def _joined(parts: list[Predicted]) -> Predicted:
+    z, one_step, rolled, by_actions = zip(*parts, strict=True)
+    return Predicted(
+        torch.cat(z), torch.cat(one_step), torch.cat(rolled), None if by_actions[0] is None else torch.cat(by_actions)
+    )
+
+
+def _resized(frames: Pixels, size: Sequence[int]) -> Pixels:
+    flat = F.interpolate(frames.flatten(0, 1), tuple(size), mode="bilinear", antialias=True)
+    return flat.unflatten(0, frames.shape[:2])
+
+
+def _clips(run: Run, material: Material) -> tuple[Clips, Clips, str]:
+    """Clips of features, the same of frames, and which episodes they are of."""
+    choices = [
+        ("held out", material.held_out, material.held_out_frames),
+        ("training", material.train, material.train_frames),
+    ]
+    size = frame_size(material.encoder)
+    for on, episodes, frames in choices:
+        try:
+            return cut(run, episodes, run.clips.frames, size), cut(run, frames, run.clips.frames, size), on
+        except DilaError:
+            if on == "training":
+                raise
+    raise AssertionError("training clips were tried last")

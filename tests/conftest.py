@@ -1,0 +1,81 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dila.model.config import (
+    BackboneConfig,
+    DiLAConfig,
+    ForwardDynamicsConfig,
+    FusionDecoderConfig,
+    InverseDynamicsConfig,
+    MemoryConfig,
+    Quirks,
+)
+from dila.model.dila import DiLA
+
+GRID = (4, 6)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def golden() -> Path:
+    """A recording of the released code at tiny width: weights, inputs, every output, losses and gradients."""
+    return Path(__file__).parent / "assets" / "golden"
+
+
+@pytest.fixture
+def small_config() -> DiLAConfig:
+    """A model of a few thousand parameters on a grid that is not square, without dropout."""
+    return DiLAConfig(
+        grid=GRID,
+        feature_dim=24,
+        structure_dim=6,
+        content_dim=16,
+        action_dim=8,
+        mlp_hidden=20,
+        real_action_dim=3,
+        dropout=0.0,
+        backbone=BackboneConfig(spatial_depth=2, temporal_depth=2, heads=2, head_dim=8),
+        memory=MemoryConfig(depth=2, state_dim=4, conv_taps=4),
+        idm=InverseDynamicsConfig(channels=(8, 16), blocks=(1, 2), hidden=12, dropout=0.0),
+        fdm=ForwardDynamicsConfig(dim=16, depth=2, heads=2, head_dim=8, dropout=0.0),
+        decoder=FusionDecoderConfig(depth=2, heads=2, head_dim=8),
+    )
+
+
+@pytest.fixture
+def released_config(small_config) -> DiLAConfig:
+    """The same sizes with the released code's quirks and dropouts."""
+    return replace(
+        small_config,
+        dropout=0.1,
+        idm=replace(small_config.idm, dropout=0.1),
+        fdm=replace(small_config.fdm, dropout=0.1),
+        quirks=Quirks(rope_before_scale=True, single_frame_rollout=True, forget_conv_window=True),
+    )
+
+
+def _awake(config: DiLAConfig) -> DiLA:
+    model = DiLA(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture
+def awake():
+    """Make a model whose every parameter is random, so that no part is silent as it is at initialisation."""
+    return _awake
+
+
+@pytest.fixture
+def clip():
+    """Make random features ``B T 4 6 24`` for `small_config`."""
+    return lambda frames=6, batch=2: torch.randn(batch, frames, *GRID, 24)

@@ -1,0 +1,204 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dila.data.clips import Clips, EpochSampler, collate_clips
+from dila.data.corpus import open_corpus
+from dila.data.table import write_table
+from dila.data.video import write_video
+from dila.errors import DilaError
+
+
+class Numbered:
+    """Frame f is filled with f."""
+
+    def __init__(self, times, name="a", columns=("action", "state"), size=4):
+        self.id, self.times, self.size = name, np.asarray(times, dtype=float), size
+        count = len(self.times)
+        every = {"action": np.arange(count)[:, None] * 10.0, "state": np.arange(count * 2).reshape(-1, 2) * 1.0}
+        self.columns = {key: every[key].astype(np.float32) for key in columns}
+
+    def read(self, frames):
+        picture = torch.tensor(list(frames), dtype=torch.uint8)[:, None, None, None]
+        return picture.expand(-1, 3, self.size, self.size).clone()
+
+    def fingerprint(self):
+        return self.id
+
+
+@pytest.mark.parametrize(("stride", "step"), [(None, 1), (0.1, 1), (0.3, 3)])
+def test_action_block_k_moves_frame_k_to_k_plus_1(tmp_path, stride, step):
+    """The alignment that everything rests on, through a real mp4: brightness is the state, the action its change."""
+    rng = np.random.default_rng(0)
+    level = np.clip(np.cumsum(rng.choice([-12, -7, 9, 14], 40)) + 120, 5, 250)
+    frames = torch.from_numpy(level.astype(np.uint8))[:, None, None, None].expand(40, 3, 32, 32).contiguous()
+    write_video(tmp_path / "x.mp4", frames, fps=10)
+    action = np.append(np.diff(level), 99.0)[:, None].astype(np.float32)
+    table = {"x.mp4": {"action": action, "state": level[:, None].astype(np.float32)}}
+    write_table(tmp_path / "actions.parquet", table, {})
+    clips = Clips(open_corpus(tmp_path).episodes, frames=5, stride=stride)
+    assert len(clips) == 40 - 4 * step
+    for clip in clips:
+        seen = clip.frames.float().mean((1, 2, 3))
+        assert clip.columns["action"].shape == (4, step, 1)
+        torch.testing.assert_close(seen[1:] - seen[:-1], clip.columns["action"].sum((1, 2)), atol=3.0, rtol=0)
+        torch.testing.assert_close(seen, clip.columns["state"][:, 0], atol=2.0, rtol=0)
+        assert clip.index.diff().unique().tolist() == [step]
+
+
+def test_windows_start_every_hop_and_stay_inside():
+    clips = Clips([Numbered(np.arange(10) / 10)], frames=3, stride=0.2, hop=2)
+    assert [c.index.tolist() for c in clips] == [[0, 2, 4], [2, 4, 6], [4, 6, 8]]
+    assert [c.frames[:, 0, 0, 0].tolist() for c in clips] == [[0, 2, 4], [2, 4, 6], [4, 6, 8]]
+    assert len(Clips([Numbered(np.arange(5) / 10)], frames=3, stride=0.2)) == 1
+    assert clips[-1].index.tolist() == [4, 6, 8]
+    with pytest.raises(IndexError):
+        clips[3]
+
+
+def test_windows_never_cross_episodes():
+    clips = Clips([Numbered(np.arange(n) / 10, str(n)) for n in (4, 7, 2)], frames=4)
+    assert [(c.episode, *c.index.tolist()) for c in clips] == [
+        (0, 0, 1, 2, 3),
+        *((1, i, i + 1, i + 2, i + 3) for i in range(4)),
+    ]
+    assert [s.id for s in clips.too_short] == ["2"]
+
+
+def test_the_stride_is_in_seconds_whatever_the_frame_rate():
+    clips = Clips([Numbered(np.arange(40) / fps, str(fps)) for fps in (10, 20)], frames=3, stride=0.2)
+    assert clips[0].index.tolist() == [0, 2, 4]
+    assert next(c for c in clips if c.episode == 1).index.tolist() == [0, 4, 8]
+    assert "action" not in clips[0].columns
+    assert "state" in clips[0].columns
+    assert "[2, 4] raw frames" in clips.dropped["action"]
+
+
+def test_variable_frame_rate_takes_the_nearest_frame_and_bridges_no_gap():
+    times = [0, 0.09, 0.21, 0.28, 0.41, 0.5, 0.61, 2.0, 2.1, 2.2]
+    clips = Clips([Numbered(times)], frames=3, stride=0.2)
+    assert [c.index.tolist() for c in clips] == [[0, 2, 4], [1, 3, 5], [2, 4, 6], [3, 5, 6]]
+
+
+def test_an_uneven_stride_drops_the_action_alone():
+    clips = Clips([Numbered(np.arange(40) / 10)], frames=4, stride=0.15)
+    assert clips[0].index.tolist() == [0, 1, 3, 4]
+    assert set(clips[0].columns) == {"state"}
+    assert "action" in clips.dropped
+
+
+def test_columns_that_some_episodes_lack_are_dropped():
+    clips = Clips([Numbered(np.arange(9)), Numbered(np.arange(9), "b", columns=("action",))], frames=3)
+    assert set(clips[0].columns) == {"action"}
+    assert "state" in clips.dropped
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"frames": 16}, "a has 10 frames, a window needs 16; lower frames"),
+        ({"frames": 4, "stride": 0.5}, r"a lasts 0\.9 s, a window of 4 frames every 0\.5 s needs 1\.5 s"),
+        ({"frames": 4, "stride": 0.04}, r"a has a frame every 0\.1 s, which is more than the stride of 0\.04 s"),
+        ({"frames": 1}, "frames = 1"),
+        ({"frames": 4, "hop": 0}, "hop = 0"),
+        ({"frames": 4, "stride": 0}, "stride = 0"),
+    ],
+)
+def test_too_little_is_explained(arguments, words):
+    with pytest.raises(DilaError, match=words):
+        Clips([Numbered(np.arange(10) / 10)], **arguments)
+
+
+def test_no_episode_and_frameless_episodes_are_explained():
+    with pytest.raises(DilaError, match="no episode"):
+        Clips([], frames=4)
+    with pytest.raises(DilaError, match="has 0 frames"):
+        Clips([Numbered([])], frames=4)
+    with pytest.raises(DilaError, match=r"the longest episode, b, has 3 frames"):
+        Clips([Numbered(np.arange(2)), Numbered(np.arange(3), "b")], frames=4)
+
+
+def test_frames_are_resized_features_are_not():
+    episode = Numbered(np.arange(6), size=16)
+    assert Clips([episode], frames=3, size=8)[0].frames.shape == (3, 3, 8, 8)
+    assert Clips([episode], frames=3, size=(8, 12))[1].frames[:, 0, 0, 0].tolist() == [1, 2, 3]
+    episode.read = lambda frames: torch.randn(len(frames), 4, 4, 5)
+    assert Clips([episode], frames=3, size=8)[0].frames.shape == (3, 4, 4, 5)
+
+
+def test_clips_stack_through_loader_workers():
+    clips = Clips([Numbered(np.arange(12) / 10)], frames=4, stride=0.2)
+    loader = DataLoader(clips, batch_size=2, num_workers=1, collate_fn=collate_clips, multiprocessing_context="fork")
+    batch = next(iter(loader))
+    assert batch.frames.shape == (2, 4, 3, 4, 4)
+    assert batch.index.tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert batch.episode.tolist() == [0, 0]
+    assert batch.columns["action"].shape == (2, 3, 2, 1)
+    assert batch.columns["action"][1, 0].flatten().tolist() == [10, 20]
+    mixed = Clips([Numbered(np.arange(4)), Numbered(np.arange(4), "b", size=5)], frames=4)
+    with pytest.raises(DilaError, match="give Clips a size"):
+        collate_clips([mixed[0], mixed[1]])
+
+
+def test_every_epoch_is_another_order_of_everything():
+    sampler = EpochSampler(50, seed=3)
+    first, second = sampler.order(0), sampler.order(1)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second != EpochSampler(50, seed=4).order(1)
+    assert first == EpochSampler(50, seed=3).order(0)
+
+
+def batches(sampler, count, loader):
+    out, it = [], iter(loader)
+    while len(out) < count:
+        try:
+            batch = next(it)
+        except StopIteration:
+            it = iter(loader)
+            continue
+        sampler.advance(len(batch))
+        out.append(batch.tolist())
+    return out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_run_goes_on_at_the_exact_next_clip(workers):
+    def make():
+        sampler = EpochSampler(23, batch_size=4, seed=1)
+        loader = DataLoader(
+            range(23),
+            batch_size=4,
+            sampler=sampler,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+        )
+        return sampler, loader
+
+    straight = batches(*(lambda s, d: (s, 12, d))(*make()))
+    assert len({i for batch in straight[:5] for i in batch}) == 20
+    for stop in (3, 5, 7):
+        sampler, loader = make()
+        before = batches(sampler, stop, loader)
+        state = json.loads(json.dumps(sampler.state_dict()))
+        sampler, loader = make()
+        sampler.load_state_dict(state)
+        assert before + batches(sampler, 12 - stop, loader) == straight
+
+
+def test_processes_share_an_epoch_without_overlap():
+    shares = [EpochSampler(47, batch_size=3, seed=2, rank=r, world=4).order(5) for r in range(4)]
+    assert {len(s) for s in shares} == {9}
+    assert len({i for s in shares for i in s}) == 36
+
+
+def test_sampler_refuses_what_does_not_fit():
+    with pytest.raises(DilaError, match="7 clips do not fill a batch of 4 in 2"):
+        EpochSampler(7, batch_size=4, world=2)
+    with pytest.raises(DilaError, match="rank = 2"):
+        EpochSampler(7, rank=2, world=2)
+    state = EpochSampler(20).state_dict()
+    with pytest.raises(DilaError, match="has length = 20, this run has 21"):
+        EpochSampler(21).load_state_dict(state)

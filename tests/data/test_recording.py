@@ -1,0 +1,111 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from dila.data.corpus import open_corpus
+from dila.data.primitives import PrimitiveRenderer
+from dila.data.recording import Recorded, record
+from dila.errors import DilaError
+
+NAMES = {"action": ("a",)}
+
+
+@dataclass(frozen=True)
+class Grey:
+    """Episode i is grey 10 * i; optionally the process dies at one of them."""
+
+    dies_at: int = -1
+
+    def __call__(self, number):
+        if number == self.dies_at:
+            raise KeyboardInterrupt
+        frames = torch.full((4, 3, 16, 16), 10 * number, dtype=torch.uint8)
+        return Recorded(frames, {"action": np.full((4, 1), number, dtype=np.float32)})
+
+
+def run(out, episodes, make=None, seed=0, workers=1):
+    return record(
+        out, episodes, make or Grey(), settings={"seed": seed}, names=NAMES, fps=10, workers=workers, progress=False
+    )
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_recording_is_a_corpus_with_its_columns(tmp_path):
+    corpus = open_corpus(run(tmp_path / "r", 3))
+    assert [e.id for e in corpus.episodes] == ["episode_00000.mp4", "episode_00001.mp4", "episode_00002.mp4"]
+    assert corpus.names == NAMES
+    for i, episode in enumerate(corpus.episodes):
+        assert episode.columns["action"].tolist() == [[i]] * 4
+        assert abs(episode.read([0]).float().mean() - 10 * i) < 2
+
+
+def test_an_interrupted_recording_shows_nothing_and_then_goes_on(tmp_path):
+    whole = contents(run(tmp_path / "whole", 5))
+    broken = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, 5, Grey(dies_at=3))
+    with pytest.raises(DilaError, match="no video"):
+        open_corpus(broken)
+    made = []
+
+    def watching(number):
+        made.append(number)
+        return Grey()(number)
+
+    run(broken, 5, watching)
+    assert made == [3, 4]
+    assert contents(broken) == whole
+
+
+def test_dying_between_table_and_videos_is_mended(tmp_path, monkeypatch):
+    from dila.data import recording
+
+    whole = contents(run(tmp_path / "whole", 3))
+    real, calls = recording.os.replace, []
+
+    def flaky(source, target):
+        if str(target) == str(tmp_path / "r" / "episode_00001.mp4"):
+            calls.append(target)
+            raise KeyboardInterrupt
+        return real(source, target)
+
+    monkeypatch.setattr(recording.os, "replace", flaky)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r", 3)
+    monkeypatch.undo()
+    assert calls
+    assert [e.id for e in open_corpus(tmp_path / "r").episodes] == ["episode_00000.mp4"]
+    run(tmp_path / "r", 3)
+    assert contents(tmp_path / "r") == whole
+
+
+def test_more_episodes_can_be_added_and_fewer_asked_for(tmp_path):
+    run(tmp_path / "r", 2)
+    run(tmp_path / "r", 5)
+    assert contents(tmp_path / "r") == contents(run(tmp_path / "whole", 5))
+    run(tmp_path / "r", 3)
+    assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+
+
+def test_workers_change_nothing(tmp_path):
+    # Classes of a test module cannot be imported in a spawned process, hence the renderer.
+    make = PrimitiveRenderer(4, 32, 0, "rotation", False)
+    for workers in (1, 2):
+        run(tmp_path / str(workers), 4, make, workers=workers)
+    assert contents(tmp_path / "2") == contents(tmp_path / "1")
+
+
+def test_other_settings_or_nonsense_are_refused(tmp_path):
+    run(tmp_path / "r", 2)
+    with pytest.raises(DilaError, match=r"seed = 0 \(now 1\)"):
+        run(tmp_path / "r", 2, seed=1)
+    with pytest.raises(DilaError, match="episodes = 0"):
+        run(tmp_path / "x", 0)
+    (tmp_path / "file").touch()
+    with pytest.raises(DilaError, match="is a file"):
+        run(tmp_path / "file", 1)

@@ -1,0 +1,152 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import dila.imagine.label as module
+from dila.data import write_video
+from dila.errors import DilaError
+from dila.imagine.label import hash_world, label
+from dila.imagine.world import World
+
+LENGTHS = {"take0/0.mp4": 9, "take0/2.mp4": 40, "take0/4.mp4": 17, "take1/1.mp4": 23, "take1/3.mp4": 8}
+
+
+@pytest.fixture
+def world(model, encoder):
+    return World(model, encoder, stride=0.1, frames=8)
+
+
+def test_every_row_is_the_frame_and_action_it_says(world, videos, tmp_path):
+    made = world.label(videos, tmp_path / "z.parquet", progress=False, part=2, batch=3)
+    assert (made.videos, made.rows, made.actions, made.skipped) == (5, 97, 92, {})
+    table = pq.read_table(made.path)
+    assert table.column_names == ["file", "frame", "time", "z", "valid"]
+    assert str(table.schema.field("z").type) == "fixed_size_list<element: float>[6]"
+    files = np.array(table["file"].to_pylist())
+    assert list(dict.fromkeys(files)) == list(LENGTHS)
+    for name, length in LENGTHS.items():
+        rows = table.filter(files == name)
+        assert rows["frame"].to_pylist() == list(range(length))
+        np.testing.assert_allclose(rows["time"], np.arange(length) / 10)
+        assert rows["valid"].to_pylist() == [True] * (length - 1) + [False]
+        assert rows["z"][length - 1].as_py() is None
+        z = torch.tensor(rows["z"].to_pylist()[:-1])
+        torch.testing.assert_close(z, world.infer(videos / name), rtol=1e-4, atol=1e-5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["videos", "z.parquet"]
+
+
+def test_the_file_says_what_made_it(world, videos, tmp_path):
+    made = label(world, videos / "take0", tmp_path / "z.parquet", progress=False)
+    about = json.loads(pq.read_schema(made.path).metadata[b"dila"])
+    assert about["model"] == hash_world(world)
+    assert (about["stride"], about["frames"], about["encoder"]) == (0.1, 8, {"name": "block-mean"})
+    assert about["dila_version"]
+
+
+def test_one_video_is_a_corpus_of_one(world, videos, tmp_path):
+    made = label(world, videos / "take1" / "1.mp4", tmp_path / "z.parquet", progress=False)
+    assert (made.videos, made.rows, made.actions) == (1, 23, 22)
+    assert set(pq.read_table(made.path)["file"].to_pylist()) == {"1.mp4"}
+
+
+def test_the_stride_skips_raw_frames(model, encoder, videos, tmp_path):
+    world = World(model, encoder, stride=0.3, frames=8)
+    made = label(world, videos / "take0" / "0.mp4", tmp_path / "z.parquet", progress=False)
+    assert pq.read_table(made.path)["frame"].to_pylist() == [0, 3, 6]
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same(world, videos, tmp_path, monkeypatch):
+    label(world, videos, tmp_path / "whole.parquet", progress=False, part=2)
+    done = []
+
+    def interrupted(*args):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return original(*args)
+
+    original = module._label_part
+    monkeypatch.setattr(module, "_label_part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        label(world, videos, tmp_path / "z.parquet", progress=False, part=2)
+    assert not (tmp_path / "z.parquet").exists()
+    done.clear()
+    label(world, videos, tmp_path / "z.parquet", progress=False, part=2)
+    assert len(done) == 1
+    assert pq.read_table(tmp_path / "z.parquet").equals(pq.read_table(tmp_path / "whole.parquet"), check_metadata=True)
+
+
+def test_parts_of_another_model_are_not_reused(world, videos, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_assemble", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            label(world, videos, tmp_path / "z.parquet", progress=False)
+    with torch.no_grad():
+        next(world.model.idm.head.parameters()).add_(0.5)
+    label(world, videos, tmp_path / "z.parquet", progress=False)
+    label(world, videos, tmp_path / "fresh.parquet", progress=False)
+    assert pq.read_table(tmp_path / "z.parquet").equals(pq.read_table(tmp_path / "fresh.parquet"))
+
+
+def test_unreadable_videos_are_skipped_counted_and_listed(world, videos, tmp_path, frames_of, monkeypatch):
+    whole = label(world, videos, tmp_path / "before.parquet", progress=False)
+    (videos / "take0" / "broken.mp4").write_bytes(b"not a video")
+    write_video(videos / "take1" / "slow.mp4", frames_of(6, size=32), 2)
+    write_video(videos / "take1" / "lost.mp4", frames_of(50, size=32), 10)
+    corpus = module.open_corpus(videos)
+    lost = next(e for e in corpus.episodes if e.id == "take1/lost.mp4")
+
+    read = type(lost).read
+
+    def fails_late(self, frames):
+        if self.id == lost.id and max(frames) >= 40:
+            raise DilaError("does not decode at frame 40")
+        return read(self, frames)
+
+    monkeypatch.setattr(type(lost), "read", fails_late)
+    made = label(world, videos, tmp_path / "z.parquet", progress=False)
+    assert set(made.skipped) == {"take0/broken.mp4", "take1/slow.mp4", "take1/lost.mp4"}
+    assert "higher frame rate" in made.skipped["take1/slow.mp4"]
+    assert json.loads((tmp_path / "z.skipped.json").read_text()) == made.skipped
+    assert (made.videos, made.rows) == (whole.videos, whole.rows)
+    rows = pq.read_table(made.path).drop(["z"])
+    assert rows.equals(pq.read_table(whole.path).drop(["z"]))
+    for name in made.skipped:
+        (videos / name).unlink()
+    label(world, videos, tmp_path / "z.parquet", progress=False)
+    assert not (tmp_path / "z.skipped.json").exists()
+
+
+def test_videos_of_one_frame_have_a_row_without_action(world, tmp_path, frames_of):
+    write_video(tmp_path / "in" / "a.mp4", frames_of(1, size=32), 10)
+    write_video(tmp_path / "in" / "b.mp4", frames_of(4, size=32), 10)
+    made = label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False, part=1)
+    table = pq.read_table(made.path)
+    assert table["valid"].to_pylist() == [False, True, True, True, False]
+    assert table["z"].null_count == 2
+    (tmp_path / "in" / "b.mp4").unlink()
+    made = label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False)
+    assert (made.rows, made.actions) == (1, 0)
+
+
+def test_a_gap_in_time_leaves_no_action_over_it(world, tmp_path, fake_episode, frames_of):
+    times = np.concatenate([np.arange(5), np.arange(12, 20)]) / 10
+    table = module._label_part(world, [fake_episode(frames_of(13), times)], 8)
+    assert [i for i, valid in enumerate(table["valid"].to_pylist()) if not valid] == [4, 12]
+    torch.testing.assert_close(
+        torch.tensor(table["z"].to_pylist()[5:12]), world.infer(frames_of(13)[5:]), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_nothing_usable_is_an_error(world, tmp_path, frames_of):
+    write_video(tmp_path / "in" / "slow.mp4", frames_of(6, size=32), 2)
+    with pytest.raises(DilaError, match="none of the 1 videos"):
+        label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False)
+    with pytest.raises(DilaError, match=r"must end in \.parquet"):
+        label(world, tmp_path / "in", tmp_path / "z.csv", progress=False)

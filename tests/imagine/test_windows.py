@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+
+from dila.errors import DilaError
+from dila.imagine.windows import CHUNK, encode, infer_long, infer_windows, sample, windows
+
+
+def numbered(length):
+    return torch.arange(length).float().view(1, length, 1, 1, 1)
+
+
+@pytest.mark.parametrize("frames", [2, 3, 8, 9])
+@pytest.mark.parametrize("length", [2, 3, 8, 9, 10, 25, 64])
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_every_transition_is_given_once_with_half_a_window_of_past(frames, length, chunk):
+    given, first = [], True
+    for window in windows(numbered(length).split(chunk, dim=1), frames):
+        start = int(window.e[0, 0])
+        size = window.e.shape[1]
+        assert window.e.flatten().tolist() == list(range(start, start + size))
+        assert size == min(frames, length)
+        kept = range(start + size - 1 - window.keep, start + size - 1)
+        given += kept
+        assert first or kept.start - start >= frames - 1 - frames // 2
+        first = False
+    assert given == list(range(length - 1))
+
+
+def test_one_frame_has_no_window():
+    assert list(windows([numbered(1)], 4)) == []
+    assert list(windows([], 4)) == []
+
+
+def test_actions_of_a_short_clip_are_the_models_own(model):
+    e = torch.randn(2, 7, 4, 4, 12)
+    torch.testing.assert_close(infer_long(model, e, 8), model.infer(e))
+
+
+def test_actions_of_a_long_clip_are_those_of_its_windows(model):
+    e = torch.randn(1, 20, 4, 4, 12)
+    z = infer_long(model, e.split(3, dim=1), 8)
+    assert z.shape == (1, 19, 6)
+    torch.testing.assert_close(z[:, :7], model.infer(e[:, :8]))
+    torch.testing.assert_close(z[:, 7:11], model.infer(e[:, 4:12])[:, -4:])
+    torch.testing.assert_close(z[:, -4:], model.infer(e[:, 12:])[:, -4:])
+
+
+def test_windows_of_many_clips_share_a_batch_and_stay_apart(model):
+    clips = {name: torch.randn(1, length, 4, 4, 12) for name, length in (("a", 20), ("b", 5), ("c", 9))}
+    keyed = ((name, window) for name, e in clips.items() for window in windows([e], 8))
+    found: dict[str, list[torch.Tensor]] = {}
+    for name, z in infer_windows(model, keyed, batch=3):
+        found.setdefault(name, []).append(z)
+    for name, e in clips.items():
+        torch.testing.assert_close(torch.cat(found[name], 1), infer_long(model, e, 8), rtol=1e-4, atol=1e-5)
+
+
+def test_a_single_frame_is_refused(model):
+    with pytest.raises(DilaError, match="between two frames"):
+        infer_long(model, torch.randn(1, 1, 4, 4, 12), 8)
+
+
+def at(times):
+    return np.asarray(times, dtype=np.float64)
+
+
+def test_samples_are_nearest_to_the_stride(fake_episode):
+    episode = fake_episode(torch.empty(0), np.arange(10) / 30)
+    (run,) = sample(episode, 0.1)
+    assert run.tolist() == [0, 3, 6, 9]
+    (every,) = sample(episode, 1 / 30)
+    assert every.tolist() == list(range(10))
+
+
+def test_a_gap_ends_a_run_and_a_lone_frame_is_one(fake_episode):
+    runs = sample(fake_episode(torch.empty(0), at([0, 0.1, 0.2, 0.8, 0.9])), 0.1)
+    assert [run.tolist() for run in runs] == [[0, 1, 2], [3, 4]]
+    (alone,) = sample(fake_episode(torch.empty(0), at([0])), 0.1)
+    assert alone.tolist() == [0]
+
+
+def test_a_frame_is_never_taken_twice(fake_episode):
+    runs = sample(fake_episode(torch.empty(0), at([0, 0.1, 0.25, 0.35, 0.45])), 0.1)
+    index = np.concatenate(runs)
+    assert (np.diff(index) > 0).all()
+
+
+def test_too_few_frames_a_second_are_refused(fake_episode):
+    with pytest.raises(DilaError, match=r"fake.mp4 has a frame every 0.2 s, .* stride of 0.1 s"):
+        sample(fake_episode(torch.empty(0), np.arange(9) / 5), 0.1)
+    with pytest.raises(DilaError, match="no frames"):
+        sample(fake_episode(torch.empty(0), at([])), 0.1)
+
+
+def test_encoding_reads_the_chosen_frames_in_bounded_pieces(encoder, fake_episode, frames_of):
+    frames = frames_of(CHUNK + 10)
+    episode = fake_episode(frames, np.arange(len(frames)) / 10)
+    index = np.arange(1, len(frames))
+    chunks = list(encode(encoder, episode, index))
+    assert [chunk.shape[1] for chunk in chunks] == [CHUNK, 9]
+    torch.testing.assert_close(torch.cat(chunks, 1), encoder.encode(frames[None, 1:]))

@@ -1,0 +1,255 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import dila
+from dila.data import write_video
+from dila.errors import DilaError
+from dila.interop.pretrained import Pretrained, find_pretrained, load_pretrained, pick_device, save_pretrained
+from dila.interop.released import save_released
+from dila.model.dila import DiLA
+from dila.vision import (
+    ConvDecoder,
+    ConvDecoderConfig,
+    EfficientNetLite,
+    EfficientNetLiteConfig,
+    FeatureStatistics,
+)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    statistics = FeatureStatistics(torch.randn(40), torch.rand(40) + 0.5)
+    return EfficientNetLite(EfficientNetLiteConfig(size=32, taps=("stride8",), precision="fp32"), statistics)
+
+
+@pytest.fixture
+def pretrained(encoder, small_config, awake):
+    model = awake(replace(small_config, grid=(4, 4), feature_dim=40))
+    decoder = ConvDecoder(ConvDecoderConfig(40, (4, 4), size=32, width=8, max_width=16))
+    return Pretrained(model, encoder, decoder, 0.2, 8)
+
+
+@pytest.fixture
+def folder(pretrained, tmp_path):
+    return save_pretrained(tmp_path / "model", pretrained, {"step": 3})
+
+
+def same(first, second):
+    frames = torch.randint(0, 256, (1, 4, 3, 32, 32), dtype=torch.uint8)
+    e, again = first.encoder.encode(frames), second.encoder.encode(frames)
+    torch.testing.assert_close(again, e)
+    with torch.no_grad():
+        torch.testing.assert_close(second.model.infer(e), first.model.infer(e))
+        torch.testing.assert_close(second.model(e).e_hat, first.model(e).e_hat)
+    if first.decoder is not None:
+        torch.testing.assert_close(second.decoder.decode(e), first.decoder.decode(e))
+    assert (second.stride, second.frames) == (first.stride, first.frames)
+
+
+def change(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_what_is_saved_is_what_is_loaded(pretrained, folder):
+    loaded = load_pretrained(folder)
+    same(pretrained, loaded)
+    assert not loaded.model.training
+    assert all(p.requires_grad for p in loaded.model.parameters())
+    described = json.loads((folder / "config.json").read_text())
+    assert described["notes"] == {"step": 3}
+    assert (described["format"], described["kind"], described["stride"]) == (1, "dila", 0.2)
+
+
+def test_without_decoder_and_statistics(pretrained, tmp_path):
+    bare = pretrained._replace(decoder=None, encoder=pretrained.encoder.with_statistics(None))
+    folder = save_pretrained(tmp_path / "bare", bare)
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    loaded = load_pretrained(folder, device="auto")
+    assert loaded.decoder is None
+    assert loaded.encoder.statistics is None
+
+
+def test_saving_replaces_whole_and_leaves_nothing_beside(pretrained, folder):
+    save_pretrained(folder, pretrained._replace(decoder=None))
+    assert load_pretrained(folder).decoder is None
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_save_that_fails_leaves_the_old_one(pretrained, folder, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(FeatureStatistics, "save", full)
+    with pytest.raises(DilaError, match="cannot be written: no space left"):
+        save_pretrained(folder, pretrained._replace(frames=4))
+    assert load_pretrained(folder).frames == 8
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_other_folders_are_not_overwritten(pretrained, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+    with pytest.raises(DilaError, match="is no folder of a trained model"):
+        save_pretrained(tmp_path / "thesis", pretrained)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "x"
+
+
+def test_a_run_gives_its_newest_complete_checkpoint(pretrained, tmp_path):
+    run = tmp_path / "run"
+    for step in (5, 90, 1000):
+        save_pretrained(run / "checkpoints" / f"step_{step:07d}", pretrained._replace(frames=step))
+    (run / "checkpoints" / "step_0001000" / "model.safetensors").unlink()
+    (run / "checkpoints" / "step_0000995.partial").mkdir()
+    (run / "config.json").write_text("{}")
+    assert load_pretrained(run).frames == 90
+    shutil.rmtree(run / "checkpoints" / "step_0000090")
+    shutil.rmtree(run / "checkpoints" / "step_0000005")
+    (run / "config.json").unlink()
+    with pytest.raises(DilaError, match="no whole checkpoint among 1"):
+        find_pretrained(run)
+
+
+def test_a_hub_id_is_downloaded_unless_it_is_a_path(pretrained, folder, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = {}
+
+    def download(name, **options):
+        asked.update(options, name=name)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    same(pretrained, load_pretrained("someone/dila", revision="v1", cache_dir="c", local_files_only=True, token="t"))
+    wanted = {"name": "someone/dila", "revision": "v1", "cache_dir": "c", "local_files_only": True, "token": "t"}
+    assert asked.items() >= wanted.items()
+    asked.clear()
+    shutil.copytree(folder, tmp_path / "someone" / "dila")
+    load_pretrained("someone/dila")
+    assert not asked
+
+
+def test_a_hub_id_that_is_not_to_be_had_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DilaError, match="nobody/nothing is no path here, and the Hub does not give it"):
+        load_pretrained("nobody/nothing", local_files_only=True, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_released_file_with_the_eyes_it_needs(encoder, released_config, awake, tmp_path, suffix):
+    model = awake(replace(released_config, grid=(4, 4), feature_dim=40))
+    path = tmp_path / f"released{suffix}"
+    save_released(model, path)
+    loaded = load_pretrained(path, encoder=encoder, stride=0.25)
+    assert (loaded.stride, loaded.frames, loaded.decoder) == (0.25, 16, None)
+    e = torch.randn(1, 4, 4, 4, 40)
+    torch.testing.assert_close(loaded.model.infer(e), model.infer(e))
+    with pytest.raises(DilaError, match="give encoder="):
+        load_pretrained(path, stride=0.25)
+    with pytest.raises(DilaError, match="give stride="):
+        load_pretrained(path, encoder=encoder)
+
+
+def test_eyes_for_a_model_that_has_its_own_are_refused(folder, encoder):
+    with pytest.raises(DilaError, match="brings its own"):
+        load_pretrained(folder, encoder=encoder)
+
+
+def test_missing_paths_and_files_are_named(folder, tmp_path):
+    with pytest.raises(DilaError, match="absent does not exist"):
+        load_pretrained(tmp_path / "absent")
+    with pytest.raises(DilaError, match=r"has no config\.json"):
+        load_pretrained(tmp_path)
+    for name in ("model.safetensors", "encoder.safetensors", "decoder.safetensors"):
+        (folder / name).rename(tmp_path / "away")
+        with pytest.raises(DilaError, match=name):
+            load_pretrained(folder)
+        (tmp_path / "away").rename(folder / name)
+
+
+def test_tensors_at_fault_are_named(folder):
+    path = folder / "model.safetensors"
+    whole = load_file(path)
+    first, second = sorted(whole)[:2]
+    save_file(whole | {first: whole[first].flatten()[:1], "ghost": torch.zeros(1)}, path)
+    with pytest.raises(DilaError, match=f"unexpected: ghost; misshapen: {first} ") as error:
+        load_pretrained(folder)
+    assert "\n" not in str(error.value)
+    save_file({name: tensor for name, tensor in whole.items() if name != second}, path)
+    with pytest.raises(DilaError, match=f"missing: {second}$"):
+        load_pretrained(folder)
+
+
+def test_a_damaged_file_is_named(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DilaError, match=r"model\.safetensors is damaged"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"format": 2, "dila_version": "9.1"}, r"format 2, written by dila 9\.1, .* pip install -U dila-wm"),
+        ({"format": None}, "no field format"),
+        ({"kind": "lapa"}, "kind 'lapa'"),
+        ({"stride": -1.0}, "stride = -1"),
+        ({"stride": "fast"}, "stride = fast"),
+        ({"frames": 1}, "frames = 1"),
+        ({"model": {"depth": 3}}, "model has no field depth"),
+        ({"encoder": {"name": "vjepa"}}, "no encoder named 'vjepa'"),
+        ({"encoder": "x"}, "should be objects"),
+        (
+            {"statistics": False, "encoder": {"name": "efficientnet-lite0", "size": 64, "taps": ["stride8"]}},
+            "8 x 8 x 40",
+        ),
+    ],
+)
+def test_faults_of_the_config_are_one_sentence(folder, fields, message):
+    change(folder, **fields)
+    with pytest.raises(DilaError, match=message) as error:
+        load_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_is_no_json_or_lacks_fields(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(DilaError, match="cannot be read as JSON"):
+        load_pretrained(folder)
+    (folder / "config.json").write_text('{"format": 1, "kind": "dila"}')
+    with pytest.raises(DilaError, match="lacks the field model, encoder"):
+        load_pretrained(folder)
+
+
+def test_parts_that_do_not_fit_are_not_saved(pretrained, small_config, tmp_path):
+    with pytest.raises(DilaError, match="4 x 4 x 40, but the model reads 4 x 6 x 24"):
+        save_pretrained(tmp_path / "m", pretrained._replace(model=DiLA(small_config)))
+    with pytest.raises(DilaError, match="decoder reads 24 channels"):
+        save_pretrained(
+            tmp_path / "m", pretrained._replace(decoder=ConvDecoder(ConvDecoderConfig(24, (4, 4), 32, 8, 8)))
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_devices():
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(DilaError, match="device 'abacus' cannot be used here"):
+        pick_device("abacus")
+
+
+def test_the_readme_in_four_lines(folder, tmp_path):
+    frames = torch.randint(0, 256, (12, 3, 48, 48), dtype=torch.uint8)
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", frames, 5)
+    model = dila.load(folder)
+    z = model.infer(tmp_path / "a.mp4")
+    made = model.transfer(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert z.shape == (11, 8)
+    assert model.draw(made.e).shape == (11, 3, 32, 32)
+    assert isinstance(model, dila.World)

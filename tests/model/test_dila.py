@@ -1,0 +1,191 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dila.imagine.rollout import rollout, steps
+from dila.model.config import Quirks
+from dila.model.dila import DiLA, count_parameters, repeat_state
+from dila.protocols import LatentActionModel
+
+
+@pytest.fixture
+def model(small_config, awake):
+    return awake(small_config)
+
+
+@pytest.fixture
+def wide(small_config, awake):
+    """A model whose backbone has its own width and whose first frames are padded with themselves."""
+    decoder = replace(small_config.decoder, predicts="change")
+    return awake(replace(small_config, width=32, time_padding="replicate", decoder=decoder))
+
+
+def test_has_the_verbs_of_a_latent_action_model(model):
+    assert isinstance(model, LatentActionModel)
+
+
+def test_latent_action_k_moves_frame_k_to_frame_k_plus_one(model, clip):
+    """The alignment stated in `dila.shapes`."""
+    e = clip(5)
+    out = model(e)
+    assert out.z.shape == (2, 4, 8)
+    assert out.e_hat.shape == (2, 4, 4, 6, 24)
+    torch.testing.assert_close(out.s_hat, out.s[:, :-1] + out.ds_hat)
+    z = out.z.clone()
+    z[:, 2] += 1
+    moved = model.predict(model.observe(e), e, z)
+    assert ((moved.s_hat - out.s_hat).abs().amax((0, 2, 3, 4)) > 1e-6).tolist() == [False, False, True, True]
+
+
+def forced(model, e, context, z):
+    """Frames after the context from a latent rollout that is told each true frame after it has guessed it."""
+    seen, state = model.observe(e), model.start(e[:, :context], z[:, : context - 1])
+    s_hat, e_hat, c_mem = [], [], [state.c_mem]
+    for k in range(context - 1, z.shape[1]):
+        state, s, drawn = model.imagine(state, z[:, k])
+        state = model.absorb(state, e[:, k + 1], seen.s[:, k + 1])
+        s_hat.append(s)
+        e_hat.append(drawn)
+        c_mem.append(state.c_mem)
+    return torch.stack(s_hat, 1), torch.stack(e_hat, 1), torch.stack(c_mem, 1)
+
+
+@pytest.mark.parametrize("context", [1, 3])
+@pytest.mark.parametrize("which", ["model", "wide"])
+def test_rollout_told_the_true_frames_equals_teacher_forcing(which, context, clip, request):
+    model, e = request.getfixturevalue(which), clip(6)
+    with torch.no_grad():
+        out = model(e)
+        s_hat, e_hat, c_mem = forced(model, e, context, out.z)
+    torch.testing.assert_close(s_hat, out.s_hat[:, context - 1 :], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(e_hat, out.e_hat[:, context - 1 :], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(c_mem, out.c_mem[:, context - 1 :], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("quirk", ["single_frame_rollout", "forget_conv_window"])
+def test_with_a_released_quirk_it_does_not(small_config, awake, clip, quirk):
+    model, e = awake(replace(small_config, quirks=Quirks(**{quirk: True}))), clip(6)
+    with torch.no_grad():
+        out = model(e)
+        _, e_hat, c_mem = forced(model, e, 1, out.z)
+    assert (c_mem - out.c_mem).abs().max() > 1e-3
+    assert (e_hat - out.e_hat).abs().max() > 1e-3
+
+
+def test_structure_read_from_the_true_frame_equals_the_clips(model, clip):
+    e = clip(4)
+    seen, state = model.observe(e), model.start(e[:, :3])
+    torch.testing.assert_close(model.absorb(state, e[:, 3]).s, seen.s[:, 3], atol=1e-5, rtol=1e-5)
+
+
+def test_a_longer_context_is_the_same_as_reading_it_on(model, clip):
+    e = clip(5)
+    z = model.infer(e)
+    at_once = model.start(e, z)
+    state = model.start(e[:, :1])
+    for k in range(4):
+        state, _, _ = model.imagine(state, z[:, k])
+        state = model.absorb(state, e[:, k + 1])
+    for mine, theirs in zip(_tensors(state), _tensors(at_once), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_the_future_changes_no_past(model, clip):
+    e, z = clip(6), torch.randn(2, 5, 8)
+    changed = torch.cat([e[:, :4], clip(2)], 1)
+    with torch.no_grad():
+        seen, seen_changed = model.observe(e), model.observe(changed)
+        out, out_changed = model.predict(seen, e, z), model.predict(seen_changed, changed, z)
+    for mine, theirs in zip(seen, seen_changed, strict=True):  # s, c and c_mem of frames 0..3
+        torch.testing.assert_close(theirs[:, :4], mine[:, :4], atol=1e-6, rtol=0)
+        assert not torch.allclose(theirs[:, 4:], mine[:, 4:])
+    for name in ("ds_hat", "s_hat", "e_hat"):  # predictions of frames 1..4 are made from frames 0..3
+        mine, theirs = getattr(out, name), getattr(out_changed, name)
+        torch.testing.assert_close(theirs[:, :4], mine[:, :4], atol=1e-6, rtol=0)
+        assert not torch.allclose(theirs[:, 4:], mine[:, 4:])
+
+
+def test_a_later_action_changes_no_earlier_prediction(model, clip):
+    e, z = clip(4), torch.randn(2, 5, 8)
+    changed = z.clone()
+    changed[:, 3:] += 1
+    with torch.no_grad():
+        drawn, redrawn = rollout(model, e, z), rollout(model, e, changed)
+    assert drawn.shape == (2, 5, 4, 6, 24)
+    torch.testing.assert_close(redrawn[:, :3], drawn[:, :3], atol=0, rtol=0)
+    assert not torch.allclose(redrawn[:, 3:], drawn[:, 3:])
+
+
+@pytest.mark.parametrize("pairwise", [True, False])
+def test_action_of_two_frames_of_a_clip(small_config, awake, clip, pairwise):
+    model = awake(replace(small_config, idm=replace(small_config.idm, pairwise=pairwise)))
+    e = clip(5)
+    whole, pair = model.infer(e)[:, :1], model.infer(e[:, :2])
+    assert torch.allclose(whole, pair, atol=1e-5) == pairwise
+
+
+def test_context_actions_that_are_known_are_not_inferred(model, clip):
+    e = clip(3)
+    inferred, given = model.start(e), model.start(e, torch.randn(2, 2, 8))
+    torch.testing.assert_close(inferred.s, given.s)
+    assert not torch.allclose(inferred.fdm[0].attention.keys, given.fdm[0].attention.keys)
+
+
+def test_copies_of_a_state_stand_side_by_side_and_move_alone(model, clip):
+    state, z = model.start(clip(3)), torch.randn(6, 2, 8)
+    together = [drawn for _, drawn in steps(model, repeat_state(state, 3), z)]
+    for i in range(6):
+        alone = _pick(state, i // 3)
+        for drawn, (_, expected) in zip(together, steps(model, alone, z[i : i + 1]), strict=True):
+            torch.testing.assert_close(drawn[i : i + 1], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_repeating_a_quirky_state_keeps_its_missing_parts(small_config, clip):
+    model = DiLA(replace(small_config, quirks=Quirks(single_frame_rollout=True)))
+    state = repeat_state(model.start(clip(2)), 4)
+    assert state.fdm is None
+    assert state.decoder is None
+    assert {tensor.shape[0] for tensor in _tensors(state)} == {8}
+
+
+def test_every_tensor_of_a_state_is_led_by_the_batch(model, clip):
+    assert {tensor.shape[0] for tensor in _tensors(model.start(clip(3, batch=5)))} == {5}
+
+
+def test_state_is_an_explicit_carry(model, clip):
+    state, z = model.start(clip(2)), torch.randn(2, 8)
+    _, first = model.step(state, z)
+    model.step(state, torch.randn(2, 8))
+    _, again = model.step(state, z)
+    torch.testing.assert_close(again, first, atol=0, rtol=0)
+
+
+def test_every_parameter_takes_part(small_config, awake, clip):
+    model = awake(small_config)
+    out, a = model(clip(4)), torch.randn(2, 3, 3)
+    (out.e_hat.square().mean() + out.ds_hat.square().mean() + model.encode_actions(a).square().mean()).backward()
+    silent = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert silent == []
+
+
+def test_without_real_actions_there_is_no_action_encoder(small_config):
+    model = DiLA(replace(small_config, real_action_dim=None))
+    assert count_parameters(DiLA(small_config)) - count_parameters(model) == (3 + 1) * 8 + (8 + 1) * 8
+    with pytest.raises(AssertionError, match="real_action_dim"):
+        model.encode_actions(torch.randn(1, 2, 3))
+
+
+def _tensors(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [] if value is None else [tensor for part in value for tensor in _tensors(part)]
+
+
+def _pick(value, index):
+    if isinstance(value, torch.Tensor):
+        return value[index : index + 1]
+    if value is None:
+        return None
+    parts = [_pick(part, index) for part in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

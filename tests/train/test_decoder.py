@@ -1,0 +1,96 @@
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from train_world import PatchEncoder, small_model
+
+from dila.data import open_corpus
+from dila.errors import DilaError
+from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
+from dila.model.dila import DiLA
+from dila.train import decoder as decoding
+from dila.train.checkpoint import TrainerState, load_trainer, save_checkpoint
+from dila.train.decoder import fit_decoder, gather_pairs, train_decoder
+from dila.train.run import DecoderRun
+from dila.train.stop import StopRequest
+
+SETTINGS = DecoderRun(steps=6, batch=4, size=16, width=8, max_width=8, frames=30, warmup=1)
+
+
+def fit(corpus, folder, settings=SETTINGS, encoder=None):
+    episodes = open_corpus(corpus).episodes
+    with StopRequest() as stop:
+        return fit_decoder(encoder or PatchEncoder(), episodes, episodes, settings, folder, stop=stop, progress=False)
+
+
+def test_pairs_are_frames_with_their_own_features(corpus):
+    episodes = open_corpus(corpus).episodes
+    encoder = PatchEncoder()
+    pairs = gather_pairs(encoder, episodes, episodes, SETTINGS)
+    assert 30 <= len(pairs.e) == len(pairs.frames) <= 40
+    torch.testing.assert_close(pairs.e.float(), encoder.encode(pairs.frames[:, None])[:, 0], atol=0.02, rtol=0.02)
+    assert len({int(frame[0].median()) for frame in pairs.frames}) == 5  # every episode's ground
+
+
+def test_the_decoder_learns(corpus, tmp_path):
+    episodes = open_corpus(corpus).episodes
+    pairs = gather_pairs(PatchEncoder(), episodes, episodes, SETTINGS)
+
+    def error(steps, folder):
+        settings = replace(SETTINGS, steps=steps, batch=16, max_width=16, frames=70, precision="fp32")
+        drawn = fit(corpus, tmp_path / folder, settings).decode(pairs.e.float()[:, None])[:, 0]
+        return float((drawn - pairs.frames.float() / 255).abs().mean())
+
+    assert error(60, "long") < 0.75 * error(1, "short")
+
+
+def test_an_interrupted_decoder_goes_on_bit_for_bit(corpus, tmp_path, monkeypatch):
+    whole = fit(corpus, tmp_path / "whole").state_dict()
+    step = decoding._step
+
+    def then_signal(*args):
+        losses = step(*args)
+        if args[-1] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "_step", then_signal)
+        with pytest.raises(SystemExit) as stopped:
+            fit(corpus, tmp_path / "broken")
+    assert stopped.value.code == 143
+    assert torch.load(tmp_path / "broken" / "decoder.pt", weights_only=True)["step"] == 3
+    broken = fit(corpus, tmp_path / "broken").state_dict()
+    assert all(torch.equal(broken[name], whole[name]) for name in whole)
+    with pytest.raises(DilaError, match="other settings"):
+        fit(corpus, tmp_path / "broken", DecoderRun(steps=7, size=16))
+
+
+def test_training_the_decoder_leaves_the_callers_random_numbers_alone(corpus, tmp_path):
+    encoder = PatchEncoder()
+    torch.manual_seed(0)
+    first = torch.rand(3)
+    torch.manual_seed(0)
+    fit(corpus, tmp_path / "d", encoder=encoder)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_a_decoder_is_attached_to_a_checkpoint_beside_its_trainer_state(corpus, cache, tmp_path):
+    pretrained = Pretrained(DiLA(small_model()), PatchEncoder(), None, 0.2, 4)
+    state = TrainerState(3, 0, {}, {}, [], {}, "data")
+    folder = save_checkpoint(tmp_path / "run", pretrained, state, 1, {"step": 3})
+    assert train_decoder(tmp_path / "run", corpus, None, SETTINGS, cache_dir=cache, progress=False) == folder
+    assert load_pretrained(folder).decoder is not None
+    assert load_trainer(folder).step == 3
+    assert '"step": 3' in (folder / "config.json").read_text()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_0000003"]
+
+
+def test_a_decoder_can_go_to_another_folder(corpus, cache, tmp_path):
+    pretrained = Pretrained(DiLA(small_model()), PatchEncoder(), None, 0.2, 4)
+    folder = save_pretrained(tmp_path / "model", pretrained)
+    out = train_decoder(folder, corpus, tmp_path / "new", SETTINGS, cache_dir=cache, device="cpu", progress=False)
+    assert load_pretrained(out).decoder is not None
+    assert load_pretrained(folder).decoder is None

@@ -1,0 +1,43 @@
+import torch
+from train_world import small_model
+
+from dila.model.dila import DiLA
+from dila.train.learner import Learner, make_optimiser
+from dila.train.objectives import OneStep
+from dila.train.run import Optimiser
+
+
+def test_vectors_and_the_memorys_rates_do_not_decay():
+    model = DiLA(small_model())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, spared = make_optimiser(model, Optimiser(weight_decay=0.1)).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    kept = {names[id(parameter)] for parameter in spared["params"]}
+    assert any(name.endswith("A_log") for name in kept)
+    assert any(name.endswith(".D") for name in kept)
+    assert all(parameter.ndim >= 2 for parameter in decayed["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_the_papers_optimiser_decays_everything():
+    (group,) = make_optimiser(DiLA(small_model()), Optimiser(weight_decay=0.1, decay_norms=True)).param_groups
+    assert len(group["params"]) == len(list(DiLA(small_model()).parameters()))
+
+
+def test_raw_actions_give_the_same_latents_and_leave_no_trace():
+    model = DiLA(small_model(real_action_dim=3))
+    learner = Learner(model, OneStep(), "fp32", 3)
+    raw = torch.randn(2, 4, 3) * 100 + 300
+    mean, std = raw.flatten(0, 1).mean(0), raw.flatten(0, 1).std(0)
+    learner.scale_actions(mean, std, trained=False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    standard = model.encode_actions((raw - mean) / std)
+    with learner.raw_actions() as exported:
+        torch.testing.assert_close(exported.encode_actions(raw), standard, atol=1e-4, rtol=1e-4)
+        weights = {name: tensor.clone() for name, tensor in exported.state_dict().items()}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+    again = DiLA(small_model(real_action_dim=3))
+    again.load_state_dict(weights)
+    Learner(again, OneStep(), "fp32", 3).scale_actions(mean, std, trained=True)
+    torch.testing.assert_close(again.encode_actions((raw - mean) / std), standard, atol=1e-4, rtol=1e-4)

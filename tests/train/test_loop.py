@@ -1,0 +1,252 @@
+import json
+import os
+import signal
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from train_world import PatchConfig, PatchEncoder, small_model, small_run
+
+from dila import vision
+from dila.errors import DilaError
+from dila.interop.pretrained import load_pretrained
+from dila.train import loop
+from dila.train.checkpoint import newest
+from dila.train.log import read_log
+from dila.train.loop import train
+from dila.train.objectives import ActionConditioned, OneStep, Rollout, Terms, Weights
+from dila.train.run import DecoderRun, Guard, Optimiser, Stage
+
+
+@pytest.fixture
+def go(corpus, cache, tmp_path):
+    def run_it(run, out="out", **more):
+        return train(run, corpus, tmp_path / out, cache_dir=cache, progress=False, **more)
+
+    return run_it
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, cache, tmp_path_factory):
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vision.ENCODERS, "patch", (PatchEncoder, PatchConfig))
+        train(small_run(), corpus, out, cache_dir=cache, progress=False)
+    return out
+
+
+def stop_at(monkeypatch, step, number):
+    """Send this process a signal right after a step."""
+    optimise = loop.Trainer._optimise
+
+    def then_signal(self, parts, stage):
+        result = optimise(self, parts, stage)
+        if self.step + 1 == step:
+            os.kill(os.getpid(), number)
+        return result
+
+    monkeypatch.setattr(loop.Trainer, "_optimise", then_signal)
+
+
+def without_clock(records):
+    return [{key: value for key, value in record.items() if key != "clips_per_second"} for record in records]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(("step", "number", "code"), [(2, signal.SIGTERM, 143), (4, signal.SIGINT, 130), (5, 15, 143)])
+def test_an_interrupted_run_goes_on_bit_for_bit(go, whole, tmp_path, monkeypatch, step, number, code):
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, number)
+        with pytest.raises(SystemExit) as stopped:
+            go(small_run())
+    assert stopped.value.code == code
+    assert newest(tmp_path / "out").name == f"step_{step:07d}"
+    torch.rand(7)
+    end = go(small_run())
+    assert without_clock(read_log(tmp_path / "out")) == without_clock(read_log(whole))
+    assert same(load_pretrained(end).model.state_dict(), load_pretrained(whole).model.state_dict())
+    assert same_trainer(end, newest(whole))
+
+
+def same_trainer(one, other):
+    a, b = (torch.load(folder / "trainer.pt", weights_only=True) for folder in (one, other))
+    states = zip(a["optimiser"]["state"].values(), b["optimiser"]["state"].values(), strict=True)
+    return a["sampler"] == b["sampler"] and all(same(x, y) for x, y in states)
+
+
+def test_what_train_returns_is_what_the_run_folder_loads_as(whole):
+    record = json.loads((newest(whole) / "config.json").read_text())
+    assert record["notes"] == {"run": "test", "step": 6, "steps": 6, "stage": "Rollout"}
+    pretrained = load_pretrained(whole)
+    assert (pretrained.stride, pretrained.frames) == (0.2, 4)
+    assert pretrained.encoder.statistics is not None
+
+
+def test_the_log_names_the_losses_as_the_weights_do(whole):
+    steps = [record for record in read_log(whole) if record["kind"] == "train"]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
+    assert [record["stage"] for record in steps] == ["OneStep"] * 4 + ["Rollout"] * 2
+    names = {field.name for field in fields(Weights)}
+    around = {"kind", "step", "stage", "lr", "total", "grad_norm", "clips_per_second", "scale_s", "scale_z", "rank_z"}
+    for record in steps:
+        assert set(record) == names | around
+        weighted = sum(getattr(Weights(), name) * record[name] for name in names)
+        assert record["total"] == pytest.approx(weighted, rel=1e-5)
+
+
+def test_evaluations_are_ratios_by_frame_with_a_picture_each(whole):
+    seen = [record for record in read_log(whole) if record["kind"] == "evaluation"]
+    assert [record["step"] for record in seen] == [3, 6]
+    for record in seen:
+        assert record["on"] == "held out"
+        assert len(record["rollout_ratio_by_frame"]) == len(record["one_step_ratio_by_frame"]) == 3
+        # The first frame of a rollout is the first teacher-forced one, and so is what it could have copied.
+        assert record["rollout_ratio_by_frame"][0] == pytest.approx(record["one_step_ratio_by_frame"][0], rel=1e-4)
+        assert 0 < record["rollout_ratio"] < 2
+        assert (whole / "pictures" / f"step_{record['step']:07d}.png").is_file()
+
+
+def test_another_run_in_the_same_folder_is_refused_by_field(go, tmp_path):
+    go(small_run())
+    with pytest.raises(DilaError, match=r"optimiser\.lr = 0\.001 \(now 0\.002\); seed = 0 \(now 1\)"):
+        go(small_run(seed=1, optimiser=Optimiser(lr=2e-3, warmup=2, schedule="cosine")))
+    with pytest.raises(DilaError, match="holds a run already"):
+        go(small_run(), resume=False)
+    before = read_log(tmp_path / "out")
+    go(small_run(keep=1, checkpoint_minutes=0.0))
+    assert read_log(tmp_path / "out") == before
+
+
+def test_other_data_is_refused(go, corpus, tmp_path, cache):
+    go(small_run())
+    (tmp_path / "fewer").mkdir()
+    for number in range(3):
+        (tmp_path / "fewer" / f"episode_{number}").symlink_to(corpus / f"episode_{number}")
+    with pytest.raises(DilaError, match="other episodes"):
+        train(small_run(), tmp_path / "fewer", tmp_path / "out", cache_dir=cache, progress=False)
+
+
+def test_old_checkpoints_go_and_the_newest_stay(go, tmp_path):
+    go(small_run(checkpoint_every=1, keep=2))
+    left = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
+    assert left == ["step_0000005", "step_0000006"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(go, tmp_path):
+    stages = (Stage(OneStep(), steps=2), Stage(OneStep(), steps=4, lr=1e38))
+    run = small_run(stages=stages, checkpoint_every=1, optimiser=Optimiser(lr=1e-3), guard=None)
+    with pytest.raises(DilaError, match=r"finite .*the last good checkpoint is .*step_0000002"):
+        go(run)
+    assert newest(tmp_path / "out").name == "step_0000002"
+    weights = load_pretrained(tmp_path / "out").model.state_dict().values()
+    assert all(bool(x.isfinite().all()) for x in weights)
+
+
+def test_the_loss_that_is_not_finite_is_named(go, monkeypatch):
+    monkeypatch.setattr("dila.train.objectives.norm_loss", lambda z: z.float().sum() * float("nan"))
+    with pytest.raises(DilaError, match=r"the loss norm is not finite at step 1; there is no checkpoint yet"):
+        go(small_run())
+
+
+def test_dead_latents_stop_the_run(go, tmp_path):
+    with pytest.raises(DilaError, match="scale_z stayed below 10 for 2 logged steps up to step 4"):
+        go(small_run(guard=Guard(scale=10.0, patience=2), checkpoint_every=1))
+    assert newest(tmp_path / "out").name == "step_0000002"  # warm-up: nothing was suspicious yet
+
+
+def test_a_batch_in_parts_is_the_same_step(go, tmp_path):
+    terms = Terms(Weights(feature=1.0, structure=0.1, action=0.1, diversity=0.0, norm=0.0, symmetry=0.0))
+    model = replace(small_model(), dropout=0.0)
+    model = replace(model, idm=replace(model.idm, dropout=0.0), fdm=replace(model.fdm, dropout=0.0))
+    run = small_run(stages=(Stage(OneStep(terms), steps=3),), model=model)
+    go(run, "one")
+    go(replace(run, accumulate=2), "parts")
+    for one, parts in zip(read_log(tmp_path / "one"), read_log(tmp_path / "parts"), strict=True):
+        if one["kind"] == "train":
+            assert (parts["total"], parts["grad_norm"]) == pytest.approx((one["total"], one["grad_norm"]), rel=1e-3)
+    with pytest.raises(DilaError, match="batch = 4 does not divide"):
+        go(replace(run, accumulate=3), "odd")
+
+
+def test_loader_processes_change_nothing(go, whole, tmp_path):
+    go(small_run(workers=1))
+    assert without_clock(read_log(tmp_path / "out")) == without_clock(read_log(whole))
+
+
+def test_without_a_cache_frames_are_encoded_in_the_loop(go, whole, tmp_path):
+    go(small_run(cache=False))
+    totals = [[r["total"] for r in read_log(out) if r["kind"] == "train"] for out in (tmp_path / "out", whole)]
+    assert totals[0] == pytest.approx(totals[1], rel=0.05)  # the cache keeps bf16
+
+
+def test_bf16_trains_on_the_cpu_in_fp32_weights(go, tmp_path):
+    end = go(small_run(precision="bf16"))
+    assert {x.dtype for x in load_pretrained(end).model.parameters()} == {torch.float32}
+
+
+def test_real_actions_drive_the_third_stage_and_the_artifact_takes_them_raw(go, tmp_path, monkeypatch):
+    seen = []
+    raw = loop.Trainer._evaluate
+
+    def peek(self, log):
+        a = torch.tensor([[[3.0, -2.0, 0.0, 1.0], [1.0, 1.0, -1.0, 2.0]]])
+        self.learner.eval()
+        scaled = (a - self.learner.action_mean) / self.learner.action_std
+        seen.append((a, self.learner.model.encode_actions(scaled).detach()))
+        self.learner.train()
+        raw(self, log)
+
+    monkeypatch.setattr(loop.Trainer, "_evaluate", peek)
+    stages = (Stage(OneStep(), steps=2), Stage(Rollout(), steps=1), Stage(ActionConditioned(), steps=3))
+    run = small_run(stages=stages)
+    end = go(run)
+    pretrained = load_pretrained(end)
+    assert pretrained.model.config.real_action_dim == 4  # a stride of two frames, two numbers each
+    torch.testing.assert_close(pretrained.model.encode_actions(seen[-1][0]), seen[-1][1], atol=1e-5, rtol=1e-4)
+    assert "action_rollout_ratio" in read_log(tmp_path / "out")[-1]
+
+    go(run, "again")  # a model that already reads raw actions goes on to
+    more = replace(run, stages=(Stage(ActionConditioned(), steps=1, lr=0.0),), start=str(end))
+    after = load_pretrained(go(more, "more")).model
+    torch.testing.assert_close(after.encode_actions(seen[-1][0]), seen[-1][1], atol=1e-5, rtol=1e-4)
+
+
+def test_resuming_the_action_stage_is_exact(go, tmp_path, monkeypatch):
+    run = small_run(stages=(Stage(OneStep(), steps=1), Stage(ActionConditioned(), steps=3)))
+    unbroken = load_pretrained(go(run, "unbroken")).model.state_dict()
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            go(run, "broken")
+    assert same(load_pretrained(go(run, "broken")).model.state_dict(), unbroken)
+
+
+def test_actions_that_are_not_there_are_asked_for(go, corpus, tmp_path, cache):
+    (tmp_path / "plain").mkdir()
+    for number in range(4):
+        (tmp_path / "plain" / f"episode_{number}").symlink_to(corpus / f"episode_{number}")
+    with pytest.raises(DilaError, match=r"needs true actions in actions\.parquet"):
+        train(
+            small_run(stages=(Stage(ActionConditioned(), steps=1),)), tmp_path / "plain", tmp_path / "out",
+            cache_dir=cache, progress=False,
+        )  # fmt: skip
+
+
+def test_a_run_with_a_decoder_shows_frames_and_keeps_it(go, whole, tmp_path):
+    end = go(small_run(decoder=DecoderRun(steps=3, batch=4, size=16, width=8, max_width=8, frames=20)))
+    pretrained = load_pretrained(end)
+    assert pretrained.decoder is not None
+    assert pretrained.decoder.decode(torch.zeros(1, 2, 4, 4, 8)).shape == (1, 2, 3, 16, 16)
+    assert without_clock(read_log(tmp_path / "out")) == without_clock(read_log(whole))  # it does not disturb the model
+
+
+def test_a_run_can_start_from_a_trained_model(go, whole, tmp_path):
+    run = small_run(stages=(Stage(Rollout(), steps=1, lr=0.0),), start=str(whole))
+    assert same(load_pretrained(go(run)).model.state_dict(), load_pretrained(whole).model.state_dict())
+    wider = small_run(model=replace(small_model(), action_dim=6), start=str(whole))
+    with pytest.raises(DilaError, match="is of another architecture"):
+        go(wider, "wider")
