@@ -15,7 +15,7 @@ from dila.train.checkpoint import newest
 from dila.train.log import read_log
 from dila.train.loop import train
 from dila.train.objectives import ActionConditioned, OneStep, Rollout, Terms, Weights
-from dila.train.run import DecoderRun, Guard, Optimiser, Stage
+from dila.train.run import ClipSettings, DecoderRun, Guard, Optimiser, Stage
 
 
 @pytest.fixture
@@ -250,3 +250,8 @@ def test_a_run_can_start_from_a_trained_model(go, whole, tmp_path):
     wider = small_run(model=replace(small_model(), action_dim=6), start=str(whole))
     with pytest.raises(DilaError, match="is of another architecture"):
         go(wider, "wider")
+
+
+def test_with_nothing_held_out_training_clips_are_evaluated_and_said_to_be(go, tmp_path):
+    go(small_run(stages=(Stage(OneStep(), steps=1),), clips=ClipSettings(frames=4, stride=0.2, held_out=0.0)))
+    assert read_log(tmp_path / "out")[-1]["on"] == "training"

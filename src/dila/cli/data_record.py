@@ -1,4 +1,4 @@
-"""``dila data-record``."""
+"""``dila data record``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,4 +50,4 @@ def record(
 
 def main(arguments: Sequence[str]) -> None:
     """Read the command line and run."""
-    read(record, "data-record", arguments)
+    read(record, "data record", arguments)

@@ -15,10 +15,10 @@ VERBS: dict[str, str] = {
     "transfer": "replay the latent actions of one clip in the scene of another",
     "rebind": "draw the structure of one clip with the content of another",
     "isolate": "freeze the structure of a clip: what still moves is content",
-    "data-record": "record a simulator or generator, with its true actions kept aside",
+    "data record": "record a simulator or generator, with its true actions kept aside",
     "parity": "compare with recorded numbers of the released model",
 }
-"""Every verb with its line of help; ``a-b`` lives in `dila.cli.a_b`, in a function `main` that tyro reads."""
+"""Every verb with its line of help; ``a-b`` and ``a b`` live in `dila.cli.a_b`, whose `main` reads the rest."""
 
 _HELP = "usage: dila VERB [options]\n\nDisentangled latent action world models, from video without action labels.\n\n"
 
@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"dila {__version__}")
         return 0
+    words = 2 if " ".join(arguments[:2]) in VERBS else 1
     try:
-        return _run(verb, arguments[1:])
+        return _run(" ".join(arguments[:words]), arguments[words:])
     except DilaError as error:
         print(f"dila: {error}", file=sys.stderr)
         return 2
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(verb: str, arguments: list[str]) -> int:
     if verb not in VERBS:
         raise DilaError(f"there is no verb {verb!r}; `dila --help` lists them: {', '.join(VERBS)}")
-    module = importlib.import_module(f"dila.cli.{verb.replace('-', '_')}")
+    module = importlib.import_module("dila.cli." + verb.replace("-", "_").replace(" ", "_"))
     return module.main(arguments) or 0
 
 

@@ -18,6 +18,12 @@ def rollout_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tenso
     return _ratio(e_hat, e[:, 1:], e[:, :1])
 
 
+def pooled_rollout_ratio(e_hat: Features, e: Features) -> Float[Tensor, ""]:
+    """As `rollout_ratio`, over all horizons together: total error over the total error of copying."""
+    copied = (e[:, :1].float() - e[:, 1:].float()).square().mean()
+    return (e_hat.float() - e[:, 1:].float()).square().mean() / copied.clamp_min(1e-8)
+
+
 def one_step_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, " K"]:
     """Squared error of teacher-forced predictions over that of copying the frame before, by place in the clip.
 

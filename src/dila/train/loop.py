@@ -172,13 +172,8 @@ class Trainer:
         log = None
         if self.accelerator.is_main_process:
             log = Log(self.out, self.settings.trackers, self.settings.name, to_json(self.settings), self.step)
-        bar = tqdm(
-            total=self.settings.steps,
-            initial=self.step,
-            unit="step",
-            desc=self.settings.name,
-            disable=not self.progress,
-        )
+        run, hidden = self.settings, not self.progress
+        bar = tqdm(total=run.steps, initial=self.step, unit="step", desc=run.name, disable=hidden)
         try:
             with bar:
                 self.learner.train()
@@ -219,6 +214,7 @@ class Trainer:
                 )
             if self._is_due(self.settings.evaluate_every, self.settings.steps):
                 self._evaluate(log)
+                began, clips = time.monotonic(), 0
             stopped, late = self._agreed(
                 self.stop.signal is not None,
                 time.monotonic() - self.saved_at > self.settings.checkpoint_minutes * 60,

@@ -1,0 +1,208 @@
+"""Is this model any good? Two numbers with their baselines, and something to look at.
+
+Rollouts: the feature error of imagined frames, one context frame and the clip's own latent actions, over the error of
+repeating the context frame (below 1 is better than that). Probe: how well a linear map reads the true change of a
+known quantity off z, on held-out episodes, against shuffled labels and against raw feature differences.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from dila.analysis.probe import ProbeResult, chance, feature_changes, probe
+from dila.data import Clips, collate_clips
+from dila.errors import DilaError
+from dila.imagine.pictures import fit_colours, paint, write_clip, write_sheet
+from dila.imagine.rollout import rollout
+from dila.imagine.world import World
+from dila.metrics.features import one_step_ratio, pooled_rollout_ratio, rollout_ratio
+from dila.protocols import Episode
+from dila.shapes import Features, Float, Int, Tensor, UInt8
+
+PART = 8
+"""Clips that go through the model at once."""
+
+PAIRS = 3000
+"""Transitions of training episodes that the probe is fitted to, at most."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Errors as ratios to repeating the context frame, on held-out clips."""
+
+    pooled: float
+    by_horizon: tuple[float, ...]
+    one_step: float
+    """Teacher-forced, over repeating the frame before."""
+    clips: int
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Linear probes to the change of one quantity a transition, and their controls."""
+
+    target: str
+    z: ProbeResult
+    shuffled: ProbeResult
+    features: ProbeResult
+    """From raw feature differences: what is there before any learning."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain numbers, lists and objects."""
+        return {"target": self.target} | {name: getattr(self, name).to_json() for name in ("z", "shuffled", "features")}
+
+
+class Transitions(NamedTuple):
+    """What probes are made of, one row a transition."""
+
+    z: Float[Tensor, "N Dz"]
+    de: Float[Tensor, "N HWD"]
+    y: Float[Tensor, "N Dy"]
+    episode: Int[Tensor, " N"]
+
+
+@torch.no_grad()
+def measure_rollouts(world: World, episodes: Sequence[Episode], horizon: int = 8, clips: int = 64) -> Rollouts:
+    """Rollout errors of clips spread over ``episodes``, whose frames are features (see `dila.vision.FeatureCache`).
+
+    Raises:
+        DilaError: no episode is long enough.
+    """
+    cut = Clips(episodes, horizon + 1, world.stride)
+    chosen = _spread(len(cut), clips)
+    true, imagined, stepped = [], [], []
+    for start in range(0, len(chosen), PART):
+        e = collate_clips([cut[i] for i in chosen[start : start + PART]]).frames
+        with world.running():
+            prediction = _dila(world)(e)
+            imagined.append(rollout(world.model, e[:, :1], prediction.z).float())
+        stepped.append(prediction.e_hat.float())
+        true.append(e)
+    e, e_hat = torch.cat(true), torch.cat(imagined)
+    return Rollouts(
+        float(pooled_rollout_ratio(e_hat, e)),
+        tuple(round(x, 4) for x in rollout_ratio(e_hat, e).tolist()),
+        float(one_step_ratio(torch.cat(stepped), e).mean()),
+        len(e),
+    )
+
+
+def measure_probe(
+    world: World,
+    train: Sequence[Episode],
+    held: Sequence[Episode],
+    components: Sequence[int],
+    *,
+    column: str = "state",
+    target: str = "",
+) -> Probes:
+    """Probes from z to the change of some components of a column, fitted on ``train`` and scored on ``held``."""
+    fitted = _transitions(world, train, column, components, PAIRS)
+    scored = _transitions(world, held, column, components, PAIRS)
+    both = Transitions(*(torch.cat(pair) for pair in zip(fitted, scored._replace(episode=-1 - scored.episode), strict=True)))
+    test = both.episode < 0
+    return Probes(
+        target or f"change of {column}",
+        probe(both.z, both.y, both.episode, held_out=test),
+        chance(both.z, both.y, both.episode, held_out=test),
+        probe(both.de, both.y, both.episode, held_out=test),
+    )
+
+
+def draw_rollouts(world: World, frames: Sequence[Episode], out: Path, horizon: int = 8, clips: int = 3) -> list[Path]:
+    """Contact sheets of true and imagined frames; ``frames`` are episodes of pictures."""
+    written = []
+    for number, o in enumerate(_some_clips(world, frames, horizon + 1, clips)):
+        e_hat = world.rollout(o)
+        path = out / f"rollout_{number}.png"
+        write_sheet(path, {"true": o, "imagined from the first frame": world.draw(e_hat)}, columns=horizon + 1)
+        written.append(path)
+    return written
+
+
+def draw_transfer(world: World, frames: Sequence[Episode], out: Path, horizon: int = 12) -> Path:
+    """A clip: what happened in one scene, and the same latent actions in another."""
+    source, target = _some_clips(world, frames, horizon + 1, 2)
+    moved = world.draw(world.transfer(source, target).e)
+    rows = {"source": source, "target": target[:1].expand_as(source), "its actions here": _after(target, moved)}
+    path = out / "transfer.mp4"
+    write_clip(path, rows, round(1 / world.stride))
+    return path
+
+
+def draw_rebinding(world: World, frames: Sequence[Episode], out: Path, horizon: int = 12) -> Path:
+    """A clip: the structure of one scene drawn with the content of another."""
+    structure, content = _some_clips(world, frames, horizon + 1, 2)
+    bound = world.draw(world.rebind(structure, content[:1]).e)
+    rows = {"structure of": structure[1:], "content of": content[:1].expand_as(bound), "rebound": bound}
+    path = out / "rebinding.mp4"
+    write_clip(path, rows, round(1 / world.stride))
+    return path
+
+
+@torch.no_grad()
+def draw_structure(world: World, frames: Sequence[Episode], out: Path, horizon: int = 8) -> Path:
+    """A contact sheet: frames, and their structure's three main components as red, green and blue."""
+    (o,) = _some_clips(world, frames, horizon, 1)
+    e: Features = world.features(o)[None]
+    with world.running():
+        s = _dila(world).observe(e).s[0].float()
+    size = (int(o.shape[-2]), int(o.shape[-1]))
+    rows = {
+        "frames": o,
+        "structure s": paint(fit_colours(s), s, size),
+        "features e": paint(fit_colours(e[0]), e[0], size),
+    }
+    path = out / "structure.png"
+    write_sheet(path, rows, columns=horizon)
+    return path
+
+
+def to_json(rollouts: Rollouts, probes: Probes) -> dict[str, Any]:
+    """The numbers under the names of the report."""
+    return {
+        "rollout_error_vs_copy_last": rollouts.pooled,
+        "rollout": asdict(rollouts),
+        "probe_r2": probes.z.r2,
+        "probe_r2_chance": probes.shuffled.r2,
+        "probe_r2_feature_differences": probes.features.r2,
+        "probe": probes.to_json(),
+    }
+
+
+def _transitions(
+    world: World, episodes: Sequence[Episode], column: str, components: Sequence[int], limit: int
+) -> Transitions:
+    cut = Clips(episodes, world.frames, world.stride, hop=world.frames)
+    if column not in cut[0].columns:
+        raise DilaError(f"the episodes have no column {column!r} to probe for; record them with their true states")
+    parts = []
+    for i in _spread(len(cut), max(1, limit // (world.frames - 1))):
+        clip = cut[i]
+        with torch.no_grad(), world.running():
+            z = world.model.infer(clip.frames[None]).float()[0]
+        y = clip.columns[column][:, list(components)]
+        episode = torch.full((len(z),), int(clip.episode))
+        parts.append(Transitions(z, feature_changes(clip.frames[None].float()), y[1:] - y[:-1], episode))
+    return Transitions(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _some_clips(world: World, frames: Sequence[Episode], length: int, count: int) -> list[UInt8[Tensor, "T 3 Y X"]]:
+    cut = Clips(frames, length, world.stride)
+    return [cut[i].frames for i in _spread(len(cut), count)]
+
+
+def _spread(length: int, count: int) -> list[int]:
+    count = min(length, count)
+    return ((torch.arange(count) + 0.5) * length / count).long().tolist()
+
+
+def _after(first: Tensor, rest: Tensor) -> Tensor:
+    return torch.cat([first[:1], rest])
+
+
+def _dila(world: World) -> Any:
+    return world.model

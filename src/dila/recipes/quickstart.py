@@ -1,0 +1,175 @@
+"""From nothing to a report: record Push-T, train the tiny recipe, measure, draw."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dila.data import open_corpus, split_episodes
+from dila.data.pusht import record_pusht
+from dila.evaluate.first_look import (
+    Probes,
+    Rollouts,
+    draw_rebinding,
+    draw_rollouts,
+    draw_structure,
+    draw_transfer,
+    measure_probe,
+    measure_rollouts,
+    to_json,
+)
+from dila.evaluate.page import Figure, Section, Table, Tile, write_page
+from dila.imagine.world import World
+from dila.interop.pretrained import load_pretrained
+from dila.recipes.tiny_pusht import tiny_pusht
+from dila.train.loop import train
+from dila.train.run import Run
+from dila.version import version
+from dila.vision import FeatureCache
+
+AGENT = ("agent_x", "agent_y")
+EPISODES, FRAMES = 240, 60
+Result = TypeVar("Result")
+
+
+class _Clock:
+    """Seconds of each part, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, part: str, work: Callable[[], Result]) -> Result:
+        print(f"== {part}", flush=True)
+        start = time.monotonic()
+        result = work()
+        self.seconds[part] = round(time.monotonic() - start, 1)
+        return result
+
+
+def quickstart(
+    out: str | Path = "outputs/quickstart", run: Run | None = None, episodes: int = EPISODES, frames: int = FRAMES
+) -> dict[str, Any]:
+    """Do it all on a CPU and write ``report.html`` and ``report.json``; interrupted, call it again.
+
+    Args:
+        out: folder of data, features, run and report.
+        run: what to train; `tiny_pusht` when None.
+        episodes: recorded.
+        frames: of each episode, 10 a second.
+
+    Returns:
+        what ``report.json`` holds: ``rollout_error_vs_copy_last``, ``probe_r2``, ``seconds`` and the details.
+
+    Raises:
+        MissingExtra: gym-pusht is not installed.
+        DilaError: ``out`` holds data or a run of other settings.
+    """
+    out, run, clock = Path(out), run or tiny_pusht(), _Clock()
+    data = clock(
+        "recording Push-T", lambda: record_pusht(out / "pusht", episodes, frames, workers=min(2, os.cpu_count() or 1))
+    )
+    checkpoint = clock("training", lambda: train(run, data, out / "run", cache_dir=out / "features"))
+    world = World(*load_pretrained(checkpoint), bf16=run.precision == "bf16")
+    rollouts, probes = clock("measuring", lambda: _measure(world, run, data, out / "features"))
+    figures = clock("drawing", lambda: _draw(world, run, data, out / "pictures"))
+    report = to_json(rollouts, probes) | {
+        "seconds": round(sum(clock.seconds.values()), 1),
+        "seconds_by_part": clock.seconds,
+        "steps": run.steps,
+        "episodes": episodes,
+        "dila_version": version(),
+    }
+    _write_json(out / "report.json", report)
+    _write_report(out / "report.html", report, rollouts, probes, figures)
+    return report
+
+
+def _measure(world: World, run: Run, data: Path, cache_dir: Path) -> tuple[Rollouts, Probes]:
+    corpus = open_corpus(data)
+    components = [corpus.names["state"].index(name) for name in AGENT]
+    cache = FeatureCache(world.encoder, cache_dir, world.encoder.statistics, progress=False)
+    train_part, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
+    target = "true displacement of the agent"
+    return measure_rollouts(world, held), measure_probe(world, train_part, held, components, target=target)
+
+
+def _draw(world: World, run: Run, data: Path, out: Path) -> dict[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    _, held = split_episodes(open_corpus(data), run.clips.held_out)
+    return {
+        "rollouts": draw_rollouts(world, held, out),
+        "transfer": draw_transfer(world, held, out),
+        "rebinding": draw_rebinding(world, held, out),
+        "structure": draw_structure(world, held, out),
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _write_report(path: Path, report: dict[str, Any], rollouts: Rollouts, probes: Probes, figures: dict[str, Any]) -> None:
+    tiles = [
+        Tile(f"{rollouts.pooled:.2f}", "error of 8-step rollouts over that of repeating the first frame (below 1 is better)"),
+        Tile(f"{probes.z.r2:.2f}", f"R² of a linear probe from z to the {probes.target} (1 is perfect)"),
+        Tile(f"{report['seconds'] / 60:.0f} min", f"for {report['episodes']} episodes and {report['steps']} steps, on this machine"),
+    ]
+    horizon = Table(
+        ["frames ahead", *map(str, range(1, len(rollouts.by_horizon) + 1))],
+        [["error over repeating", *(f"{x:.2f}" for x in rollouts.by_horizon)]],
+    )
+    sections = [
+        Section(
+            "Rollouts",
+            f"Held-out episodes, {rollouts.clips} clips. The model sees one frame and the latent actions that it "
+            "inferred from the clip, and imagines the rest. One frame ahead, from true frames, its error is "
+            f"{rollouts.one_step:.2f} of repeating the frame before.",
+            [horizon, *(Figure(p, "True frames above, imagined below.") for p in figures["rollouts"])],
+        ),
+        Section(
+            "What z knows",
+            "No action label was seen in training. A ridge regression reads the agent's displacement off z; it is "
+            "fitted on training episodes and scored on held-out ones.",
+            [_probe_table(probes)],
+        ),
+        Section(
+            "Action transfer",
+            "The latent actions of the clip on the left, rolled out from the first frame of another episode.",
+            [Figure(figures["transfer"], "Left: source. Middle: where it starts. Right: imagined.")],
+        ),
+        Section(
+            "Rebinding",
+            "Structure from one clip; content memory and first frame from another. Push-T looks the same in all "
+            "episodes, so what is to be seen is that the layout follows the structure's clip.",
+            [Figure(figures["rebinding"], "Left: structure. Middle: content. Right: both fused.")],
+        ),
+        Section(
+            "Structure",
+            "Three main components of s as red, green and blue, and of the frozen features for comparison.",
+            [Figure(figures["structure"], "Frames, structure, features.")],
+        ),
+        Section("Where the time went", "Seconds of each part.", [_time_table(report)]),
+    ]
+    subtitle = f"Push-T recorded, DiLA trained and measured by `dila quickstart`, version {report['dila_version']}."
+    write_page(path, "DiLA: a first look", subtitle, tiles, sections)
+
+
+def _probe_table(probes: Probes) -> Table:
+    named = {"latent action z": probes.z, "raw feature differences": probes.features, "chance: shuffled labels": probes.shuffled}
+    rows = [
+        [name, f"{r.r2:.3f}", f"{r.r2_interval.low:.3f} to {r.r2_interval.high:.3f}", *_by_axis(r)]
+        for name, r in named.items()
+    ]
+    return Table(["linear probe from", "held-out R²", "95% interval", *AGENT], rows)
+
+
+def _by_axis(result: Any) -> list[str]:
+    return ["-" if r2 is None else f"{r2:.3f}" for r2 in result.r2_by_component]
+
+
+def _time_table(report: dict[str, Any]) -> Table:
+    return Table(["part", "seconds"], [[part, f"{s:.0f}"] for part, s in report["seconds_by_part"].items()])
