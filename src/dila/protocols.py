@@ -35,13 +35,23 @@ class Episode(Protocol):
     (``N H W D``) from a cache of `dila.vision`. Windows, splits and loaders treat both alike.
     """
 
-    id: str
-    """Stable and unique in its corpus: the path relative to the corpus root."""
-    times: np.ndarray
-    """Seconds of each frame from the first, increasing, one per frame."""
-    columns: Mapping[str, np.ndarray]
-    """True values kept aside for evaluation, one row a frame. Row f of ``action`` moves frame f to f+1; row f of
-    ``state`` holds at frame f. Empty for plain video."""
+    @property
+    def id(self) -> str:
+        """Stable and unique in its corpus: the path relative to the corpus root."""
+        ...
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds of each frame from the first, increasing, one per frame."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """True values kept aside for evaluation, one row a frame; empty for plain video.
+
+        Row f of ``action`` moves frame f to f+1; row f of ``state`` holds at frame f.
+        """
+        ...
 
     def read(self, frames: Sequence[int]) -> Tensor:
         """The frames with these indices, in this order."""

@@ -58,7 +58,7 @@ def test_rollout_follows_the_given_actions_or_its_own(world, frames_of):
     after = world.rollout(frames, context=3)
     torch.testing.assert_close(after[None], rollout(world.model, e[:, :3], z[None, 2:]))
     both = world.rollout(torch.stack([frames, frames]), z)
-    torch.testing.assert_close(both[1], own, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both[1], own, rtol=1e-3, atol=1e-4)
 
 
 def test_rollout_refuses_what_it_cannot_do(world, frames_of):

@@ -34,7 +34,7 @@ class Order:
     """Where encoded features are kept and shared by runs; $DILA_CACHE or ~/.cache/dila/features when left out."""
     fresh: bool = False
     """Refuse to resume a run that is in the folder already."""
-    run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: next(iter(RECIPES.values()))())
+    run: Annotated[Run, tyro.conf.arg(name="")] = field(default_factory=lambda: next(iter(RECIPES.values()))())
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> None:
         print(_HELP.format(recipes=listing))
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
-    order = read(Order, f"train {name}", rest, default=Order(data=tyro.MISSING, run=recipe(name)))
+    default = Order(data=tyro.MISSING, run=recipe(name))
+    order = read(Order, f"train {name}", rest, default=default, config=(tyro.conf.AvoidSubcommands,))
     from dila.train.loop import train
 
     made = train(

@@ -17,7 +17,7 @@ def train_decoder(
     out: Path | None = None,
     cache_dir: Path | None = None,
     device: str = "auto",
-    settings: Annotated[DecoderRun, tyro.conf.OmitArgPrefixes] = DecoderRun(),  # noqa: B008 (frozen)
+    settings: Annotated[DecoderRun, tyro.conf.arg(name="")] = DecoderRun(),  # noqa: B008 (frozen)
 ) -> None:
     """Train a small decoder for a trained model and attach it, so that its predictions can be looked at.
 

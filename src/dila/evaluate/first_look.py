@@ -102,7 +102,9 @@ def measure_probe(
     """Probes from z to the change of some components of a column, fitted on ``train`` and scored on ``held``."""
     fitted = _transitions(world, train, column, components, PAIRS)
     scored = _transitions(world, held, column, components, PAIRS)
-    both = Transitions(*(torch.cat(pair) for pair in zip(fitted, scored._replace(episode=-1 - scored.episode), strict=True)))
+    both = Transitions(
+        *(torch.cat(pair) for pair in zip(fitted, scored._replace(episode=-1 - scored.episode), strict=True))
+    )
     test = both.episode < 0
     return Probes(
         target or f"change of {column}",

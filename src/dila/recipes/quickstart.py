@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dila.data import open_corpus, split_episodes
 from dila.data.pusht import record_pusht
@@ -27,7 +27,7 @@ from dila.recipes.tiny_pusht import tiny_pusht
 from dila.train.loop import train
 from dila.train.run import Run
 from dila.version import version
-from dila.vision import FeatureCache
+from dila.vision import FeatureCache, FrozenEncoder
 
 AGENT = ("agent_x", "agent_y")
 EPISODES, FRAMES = 240, 60
@@ -89,7 +89,8 @@ def quickstart(
 def _measure(world: World, run: Run, data: Path, cache_dir: Path) -> tuple[Rollouts, Probes]:
     corpus = open_corpus(data)
     components = [corpus.names["state"].index(name) for name in AGENT]
-    cache = FeatureCache(world.encoder, cache_dir, world.encoder.statistics, progress=False)
+    encoder = cast(FrozenEncoder, world.encoder)
+    cache = FeatureCache(encoder, cache_dir, encoder.statistics, progress=False)
     train_part, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
     target = "true displacement of the agent"
     return measure_rollouts(world, held), measure_probe(world, train_part, held, components, target=target)
@@ -112,11 +113,13 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def _write_report(path: Path, report: dict[str, Any], rollouts: Rollouts, probes: Probes, figures: dict[str, Any]) -> None:
+def _write_report(
+    path: Path, report: dict[str, Any], rollouts: Rollouts, probes: Probes, figures: dict[str, Any]
+) -> None:
     tiles = [
-        Tile(f"{rollouts.pooled:.2f}", "error of 8-step rollouts over that of repeating the first frame (below 1 is better)"),
-        Tile(f"{probes.z.r2:.2f}", f"R² of a linear probe from z to the {probes.target} (1 is perfect)"),
-        Tile(f"{report['seconds'] / 60:.0f} min", f"for {report['episodes']} episodes and {report['steps']} steps, on this machine"),
+        Tile(f"{rollouts.pooled:.2f}", "8-step rollouts: error over that of repeating the first frame"),
+        Tile(f"{probes.z.r2:.2f}", f"R² of a linear probe from z to the {probes.target}"),
+        Tile(f"{report['seconds'] / 60:.0f} min", f"for {report['episodes']} episodes, {report['steps']} steps"),
     ]
     horizon = Table(
         ["frames ahead", *map(str, range(1, len(rollouts.by_horizon) + 1))],
@@ -159,7 +162,11 @@ def _write_report(path: Path, report: dict[str, Any], rollouts: Rollouts, probes
 
 
 def _probe_table(probes: Probes) -> Table:
-    named = {"latent action z": probes.z, "raw feature differences": probes.features, "chance: shuffled labels": probes.shuffled}
+    named = {
+        "latent action z": probes.z,
+        "raw feature differences": probes.features,
+        "chance: shuffled labels": probes.shuffled,
+    }
     rows = [
         [name, f"{r.r2:.3f}", f"{r.r2_interval.low:.3f} to {r.r2_interval.high:.3f}", *_by_axis(r)]
         for name, r in named.items()

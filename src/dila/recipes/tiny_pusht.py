@@ -19,14 +19,16 @@ def tiny_pusht() -> Run:
         model=preset("tiny"),
         encoder={"name": "efficientnet-lite0", "size": 128},
         stages=(
-            Stage(OneStep(terms, shown=0.5), steps=500, name="shown"),
-            Stage(OneStep(terms), steps=300),
-            Stage(Rollout(terms), steps=100),
+            Stage(OneStep(terms, shown=0.5), steps=600, name="shown"),
+            Stage(OneStep(terms), steps=380),
+            Stage(Rollout(terms), steps=40),
         ),
         clips=ClipSettings(frames=8, stride=0.2),
-        optimiser=Optimiser(lr=2e-3, weight_decay=1e-4, warmup=50, schedule="cosine", clip=1.0),
+        optimiser=Optimiser(
+            lr=2e-3, betas=(0.9, 0.95), weight_decay=1e-2, warmup=50, schedule="cosine", floor=0.05, clip=1.0
+        ),
         batch=16,
-        evaluate_every=100,
+        evaluate_every=200,
         checkpoint_minutes=2.0,
         decoder=DecoderRun(),
     )

@@ -113,9 +113,9 @@ class DecoderRun:
         seed: of weights and order.
     """
 
-    steps: int = 800
-    batch: int = 32
-    lr: float = 2e-3
+    steps: int = 1600
+    batch: int = 8
+    lr: float = 6e-3
     warmup: int = 50
     frames: int = 8192
     size: int = 128
