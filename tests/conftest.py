@@ -1,5 +1,7 @@
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -79,3 +81,44 @@ def awake():
 def clip():
     """Make random features ``B T 4 6 24`` for `small_config`."""
     return lambda frames=6, batch=2: torch.randn(batch, frames, *GRID, 24)
+
+
+class FirstLook(NamedTuple):
+    """What the quickstart leaves behind."""
+
+    folder: Path
+    report: dict[str, Any]
+    run: Any
+
+
+@pytest.fixture(scope="session")
+def first_look(tmp_path_factory) -> FirstLook:
+    """The quickstart at toy scale: all its parts, on real input, with a model too small and short to be any good."""
+    pytest.importorskip("gym_pusht")
+    from dila.recipes.quickstart import quickstart
+    from dila.recipes.tiny_pusht import tiny_pusht
+    from dila.train.run import DecoderRun
+
+    run = tiny_pusht()
+    model = replace(
+        run.model,
+        width=16,
+        mlp_hidden=16,
+        content_dim=16,
+        idm=replace(run.model.idm, channels=(8, 8), blocks=(1, 1), hidden=16),
+        fdm=replace(run.model.fdm, dim=16, depth=1, heads=2, head_dim=8),
+        decoder=replace(run.model.decoder, depth=1, heads=2, head_dim=8),
+    )
+    short = replace(
+        run,
+        model=model,
+        encoder={"name": "efficientnet-lite0", "size": 64},
+        stages=tuple(replace(stage, steps=2) for stage in run.stages),
+        batch=4,
+        evaluate_clips=2,
+        trackers=(),
+        decoder=DecoderRun(steps=3, size=32, width=8, max_width=16, frames=64),
+    )
+    folder = tmp_path_factory.mktemp("outputs") / "quickstart"
+    quickstart(folder, short, episodes=12, frames=30)
+    return FirstLook(folder, json.loads((folder / "report.json").read_text()), short)

@@ -131,8 +131,8 @@ def test_videos_of_one_frame_have_a_row_without_action(world, tmp_path, frames_o
     assert table["valid"].to_pylist() == [False, True, True, True, False]
     assert table["z"].null_count == 2
     (tmp_path / "in" / "b.mp4").unlink()
-    made = label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False)
-    assert (made.rows, made.actions) == (1, 0)
+    with pytest.raises(DilaError, match=r"a\.mp4 has fewer than two frames"):
+        label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False)
 
 
 def test_a_gap_in_time_leaves_no_action_over_it(world, tmp_path, fake_episode, frames_of):
@@ -146,7 +146,7 @@ def test_a_gap_in_time_leaves_no_action_over_it(world, tmp_path, fake_episode, f
 
 def test_nothing_usable_is_an_error(world, tmp_path, frames_of):
     write_video(tmp_path / "in" / "slow.mp4", frames_of(6, size=32), 2)
-    with pytest.raises(DilaError, match="none of the 1 videos"):
+    with pytest.raises(DilaError, match="none of the videos could be used, the first of 1"):
         label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False)
     with pytest.raises(DilaError, match=r"must end in \.parquet"):
         label(world, tmp_path / "in", tmp_path / "z.csv", progress=False)

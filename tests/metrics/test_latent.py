@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dila.metrics.latent import channel_std, direction_cosine, effective_rank, summarise, usage
+from dila.metrics.latent import channel_std, direction_cosine, effective_rank, scale, summarise, usage
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])
@@ -46,3 +46,13 @@ def test_direction_cosine_is_minus_one_when_reversed():
 
 def test_the_summary_is_plain_numbers():
     assert all(type(value) is float for value in summarise(torch.randn(2, 3, 4))._asdict().values())
+
+
+def test_effective_rank_of_what_is_not_finite_is_nan():
+    assert math.isnan(effective_rank(torch.full((2, 3, 4), float("nan"))))
+
+
+def test_scale_is_the_spread_of_a_channel():
+    x = torch.tensor([[[1.0, 0.0], [3.0, 0.0]]])
+    assert float(scale(x)) == pytest.approx(0.5)
+    assert scale(torch.ones(1, 1, 3)) == 0

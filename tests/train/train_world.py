@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from dila.configs import to_json
 from dila.data import write_table
 from dila.model.config import (
     BackboneConfig,
@@ -21,7 +22,6 @@ from dila.model.config import (
 )
 from dila.train.objectives import OneStep, Rollout
 from dila.train.run import ClipSettings, Optimiser, Run, Stage
-from dila.vision.configs import to_json
 from dila.vision.encoder import FrozenEncoder, Resize
 
 SIDE, FRAMES, EPISODES = 16, 14, 5
@@ -48,7 +48,7 @@ class PatchEncoder(FrozenEncoder):
         return self.network(F.adaptive_avg_pool2d(frames, 4).permute(0, 2, 3, 1))
 
     def config(self):
-        return to_json(self.name, self.settings)
+        return {"name": self.name} | to_json(self.settings)
 
 
 def write_corpus(root: Path) -> Path:

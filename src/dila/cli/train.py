@@ -1,8 +1,7 @@
 """``dila train``."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,21 +21,6 @@ recipes:
 `dila train RECIPE --help` lists every field of the recipe; each is a flag, such as --batch 8 --optimiser.lr 1e-4."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """What to train on and where to write."""
-
-    data: Path
-    """The corpus: a video file, a folder of videos or of frames, at any depth."""
-    out: Path | None = None
-    """Folder of the run: checkpoints, log.jsonl, pictures, run.json; runs/RECIPE when left out."""
-    cache_dir: Path | None = None
-    """Where encoded features are kept and shared by runs; $DILA_CACHE or ~/.cache/dila/features when left out."""
-    fresh: bool = False
-    """Refuse to resume a run that is in the folder already."""
-    run: Annotated[Run, tyro.conf.arg(name="")] = field(default_factory=lambda: next(iter(RECIPES.values()))())
-
-
 def main(arguments: Sequence[str]) -> None:
     """Read the recipe's name, then the rest with the recipe as the default of every flag."""
     if not arguments or arguments[0].startswith("-"):
@@ -44,14 +28,35 @@ def main(arguments: Sequence[str]) -> None:
         print(_HELP.format(recipes=listing))
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
-    default = Order(data=tyro.MISSING, run=recipe(name))
-    order = read(Order, f"train {name}", rest, default=default, config=(tyro.conf.AvoidSubcommands,))
-    from dila.train.loop import train
-
-    made = train(
-        order.run, order.data, order.out or Path("runs") / name, cache_dir=order.cache_dir, resume=not order.fresh
-    )
+    made = read(_trainer(name), f"train {name}", rest, config=(tyro.conf.AvoidSubcommands,))
     print(f"the trained model is in {made}")
+
+
+def _trainer(name: str) -> Callable[..., Path]:
+    """The verb for one recipe, whose fields are the defaults of its flags."""
+
+    def train(
+        data: Path,
+        out: Path = Path("runs") / name,
+        cache_dir: Path | None = None,
+        fresh: bool = False,
+        run: Annotated[Run, tyro.conf.arg(name="")] = recipe(name),  # noqa: B008
+    ) -> Path:
+        """Train on video; interrupted, the same command goes on where it was.
+
+        Args:
+            data: the corpus: a video file, a folder of videos or of frames, at any depth.
+            out: folder of the run: checkpoints, log.jsonl, pictures, run.json.
+            cache_dir: where encoded features are kept and shared by runs; $DILA_CACHE or ~/.cache/dila/features when
+                left out.
+            fresh: refuse to resume a run that is in the folder already.
+            run: every field of the recipe.
+        """
+        from dila.train.loop import train
+
+        return train(run, data, out, cache_dir=cache_dir, resume=not fresh)
+
+    return train
 
 
 def _summary(make: object) -> str:

@@ -129,7 +129,7 @@ def draw_transfer(world: World, frames: Sequence[Episode], out: Path, horizon: i
     """A clip: what happened in one scene, and the same latent actions in another."""
     source, target = _some_clips(world, frames, horizon + 1, 2)
     moved = world.draw(world.transfer(source, target).e)
-    rows = {"source": source, "target": target[:1].expand_as(source), "its actions here": _after(target, moved)}
+    rows = {"source": source, "target": target[:1].expand_as(source), "its actions here": moved}
     path = out / "transfer.mp4"
     write_clip(path, rows, round(1 / world.stride))
     return path
@@ -139,7 +139,7 @@ def draw_rebinding(world: World, frames: Sequence[Episode], out: Path, horizon: 
     """A clip: the structure of one scene drawn with the content of another."""
     structure, content = _some_clips(world, frames, horizon + 1, 2)
     bound = world.draw(world.rebind(structure, content[:1]).e)
-    rows = {"structure of": structure[1:], "content of": content[:1].expand_as(bound), "rebound": bound}
+    rows = {"structure of": structure[1:], "content of": content[:1].expand(horizon, -1, -1, -1), "rebound": bound}
     path = out / "rebinding.mp4"
     write_clip(path, rows, round(1 / world.stride))
     return path
@@ -200,10 +200,6 @@ def _some_clips(world: World, frames: Sequence[Episode], length: int, count: int
 def _spread(length: int, count: int) -> list[int]:
     count = min(length, count)
     return ((torch.arange(count) + 0.5) * length / count).long().tolist()
-
-
-def _after(first: Tensor, rest: Tensor) -> Tensor:
-    return torch.cat([first[:1], rest])
 
 
 def _dila(world: World) -> Any:

@@ -200,15 +200,20 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
                 rows, actions = rows + len(table), actions + table["valid"].to_numpy().sum()
                 files.update(table["file"].to_pylist())
-        if not rows:
-            raise DilaError(
-                f"none of the {len(skipped)} videos could be used, the first because {next(iter(skipped.values()))}"
-            )
+        if not actions:
+            raise DilaError(_nothing(sorted(files), skipped))
         _write_skipped(out.with_suffix(".skipped.json"), skipped)
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     return Labelled(out, len(files), rows, int(actions), skipped)
+
+
+def _nothing(short: Sequence[str], skipped: dict[str, str]) -> str:
+    """Why no video gave a single latent action."""
+    if skipped:
+        return f"none of the videos could be used, the first of {len(skipped)} because {next(iter(skipped.values()))}"
+    return f"{short[0]} has fewer than two frames at the model's stride, and so has every other; give longer videos"
 
 
 def _write_skipped(path: Path, skipped: dict[str, str]) -> None:

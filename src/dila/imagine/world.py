@@ -69,7 +69,7 @@ class World:
     def infer(self, video: Video) -> Float[Tensor, "*batch K Dz"]:
         """Latent actions between consecutive frames; a long file is read piece by piece, in bounded memory."""
         with self.running():
-            chunks = self._chunks(video) if not isinstance(video, Tensor) else self._features(video)
+            chunks = self._chunks(video, least=2) if not isinstance(video, Tensor) else self._features(video, least=2)
             return _first_if(_alone(video), infer_long(self.model, chunks, self.frames))
 
     # Imagining
@@ -89,7 +89,7 @@ class World:
             DilaError: fewer actions than steps, or frames than context.
         """
         with self.running():
-            e = self._features(video, context if z is not None else None)
+            e = self._features(video, context) if z is not None else self._features(video, least=2)
             _check_context(context, e)
             if z is None:
                 followed = infer_long(self.model, e, self.frames)[:, context - 1 :]
@@ -129,7 +129,7 @@ class World:
         """The video with its structure held still: see `dila.imagine.isolate`."""
         model = self._dila("isolate")
         with self.running():
-            return _plain(isolate(model, self._features(video)), _alone(video))
+            return _plain(isolate(model, self._features(video, least=2)), _alone(video))
 
     def draw(self, e: Float[Tensor, "*batch T H W D"]) -> UInt8[Tensor, "*batch T 3 Y X"]:
         """Features to frames, on the CPU.
@@ -160,20 +160,25 @@ class World:
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self.bf16):
             yield
 
-    def _features(self, video: Video, limit: int | None = None) -> Float[Tensor, "B T H W D"]:
+    def _features(self, video: Video, limit: int | None = None, least: int = 1) -> Float[Tensor, "B T H W D"]:
         with self.running():
             if not isinstance(video, Tensor):
-                return torch.cat(list(self._chunks(video, limit)), dim=1)
+                return torch.cat(list(self._chunks(video, limit, least)), dim=1)
             frames = _checked(video)[:, :limit]
+            _check_length("the clip", frames.shape[1], least)
             return torch.cat([self.encoder.encode(part) for part in frames.split(CHUNK, dim=1)], dim=1)
 
-    def _chunks(self, path: str | Path, limit: int | None = None) -> Iterator[Float[Tensor, "1 T H W D"]]:
+    def _chunks(
+        self, path: str | Path, limit: int | None = None, least: int = 1
+    ) -> Iterator[Float[Tensor, "1 T H W D"]]:
         episode = _one_episode(path)
-        return encode(self.encoder, episode, _unbroken(episode, self.stride)[:limit])
+        index = _unbroken(episode, self.stride)[:limit]
+        _check_length(f"{path}, read every {self.stride:g} s,", len(index), least)
+        return encode(self.encoder, episode, index)
 
     def _pair(self, first: Video, second: Video, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Features of two videos; one alone goes with each of the other's batch."""
-        e, other = self._features(first), self._features(second, limit)
+        e, other = self._features(first, least=2), self._features(second, limit)
         batch = max(len(e), len(other))
         if len(e) not in (1, batch) or len(other) not in (1, batch):
             raise DilaError(f"{len(e)} clips cannot be paired with {len(other)}; give as many, or one")
@@ -209,6 +214,11 @@ def _checked(frames: Tensor) -> UInt8[Tensor, "B T 3 Y X"]:
             f"frames should be uint8 of shape T 3 Y X or B T 3 Y X, not {frames.dtype} of {list(frames.shape)}"
         )
     return frames if frames.ndim == 5 else frames[None]
+
+
+def _check_length(what: str, frames: int, least: int) -> None:
+    if frames < least:
+        raise DilaError(f"{what} has {frames} frame(s), but {least} are needed; give a longer one")
 
 
 def _check_context(context: int, e: Tensor) -> None:

@@ -208,7 +208,8 @@ def _load_released(
     if encoder is None:
         raise DilaError(
             f"{path} is a released file and does not say what it saw with; give encoder=, for its own "
-            "dila.vision.build_encoder('dinov2', dila.vision.FeatureStatistics.load('stat.pt'))"
+            "dila.vision.build_encoder('dinov2', dila.vision.FeatureStatistics.load('stat.pt')), or import it once: "
+            "dila import-released"
         )
     if stride is None:
         raise DilaError(

@@ -1,11 +1,9 @@
-"""How well features are predicted, and whether latents are alive. Layouts are those of `dila.shapes`.
+"""How well features are predicted. Layouts are those of `dila.shapes`.
 
 Errors are given as ratios to what needs no model: 1 is as bad as copying a frame, 0 is perfect.
 """
 
-import torch
-
-from dila.shapes import Features, Float, LatentActions, Tensor
+from dila.shapes import Features, Float, Tensor
 
 
 def rollout_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, " K"]:
@@ -18,7 +16,7 @@ def rollout_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tenso
     return _ratio(e_hat, e[:, 1:], e[:, :1])
 
 
-def pooled_rollout_ratio(e_hat: Features, e: Features) -> Float[Tensor, ""]:
+def pooled_rollout_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, ""]:
     """As `rollout_ratio`, over all horizons together: total error over the total error of copying."""
     copied = (e[:, :1].float() - e[:, 1:].float()).square().mean()
     return (e_hat.float() - e[:, 1:].float()).square().mean() / copied.clamp_min(1e-8)
@@ -32,27 +30,6 @@ def one_step_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tens
         e: true frames 0..K.
     """
     return _ratio(e_hat, e[:, 1:], e[:, :-1])
-
-
-def effective_rank(z: LatentActions) -> Float[Tensor, ""]:
-    """Exponential of the entropy of the normalised singular values of centred z (Roy and Vetterli 2007).
-
-    Between 1 and Dz; 0 where z does not vary at all, NaN where it is not finite.
-    """
-    flat = z.detach().float().flatten(0, 1)
-    if not flat.isfinite().all():
-        return flat.new_tensor(float("nan"))
-    sizes = torch.linalg.svdvals(flat - flat.mean(0))
-    total = sizes.sum()
-    if not total > 0:
-        return torch.zeros((), device=z.device)
-    share = sizes / total
-    return torch.exp(-torch.xlogy(share, share).sum())
-
-
-def scale(x: Float[Tensor, "*others C"]) -> Float[Tensor, ""]:
-    """Standard deviation over everything but the channels, averaged over the channels; 0 where nothing varies."""
-    return x.detach().float().flatten(0, -2).std(dim=0, correction=0).mean()
 
 
 def _ratio(e_hat: Tensor, e: Tensor, copied: Tensor) -> Tensor:

@@ -23,15 +23,22 @@ class LatentSummary(NamedTuple):
 def effective_rank(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, ""]:
     """exp of the entropy of the normalised singular values of centred z (Roy and Vetterli 2007): 1 to Dz.
 
-    It is 0 for actions that are all the same.
+    It is 0 for actions that are all the same, NaN where one is not finite.
     """
     flat = _flat(z)
+    if not flat.isfinite().all():
+        return flat.new_tensor(float("nan"))
     singular = torch.linalg.svdvals(flat - flat.mean(0))
     total = singular.sum()
     if total <= 1e-12 * max(1.0, float(flat.abs().max())):
         return total.new_zeros(())
     share = singular / total
     return torch.special.entr(share).sum().exp()
+
+
+def scale(x: Float[Tensor, "*batch C"]) -> Float[Tensor, ""]:
+    """Standard deviation over everything but the channels, averaged over them; 0 where nothing varies."""
+    return x.detach().float().flatten(0, -2).std(dim=0, correction=0).mean()
 
 
 def channel_std(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, " Dz"]:
@@ -53,7 +60,7 @@ def direction_cosine(z_forward: LatentActions, z_backward: LatentActions) -> Flo
 def summarise(z: Float[Tensor, "*batch Dz"]) -> LatentSummary:
     """Rank, mean spread of a channel, usage and mean norm of a set of latent actions."""
     return LatentSummary(
-        float(effective_rank(z)), float(channel_std(z).mean()), float(usage(z)), float(_flat(z).norm(dim=-1).mean())
+        float(effective_rank(z)), float(scale(z)), float(usage(z)), float(_flat(z).norm(dim=-1).mean())
     )
 
 

@@ -35,17 +35,21 @@ Result = TypeVar("Result")
 
 
 class _Clock:
-    """Seconds of each part, in order."""
+    """Seconds of each part, over all the calls that it took, kept in a file."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def __call__(self, part: str, work: Callable[[], Result]) -> Result:
         print(f"== {part}", flush=True)
         start = time.monotonic()
-        result = work()
-        self.seconds[part] = round(time.monotonic() - start, 1)
-        return result
+        try:
+            return work()
+        finally:
+            self.seconds[part] = round(self.seconds.get(part, 0.0) + time.monotonic() - start, 1)
+            if self.path.parent.exists():
+                _write_json(self.path, self.seconds)
 
 
 def quickstart(
@@ -66,7 +70,8 @@ def quickstart(
         MissingExtra: gym-pusht is not installed.
         DilaError: ``out`` holds data or a run of other settings.
     """
-    out, run, clock = Path(out), run or tiny_pusht(), _Clock()
+    out, run = Path(out), run or tiny_pusht()
+    clock = _Clock(out / "seconds.json")
     data = clock(
         "recording Push-T", lambda: record_pusht(out / "pusht", episodes, frames, workers=min(2, os.cpu_count() or 1))
     )

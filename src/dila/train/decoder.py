@@ -234,7 +234,7 @@ def _notes(folder: Path) -> dict[str, Any]:
     return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("notes", {})
 
 
-def _resized(frames: UInt8[Tensor, "N 3 Y X"], size: int) -> UInt8[Tensor, "N 3 Y X"]:
+def _resized(frames: UInt8[Tensor, "N 3 Y X"], size: int) -> UInt8[Tensor, "N 3 {size} {size}"]:
     if tuple(frames.shape[-2:]) == (size, size):
         return frames
     return F.interpolate(frames, (size, size), mode="bilinear", antialias=True)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dila.configs import to_json
 from dila.errors import DilaError
 from dila.interop.pretrained import Pretrained, load_pretrained
-from dila.metrics.features import effective_rank, scale
+from dila.metrics.latent import effective_rank, scale
 from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.train.begin import RUN, begin, grown, settle

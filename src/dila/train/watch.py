@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from dila.data import Clips, collate_clips
 from dila.errors import DilaError
+from dila.imagine.pictures import fit_colours, paint
 from dila.imagine.rollout import rollout
-from dila.metrics.features import effective_rank, one_step_ratio, rollout_ratio, scale
+from dila.metrics.features import one_step_ratio, rollout_ratio
+from dila.metrics.latent import effective_rank, scale
 from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.shapes import Actions, Features, Float, Frames, LatentActions, Pixels, Tensor
@@ -123,14 +125,10 @@ def save_picture(path: Path, picture: Float[Tensor, "3 Y X"]) -> None:
 
 def coloured(rows: list[Features]) -> list[Pixels]:
     """Features as colours: the three main components of the first row's tokens, the same for all rows."""
-    tokens = rows[0].flatten(0, -2).double()
-    mean = tokens.mean(0)
-    axes = torch.linalg.eigh((tokens - mean).T @ (tokens - mean)).eigenvectors[:, -3:].flip(-1)
-    low, high = torch.quantile((tokens - mean)[:: 1 + len(tokens) // 50_000] @ axes, tokens.new_tensor([0.02, 0.98]), 0)
-    colours = [((row.double() - mean) @ axes - low) / (high - low).clamp_min(1e-6) for row in rows]
-    frames = [rearrange(colour.float().clamp(0, 1), "b t h w c -> b t c h w") for colour in colours]
+    colours = fit_colours(rows[0])
     larger = max(1, PICTURE_SIZE // max(rows[0].shape[2:4]))
-    return [frame.repeat_interleave(larger, -1).repeat_interleave(larger, -2) for frame in frames]
+    size = (rows[0].shape[2] * larger, rows[0].shape[3] * larger)
+    return [paint(colours, row, size).float() / 255 for row in rows]
 
 
 def _joined(parts: list[Predicted]) -> Predicted:
@@ -140,7 +138,7 @@ def _joined(parts: list[Predicted]) -> Predicted:
     )
 
 
-def _resized(frames: Pixels, size: Sequence[int]) -> Pixels:
+def _resized(frames: Pixels, size: Sequence[int]) -> Float[Tensor, "B T 3 _ _"]:
     flat = F.interpolate(frames.flatten(0, 1), tuple(size), mode="bilinear", antialias=True)
     return flat.unflatten(0, frames.shape[:2])
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dila.configs import from_json
 from dila.errors import DilaError
 from dila.protocols import FrameDecoder
 from dila.vision.cache import CachedEpisode, FeatureCache, fit_statistics_from
-from dila.vision.configs import from_json
 from dila.vision.conv_decoder import ConvDecoder, ConvDecoderConfig, decoder_loss
 from dila.vision.dinov2 import DINOv2, DINOv2Config
 from dila.vision.efficientnet import EfficientNetLite, EfficientNetLiteConfig
@@ -53,7 +53,8 @@ def _described(config: Mapping[str, Any] | str, known: dict[str, tuple[Any, type
     if name not in known:
         raise DilaError(f"there is no {what} named {name!r}; choose one of {', '.join(known)}")
     cls, settings = known[name]
-    return cls, from_json(settings, config)
+    fields = {key: value for key, value in config.items() if key != "name"}
+    return cls, from_json(settings, fields, f"{what} {name}")
 
 
 __all__ = [

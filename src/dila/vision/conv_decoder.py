@@ -12,9 +12,10 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from dila.configs import to_json
 from dila.errors import DilaError
 from dila.shapes import Features, Float, Frames, Pixels, Tensor
-from dila.vision.configs import rows_and_columns, to_json
+from dila.vision.encoder import rows_and_columns
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class ConvDecoder(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """JSON-ready description from which `dila.vision.build_decoder` makes the same decoder, untrained."""
-        return to_json(self.name, self.settings)
+        return {"name": self.name} | to_json(self.settings)
 
 
 class _ResidualBlock(nn.Module):

@@ -11,10 +11,10 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from dila.configs import to_json
 from dila.errors import DilaError, MissingExtra
 from dila.shapes import Float, Tensor
-from dila.vision.configs import rows_and_columns, to_json
-from dila.vision.encoder import FrozenEncoder, Resize
+from dila.vision.encoder import FrozenEncoder, Resize, rows_and_columns
 from dila.vision.statistics import FeatureStatistics
 
 MODEL_TYPE = "dinov2_with_registers"
@@ -67,7 +67,7 @@ class DINOv2(FrozenEncoder):
 
     def config(self) -> dict[str, Any]:
         """See `FrozenEncoder.config`."""
-        return to_json(self.name, self.settings)
+        return {"name": self.name} | to_json(self.settings)
 
 
 def _load_network(config: DINOv2Config) -> tuple[nn.Module, Any]:

@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
+from dila.configs import to_json
 from dila.errors import DilaError
 from dila.shapes import Float, Tensor
-from dila.vision.configs import rows_and_columns, to_json
-from dila.vision.encoder import FrozenEncoder, Resize
+from dila.vision.encoder import FrozenEncoder, Resize, rows_and_columns
 from dila.vision.statistics import FeatureStatistics
 
 
@@ -96,7 +96,7 @@ class EfficientNetLite(FrozenEncoder):
 
     def config(self) -> dict[str, Any]:
         """See `FrozenEncoder.config`."""
-        return to_json(self.name, self.settings)
+        return {"name": self.name} | to_json(self.settings)
 
     def _to_grid(self, x: Tensor, tap: _TapInfo) -> Tensor:
         if tap.stride < self.stride:

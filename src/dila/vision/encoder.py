@@ -35,6 +35,11 @@ class Resize:
     antialias: bool
 
 
+def rows_and_columns(size: int | tuple[int, int]) -> tuple[int, int]:
+    """A size as ``(Y, X)``; a single number means square."""
+    return (size, size) if isinstance(size, int) else size
+
+
 class FrozenEncoder(ABC):
     """Frames to features with weights that never train. Not a Module, so no model can take in its weights by chance.
 

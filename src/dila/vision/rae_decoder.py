@@ -16,9 +16,9 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from dila.configs import to_json
 from dila.errors import DilaError
 from dila.shapes import Features, Float, Pixels, Tensor
-from dila.vision.configs import to_json
 from dila.vision.encoder import denormalise_pixels
 from dila.vision.statistics import FeatureStatistics, read_tensors
 
@@ -95,7 +95,7 @@ class RAEDecoder(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """JSON-ready description from which `dila.vision.build_decoder` makes the same decoder, statistics aside."""
-        return to_json(self.name, self.settings)
+        return {"name": self.name} | to_json(self.settings)
 
     def _build(self, sizes: RAESizes, heads: int) -> None:
         # Names are those of the published file.

@@ -1,0 +1,141 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dila.cli.main import VERBS, main
+from dila.data import write_video
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a command that must be refused: exit code 2 and one sentence, which is returned."""
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # flags that do not parse
+            code = stop.code
+        told = capsys.readouterr().err.strip()
+        assert code == 2
+        assert told
+        assert "Traceback" not in told
+        return told
+
+    return run
+
+
+@pytest.fixture
+def short_video(tmp_path):
+    path = tmp_path / "short.mp4"
+    write_video(path, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), 10)
+    return path
+
+
+def test_help_lists_every_verb(capsys):
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {verb} " in told for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*verb.split(), "--help"])
+    assert stop.value.code == 0
+    assert "usage: dila " + verb in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    import dila
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"dila {dila.__version__}"
+
+
+def test_as_a_program_it_exits_with_2():
+    done = subprocess.run([sys.executable, "-m", "dila.cli.main", "lable"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("dila: there is no verb 'lable'")
+
+
+def test_an_unknown_recipe_is_refused_with_the_known(refused, tmp_path):
+    assert "choose one of tiny_pusht" in refused("train", "tiny", "--data", tmp_path)
+
+
+def test_an_unknown_field_is_refused(refused, tmp_path):
+    assert "--bacth" in refused("train", "tiny_pusht", "--data", tmp_path, "--bacth", 3)
+
+
+def test_a_field_of_the_wrong_type_is_refused(refused, tmp_path):
+    assert "batch" in refused("train", "tiny_pusht", "--data", tmp_path, "--batch", "many")
+
+
+def test_no_data_is_refused(refused, tmp_path):
+    assert "nowhere" in refused("train", "tiny_pusht", "--data", tmp_path / "nowhere", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["label", "rollout", "isolate"])
+def test_a_model_that_is_not_there_is_refused(verb, refused, short_video, tmp_path):
+    assert "no-model" in refused(verb, tmp_path / "no-model", short_video)
+
+
+@pytest.mark.parametrize("verb", ["label", "rollout", "isolate"])
+@pytest.mark.parametrize("what", ["missing.mp4", "empty.mp4", "truncated.mp4", "short.mp4"])
+def test_a_bad_video_is_refused_by_name(verb, what, refused, first_look, short_video, tmp_path):
+    video = tmp_path / what
+    if what == "empty.mp4":
+        video.touch()
+    elif what == "truncated.mp4":
+        whole = (first_look.folder / "pusht" / "episode_00000.mp4").read_bytes()
+        video.write_bytes(whole[: len(whole) // 2])
+    out = tmp_path / ("made.parquet" if verb == "label" else "made.mp4")
+    assert what in refused(verb, first_look.folder / "run", video, "--out", out)
+    assert not out.exists()
+
+
+def test_a_clip_too_short_for_its_context_is_refused(refused, first_look, short_video, tmp_path):
+    told = refused("rollout", first_look.folder / "run", short_video, "--out", tmp_path / "a.mp4")
+    assert "short.mp4" in told or "frames" in told
+
+
+def test_an_unknown_format_of_picture_is_refused(refused, first_look, tmp_path):
+    video = first_look.folder / "pusht" / "episode_00000.mp4"
+    assert ".mp4" in refused("isolate", first_look.folder / "run", video, "--out", tmp_path / "a.mov")
+
+
+def test_a_recording_of_other_settings_is_refused(refused, first_look):
+    assert "pusht" in refused("data", "record", "pusht", first_look.folder / "pusht", "--size", 64)
+
+
+def test_labels_are_written_for_every_video(first_look, tmp_path, capsys):
+    import pyarrow.parquet as pq
+
+    out = tmp_path / "z.parquet"
+    assert main(["label", str(first_look.folder / "run"), str(first_look.folder / "pusht"), "--out", str(out)]) == 0
+    table = pq.read_table(out)
+    assert table.column_names == ["file", "frame", "time", "z", "valid"]
+    assert len(set(table["file"].to_pylist())) == 12
+    assert "12 videos, 0 skipped" in capsys.readouterr().out
+
+
+def test_a_decoder_can_be_trained_afterwards(first_look, tmp_path):
+    import shutil
+
+    import dila
+
+    run = tmp_path / "run"
+    shutil.copytree(first_look.folder / "run", run)
+    arguments = [
+        "train-decoder",
+        str(run),
+        "--data",
+        str(first_look.folder / "pusht"),
+        "--out",
+        str(tmp_path / "drawn"),
+    ]
+    sizes = ["--steps", "2", "--size", "32", "--width", "8", "--max-width", "16", "--frames", "32"]
+    assert main([*arguments, *sizes, "--cache-dir", str(first_look.folder / "features")]) == 0
+    assert dila.load(tmp_path / "drawn").decoder.decode(torch.zeros(1, 1, 4, 4, 272)).shape[-2:] == (32, 32)
