@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "isolate": "freeze the structure of a clip: what still moves is content",
     "data record": "record a simulator or generator, with its true actions kept aside",
     "import-released": "make a released checkpoint a folder that the other verbs take",
+    "bench": "what training, rollouts, plans and labels cost on this machine",
     "parity": "compare with recorded numbers of the released model",
 }
 """Every verb with its line of help; ``a-b`` and ``a b`` live in `dila.cli.a_b`, whose `main` reads the rest."""

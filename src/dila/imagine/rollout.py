@@ -17,8 +17,8 @@ def steps(
         yield state, e_hat
 
 
-def rollout(model: LatentActionModel[State], context: Features, z: LatentActions) -> Float[Tensor, "B K H W D"]:
-    """Predicted features of the K frames after the context (paper equation 5).
+def rollout(model: LatentActionModel[State], context: Features, z: LatentActions) -> Float[Tensor, "B K H W _"]:
+    """Predicted features of the K frames after the context (paper equation 5); structure, from a `Layout`.
 
     Args:
         model: anything with the verbs of `LatentActionModel`.

@@ -7,7 +7,7 @@ z      B K Dz       latent actions                       s_hat, e_hat        pre
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from dila.model.fusion_decoder import FusionDecoder, Origin
 from dila.model.inverse_dynamics import InverseDynamics
 from dila.model.structure import structure_head
 from dila.shapes import Actions, Content, Features, Float, LatentActions, Structure, Tensor
+
+AnyState = TypeVar("AnyState")
 
 
 class Observation(NamedTuple):
@@ -116,13 +118,18 @@ class DiLA(nn.Module):
         self, state: State, z: Float[Tensor, "B Dz"]
     ) -> tuple[State, Float[Tensor, "B H W Ds"], Float[Tensor, "B H W D"]]:
         """The next frame's structure and features. The state returned is still at this frame: see `absorb`."""
-        alone = self.config.quirks.single_frame_rollout
-        ds_hat, fdm = self.fdm(state.s.unsqueeze(1), z.unsqueeze(1), None if alone else state.fdm)
-        s_hat = state.s + ds_hat.squeeze(1)
-        e_hat, decoder = self.decoder(
-            s_hat.unsqueeze(1), state.c_mem.unsqueeze(1), state.origin, None if alone else state.decoder
-        )
+        s_hat, fdm = self.move(state.s, z, state.fdm)
+        windows = None if self.config.quirks.single_frame_rollout else state.decoder
+        e_hat, decoder = self.decoder(s_hat.unsqueeze(1), state.c_mem.unsqueeze(1), state.origin, windows)
         return state._replace(fdm=fdm, decoder=decoder), s_hat, e_hat.squeeze(1)
+
+    def move(
+        self, s: Float[Tensor, "B H W Ds"], z: Float[Tensor, "B Dz"], past: ForwardDynamicsCache | None
+    ) -> tuple[Float[Tensor, "B H W Ds"], ForwardDynamicsCache]:
+        """The next frame's structure alone (equation 2), and what the FDM keeps of this one."""
+        cache = None if self.config.quirks.single_frame_rollout else past
+        ds_hat, kept = self.fdm(s.unsqueeze(1), z.unsqueeze(1), cache)
+        return s + ds_hat.squeeze(1), kept
 
     def absorb(self, state: State, e: Float[Tensor, "B H W D"], s: Float[Tensor, "B H W Ds"] | None = None) -> State:
         """Move to the frame with these features; its structure is ``s``, or read from ``e`` when not given."""
@@ -152,7 +159,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def repeat_state(state: State, copies: int) -> State:
+def repeat_state(state: AnyState, copies: int) -> AnyState:
     """The state of B clips for ``B * copies`` candidate futures, candidates of one clip side by side."""
     return _map(state, lambda x: x.repeat_interleave(copies, dim=0))
 

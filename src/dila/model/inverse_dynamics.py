@@ -4,6 +4,8 @@ ds  B K H W Ds   change of structure, s[:, 1:] - s[:, :-1]
 z   B K Dz       latent action, unbounded: the bottleneck is its width and that it must explain ds
 """
 
+from collections.abc import Callable
+
 from einops import rearrange
 from torch import nn
 
@@ -23,15 +25,15 @@ class InverseDynamics(nn.Module):
         super().__init__()
         sizes = config.idm
         self.pairwise = sizes.pairwise
-        taps = 1 if sizes.pairwise else 3
+        conv = _conv_2d if sizes.pairwise else _conv_3d
         channels = sizes.channels
         self.stem = nn.Sequential(
-            _conv(config.structure_dim, channels[0], taps), nn.GroupNorm(_GROUPS, channels[0]), nn.SiLU()
+            conv(config.structure_dim, channels[0]), nn.GroupNorm(_GROUPS, channels[0]), nn.SiLU()
         )
         self.stages, self.downs = nn.ModuleList(), nn.ModuleList()
         for dim, dim_next, depth in zip(channels, (*channels[1:], channels[-1]), sizes.blocks, strict=True):
-            self.stages.append(nn.Sequential(*(_ResidualBlock(dim, taps) for _ in range(depth))))
-            self.downs.append(_conv(dim, dim_next, taps, stride=2))
+            self.stages.append(nn.Sequential(*(_ResidualBlock(dim, conv) for _ in range(depth))))
+            self.downs.append(conv(dim, dim_next, stride=2))
         rows, cols = (_halved(length, len(channels)) for length in config.grid)
         self.head = nn.Sequential(
             nn.Linear(rows * cols * channels[-1], sizes.hidden),
@@ -42,29 +44,32 @@ class InverseDynamics(nn.Module):
 
     def forward(self, ds: Structure) -> LatentActions:
         """Latent actions of the transitions, ``B K Dz``."""
-        batch = ds.shape[0]
-        x = rearrange(ds, "b k h w d -> (b k) d 1 h w" if self.pairwise else "b k h w d -> b d k h w")
+        x = rearrange(ds, "b k h w d -> (b k) d h w" if self.pairwise else "b k h w d -> b d k h w")
         x = self.stem(x)
         for stage, down in zip(self.stages, self.downs, strict=True):
             x = down(stage(x))
-        return self.head(rearrange(x, "n d k h w -> n k (h w d)").reshape(batch, ds.shape[1], -1))
+        last = "(b k) d h w -> b k (h w d)" if self.pairwise else "b d k h w -> b k (h w d)"
+        return self.head(rearrange(x, last, b=ds.shape[0]))
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, dim: int, taps: int):
+    def __init__(self, dim: int, conv: Callable[[int, int], nn.Module]):
         super().__init__()
         self.net = nn.Sequential(
-            _conv(dim, dim, taps), nn.GroupNorm(_GROUPS, dim), nn.SiLU(), _conv(dim, dim, taps),
-            nn.GroupNorm(_GROUPS, dim),
-        )  # fmt: skip
+            conv(dim, dim), nn.GroupNorm(_GROUPS, dim), nn.SiLU(), conv(dim, dim), nn.GroupNorm(_GROUPS, dim)
+        )
         self.activation = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(x + self.net(x))
 
 
-def _conv(dim_in: int, dim_out: int, taps: int, stride: int = 1) -> nn.Conv3d:
-    return nn.Conv3d(dim_in, dim_out, (taps, 3, 3), stride=(1, stride, stride), padding=(taps // 2, 1, 1))
+def _conv_2d(dim_in: int, dim_out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(dim_in, dim_out, 3, stride=stride, padding=1)
+
+
+def _conv_3d(dim_in: int, dim_out: int, stride: int = 1) -> nn.Conv3d:
+    return nn.Conv3d(dim_in, dim_out, 3, stride=(1, stride, stride), padding=1)
 
 
 def _halved(length: int, times: int) -> int:

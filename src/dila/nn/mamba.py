@@ -92,7 +92,8 @@ def selective_scan(
     return y + u * D, last
 
 
-_BLOCK_ELEMENTS = 1 << 16
+_BLOCK_ELEMENTS = 1 << 17
+"""Numbers of state in a block of rows: half a megabyte, which stays in a core's second cache."""
 
 
 def _row_blocks(rows: int, elements_per_row: int) -> list[slice]:
@@ -101,49 +102,71 @@ def _row_blocks(rows: int, elements_per_row: int) -> list[slice]:
 
 
 class _Scan(torch.autograd.Function):
-    """The scan without its skip, differentiated by hand."""
+    """The scan without its skip, differentiated by hand.
+
+    Inside, the state of a block of rows is ``S R E``: the inner channels lie side by side in memory, so that products
+    run along them and sums over the state are sums of whole planes.
+    """
 
     @staticmethod
     def forward(ctx, u, dt, A, B, C, x0):
         ctx.save_for_backward(u, dt, A, B, C, x0)
-        y, last = torch.empty_like(u), torch.empty_like(x0)
+        y, last, A = torch.empty_like(u), torch.empty_like(x0), _planes(A)
         for rows in _row_blocks(u.shape[0], A.numel()):
-            x = x0[rows]
-            drive = dt[rows] * u[rows]
-            for t in range(u.shape[1]):
-                decay = torch.exp(dt[rows, t].unsqueeze(-1) * A)
-                x = torch.addcmul(decay * x, drive[:, t].unsqueeze(-1), B[rows, t].unsqueeze(1))
-                y[rows, t] = torch.bmm(x, C[rows, t].unsqueeze(-1)).squeeze(-1)
-            last[rows] = x
+            y[rows], last[rows] = _scan_block(u[rows], dt[rows], A, B[rows], C[rows], x0[rows])
         return y, last
 
     @staticmethod
     def backward(ctx, gy, glast):
         u, dt, A, B, C, x0 = ctx.saved_tensors
-        gu, gdt, gB, gC = (torch.empty_like(v) for v in (u, dt, B, C))
-        gA, gx0 = torch.zeros_like(A), torch.empty_like(x0)
+        gu, gdt, gB, gC, gx0 = (torch.empty_like(v) for v in (u, dt, B, C, x0))
+        A = _planes(A)
+        gA = torch.zeros_like(A)
         for rows in _row_blocks(u.shape[0], A.numel()):
             gu[rows], gdt[rows], gB[rows], gC[rows], gx0[rows] = _scan_backward_block(
                 u[rows], dt[rows], A, B[rows], C[rows], x0[rows], gy[rows], glast[rows], gA
             )
-        return gu, gdt, gA, gB, gC, gx0
+        return gu, gdt, gA.squeeze(1).T, gB, gC, gx0
 
 
-def _scan_backward_block(u, dt, A, B, C, x0, gy, gx, gA):
-    """Gradients of one block of rows; adds to ``gA`` in place."""
-    frames = u.shape[1]
-    decays, states, drive = [], [x0], dt * u
-    for t in range(frames):
-        decays.append(torch.exp(dt[:, t].unsqueeze(-1) * A))
-        states.append(torch.addcmul(decays[t] * states[t], drive[:, t].unsqueeze(-1), B[:, t].unsqueeze(1)))
+def _planes(A):
+    """``E S`` as ``S 1 E``."""
+    return A.T.contiguous().unsqueeze(1)
+
+
+def _over_time(B):
+    """``R T S`` as ``T S R 1``."""
+    return B.permute(1, 2, 0).unsqueeze(-1).contiguous()
+
+
+def _scan_block(u, dt, A, B, C, x0):
+    """Outputs ``R T E`` and last state ``R E S`` of one block of rows."""
+    drive, B, C = dt * u, _over_time(B), _over_time(C)
+    x = x0.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+    y, product = [], torch.empty_like(x)
+    for t in range(u.shape[1]):
+        x.mul_(torch.mul(dt[:, t], A, out=product).exp_()).addcmul_(B[t], drive[:, t].unsqueeze(0))
+        y.append(torch.mul(x, C[t], out=product).sum(0))
+    return torch.stack(y, dim=1), x.permute(1, 2, 0)
+
+
+def _scan_backward_block(u, dt, A, B, C, x0, gy, glast, gA):
+    """Gradients of one block of rows, whose states are computed anew; adds to ``gA`` in place."""
+    frames, drive = u.shape[1], dt * u
     gdrive, gdt, gB, gC = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(B), torch.empty_like(C)
+    B, C = _over_time(B), _over_time(C)
+    decays, states = [], [x0.permute(2, 0, 1).contiguous()]
+    for t in range(frames):
+        decays.append(torch.mul(dt[:, t], A).exp_())
+        states.append(torch.mul(states[t], decays[t]).addcmul_(B[t], drive[:, t].unsqueeze(0)))
+    gx = glast.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+    product = torch.empty_like(gx)
     for t in reversed(range(frames)):
-        gx = torch.addcmul(gx, gy[:, t].unsqueeze(-1), C[:, t].unsqueeze(1))
-        gC[:, t] = torch.bmm(gy[:, t].unsqueeze(1), states[t + 1]).squeeze(1)
-        gdrive[:, t] = torch.bmm(gx, B[:, t].unsqueeze(-1)).squeeze(-1)
-        gB[:, t] = torch.bmm(drive[:, t].unsqueeze(1), gx).squeeze(1)
-        gx = gx * decays[t]
-        gexponent = gx * states[t]
-        gA += torch.einsum("re,res->es", dt[:, t], gexponent)
-        gdt[:, t] = (gexponent * A).sum(-1)
-    return gdrive * dt, gdt + gdrive * u, gB, gC, gx
+        gx.addcmul_(C[t], gy[:, t].unsqueeze(0))
+        gC[:, t] = torch.mul(states[t + 1], gy[:, t], out=product).sum(-1).T
+        gB[:, t] = torch.mul(gx, drive[:, t], out=product).sum(-1).T
+        gdrive[:, t] = torch.mul(gx, B[t], out=product).sum(0)
+        gexponent = torch.mul(gx.mul_(decays[t]), states[t], out=product)
+        gdt[:, t] = (gexponent * A).sum(0)
+        gA += gexponent.mul_(dt[:, t]).sum(1, keepdim=True)
+    return gdrive * dt, gdt + gdrive * u, gB, gC, gx.permute(1, 2, 0)

@@ -1,0 +1,85 @@
+"""``dila bench``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import read
+from dila.errors import DilaError
+
+_HEAD = ("work", "preset", "precision", "batch", "frames", "candidates", "seconds", "TFLOP", "of peak", "GiB")
+
+
+def bench(
+    presets: Positional[tuple[str, ...]] = ("tiny", "small", "base"),
+    works: tuple[str, ...] = ("train", "train_rollout", "rollout", "plan", "label"),
+    precision: Literal["bf16", "fp32"] = "bf16",
+    growth: bool = False,
+    repeats: int = 3,
+    device: str = "auto",
+    json: Path | None = None,
+) -> None:
+    """Measure what training, rollouts, plans and labels cost here, each in a process of its own.
+
+    A row a measurement: seconds of the fastest repeat, operations, their share of what a large matrix product reaches
+    on this machine, and the peak of memory of the process (on CUDA of the device). Nothing else should be running.
+
+    Args:
+        presets: sizes of the model.
+        works: of train, train_rollout, rollout, plan, label.
+        precision: bf16 is autocast.
+        growth: measure each work at several sizes as well: batch, frames, candidates of a plan.
+        repeats: on the clock.
+        device: auto, cpu, cuda or mps.
+        json: file for the same numbers.
+    """
+    from dila.evaluate.speed import KINDS, Work, describe, grown, matmul_peak, measure_apart
+    from dila.interop.pretrained import pick_device
+    from dila.model.presets import preset
+
+    if unknown := set(works) - set(KINDS):
+        raise DilaError(f"--works: there is no {', '.join(sorted(unknown))}; choose from {', '.join(KINDS)}")
+    for name in presets:
+        preset(name)
+    where = pick_device(device)
+    peak = matmul_peak(precision, where)
+    print(f"a large matrix product: {peak:.2f} TFLOP/s in {precision} on {where}\n")
+    print(_row(_HEAD))
+    rows = []
+    for name in presets:
+        for kind in works:
+            work = Work(kind, name, precision, frames=10 if kind == "plan" else 8)  # type: ignore[arg-type]
+            sizes = [each for along in grown(work).values() for each in along] if growth else [work]
+            for each in dict.fromkeys(sizes):
+                rows.append(describe(each, measure_apart(each, where, repeats), peak))
+                print(_row(_cells(rows[-1])), flush=True)
+    if json is not None:
+        _write(json, {"device": str(where), "matmul_tflop_per_second": peak, "rows": rows})
+
+
+def _cells(row: dict) -> tuple[str, ...]:
+    return (
+        row["kind"], row["preset"], row["precision"], str(row["batch"]), str(row["frames"]),
+        str(row["candidates"]) if row["kind"] == "plan" else "", f"{row['seconds']:.3f}", f"{row['tflop']:.3f}",
+        f"{row['share_of_matmul_peak']:.0%}", f"{row['peak_gib']:.2f}",
+    )  # fmt: skip
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"{cells[0]:<14}{cells[1]:<8}" + "".join(f"{cell:>11}" for cell in cells[2:])
+
+
+def _write(path: Path, value: dict) -> None:
+    from json import dumps
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(bench, "bench", arguments)

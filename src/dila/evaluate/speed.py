@@ -1,0 +1,217 @@
+"""What work costs: seconds, operations, share of what the machine can do, and memory, by size of the work.
+
+Each measurement is one `Work` in one process, so that its peak of memory is its own; `dila bench` starts the processes.
+"""
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from dila.imagine.layout import Layout
+from dila.imagine.rollout import rollout, steps
+from dila.model.dila import DiLA, repeat_state
+from dila.model.presets import preset
+from dila.shapes import Float, Tensor
+from dila.train.learner import Learner, make_optimiser
+from dila.train.objectives import OneStep, Rollout
+from dila.train.run import Optimiser, Precision
+
+Kind = Literal["train", "train_rollout", "rollout", "plan", "label"]
+KINDS: tuple[Kind, ...] = ("train", "train_rollout", "rollout", "plan", "label")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One piece of work on random features.
+
+    Args:
+        kind: "train" and "train_rollout", an optimiser step of the first and the second stage; "rollout", features
+            under latent actions; "plan", costs of candidates in structure space from one context of two frames;
+            "label", latent actions of clips.
+        preset: the model's sizes.
+        precision: "bf16" is autocast.
+        batch: clips.
+        frames: of a clip; of a rollout or plan, frames imagined.
+        candidates: of a plan.
+    """
+
+    kind: Kind
+    preset: str = "base"
+    precision: Precision = "bf16"
+    batch: int = 1
+    frames: int = 16
+    candidates: int = 16
+
+
+class Measured(NamedTuple):
+    """What a piece of work cost."""
+
+    seconds: float
+    """The fastest of the repeats."""
+    tflop: float
+    """Products and convolutions of one run, forward and backward, in 10^12 operations."""
+    peak_gib: float
+    """Of memory, over the whole process (CPU) or the device (CUDA)."""
+
+
+class Ready(NamedTuple):
+    """Work that only has to be called, and what it gives."""
+
+    run: Callable[[], Any]
+    check: Callable[[], Tensor]
+    """Its numbers without dropout, to be compared between implementations."""
+
+
+CONTEXT = 2
+"""Frames that a plan starts from."""
+
+
+def make(work: Work, device: torch.device) -> tuple[DiLA, Tensor]:
+    """The model and the features, the same for the same work whatever the precision."""
+    torch.manual_seed(0)
+    model = DiLA(preset(work.preset))
+    _wake(model)
+    config = model.config
+    frames = {"rollout": 1, "plan": CONTEXT}.get(work.kind, work.frames)
+    e = torch.randn(work.batch, frames, *config.grid, config.feature_dim)
+    return model.to(device), e.to(device)
+
+
+def actions(work: Work, model: DiLA, e: Tensor) -> Float[Tensor, "B K Dz"]:
+    """Latent actions to follow: of each clip, or of each candidate of a plan."""
+    count = work.candidates if work.kind == "plan" else work.batch
+    return torch.randn(count, work.frames, model.config.action_dim, generator=torch.Generator().manual_seed(1)).to(e)
+
+
+def ready(work: Work, model: DiLA, e: Tensor) -> Ready:
+    """The work as this package does it."""
+    autocast = _autocast(work, e)
+    if work.kind in ("train", "train_rollout"):
+        return _training(work, model, e)
+    model.eval()
+    z = actions(work, model, e)
+    verbs: dict[Kind, Callable[[], Tensor]] = {
+        "rollout": lambda: rollout(model, e, z),
+        "plan": lambda: plan_costs(model, e, z, torch.zeros_like(model.observe(e).s[0, -1])),
+        "label": lambda: model.infer(e),
+    }
+
+    def run() -> Tensor:
+        with torch.no_grad(), autocast():
+            return verbs[work.kind]().float()
+
+    return Ready(run, run)
+
+
+def plan_costs(
+    model: DiLA, context: Float[Tensor, "1 T H W D"], z: Float[Tensor, "S K Dz"], goal: Float[Tensor, "H W Ds"]
+) -> Float[Tensor, " S"]:
+    """Squared distance of each candidate's structures to a goal: one context for all, nothing drawn."""
+    layout = Layout(model)
+    state = repeat_state(layout.start(context), len(z))
+    costs = [(s_hat.float() - goal).square().mean((1, 2, 3)) for _, s_hat in steps(layout, state, z)]
+    return torch.stack(costs).mean(0)
+
+
+def measure(work: Work, device: torch.device, repeats: int = 3) -> Measured:
+    """Run the work, once to warm up, once to count, and ``repeats`` times on the clock."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    run = ready(work, *make(work, device)).run
+    run()
+    seconds = min(timed(run, device) for _ in range(repeats))
+    peak = peak_gib(device)
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return Measured(seconds, counter.get_total_flops() / 1e12, peak)
+
+
+def measure_apart(work: Work, device: torch.device, repeats: int = 3) -> Measured:
+    """`measure` in a fresh process, whose peak of memory is that of this work alone."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, work, device, repeats).result()
+
+
+def grown(work: Work) -> dict[str, list[Work]]:
+    """The same work along each dimension that it grows in."""
+    along: dict[str, tuple[int, ...]] = {"batch": (1, 2, 4), "frames": (4, 8, 16)}
+    if work.kind == "plan":
+        along = {"candidates": (16, 64, 256), "frames": (5, 10, 20)}
+    return {name: [replace(work, **{name: size}) for size in sizes] for name, sizes in along.items()}
+
+
+def matmul_peak(precision: Precision, device: torch.device, size: int = 2048) -> float:
+    """10^12 operations a second of a large square product: what the machine can do."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    run = lambda: [a @ a for _ in range(10)]  # noqa: E731
+    run()
+    return 10 * 2 * size**3 / min(timed(run, device) for _ in range(3)) / 1e12
+
+
+def peak_gib(device: torch.device) -> float:
+    """The most memory that this process has held so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def describe(work: Work, measured: Measured, peak: float) -> dict[str, Any]:
+    """One JSON row."""
+    rate = measured.tflop / measured.seconds
+    return asdict(work) | measured._asdict() | {"tflop_per_second": rate, "share_of_matmul_peak": rate / peak}
+
+
+def _training(work: Work, model: DiLA, e: Tensor) -> Ready:
+    objective = OneStep() if work.kind == "train" else Rollout()
+    learner = Learner(model, objective, work.precision)
+    optimiser = make_optimiser(model, Optimiser())
+
+    def run() -> None:
+        learner.train()
+        learner(e).total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 6.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    def check() -> Tensor:
+        learner.eval()
+        total = learner(e).total
+        total.backward()
+        norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        optimiser.zero_grad(set_to_none=True)
+        return torch.stack([total.detach(), torch.stack(norms).norm()])
+
+    return Ready(run, check)
+
+
+def _autocast(work: Work, e: Tensor) -> Callable[[], AbstractContextManager[Any]]:
+    return lambda: torch.autocast(e.device.type, torch.bfloat16, enabled=work.precision == "bf16")
+
+
+@torch.no_grad()
+def _wake(model: DiLA) -> None:
+    """Maps that start at zero would make every candidate the same."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.normal_(std=0.02)
+
+
+def timed(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, all its work on the device done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

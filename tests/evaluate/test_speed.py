@@ -1,0 +1,86 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dila.cli.main import main
+from dila.evaluate import speed
+from dila.evaluate.speed import Work
+from dila.imagine.rollout import rollout
+from dila.train.objectives import Batch, OneStep, Rollout, Weights
+
+CPU = torch.device("cpu")
+
+
+def load(name):
+    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The baseline of the benchmarks."""
+    return load("plain")
+
+
+@pytest.fixture
+def model(small_config, awake):
+    return awake(small_config).double()
+
+
+@pytest.mark.parametrize("stage", ["one_step", "rollout"])
+def test_the_plain_losses_and_gradients_are_ours(plain, model, clip, stage):
+    e, other = clip(4).double(), plain.plain(model)
+    objective, loss_of = {
+        "one_step": (OneStep(), plain.one_step_loss), "rollout": (Rollout(), plain.rollout_loss)
+    }[stage]  # fmt: skip
+    mine, theirs = objective(model, Batch(e)).total, loss_of(other, e, Weights())
+    mine.backward()
+    theirs.backward()
+    torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6)
+    for (name, ours), plains in zip(model.named_parameters(), other.parameters(), strict=True):
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, plains.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@torch.no_grad()
+def test_plain_rollouts_and_plans_are_ours(plain, small_config, awake, clip):
+    model = awake(small_config)
+    other, e = plain.plain(model), clip(2, batch=1)
+    z, goal = torch.randn(3, 4, 8), torch.randn(4, 6, 6)
+    torch.testing.assert_close(rollout(other, e, z[:1]), rollout(model, e, z[:1]), atol=1e-4, rtol=1e-4)
+    costs = speed.plan_costs(model, e, z, goal)
+    torch.testing.assert_close(plain.plan_costs(other, e, z, goal), costs, atol=1e-4, rtol=1e-4)
+    assert costs.unique().numel() == 3
+
+
+@pytest.mark.parametrize("kind", speed.KINDS)
+def test_every_work_is_measured(kind):
+    measured = speed.measure(Work(kind, "tiny", frames=3, candidates=2), CPU, repeats=1)
+    assert measured.seconds > 0
+    assert measured.tflop > 1e-4
+    assert measured.peak_gib > 0.1
+
+
+def test_work_grows_along_its_own_dimensions():
+    assert set(speed.grown(Work("plan"))) == {"candidates", "frames"}
+    assert [w.batch for w in speed.grown(Work("train"))["batch"]] == [1, 2, 4]
+
+
+def test_the_command_prints_a_table_and_writes_the_same(tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    assert main(["bench", "tiny", "--works", "label", "--repeats", "1", "--json", str(path)]) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["kind"] == "label"
+    assert 0 < row["share_of_matmul_peak"] < 1.5
+    assert f"{row['seconds']:.3f}" in capsys.readouterr().out
+
+
+def test_unknown_work_is_refused(capsys):
+    assert main(["bench", "tiny", "--works", "fly"]) == 2
+    assert "there is no fly" in capsys.readouterr().err
