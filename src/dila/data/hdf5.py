@@ -24,12 +24,14 @@ from dila.data.reading import (
     Names,
     Skipped,
     Split,
+    Stamp,
     action_rows,
     check_inside,
     join,
     picture_from,
     rows,
     stacked,
+    stamp,
 )
 from dila.data.video import hash_file
 from dila.errors import DilaError, MissingExtra
@@ -40,6 +42,8 @@ ROBOMIMIC_FPS = 20.0
 """Control rate of robosuite, unless the file's ``env_args`` give another."""
 WORLDMODEL_FPS = 10.0
 RECON_FPS = 4.0
+Places = tuple[tuple[str, tuple[str, ...]], ...]
+"""Columns, each with the places in the file that it is put together from."""
 RECON_COLUMNS = {
     "action": ("commands/linear_velocity", "commands/angular_velocity"),
     "state": ("jackal/position", "jackal/yaw"),
@@ -144,7 +148,7 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
 
 
 def _demo(path: Path, group: Any, demo: str, recording: str, rate: float) -> list[Hdf5Episode]:
-    observed = group["obs"] if "obs" in group else {}
+    observed = group.get("obs", {})
     cameras = [key for key in observed if _is_images(observed[key])]
     if not cameras:
         raise DilaError("it has no images under obs; render them first (robomimic: dataset_states_to_obs.py)")
@@ -186,15 +190,12 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
     if not cameras:
         raise DilaError(f"{path} has no column of images, such as pixels; record it with images")
     numbers = [key for key in columns if file[key].ndim <= 2 and _is_numbers(file[key])]
-    total = len(file[cameras[0]])
     places = {("state" if key == "proprio" and "state" not in numbers else key): (key,) for key in numbers}
     for number, (length, first) in enumerate(zip(lengths.tolist(), offsets.tolist(), strict=True)):
         recording = join(name, f"episode_{number:06d}")
         short = [key for key in [*cameras, *numbers] if len(file[key]) < first + length]
         if first < 0 or length < 1 or short:
-            yield Skipped(
-                path, f"{recording} is left out: rows {first} to {first + length} are not all there ({total})"
-            )
+            yield Skipped(path, f"{recording} is left out: its rows {first} to {first + length} are not all there")
             continue
         load = partial(_columns, path, tuple(places.items()), first, length)
         lazy = LazyColumns(tuple(places), load)
@@ -222,9 +223,14 @@ def _check_lengths(file: Any, places: Mapping[str, Sequence[str]], first: int, c
                 raise DilaError(f"{part} has {rows_there} rows for {count} frames; one a frame is needed")
 
 
+def _columns(path: Path, places: Places, first: int, count: int) -> dict[str, np.ndarray]:
+    return _kept_columns(stamp(path), places, first, count)
+
+
 @lru_cache(maxsize=64)
-def _columns(path: Path, places: tuple[tuple[str, tuple[str, ...]], ...], first: int, count: int) -> dict[str, Any]:
+def _kept_columns(version: Stamp, places: Places, first: int, count: int) -> dict[str, np.ndarray]:
     """Columns of one recording; a process keeps those of a few."""
+    path = version[0]
     with opened(path) as file:
         found = {
             column: np.concatenate([rows(str(path), p, file[p][first : first + count]) for p in parts], axis=1)

@@ -17,8 +17,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.data.reading import LazyColumns, Names, Skipped, Split, check_inside, join, picture_from, read_json, stacked
-from dila.data.reading import rows as number_rows
+from dila.data.reading import (
+    LazyColumns,
+    Names,
+    Skipped,
+    Split,
+    Stamp,
+    check_inside,
+    join,
+    picture_from,
+    read_json,
+    rows,
+    stacked,
+    stamp,
+)
 from dila.data.seek import check_whole, read_at
 from dila.data.video import hash_file
 from dila.errors import DilaError
@@ -82,12 +94,12 @@ class _Images(NamedTuple):
         return f"{self.column} {self.episode}"
 
     def read(self, frames: list[int]) -> UInt8[Tensor, "N 3 Y X"]:
-        first = int(_table(_stamp(self.path))["rows"][self.episode][0])
+        first = int(_table(stamp(self.path))["rows"][self.episode][0])
         return stacked([self._one(first + f) for f in frames], str(self.path))
 
     def _one(self, row: int) -> np.ndarray:
         group, inside = _group_of(self.path, row)
-        cell = _image_group(_stamp(self.path), self.column, group)[inside].as_py() or {}
+        cell = _image_group(stamp(self.path), self.column, group)[inside].as_py() or {}
         data = cell if isinstance(cell, bytes) else cell.get("bytes")
         where = f"{self.path}, column {self.column}, row {row}"
         if not data:
@@ -322,7 +334,7 @@ def _columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
     Raises:
         DilaError: its rows are not exactly its frames.
     """
-    table = _table(_stamp(path))
+    table = _table(stamp(path))
     first, last = table["rows"].get(episode, (0, 0))
     frame = table["frame"][first:last]
     if last - first != length or not np.array_equal(frame, np.arange(length)):
@@ -333,21 +345,12 @@ def _columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
     return {name: values[first:last] for name, values in table["columns"].items()}
 
 
-def _stamp(path: Path) -> tuple[Path, int, int]:
-    """What a table is cached under: a file that was changed is read anew."""
-    try:
-        told = path.stat()
-    except OSError as error:
-        raise DilaError(f"{path} is gone; put it back, or open the data set anew") from error
-    return path, told.st_mtime_ns, told.st_size
-
-
 @lru_cache(maxsize=16)
-def _table(stamp: tuple[Path, int, int]) -> dict[str, Any]:
+def _table(version: Stamp) -> dict[str, Any]:
     """Numbers of a data file, and where each of its episodes lies; a process keeps a few files."""
     import pyarrow as pa
 
-    path = stamp[0]
+    path = version[0]
     parquet = _parquet(path)
     wanted = [f.name for f in parquet.schema_arrow if _is_numeric(f.type)]
     try:
@@ -385,23 +388,23 @@ def _numbers(path: Path, name: str, column: Any) -> np.ndarray:
         values = values.flatten()
     if values.null_count:
         raise DilaError(f"{path} has empty cells in column {name!r}; fill them, with NaN where nothing is known")
-    return number_rows(str(path), name, values.to_numpy(zero_copy_only=False).reshape(count, -1))
+    return rows(str(path), name, values.to_numpy(zero_copy_only=False).reshape(count, -1))
 
 
 @lru_cache(maxsize=64)
-def _group_edges(stamp: tuple[Path, int, int]) -> np.ndarray:
-    meta = _parquet(stamp[0]).metadata
+def _group_edges(version: Stamp) -> np.ndarray:
+    meta = _parquet(version[0]).metadata
     return np.cumsum([0] + [meta.row_group(i).num_rows for i in range(meta.num_row_groups)])
 
 
 def _group_of(path: Path, row: int) -> tuple[int, int]:
     """The row group that holds a row, and the row's place in it."""
-    edges = _group_edges(_stamp(path))
+    edges = _group_edges(stamp(path))
     group = int(np.searchsorted(edges, row, side="right")) - 1
     return group, row - int(edges[group])
 
 
 @lru_cache(maxsize=4)
-def _image_group(stamp: tuple[Path, int, int], column: str, group: int) -> Any:
+def _image_group(version: Stamp, column: str, group: int) -> Any:
     """Encoded images of one row group."""
-    return _parquet(stamp[0]).read_row_group(group, columns=[column])[column].combine_chunks()
+    return _parquet(version[0]).read_row_group(group, columns=[column])[column].combine_chunks()

@@ -22,7 +22,7 @@ MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray",
 
 
 def load_arrays(path: Path) -> Any:
-    """What a pickle holds: numpy arrays and scalars of numbers, and dict, list, tuple, set, str, bytes, numbers, None.
+    """What a pickle holds: numpy's arrays and scalars of numbers, and Python's plain containers, text and numbers.
 
     Raises:
         DilaError: the file cannot be read, is larger than 256 MiB, is damaged, or asks for anything else.
@@ -53,8 +53,8 @@ class _Restricted(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module in MODULES and name in ALLOWED:
             return ALLOWED[name]
-        if (module, name) == ("_codecs", "encode"):  # how protocol 2 and older write bytes
-            return ENCODE
+        if (module, name) in OLD:
+            return OLD[module, name]
         raise _Refused(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
@@ -155,7 +155,20 @@ def _finished(value: Any) -> Any:
     return value
 
 
-ENCODE = _StandIn(_encode)
+def _set(members: Any = ()) -> set[Any]:
+    if not isinstance(members, list | tuple):
+        raise _Refused("a set of anything but a list")
+    return set(members)
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+OLD = {("_codecs", "encode"): _StandIn(_encode)}
+"""How protocols before 4 write bytes and sets."""
+for _module in ("builtins", "__builtin__"):
+    OLD |= {(_module, "set"): _StandIn(_set), (_module, "bytes"): _StandIn(_no_bytes)}
 ALLOWED = {
     "ndarray": _StandIn(_no_call),
     "dtype": _StandIn(_Kind),

@@ -66,6 +66,22 @@ class LazyColumns(Mapping[str, np.ndarray]):
         return len(self.names)
 
 
+Stamp = tuple[Path, int, int]
+
+
+def stamp(path: Path) -> Stamp:
+    """What is kept of a file is kept under this: path, time of change and size.
+
+    Raises:
+        DilaError: the file is gone.
+    """
+    try:
+        told = path.stat()
+    except OSError as error:
+        raise DilaError(f"{path} is gone; put it back, or open the data set anew") from error
+    return path, told.st_mtime_ns, told.st_size
+
+
 def join(*parts: str) -> str:
     """Parts of an id with ``/`` between them; ``.`` and empty parts vanish."""
     return PurePosixPath(*parts).as_posix()

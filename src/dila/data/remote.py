@@ -81,16 +81,10 @@ def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> 
             for file in bar:
                 _download(system, file, folder / file.name)
                 log.note(file)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DilaError(
-            f"{shown} cannot be fetched: {_reason(error, address)}; check the address and access"
-        ) from error
-    except Exception as error:
-        if isinstance(error, DilaError) or not _is_client_error(error):
-            raise
-        raise DilaError(
-            f"{shown} cannot be fetched: {_reason(error, address)}; check the address and access"
-        ) from error
+    except DilaError:
+        raise
+    except Exception as error:  # every package that talks to a store has errors of its own
+        raise DilaError(f"{shown} cannot be fetched: {_reason(error, address)}; check address and access") from error
     return folder / files[0].name if single else folder
 
 
@@ -190,18 +184,6 @@ def _shown(address: str) -> str:
 def _reason(error: BaseException, address: str) -> str:
     text = str(error) or type(error).__name__
     return text.replace(address, _shown(address)).replace(address.partition("?")[2] or "\0", "...")
-
-
-def _is_client_error(error: BaseException) -> bool:
-    """Whether it comes from the package that talks to the store: these raise classes of their own."""
-    return type(error).__module__.partition(".")[0] in {
-        "aiohttp",
-        "botocore",
-        "aiobotocore",
-        "gcsfs",
-        "httpx",
-        "requests",
-    }
 
 
 def _digest(text: str) -> str:
