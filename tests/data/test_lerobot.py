@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dila.data import lerobot
+from dila.data import lerobot_tables
 from dila.data.clips import Clips, collate_clips
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.video import write_video
@@ -189,7 +189,7 @@ def test_episodes_travel_to_workers(v3):
 
 def test_opening_decodes_nothing_and_reads_no_table(v3):
     code = (
-        "import sys; from dila.data import lerobot, open_corpus; lerobot._table = lerobot.read_at = None; "
+        "import sys; from dila.data import lerobot, open_corpus; lerobot.columns = lerobot.read_at = exit; "
         "print(len(open_corpus(sys.argv[1])), 'av' in sys.modules)"
     )  # in a process of its own: the checks of types that tests run with look into mappings
     done = subprocess.run([sys.executable, "-c", code, str(v3)], capture_output=True, text=True, check=True)
@@ -252,7 +252,7 @@ def test_a_table_with_other_rows_than_frames_is_left_out(v21, v3):
     shuffled = table([2, 3]).take([1, 0, *range(2, 15)])
     save(shuffled, v3 / "data/chunk-000/file-001.parquet")
     with pytest.raises(DilaError, match=r"file-001\.parquet has 9 rows for episode 2.* numbered 0 to 8"):
-        lerobot._columns(v3 / "data/chunk-000/file-001.parquet", 2, 9)
+        lerobot_tables.columns(v3 / "data/chunk-000/file-001.parquet", 2, 9)
 
 
 def test_files_that_vanish_or_shrink_later_are_named(v3, shades):

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from dila.errors import DilaError, MissingExtra
 
@@ -68,7 +69,7 @@ def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> 
     shown = _shown(address)
     try:
         system, root = _store(address)
-        single = system.isfile(root)
+        single = not address.endswith("/") and _is_file(system, root)
         files = [_file(system, root, PurePosixPath(shown).name)] if single else list(_files(system, root))
         if not files:
             raise DilaError(f"{shown} holds no files; check the address")
@@ -101,11 +102,18 @@ def _store(address: str) -> tuple[Any, str]:
     return system, root
 
 
+def _is_file(system: Any, root: str) -> bool:
+    """Whether this is one file; over http a folder is a page that lists its files."""
+    return system.isfile(root) and system.info(root).get("mimetype") != "text/html"
+
+
 def _files(system: Any, root: str) -> Iterator[_File]:
     """All files below a folder, but the hidden ones."""
     base = str(system._strip_protocol(root)).rstrip("/")
     for name in sorted(system.find(root)):
         below = name[len(base) :].lstrip("/") if name.startswith(base) else name
+        if name.startswith(("http://", "https://")):
+            below = unquote(below)
         parts = PurePosixPath(below).parts
         if not parts or any(part.startswith(".") for part in parts) or PurePosixPath(below).is_absolute():
             continue
