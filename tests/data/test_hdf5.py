@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dila.data.corpus import open_corpus, split_episodes
-from dila.data.hdf5 import Hdf5Episode
+from dila.data.hdf5 import Hdf5Episode, opened
 from dila.errors import DilaError
 
 LENGTHS = {"demo_1": 7, "demo_2": 5, "demo_10": 6}
@@ -204,6 +204,11 @@ def test_damaged_empty_unknown_and_vanished_files_are_named(robomimic, tmp_path)
         file["things"] = np.zeros(3)
     with pytest.raises(DilaError, match=r"else\.h5 holds \['things'\], which is none of the layouts known"):
         open_corpus(tmp_path / "else.h5")
+
+
+def test_a_compression_that_is_not_there_is_named(robomimic):
+    with pytest.raises(DilaError, match="pip install hdf5plugin"), opened(robomimic):
+        raise OSError("required filter 'blosc' is not registered")  # what HDF5 says
 
 
 def test_without_h5py_the_extra_is_named(robomimic, monkeypatch):

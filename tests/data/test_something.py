@@ -57,6 +57,14 @@ def test_clips_labels_and_splits_are_read(ssv2, numbers):
     assert missing.reason == "1 of its 2 clips are not there, the first 43"
 
 
+def test_a_clip_in_two_files_is_one_episode_in_two_parts(ssv2):
+    file = ssv2 / "something-something-v2-test.json"
+    file.write_text('[{"id": "7"}, {"id": "9"}]')
+    corpus = open_corpus(ssv2)
+    assert [e.id for e in corpus.episodes] == ["9", "78687", "42", "7"]
+    assert corpus.splits["test"] == ("7", "9")
+
+
 def test_extracted_frames_and_the_newer_names_of_the_label_files(tmp_path, shades, numbers):
     root = tmp_path / "ssv2"
     labels(root / "labels", "{}.json")

@@ -12,7 +12,8 @@ from dila.data.table import read_table, write_table
 from dila.data.video import VideoEpisode, VideoInfo, probe_video, read_video, write_video
 
 __all__ = [
-    "KINDS", "READERS", "Clip", "Clips", "Corpus", "EpochSampler", "FrameEpisode", "Recorded", "Skipped", "TooShort",
-    "VideoEpisode", "VideoInfo", "collate_clips", "open_corpus", "probe_video", "read_table", "read_video", "record",
-    "record_pusht", "render_primitives", "split_episodes", "write_table", "write_video",
+    "KINDS", "READERS", "Clip", "Clips", "Corpus", "EpochSampler", "FrameEpisode", "Motion", "MotionLimits", "Recorded",
+    "Skipped", "TooShort", "VideoEpisode", "VideoInfo", "collate_clips", "fetch", "judge", "measure_motion",
+    "open_corpus", "probe_video", "read_table", "read_video", "record", "record_pusht", "render_primitives",
+    "sort_by_motion", "split_episodes", "write_table", "write_video",
 ]  # fmt: skip

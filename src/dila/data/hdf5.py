@@ -121,13 +121,17 @@ def opened(path: Path) -> Iterator[Any]:
         import h5py
     except ImportError as error:
         raise MissingExtra(f"reading {path.name}", "h5py", "formats") from error
+    with suppress(ImportError):  # where it is installed, files that were compressed with it can be read
+        import hdf5plugin  # noqa: F401
     if not path.is_file():
         raise DilaError(f"{path} is gone; put it back, or open the data set anew")
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, KeyError, RuntimeError) as error:
-        raise DilaError(f"{path} is not a readable HDF5 file ({error}); replace or remove it") from error
+        packed = "plugin" in str(error) or "filter" in str(error)
+        mend = "if it is compressed, pip install hdf5plugin" if packed else "replace or remove it"
+        raise DilaError(f"{path} is not a readable HDF5 file ({error}); {mend}") from error
 
 
 def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:

@@ -70,7 +70,7 @@ def features(path: Path, info: Mapping[str, Any]) -> tuple[dict[str, str], dict[
     if not cameras:
         raise DilaError(f"{path / INFO} declares no feature of the type video or image; there is nothing to see")
     numbers = {
-        key: RENAMED.get(key, key)
+        key: str(RENAMED.get(key, key))
         for key, feature in declared.items()
         if str(feature["dtype"]).startswith(NUMBERS) and key not in ADDRESS
     }

@@ -86,7 +86,8 @@ def _numbers(path: Path, name: str, column: Any) -> np.ndarray:
 
     values, count = column.combine_chunks(), len(column)
     while _is_list(values.type):
-        if values.null_count or len(pc.unique(pc.list_value_length(values))) > 1:
+        lengths = pc.call_function("list_value_length", [values])
+        if values.null_count or len(lengths.unique()) > 1:
             raise DilaError(f"{path} has lists of unequal length in column {name!r}; every frame needs the same length")
         values = values.flatten()
     if values.null_count:

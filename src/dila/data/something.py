@@ -48,14 +48,19 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
     splits = {split: _clips(file) for split, file in files.items() if split in SPLITS}
     media = _media(path, {clip for clips in splits.values() for clip in clips})
     yield Names({"label": ("template",)})
+    known: dict[str, str] = {}
     for split, clips in splits.items():
         ids = []
         for clip in sorted(set(clips) & set(media), key=natural_order):
+            if clip in known:  # in two files: one episode in two parts
+                ids.append(known[clip])
+                continue
             try:
                 episode = _episode(media[clip], join(name, clip), fps, numbers.get(clips[clip], -1))
             except DilaError as error:
                 yield Skipped(media[clip], str(error))
                 continue
+            known[clip] = episode.id
             ids.append(episode.id)
             yield episode
         yield Split(split, tuple(ids))

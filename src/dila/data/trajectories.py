@@ -11,8 +11,10 @@ change of yaw. It is derived from the state, for nothing else is stored; the las
 https://github.com/robodhruv/visualnav-transformer (``process_recon.py``).
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,9 @@ def claims(path: Path) -> bool:
         return False
     if (path / DATA).is_file():
         return True
-    folders = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return any((p / DATA).is_file() for p, _ in zip(folders, range(LOOKED_AT), strict=False))
+    with os.scandir(path) as children:
+        folders = (Path(child.path) for child in children if child.is_dir() and not child.name.startswith("."))
+        return any((folder / DATA).is_file() for folder in islice(folders, LOOKED_AT))
 
 
 def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEpisode | Skipped | Names | Split]:
