@@ -48,7 +48,7 @@ def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
     return {name: values[first:last] for name, values in stored["columns"].items()}
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def table(version: Stamp) -> dict[str, Any]:
     """Numbers of a data file, and where each of its episodes lies; a process keeps a few files."""
     import pyarrow as pa
