@@ -2,18 +2,20 @@
 
 `READERS` maps a kind of storage to the module that reads it, in the order in which they are asked. A reader has two
 functions: ``claims(path) -> bool``, and ``episodes(path, name, fps)``, which yields the episodes in there (one for a
-video, many for a data set in one folder) or raises `DilaError`. The first that claims a path has it whole; a folder
-that none claims is searched.
+video, many for a data set in one folder), beside them what `dila.data.reading` describes, or raises `DilaError`. The
+first that claims a path has it whole; a folder that none claims is searched.
 """
 
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dila.data import frames, video
+from dila.data import annotated, frames, hdf5, lerobot, something, trajectories, video
+from dila.data.reading import Names, Skipped, Split
+from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
 from dila.errors import DilaError
 from dila.protocols import Episode
@@ -28,19 +30,24 @@ class Reader(Protocol):
         ...
 
     def episodes(self, path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
-        """The episodes in there, dataclasses satisfying `Episode`, with ids that start with `name`."""
+        """The episodes in there, dataclasses satisfying `Episode`, with ids that start with `name`.
+
+        An episode that is the whole of a path has the id `name`. `Skipped`, `Names` and `Split` may lie between them.
+        """
         ...
 
 
-READERS: dict[str, Reader] = {"video": video, "frames": frames}
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An episode that could not be read, and why."""
-
-    path: Path
-    reason: str
+READERS: dict[str, Reader] = {
+    "lerobot": lerobot,
+    "hdf5": hdf5,
+    "something": something,
+    "trajectories": trajectories,
+    "annotated": annotated,
+    "video": video,
+    "frames": frames,
+}
+HELD_OUT = ("validation", "valid", "val", "test", "held_out")
+"""What data sets call the episodes that they keep from training, in the order of preference."""
 
 
 @dataclass(frozen=True)
@@ -52,74 +59,161 @@ class Corpus:
     skipped: tuple[Skipped, ...]
     names: Mapping[str, tuple[str, ...]]
     """What the components of each column are called; columns without names are absent."""
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ids of the episodes in each part that the data set ships, such as ``train``; empty where it ships none."""
 
     def __len__(self) -> int:
         return len(self.episodes)
 
 
-def open_corpus(path: str | Path, fps: int | float | None = None) -> Corpus:
-    """Find the episodes of a video file, a folder of images, or a folder with any number of them at any depth.
+def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | None = None) -> Corpus:
+    """Find the episodes of a video, a folder of images, a data set, or a folder with any of them at any depth.
 
     Ids are paths relative to the root, with ``/``; for a single file or a folder of images the root is its parent.
     Names that begin with a dot are left out; each real folder is entered once, so links cannot loop. Columns come
-    from ``actions.parquet`` in the root, when there is one (see docs/data.md).
+    from the data set, and from ``actions.parquet`` in the root, when there is one (see docs/data.md).
 
     Args:
-        path: file or folder.
+        path: file or folder, or the address of one (``hf://datasets/user/name``, ``s3://``, ``gs://``, ``https://``),
+            which is fetched into a local cache first, see `dila.data.remote.fetch`.
         fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, keep this one alone, such as ``observation.images.front``.
 
     Raises:
-        DilaError: nothing there, nothing readable, or a table that does not fit its episodes.
+        DilaError: nothing there, nothing readable, no such camera, or a table that does not fit its episodes.
     """
-    path = Path(path)
     if fps is not None and not 0 < fps < float("inf"):
         raise DilaError(f"fps = {fps} must be above 0")
+    path = fetch(str(path)) if is_remote(path) else Path(path)
     if not path.exists():
         raise DilaError(f"{path} does not exist")
     reader = _reader(path)
     if reader is None and not path.is_dir():
         raise DilaError(_nothing(path, []))
-    root = path.resolve().parent if reader else path
-    sources = [(path, reader)] if reader else list(_search(path, set()))
-    found: list[Any] = []
+    root = path if path.is_dir() else path.resolve().parent
     skipped: list[Skipped] = []
+    sources = [(path, reader)] if reader else list(_search(path, set(), skipped))
+    finds = _Finds(skipped)
     for source, its_reader in sources:
-        name = source.resolve().name if reader else source.relative_to(root).as_posix()
-        try:
-            found.extend(its_reader.episodes(source, name, fps))
-        except DilaError as error:
-            skipped.append(Skipped(source, str(error)))
-    if not found:
+        finds.take(
+            source, its_reader, source.resolve().name if source.is_file() and reader else _name(source, root), fps
+        )
+    if not finds.episodes:
         raise DilaError(_nothing(path, skipped))
+    if [e.id for e in finds.episodes] == ["."]:  # the folder is the episode, and has its own name
+        finds.rename(path.resolve().name)
+        root = path.resolve().parent
+    finds.keep(camera, path)
+    columns, names = _table(root, finds.episodes)
+    attached = (replace(e, columns={**e.columns, **columns[e.id]}) if e.id in columns else e for e in finds.episodes)
+    return Corpus(root, tuple(attached), tuple(skipped), {**finds.names, **names}, finds.splits)
+
+
+class _Finds:
+    """What readers gave, sorted by kind."""
+
+    def __init__(self, skipped: list[Skipped]):
+        self.skipped = skipped
+        self.episodes: list[Any] = []
+        self.names: dict[str, tuple[str, ...]] = {}
+        self.splits: dict[str, tuple[str, ...]] = {}
+        self._unclear: set[str] = set()
+
+    def take(self, source: Path, reader: Reader, name: str, fps: int | float | None) -> None:
+        """Read one source; what cannot be read is noted."""
+        try:
+            for find in reader.episodes(source, name, fps):
+                if isinstance(find, Skipped):
+                    self.skipped.append(find)
+                elif isinstance(find, Names):
+                    self._name(find.columns)
+                elif isinstance(find, Split):
+                    self.splits[find.name] = self.splits.get(find.name, ()) + find.ids
+                else:
+                    self.episodes.append(find)
+        except DilaError as error:
+            self.skipped.append(Skipped(source, str(error)))
+        except OSError as error:
+            self.skipped.append(Skipped(source, f"{source} cannot be read: {error.strerror or error}"))
+
+    def _name(self, columns: Mapping[str, tuple[str, ...]]) -> None:
+        """Names count where all sources that give any agree."""
+        for column, parts in columns.items():
+            if column in self._unclear or self.names.get(column, parts) != parts:
+                self._unclear.add(column)
+                self.names.pop(column, None)
+            else:
+                self.names[column] = parts
+
+    def rename(self, name: str) -> None:
+        """Give the only episode another id."""
+        self.episodes = [replace(self.episodes[0], id=name)]
+        self.splits = dict.fromkeys(self.splits, (name,))
+
+    def keep(self, camera: str | None, path: Path) -> None:
+        """Keep the episodes of one camera."""
+        if camera is None:
+            return
+        there = sorted({e.camera for e in self.episodes if hasattr(e, "camera")})
+        if camera not in there:
+            raise DilaError(f"{path} has no camera {camera!r}; it has {', '.join(there) or 'none with a name'}")
+        self.episodes = [e for e in self.episodes if getattr(e, "camera", None) == camera]
+        ids = {e.id for e in self.episodes}
+        self.splits = {split: tuple(i for i in some if i in ids) for split, some in self.splits.items()}
+
+
+def _name(source: Path, root: Path) -> str:
+    return source.relative_to(root).as_posix()
+
+
+def _table(root: Path, episodes: Sequence[Any]) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
     table = root / TABLE
-    if not table.is_file():
-        return Corpus(root, tuple(found), tuple(skipped), {})
-    columns, names = read_table(table, {e.id: len(e.times) for e in found})
-    attached = (replace(e, columns={**e.columns, **columns[e.id]}) if e.id in columns else e for e in found)
-    return Corpus(root, tuple(attached), tuple(skipped), names)
+    return read_table(table, {e.id: len(e.times) for e in episodes}) if table.is_file() else ({}, {})
 
 
 def split_episodes(
     corpus: Corpus | Sequence[Episode], held_out: int | float = 0.1, seed: int = 0
 ) -> tuple[list[Episode], list[Episode]]:
-    """Episodes for training and episodes held out, by a hash of the id: adding episodes moves no other.
+    """Episodes for training and episodes held out.
 
-    With two or more episodes neither side is empty, unless `held_out` is 0.
+    Where data sets ship both sides (a part ``train``, and one of ``validation``, ``valid``, ``val``, ``test``,
+    ``held_out``), their episodes go there and those of their other parts nowhere, unless `held_out` is 0. All others
+    are drawn by a hash of the id: adding episodes moves no other. All cameras of one recording are on one side.
+
+    With two or more recordings neither side is empty, unless `held_out` is 0.
 
     Raises:
         DilaError: `held_out` is not in [0, 1).
     """
     if not 0 <= held_out < 1:
         raise DilaError(f"held_out = {held_out} must be at least 0 and below 1")
-    episodes = list(corpus.episodes if isinstance(corpus, Corpus) else corpus)
-    draws = [_draw(e.id, seed) for e in episodes]
-    limit = held_out
-    if len(episodes) >= 2 and held_out > 0:
-        ordered = sorted(draws)
+    if isinstance(corpus, Corpus) and held_out > 0 and (shipped := _shipped(corpus)):
+        left, right = shipped
+        drawn = set().union(*corpus.splits.values())
+        train, held = _drawn([e for e in corpus.episodes if e.id not in drawn], held_out, seed)
+        return _of(corpus, left) + train, _of(corpus, right) + held
+    return _drawn(list(corpus.episodes if isinstance(corpus, Corpus) else corpus), held_out, seed)
+
+
+def _drawn(episodes: list[Episode], held_out: int | float, seed: int) -> tuple[list[Episode], list[Episode]]:
+    draws = [_draw(getattr(e, "recording", e.id), seed) for e in episodes]
+    limit, ordered = held_out, sorted(set(draws))
+    if len(ordered) >= 2 and held_out > 0:
         limit = ordered[1] if limit <= ordered[0] else min(limit, ordered[-1])
     train = [e for e, draw in zip(episodes, draws, strict=True) if draw >= limit]
     held = [e for e, draw in zip(episodes, draws, strict=True) if draw < limit]
     return (train, held) if train else (held, train)
+
+
+def _shipped(corpus: Corpus) -> tuple[set[str], set[str]] | None:
+    """Ids on both sides of the split that data sets ship, where there are some on each and none on both."""
+    train = set(corpus.splits.get("train", ()))
+    held = next((set(corpus.splits[key]) for key in HELD_OUT if corpus.splits.get(key)), set())
+    return (train, held) if train and held and not train & held else None
+
+
+def _of(corpus: Corpus, ids: set[str]) -> list[Episode]:
+    return [e for e in corpus.episodes if e.id in ids]
 
 
 def _draw(name: str, seed: int) -> float:
@@ -128,21 +222,29 @@ def _draw(name: str, seed: int) -> float:
 
 
 def _reader(path: Path) -> Reader | None:
-    return next((reader for reader in READERS.values() if reader.claims(path)), None)
+    try:
+        return next((reader for reader in READERS.values() if reader.claims(path)), None)
+    except OSError:  # a folder that may not be entered: said when it is searched
+        return None
 
 
-def _search(folder: Path, entered: set[str]) -> Iterator[tuple[Path, Reader]]:
+def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator[tuple[Path, Reader]]:
     real = os.path.realpath(folder)
     if real in entered:
         return
     entered.add(real)
-    for child in sorted(folder.iterdir(), key=lambda p: frames.natural_order(p.name)):
+    try:
+        children = sorted(folder.iterdir(), key=lambda p: frames.natural_order(p.name))
+    except OSError as error:
+        skipped.append(Skipped(folder, f"{folder} cannot be read: {error.strerror or error}"))
+        return
+    for child in children:
         if child.name.startswith("."):
             continue
         if reader := _reader(child):
             yield child, reader
         elif child.is_dir():
-            yield from _search(child, entered)
+            yield from _search(child, entered, skipped)
 
 
 def _nothing(path: Path, skipped: Sequence[Skipped]) -> str:
@@ -150,5 +252,5 @@ def _nothing(path: Path, skipped: Sequence[Skipped]) -> str:
         return skipped[0].reason
     if skipped:
         return f"{path} holds no readable episode: {len(skipped)} skipped, the first because {skipped[0].reason}"
-    kinds = ", ".join(sorted(s[1:] for s in video.SUFFIXES | frames.SUFFIXES))
+    kinds = ", ".join(sorted(s[1:] for s in video.SUFFIXES | frames.SUFFIXES | hdf5.SUFFIXES))
     return f"{path} holds no video and no folder of images; give a path with files of these kinds: {kinds}"

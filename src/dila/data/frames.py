@@ -49,7 +49,7 @@ class FrameEpisode:
         """Hash of all names and sizes and of the first, middle and last image."""
         digest = hashlib.blake2b(digest_size=12)
         for name in self.names:
-            digest.update(f"{name} {(self.path / name).stat().st_size}\n".encode())
+            digest.update(f"{name} {_bytes(self.path / name)}\n".encode())
         for name in (self.names[0], self.names[len(self.names) // 2], self.names[-1]):
             digest.update(hash_file(self.path / name).encode())
         return digest.hexdigest()
@@ -96,6 +96,13 @@ def _stored_fps(path: Path) -> float | None:
     if rate is not None and not 0 < rate < float("inf"):
         raise DilaError(f"{path} gives fps = {rate}; it must be above 0")
     return rate
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DilaError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _image_size(path: Path) -> tuple[int, int]:

@@ -184,13 +184,20 @@ def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"], fps: int | f
 
 
 def hash_file(path: Path) -> str:
-    """Short hash of a file: its size and three samples of 64 KiB."""
-    size = path.stat().st_size
-    digest = hashlib.blake2b(str(size).encode(), digest_size=12)
-    with path.open("rb") as file:
-        for start in (0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)):
-            file.seek(start)
-            digest.update(file.read(SAMPLE_BYTES))
+    """Short hash of a file: its size and three samples of 64 KiB.
+
+    Raises:
+        DilaError: the file is gone or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        digest = hashlib.blake2b(str(size).encode(), digest_size=12)
+        with path.open("rb") as file:
+            for start in (0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)):
+                file.seek(start)
+                digest.update(file.read(SAMPLE_BYTES))
+    except OSError as error:
+        raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
     return digest.hexdigest()
 
 

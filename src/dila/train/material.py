@@ -105,8 +105,12 @@ def cut(run: Run, episodes: Sequence[Episode], frames: int, size: tuple[int, int
 
 
 def action_statistics(episodes: Sequence[Episode], repeats: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each component of the true actions of a transition of `repeats` raw frames."""
+    """Mean and standard deviation of each component of the true actions of a transition of `repeats` raw frames.
+
+    Rows that are not known in full do not count: NaN stands for the action of a last frame, which moves nothing seen.
+    """
     rows = torch.cat([torch.as_tensor(episode.columns["action"]).double() for episode in episodes])
+    rows = rows[~rows.isnan().any(1)]
     return rows.mean(0).float().repeat(repeats), rows.std(0).float().repeat(repeats)
 
 

@@ -1,0 +1,278 @@
+"""HDF5 files of robomimic and VP2, of stable-worldmodel, and of RECON; images are read frame by frame.
+
+Which of the three layouts a file has is told by what it holds; see docs/data.md. Sources:
+https://robomimic.github.io/docs/datasets/overview.html, https://github.com/s-tian/vp2,
+https://github.com/galilai-group/stable-worldmodel, https://sites.google.com/view/recon-robot.
+
+A file is opened anew for every read: handles that are shared between a process and its forks give wrong data.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dila.data.frames import natural_order
+from dila.data.reading import (
+    LazyColumns,
+    Names,
+    Skipped,
+    Split,
+    Stamp,
+    action_rows,
+    check_inside,
+    join,
+    picture_from,
+    rows,
+    stacked,
+    stamp,
+)
+from dila.data.video import hash_file
+from dila.errors import DilaError, MissingExtra
+from dila.shapes import Tensor, UInt8
+
+SUFFIXES = frozenset({".hdf5", ".h5"})
+ROBOMIMIC_FPS = 20.0
+"""Control rate of robosuite, unless the file's ``env_args`` give another."""
+WORLDMODEL_FPS = 10.0
+RECON_FPS = 4.0
+Places = tuple[tuple[str, tuple[str, ...]], ...]
+"""Columns, each with the places in the file that it is put together from."""
+RECON_COLUMNS = {
+    "action": ("commands/linear_velocity", "commands/angular_velocity"),
+    "state": ("jackal/position", "jackal/yaw"),
+    "latlong": ("gps/latlong",),
+    "collision": ("collision/any",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Hdf5Episode:
+    """One camera of one recording in an HDF5 file as a `dila.protocols.Episode`."""
+
+    id: str
+    recording: str
+    """The same for all cameras that saw this recording: what splits keep together."""
+    camera: str
+    path: Path
+    dataset: str
+    """Where in the file the images lie."""
+    first: int
+    """Row of frame 0 in there."""
+    times: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
+        """The frames with these indices, RGB; raises `DilaError` when the file is gone or damaged there."""
+        where = f"{self.path} ({self.dataset})"
+        wanted = check_inside(where, frames, len(self.times))
+        if not wanted:
+            return self.read([0])[:0]
+        with opened(self.path) as file:
+            stored = _rows(file[self.dataset], [self.first + f for f in wanted])
+        return stacked([_picture(value, where) for value in stored], where)
+
+    def fingerprint(self) -> str:
+        """Hash of the file (its size and three samples) and of the place of the episode in it."""
+        told = f"{hash_file(self.path)} {self.dataset} {self.first} {len(self.times)}"
+        return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+
+
+def claims(path: Path) -> bool:
+    """Whether this reader takes the path: a file with the suffix of HDF5."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Hdf5Episode | Skipped | Names | Split]:
+    """Every camera of every recording in the file; `fps`, when given, goes before what file or layout say.
+
+    Raises:
+        DilaError: the file is damaged or of a layout that is not known here.
+    """
+    with opened(path) as file:
+        if "data" in file and any(key.startswith("demo") for key in file["data"]):
+            yield from _robomimic(path, file, name, fps)
+        elif "ep_len" in file and "ep_offset" in file:
+            yield from _worldmodel(path, file, name, fps)
+        elif "images" in file and "rgb_left" in file["images"]:
+            yield from _recon(path, file, name, fps)
+        else:
+            raise DilaError(
+                f"{path} holds {sorted(file)[:8]}, which is none of the layouts known (robomimic: data/demo_0, "
+                "stable-worldmodel: ep_len and ep_offset, RECON: images/rgb_left); see docs/data.md"
+            )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The file, open for reading.
+
+    Raises:
+        MissingExtra: h5py is not installed.
+        DilaError: the file is gone, damaged or cut short, or something in it cannot be read.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtra(f"reading {path.name}", "h5py", "formats") from error
+    with suppress(ImportError):  # where it is installed, files that were compressed with it can be read
+        import hdf5plugin  # noqa: F401
+    if not path.is_file():
+        raise DilaError(f"{path} is gone; put it back, or open the data set anew")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, KeyError, RuntimeError) as error:
+        packed = "plugin" in str(error) or "filter" in str(error)
+        mend = "if it is compressed, pip install hdf5plugin" if packed else "replace or remove it"
+        raise DilaError(f"{path} is not a readable HDF5 file ({error}); {mend}") from error
+
+
+def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
+    rate = fps or _control_rate(file["data"]) or ROBOMIMIC_FPS
+    ids: dict[str, list[str]] = {}
+    for demo in sorted(file["data"], key=natural_order):
+        recording = join(name, demo)
+        try:
+            found = _demo(path, file["data"][demo], demo, recording, rate)
+        except DilaError as error:
+            yield Skipped(path, f"{recording} is left out: {error}")
+            continue
+        ids[demo] = [episode.id for episode in found]
+        yield from found
+    for key in file.get("mask", ()):
+        members = [value.decode() if isinstance(value, bytes) else str(value) for value in file["mask"][key][:]]
+        yield Split(key, tuple(one for demo in members for one in ids.get(demo, ())))
+
+
+def _demo(path: Path, group: Any, demo: str, recording: str, rate: float) -> list[Hdf5Episode]:
+    observed = group.get("obs", {})
+    cameras = [key for key in observed if _is_images(observed[key])]
+    if not cameras:
+        raise DilaError("it has no images under obs; render them first (robomimic: dataset_states_to_obs.py)")
+    if "actions" not in group:
+        raise DilaError("it has no 'actions'")
+    count = len(observed[cameras[0]])
+    places = {"action": (f"data/{demo}/actions",)}
+    if "states" in group:
+        places["state"] = (f"data/{demo}/states",)
+    for key in ("rewards", "dones"):
+        if key in group:
+            places[key] = (f"data/{demo}/{key}",)
+    low = (key for key in observed if key not in cameras and observed[key].ndim <= 2 and _is_numbers(observed[key]))
+    places |= {key: (f"data/{demo}/obs/{key}",) for key in low}
+    _check_lengths(group.file, places, 0, count)
+    columns = LazyColumns(tuple(places), partial(_columns, path, tuple(places.items()), 0, count))
+    times = np.arange(count) / rate
+    if any(len(observed[key]) != count for key in cameras):
+        raise DilaError(f"its cameras {cameras} have different numbers of frames")
+    return [
+        Hdf5Episode(join(recording, key), recording, key, path, f"data/{demo}/obs/{key}", 0, times, columns)
+        for key in cameras
+    ]
+
+
+def _control_rate(data: Any) -> float | None:
+    """Frames a second as the simulator ran, from the attribute ``env_args``; None where it does not say."""
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        rate = float(json.loads(data.attrs["env_args"])["env_kwargs"]["control_freq"])
+        return rate if 0 < rate < float("inf") else None
+    return None
+
+
+def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
+    lengths, offsets = file["ep_len"][:], file["ep_offset"][:]
+    columns = [key for key in file if key not in ("ep_len", "ep_offset") and hasattr(file[key], "shape")]
+    images = [key for key in columns if _is_images(file[key])]
+    cameras = [key for key in images if key.startswith("pixels")] or images
+    if not cameras:
+        raise DilaError(f"{path} has no column of images, such as pixels; record it with images")
+    numbers = [key for key in columns if file[key].ndim <= 2 and _is_numbers(file[key])]
+    places = {("state" if key == "proprio" and "state" not in numbers else key): (key,) for key in numbers}
+    for number, (length, first) in enumerate(zip(lengths.tolist(), offsets.tolist(), strict=True)):
+        recording = join(name, f"episode_{number:06d}")
+        short = [key for key in [*cameras, *numbers] if len(file[key]) < first + length]
+        if first < 0 or length < 1 or short:
+            yield Skipped(path, f"{recording} is left out: its rows {first} to {first + length} are not all there")
+            continue
+        load = partial(_columns, path, tuple(places.items()), first, length)
+        lazy = LazyColumns(tuple(places), load)
+        times = np.arange(length) / (fps or WORLDMODEL_FPS)
+        for key in cameras:
+            yield Hdf5Episode(join(recording, key), recording, key, path, key, first, times, lazy)
+
+
+def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
+    count = len(file["images/rgb_left"])
+    places = {c: parts for c, parts in RECON_COLUMNS.items() if all(part in file for part in parts)}
+    _check_lengths(file, places, 0, count)
+    columns = LazyColumns(tuple(places), partial(_columns, path, tuple(places.items()), 0, count))
+    named = {"action": ("linear_velocity", "angular_velocity"), "state": ("x", "y", "z", "yaw")}
+    yield Names({column: parts for column, parts in named.items() if column in places})
+    times = np.arange(count) / (fps or RECON_FPS)
+    yield Hdf5Episode(name, name, "rgb_left", path, "images/rgb_left", 0, times, columns)
+
+
+def _check_lengths(file: Any, places: Mapping[str, Sequence[str]], first: int, count: int) -> None:
+    for column, parts in places.items():
+        for part in parts:
+            rows_there = len(file[part]) - first
+            if rows_there != count and not (column == "action" and rows_there == count - 1):
+                raise DilaError(f"{part} has {rows_there} rows for {count} frames; one a frame is needed")
+
+
+def _columns(path: Path, places: Places, first: int, count: int) -> dict[str, np.ndarray]:
+    return _kept_columns(stamp(path), places, first, count)
+
+
+@lru_cache(maxsize=64)
+def _kept_columns(version: Stamp, places: Places, first: int, count: int) -> dict[str, np.ndarray]:
+    """Columns of one recording; a process keeps those of a few."""
+    path = version[0]
+    with opened(path) as file:
+        found = {
+            column: np.concatenate([rows(str(path), p, file[p][first : first + count]) for p in parts], axis=1)
+            for column, parts in places
+        }
+    if "action" in found:
+        found["action"] = _onward(action_rows(str(path), found["action"], count))
+    return found
+
+
+def _onward(action: np.ndarray) -> np.ndarray:
+    """Actions such that row f leads from frame f to f+1: a first row of NaN tells that rows hold what led to them."""
+    if len(action) < 2 or not np.isnan(action[0]).all() or np.isnan(action[-1]).all():
+        return action
+    return np.concatenate([action[1:], action[:1]])
+
+
+def _is_images(dataset: Any) -> bool:
+    shape = getattr(dataset, "shape", ())
+    return len(shape) == 4 and dataset.dtype == np.uint8 and (shape[-1] in (1, 3, 4) or shape[1] in (1, 3))
+
+
+def _is_numbers(dataset: Any) -> bool:
+    return dataset.ndim >= 1 and dataset.dtype.kind in "biuf"
+
+
+def _rows(dataset: Any, wanted: list[int]) -> list[Any]:
+    """The rows asked for, in one read where they lie close together."""
+    low, high = min(wanted), max(wanted)
+    if high - low < 2 * len(wanted):
+        block = dataset[low : high + 1]
+        return [block[row - low] for row in wanted]
+    return [dataset[row] for row in wanted]
+
+
+def _picture(value: Any, where: str) -> np.ndarray:
+    """RGB ``Y X 3`` of a row: pixels of any usual order, or an encoded image."""
+    if isinstance(value, np.ndarray) and value.ndim == 3:
+        picture = value if value.shape[-1] in (1, 3, 4) else value.transpose(1, 2, 0)
+        return np.ascontiguousarray(np.broadcast_to(picture[..., :3], (*picture.shape[:2], 3)))
+    return picture_from(bytes(value), where)

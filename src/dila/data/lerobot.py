@@ -1,0 +1,176 @@
+"""LeRobot data sets, v2.x (one parquet and one mp4 an episode) and v3.0 (many episodes a file), read without lerobot.
+
+Each camera of each episode is an `Episode` with the id ``episode_000012/observation.images.front``. Nothing but the
+tables of ``meta`` and the outermost sizes of the files is read at first; videos are read by time, tables when a column
+is asked for. The layout is documented in docs/data.md; source: https://github.com/huggingface/lerobot.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dila.data.lerobot_meta import INFO, Row, features, list_episodes, names, read_info
+from dila.data.lerobot_tables import columns, group_of, image_group, open_table, table
+from dila.data.reading import LazyColumns, Names, Skipped, Split, check_inside, join, picture_from, stacked, stamp
+from dila.data.seek import check_whole, read_at
+from dila.data.video import hash_file
+from dila.errors import DilaError
+from dila.shapes import Tensor, UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class LeRobotEpisode:
+    """One camera of one recording as a `dila.protocols.Episode`."""
+
+    id: str
+    recording: str
+    """The same for all cameras that saw this recording: what splits keep together."""
+    camera: str
+    """Key of the feature."""
+    times: np.ndarray
+    frames: "_Video | _Images"
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
+        """The frames with these indices, RGB; raises `DilaError` when a file is gone or does not decode there."""
+        wanted = check_inside(f"{self.frames.path} ({self.id})", frames, len(self.times))
+        return self.frames.read(wanted) if wanted else self.frames.read([0])[:0]
+
+    def fingerprint(self) -> str:
+        """Hash of the file (its size and three samples) and of the place of the episode in it."""
+        told = f"{hash_file(self.frames.path)} {self.frames.place}"
+        return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+
+
+class _Video(NamedTuple):
+    """Frames that lie in an mp4 from `start` seconds on."""
+
+    path: Path
+    start: float
+    fps: float
+
+    @property
+    def place(self) -> str:
+        return f"{self.start:.6f}"
+
+    def read(self, frames: list[int]) -> UInt8[Tensor, "N 3 Y X"]:
+        return read_at(self.path, [self.start + f / self.fps for f in frames], 1 / self.fps)
+
+
+class _Images(NamedTuple):
+    """Frames that lie as encoded images in a column of a table, from row `start` on."""
+
+    path: Path
+    column: str
+    episode: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.column} {self.episode}"
+
+    def read(self, frames: list[int]) -> UInt8[Tensor, "N 3 Y X"]:
+        first = int(table(stamp(self.path))["rows"][self.episode][0])
+        return stacked([self._one(first + f) for f in frames], str(self.path))
+
+    def _one(self, row: int) -> np.ndarray:
+        group, inside = group_of(self.path, row)
+        cell = image_group(stamp(self.path), self.column, group)[inside].as_py() or {}
+        data = cell if isinstance(cell, bytes) else cell.get("bytes")
+        where = f"{self.path}, column {self.column}, row {row}"
+        if not data:
+            raise DilaError(f"{where} holds no image; images have to lie in the table itself")
+        return picture_from(data, where)
+
+
+def claims(path: Path) -> bool:
+    """Whether this reader takes the path: a folder with ``meta/info.json``."""
+    return (path / INFO).is_file()
+
+
+def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobotEpisode | Skipped | Names | Split]:
+    """Every camera of every episode; `fps`, when given, replaces the data set's own rate in the times.
+
+    Raises:
+        DilaError: ``meta`` is damaged, of an unknown version, or declares no camera.
+    """
+    info = read_info(path)
+    cameras, numbers = features(path, info)
+    listed = list_episodes(path, info, cameras)
+    yield Names(names(info["features"], numbers))
+    own, faults = float(info["fps"]), _Faults(listed, cameras, numbers)
+    ids: dict[int, list[str]] = {}
+    for row in listed:
+        recording = join(name, f"episode_{row.number:06d}")
+        if reason := faults.of_table(row):
+            yield Skipped(row.data, f"{recording} is left out: {reason}")
+            continue
+        times = np.arange(row.length) / (own if fps is None else fps)
+        lazy = LazyColumns(tuple(numbers.values()), partial(columns, row.data, row.number, row.length))
+        for camera, kind in cameras.items():
+            if kind == "video":
+                file, start = row.videos[camera]
+                if reason := faults.of_video(file):
+                    yield Skipped(file, f"{recording}/{camera} is left out: {reason}")
+                    continue
+                source: _Video | _Images = _Video(file, start, own)
+            else:
+                source = _Images(row.data, camera, row.number)
+            episode = LeRobotEpisode(join(recording, camera), recording, camera, times, source, lazy)
+            ids.setdefault(row.number, []).append(episode.id)
+            yield episode
+    yield from _splits(path, info, ids)
+
+
+class _Faults:
+    """Looks at each file once; gives the sentence that says what is wrong with it, or None."""
+
+    def __init__(self, listed: Sequence[Row], cameras: Mapping[str, str], numbers: Mapping[str, str]):
+        self.rows: Counter[Path] = Counter()
+        for row in listed:
+            self.rows[row.data] += row.length
+        self.needed = [*numbers, *(key for key, kind in cameras.items() if kind == "image")]
+        self.tables: dict[Path, str | None] = {}
+        self.videos: dict[Path, str | None] = {}
+
+    def of_table(self, row: Row) -> str | None:
+        if row.data not in self.tables:
+            self.tables[row.data] = _sentence(_check_table, row.data, self.needed, self.rows[row.data])
+        return self.tables[row.data]
+
+    def of_video(self, file: Path) -> str | None:
+        if file not in self.videos:
+            self.videos[file] = _sentence(check_whole, file)
+        return self.videos[file]
+
+
+def _sentence(check: Any, *arguments: Any) -> str | None:
+    try:
+        check(*arguments)
+    except DilaError as error:
+        return str(error)
+    return None
+
+
+def _check_table(path: Path, needed: Sequence[str], count: int) -> None:
+    parquet = open_table(path)
+    missing = [key for key in [*needed, "episode_index", "frame_index"] if key not in parquet.schema_arrow.names]
+    if missing:
+        raise DilaError(f"{path} has no column {missing[0]!r}, which {INFO} declares; fetch or convert it again")
+    if parquet.metadata.num_rows != count:
+        raise DilaError(f"{path} has {parquet.metadata.num_rows} rows for {count} frames; fetch or convert it again")
+
+
+def _splits(path: Path, info: Mapping[str, Any], ids: Mapping[int, Sequence[str]]) -> Iterator[Split | Skipped]:
+    for name, told in (info.get("splits") or {}).items():
+        first, colon, last = str(told).partition(":")
+        if not (colon and first.strip().isdecimal() and last.strip().isdecimal()):
+            yield Skipped(path / INFO, f"split {name!r} is left out: {told!r} is not a range of episodes such as 0:50")
+            continue
+        inside = range(int(first), int(last))
+        yield Split(name, tuple(one for number, some in ids.items() if number in inside for one in some))

@@ -1,0 +1,159 @@
+"""What the folder ``meta`` of a LeRobot data set tells: its features, and where each episode lies."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dila.data.lerobot_tables import ADDRESS, RENAMED, open_table
+from dila.data.reading import read_json
+from dila.errors import DilaError
+
+INFO = "meta/info.json"
+NUMBERS = ("float", "int", "uint", "bool")
+
+
+class Row(NamedTuple):
+    """What ``meta`` says of one episode."""
+
+    number: int
+    length: int
+    data: Path
+    videos: dict[str, tuple[Path, float]]
+
+
+def list_episodes(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
+    """All episodes in the order of their numbers.
+
+    Raises:
+        DilaError: the list is missing, damaged, or points out of the data set.
+    """
+    found = (_v3 if info["codebase_version"].startswith("v3") else _v2)(path, info, cameras)
+    return sorted(found, key=lambda row: row.number)
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """``meta/info.json``.
+
+    Raises:
+        DilaError: it is missing what is needed here, or of another version.
+    """
+    info = read_json(path / INFO)
+    declared = info.get("features") if isinstance(info, dict) else None
+    whole = isinstance(declared, dict) and all(isinstance(f, dict) and "dtype" in f for f in declared.values())
+    if not whole or not _positive(info.get("fps")):
+        raise DilaError(f"{path / INFO} needs 'features' and an 'fps' above 0, as LeRobot writes it")
+    version = str(info.get("codebase_version", ""))
+    if not version.startswith(("v2", "v3")):
+        raise DilaError(f"{path / INFO} says codebase_version = {version!r}; v2.0, v2.1 and v3.0 can be read")
+    return info
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < float("inf")
+
+
+def features(path: Path, info: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Cameras with their kind (video or image), and keys of numeric columns with the names they get here.
+
+    Raises:
+        DilaError: there is no camera.
+    """
+    declared = info["features"]
+    cameras = {
+        key: feature["dtype"]
+        for key, feature in declared.items()
+        if feature["dtype"] in ("video", "image") and not _is_depth(feature)
+    }
+    if not cameras:
+        raise DilaError(f"{path / INFO} declares no feature of the type video or image; there is nothing to see")
+    numbers = {
+        key: str(RENAMED.get(key, key))
+        for key, feature in declared.items()
+        if str(feature["dtype"]).startswith(NUMBERS) and key not in ADDRESS
+    }
+    return cameras, numbers
+
+
+def _is_depth(feature: Mapping[str, Any]) -> bool:
+    told = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    return bool(told.get("is_depth_map") or told.get("video.is_depth_map"))
+
+
+def names(declared: Mapping[str, Any], numbers: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Component names, where the data set gives as many as the column has numbers."""
+    found = {}
+    for key, column in numbers.items():
+        stored = declared[key].get("names")
+        parts = stored
+        if isinstance(stored, dict):
+            parts = [part for some in stored.values() for part in (some if isinstance(some, list) else [some])]
+        if isinstance(parts, list) and len(parts) == int(np.prod(declared[key].get("shape") or [1])):
+            found[column] = tuple(map(str, parts))
+    return found
+
+
+def _v2(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
+    listing = path / "meta" / "episodes.jsonl"
+    try:
+        lines = [json.loads(line) for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+        size = int(info.get("chunks_size") or 1000)
+        return [_v2_row(path, info, cameras, int(x["episode_index"]), int(x["length"]), size) for x in lines]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DilaError(f"{listing} or {INFO} does not list the episodes as LeRobot v2 does: {error!r}") from error
+
+
+def _v2_row(
+    path: Path, info: Mapping[str, Any], cameras: Mapping[str, str], number: int, length: int, size: int
+) -> Row:
+    place = {"episode_chunk": number // size, "episode_index": number}
+    videos = {
+        key: (_inside(path, info["video_path"].format(video_key=key, **place)), 0.0)
+        for key, kind in cameras.items()
+        if kind == "video"
+    }
+    return Row(number, length, _inside(path, info["data_path"].format(**place)), videos)
+
+
+def _v3(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
+    videos = [key for key, kind in cameras.items() if kind == "video"]
+    keys = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+    keys += [f"videos/{key}/{part}" for key in videos for part in ("chunk_index", "file_index", "from_timestamp")]
+    files = sorted((path / "meta" / "episodes").glob("*/*.parquet"))
+    if not files:
+        raise DilaError(f"{path / 'meta' / 'episodes'} holds no table of the episodes; fetch the data set again")
+    found: list[Row] = []
+    for file in files:
+        parquet = open_table(file)
+        missing = [key for key in keys if key not in parquet.schema_arrow.names]
+        if missing:
+            raise DilaError(f"{file} has no column {missing[0]!r}, which LeRobot v3.0 needs; fetch it again")
+        found += [_v3_row(path, info, videos, row) for row in parquet.read(columns=keys).to_pylist()]
+    return found
+
+
+def _v3_row(path: Path, info: Mapping[str, Any], videos: Sequence[str], row: Mapping[str, Any]) -> Row:
+    def place(prefix: str) -> dict[str, int]:
+        return {part: int(row[f"{prefix}/{part}"]) for part in ("chunk_index", "file_index")}
+
+    try:
+        data = _inside(path, info["data_path"].format(**place("data")))
+        files = {
+            key: (
+                _inside(path, info["video_path"].format(video_key=key, **place(f"videos/{key}"))),
+                float(row[f"videos/{key}/from_timestamp"]),
+            )
+            for key in videos
+        }
+        return Row(int(row["episode_index"]), int(row["length"]), data, files)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DilaError(f"{path / INFO} and meta/episodes do not fit together: {error!r}; fetch them again") from error
+
+
+def _inside(path: Path, name: str) -> Path:
+    """A file of the data set; what leads out of it is refused."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DilaError(f"{path / INFO} points to {name}, outside of the data set")
+    return path / name

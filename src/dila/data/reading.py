@@ -1,0 +1,169 @@
+"""What readers share: the things they yield beside episodes, columns that load when asked for, pictures from bytes.
+
+A reader's ``episodes(path, name, fps)`` yields episodes, and between them what it has to say of them: `Skipped` (an
+episode that cannot be read), `Names` (of the components of columns) and `Split` (one that the data set ships).
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from dila.data.video import MAX_PIXELS, MAX_SIDE
+from dila.errors import DilaError
+from dila.shapes import Tensor, UInt8
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An episode or a file that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the components of columns are called, in all episodes of one source."""
+
+    columns: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Episodes that the data set itself puts into one part, such as ``train``."""
+
+    name: str
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LazyColumns(Mapping[str, np.ndarray]):
+    """Columns of an episode whose names are known and whose values are read when they are first asked for.
+
+    Args:
+        names: of the columns.
+        load: gives all of them, ``[frames, A]`` each; can be pickled, and caches for itself.
+    """
+
+    names: tuple[str, ...]
+    load: Callable[[], Mapping[str, np.ndarray]]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.load()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+Stamp = tuple[Path, int, int]
+
+
+def stamp(path: Path) -> Stamp:
+    """What is kept of a file is kept under this: path, time of change and size.
+
+    Raises:
+        DilaError: the file is gone.
+    """
+    try:
+        told = path.stat()
+    except OSError as error:
+        raise DilaError(f"{path} is gone; put it back, or open the data set anew") from error
+    return path, told.st_mtime_ns, told.st_size
+
+
+def join(*parts: str) -> str:
+    """Parts of an id with ``/`` between them; ``.`` and empty parts vanish."""
+    return PurePosixPath(*parts).as_posix()
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document in a file.
+
+    Raises:
+        DilaError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DilaError(f"{path} is not readable JSON ({error}); replace or remove it") from error
+
+
+def rows(where: str, name: str, values: Any) -> np.ndarray:
+    """One column as ``[frames, A]``: plain numbers become A = 1, deeper shapes are laid out flat, floats are float32.
+
+    Raises:
+        DilaError: not numbers, or rows of unequal length.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DilaError(f"{where} has rows of unequal length in {name!r}; every frame needs the same length") from error
+    if array.ndim == 0 or array.dtype.kind not in "biuf":
+        raise DilaError(f"{where} holds no rows of numbers in {name!r} (its type is {array.dtype}); remove or fix it")
+    array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def action_rows(where: str, action: np.ndarray, frames: int) -> np.ndarray:
+    """Actions of an episode as one row a frame: where the last frame has none, a row of NaN is added for it.
+
+    Raises:
+        DilaError: the rows are neither as many as the frames nor one fewer.
+    """
+    if len(action) == frames:
+        return action
+    if len(action) != frames - 1:
+        raise DilaError(f"{where} has {len(action)} actions for {frames} frames; one a frame or one fewer is needed")
+    return np.concatenate([action.astype(np.float32), np.full((1, *action.shape[1:]), np.nan, np.float32)])
+
+
+def picture_from(data: bytes, where: str) -> np.ndarray:
+    """RGB ``Y X 3`` of an encoded image (JPEG or PNG).
+
+    Raises:
+        DilaError: it does not decode, or claims an absurd size.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
+                raise DilaError(f"{where} claims {image.width} x {image.height} pixels; scale it down")
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DilaError(f"{where} is not a readable image; replace or remove it") from error
+
+
+def stacked(pictures: Sequence[np.ndarray], where: str) -> UInt8[Tensor, "N 3 Y X"]:
+    """Pictures ``Y X 3`` as frames.
+
+    Raises:
+        DilaError: they are of different sizes.
+    """
+    shapes = {picture.shape for picture in pictures}
+    if len(shapes) > 1:
+        raise DilaError(f"{where} mixes pictures of the sizes {sorted(s[:2] for s in shapes)}; scale them to one size")
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def check_inside(where: str, frames: Sequence[int], count: int) -> list[int]:
+    """The indices as integers.
+
+    Raises:
+        DilaError: one lies outside 0 .. count - 1.
+    """
+    wanted = [int(f) for f in frames]
+    if wanted and (min(wanted) < 0 or max(wanted) >= count):
+        raise DilaError(f"{where} has frames 0 to {count - 1}, but {min(wanted)} to {max(wanted)} were asked for")
+    return wanted

@@ -1,0 +1,127 @@
+"""Something-Something-V2: videos or folders of frames by number, with label files that are its splits.
+
+    ssv2/
+        something-something-v2-train.json        [{"id": "78687", "label": ..., "template": ..., ...}, ...]
+        something-something-v2-validation.json
+        something-something-v2-test.json         ids alone
+        something-something-v2-labels.json       {"Approaching something with your camera": "0", ...}
+        20bn-something-something-v2/78687.webm   or <any folder>/78687/000001.jpg
+
+The label files may also be called ``train.json`` ... beside ``labels.json`` in a folder ``labels``. Column ``label``
+holds the number of the template at every frame, -1 where it is not known. `dila.data.motion` tells which clips stand
+still or are moved by their camera.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dila.data import frames, video
+from dila.data.frames import natural_order
+from dila.data.reading import Names, Skipped, Split, join, read_json
+from dila.errors import DilaError
+
+PREFIX = "something-something-v2-"
+SPLITS = ("train", "validation", "test")
+FOLDERS = ("", "labels", "label", "annotations")
+FPS = 12.0
+"""Of the videos as published; folders of frames extracted at another rate need ``meta.json`` or the argument `fps`."""
+
+
+def claims(path: Path) -> bool:
+    """Whether this reader takes the path: a folder with the label files."""
+    return path.is_dir() and bool(_label_files(path))
+
+
+def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
+    """The clips that a label file names and the disk holds; of those it does not hold, one line with their number.
+
+    Raises:
+        DilaError: a label file is damaged.
+    """
+    files = _label_files(path)
+    numbers = _numbers(files)
+    splits = {split: _clips(file) for split, file in files.items() if split in SPLITS}
+    media = _media(path, {clip for clips in splits.values() for clip in clips})
+    yield Names({"label": ("template",)})
+    known: dict[str, str] = {}
+    for split, clips in splits.items():
+        ids = []
+        for clip in sorted(set(clips) & set(media), key=natural_order):
+            if clip in known:  # in two files: one episode in two parts
+                ids.append(known[clip])
+                continue
+            try:
+                episode = _episode(media[clip], join(name, clip), fps, numbers.get(clips[clip], -1))
+            except DilaError as error:
+                yield Skipped(media[clip], str(error))
+                continue
+            known[clip] = episode.id
+            ids.append(episode.id)
+            yield episode
+        yield Split(split, tuple(ids))
+        if absent := set(clips) - set(media):
+            yield Skipped(
+                files[split], f"{len(absent)} of its {len(clips)} clips are not there, the first {min(absent)}"
+            )
+
+
+def _label_files(path: Path) -> dict[str, Path]:
+    """The label files by what they hold: the splits, and ``labels``."""
+    for folder in FOLDERS:
+        found = {kind: path / folder / f"{PREFIX}{kind}.json" for kind in (*SPLITS, "labels")}
+        if any(found[split].is_file() for split in SPLITS):
+            return {kind: file for kind, file in found.items() if file.is_file()}
+    for folder in FOLDERS[1:]:
+        found = {kind: path / folder / f"{kind}.json" for kind in (*SPLITS, "labels")}
+        if found["labels"].is_file() and any(found[split].is_file() for split in SPLITS):
+            return {kind: file for kind, file in found.items() if file.is_file()}
+    return {}
+
+
+def _numbers(files: Mapping[str, Path]) -> dict[str, int]:
+    if "labels" not in files:
+        return {}
+    stored = read_json(files["labels"])
+    try:
+        return {str(template): int(number) for template, number in stored.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DilaError(f"{files['labels']} must map templates to numbers; fetch it again") from error
+
+
+def _clips(file: Path) -> dict[str, str]:
+    """Clips of a split with their templates, empty where there is none."""
+    stored = read_json(file)
+    try:
+        return {str(one["id"]): str(one.get("template", "")).replace("[", "").replace("]", "") for one in stored}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DilaError(f"{file} must be a list of records with an 'id'; fetch it again") from error
+
+
+def _media(path: Path, wanted: set[str]) -> dict[str, Path]:
+    """Where each clip lies: a video, or else a folder of frames, in the data set's folder or in one right below it."""
+    videos: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
+    below = [Path(e.path) for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".")]
+    for folder in [path, *sorted(below)]:
+        for entry in os.scandir(folder):
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in video.SUFFIXES and stem in wanted:
+                videos.setdefault(stem, Path(entry.path))
+            elif not suffix and entry.name in wanted and entry.is_dir():
+                folders.setdefault(entry.name, Path(entry.path))
+    return {**folders, **videos}
+
+
+def _episode(path: Path, name: str, fps: int | float | None, label: int) -> Any:
+    if path.is_dir():
+        if not frames.claims(path):
+            raise DilaError(f"{path} is no folder of images; extract its clip again")
+        (episode,) = frames.episodes(path, name, fps or (None if (path / "meta.json").exists() else FPS))
+    else:
+        (episode,) = video.episodes(path, name, fps)
+    return replace(episode, columns={"label": np.full((len(episode.times), 1), label)})

@@ -1,0 +1,113 @@
+"""RECON and its relatives as folders: one of numbered pictures a trajectory, with positions in ``traj_data.pkl``.
+
+    recon/
+        jackal_2019-08-02-16-23-29_0_r00/
+            0.jpg 1.jpg ...
+            traj_data.pkl        {"position": [T, 2], "yaw": [T] or [T, 1]}
+        .../train/traj_names.txt  one folder name a line (also test/, val/, in any folder beside the trajectories)
+
+``state`` is x, y, yaw; ``action`` is what moves frame f to f+1 in the robot's own frame at f: forward, left, and the
+change of yaw. It is derived from the state, for nothing else is stored; the last frame's is NaN. Source of the layout:
+https://github.com/robodhruv/visualnav-transformer (``process_recon.py``).
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dila.data import frames
+from dila.data.frames import FrameEpisode
+from dila.data.pickles import load_arrays
+from dila.data.reading import Names, Skipped, Split, join, rows
+from dila.errors import DilaError
+
+DATA = "traj_data.pkl"
+NAMES = "traj_names.txt"
+FPS = 4.0
+"""Frames a second of RECON; ``meta.json`` in the folder or the caller may say otherwise."""
+LOOKED_AT = 64
+"""Folders that are looked into to tell whether a folder is such a data set."""
+DEPTH = 3
+
+
+def claims(path: Path) -> bool:
+    """Whether this reader takes the path: a trajectory, or a folder of trajectories."""
+    if not path.is_dir():
+        return False
+    if (path / DATA).is_file():
+        return True
+    with os.scandir(path) as children:
+        folders = (Path(child.path) for child in children if child.is_dir() and not child.name.startswith("."))
+        return any((folder / DATA).is_file() for folder in islice(folders, LOOKED_AT))
+
+
+def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEpisode | Skipped | Names | Split]:
+    """The trajectories, and the parts into which ``traj_names.txt`` files put them."""
+    yield Names({"state": ("x", "y", "yaw"), "action": ("forward", "left", "turn")})
+    if (path / DATA).is_file():
+        yield _trajectory(path, name, fps)
+        return
+    ids, lists = {}, []
+    for child in sorted(path.iterdir(), key=lambda p: frames.natural_order(p.name)):
+        if child.name.startswith(".") or not child.is_dir():
+            continue
+        if not (child / DATA).is_file():
+            lists += _lists(child, DEPTH)
+            continue
+        try:
+            episode = _trajectory(child, join(name, child.name), fps)
+        except DilaError as error:
+            yield Skipped(child, str(error))
+            continue
+        ids[child.name] = episode.id
+        yield episode
+    for file in lists:
+        members = file.read_text(encoding="utf-8").split("\n")
+        yield Split(file.parent.name, tuple(ids[m.strip()] for m in members if m.strip() in ids))
+
+
+def _lists(folder: Path, depth: int) -> Iterator[Path]:
+    """Lists of names in a folder that is no trajectory, or a little below it."""
+    if (folder / NAMES).is_file():
+        yield folder / NAMES
+    elif depth > 1:
+        for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()):
+            yield from _lists(child, depth - 1)
+
+
+def _trajectory(path: Path, name: str, fps: int | float | None) -> FrameEpisode:
+    pictures = [p for p in path.iterdir() if p.suffix.lower() in frames.SUFFIXES]
+    if not pictures:
+        raise DilaError(f"{path} has a {DATA} and no pictures; fetch it again")
+    (episode,) = frames.episodes(path, name, fps or (None if (path / "meta.json").exists() else FPS))
+    state = _state(path / DATA, len(episode.times))
+    return replace(episode, columns={"state": state, "action": onward(state)})
+
+
+def _state(path: Path, count: int) -> np.ndarray:
+    stored = load_arrays(path)
+    if not isinstance(stored, dict) or "position" not in stored or "yaw" not in stored:
+        raise DilaError(f"{path} holds no 'position' and 'yaw'; write it as process_recon.py does")
+    position, yaw = (rows(str(path), key, stored[key]).astype(np.float32) for key in ("position", "yaw"))
+    if len(position) != count or len(yaw) != count or position.shape[1] < 2 or yaw.shape[1] != 1:
+        raise DilaError(
+            f"{path} has {len(position)} positions and {len(yaw)} yaws for {count} pictures; one of each a picture is "
+            "needed"
+        )
+    return np.concatenate([position[:, :2], yaw], axis=1)
+
+
+def onward(state: Any) -> np.ndarray:
+    """Actions of x, y, yaw ``T 3``: from each frame to the next in the robot's frame, the last row NaN."""
+    step = np.diff(state.astype(np.float64), axis=0)
+    yaw = state[:-1, 2].astype(np.float64)
+    forward = np.cos(yaw) * step[:, 0] + np.sin(yaw) * step[:, 1]
+    left = -np.sin(yaw) * step[:, 0] + np.cos(yaw) * step[:, 1]
+    turn = (step[:, 2] + np.pi) % (2 * np.pi) - np.pi
+    moved = np.stack([forward, left, turn], axis=1)
+    return np.concatenate([moved, np.full((1, 3), np.nan)]).astype(np.float32)

@@ -1,0 +1,217 @@
+import io
+import json
+import pickle
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dila.data.corpus import open_corpus, split_episodes
+from dila.data.hdf5 import Hdf5Episode, opened
+from dila.errors import DilaError
+
+LENGTHS = {"demo_1": 7, "demo_2": 5, "demo_10": 6}
+
+
+def pixels(shades, count, first):
+    return shades(count, first, size=16).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.fixture
+def robomimic(tmp_path, shades):
+    """As VP2 keeps it: demos from 1 on, two cameras, states, masks; everything says which frame it belongs to."""
+    path = tmp_path / "demo.hdf5"
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["total"] = sum(LENGTHS.values())
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 5}})
+        for demo, count in LENGTHS.items():
+            group = data.create_group(demo)
+            group.attrs["num_samples"] = count
+            group["actions"] = np.stack([np.arange(count), -np.arange(count)], axis=1).astype(np.float64)
+            group["states"] = np.arange(count)[:, None] * 1.0
+            group["rewards"] = np.zeros(count)
+            obs = group.create_group("obs")
+            obs.create_dataset("agentview_shift_2_image", data=pixels(shades, count, 3), chunks=(1, 16, 16, 3))
+            obs.create_dataset("wrist_image", data=pixels(shades, count, 20).transpose(0, 3, 1, 2), compression="gzip")
+            obs["agentview_depth"] = np.zeros((count, 16, 16, 1), np.float32)
+            obs["robot0_eef_pos"] = np.arange(count * 3).reshape(count, 3)
+        file["mask/train"] = np.array([b"demo_1", b"demo_10"])
+        file["mask/valid"] = np.array([b"demo_2"])
+    return path
+
+
+def test_robomimic_is_read_and_aligned(robomimic, check_alignment, numbers):
+    corpus = open_corpus(robomimic)
+    assert [e.id for e in corpus.episodes] == [
+        f"demo.hdf5/{demo}/{camera}" for demo in LENGTHS for camera in ("agentview_shift_2_image", "wrist_image")
+    ]
+    assert corpus.skipped == ()
+    first, second = corpus.episodes[:2]
+    assert numbers(first.read([6, 0, 3, 3])) == [9, 3, 6, 6]
+    assert numbers(second.read([0, 1, 2, 6])) == [20, 21, 22, 26]
+    assert first.read([]).shape == (0, 3, 16, 16)
+    np.testing.assert_allclose(first.times, np.arange(7) / 5)
+    assert set(first.columns) == {"action", "state", "rewards", "robot0_eef_pos"}
+    assert first.columns["action"].dtype == np.float32
+    assert check_alignment(corpus.episodes, lambda _, f: [f, -f], lambda _, f: [f]) == 2 * (4 + 2 + 3)
+
+
+def test_masks_are_splits_and_cameras_stay_together(robomimic):
+    corpus = open_corpus(robomimic)
+    assert set(corpus.splits) == {"train", "valid"}
+    train, held = split_episodes(corpus)
+    assert [e.recording for e in train] == ["demo.hdf5/demo_1"] * 2 + ["demo.hdf5/demo_10"] * 2
+    assert [e.recording for e in held] == ["demo.hdf5/demo_2"] * 2
+    assert [len(side) for side in split_episodes(corpus, held_out=0)] == [6, 0]
+    assert len(open_corpus(robomimic, camera="wrist_image")) == 3
+
+
+def test_files_beside_each_other_keep_their_names(robomimic):
+    (robomimic.parent / "more").mkdir()
+    (robomimic.parent / "more" / "ünï.h5").write_bytes(robomimic.read_bytes())
+    ids = [e.id for e in open_corpus(robomimic.parent).episodes]
+    assert ids[0] == "demo.hdf5/demo_1/agentview_shift_2_image"
+    assert ids[-1] == "more/ünï.h5/demo_10/wrist_image"
+
+
+def test_a_demo_that_does_not_fit_is_left_out(robomimic):
+    with h5py.File(robomimic, "a") as file:
+        del file["data/demo_1/actions"]
+        file["data/demo_1/actions"] = np.zeros((4, 2))
+        del file["data/demo_2/obs"]
+    corpus = open_corpus(robomimic)
+    assert {e.recording for e in corpus.episodes} == {"demo.hdf5/demo_10"}
+    first, second = (s.reason for s in corpus.skipped)
+    assert "demo_1 is left out: data/demo_1/actions has 4 rows for 7 frames" in first
+    assert "demo_2 is left out: it has no images under obs" in second
+
+
+def test_one_action_fewer_than_frames_is_filled_with_nan(robomimic):
+    with h5py.File(robomimic, "a") as file:
+        rows = file["data/demo_1/actions"][:-1]
+        del file["data/demo_1/actions"]
+        file["data/demo_1/actions"] = rows
+    action = open_corpus(robomimic).episodes[0].columns["action"]
+    assert action[:-1, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert np.isnan(action[-1]).all()
+
+
+@pytest.fixture(params=["rotated", "as stepped"])
+def worldmodel(request, tmp_path, shades):
+    """As stable-worldmodel writes it: the last action of an episode is NaN; "as stepped" the first one is."""
+    path = tmp_path / "pusht.h5"
+    lengths = [6, 4, 8]
+    offsets = np.cumsum([0, *lengths[:-1]])
+    action = np.concatenate([np.append(np.arange(n - 1.0), np.nan) for n in lengths])
+    if request.param == "as stepped":
+        action = np.concatenate([np.append(np.nan, np.arange(n - 1.0)) for n in lengths])
+    with h5py.File(path, "w", libver="latest") as file:
+        file.create_dataset("pixels", data=pixels(shades, sum(lengths), 0), chunks=(1, 16, 16, 3))
+        file["action"] = np.repeat(action[:, None], 2, axis=1).astype(np.float32)
+        file["proprio"] = np.concatenate([np.arange(n) for n in lengths])[:, None].astype(np.float32)
+        file["reward"] = np.zeros(sum(lengths), np.float32)
+        file.create_dataset("variation", data=["a"] * sum(lengths), dtype=h5py.string_dtype())
+        file["ep_len"], file["ep_offset"] = np.array(lengths, np.int32), offsets.astype(np.int64)
+    return path
+
+
+def test_worldmodel_is_read_and_aligned(worldmodel, check_alignment, numbers):
+    corpus = open_corpus(worldmodel)
+    assert [e.id for e in corpus.episodes] == [f"pusht.h5/episode_{e:06d}/pixels" for e in range(3)]
+    assert [numbers(e.read([0]))[0] for e in corpus.episodes] == [0, 6, 10]
+    assert set(corpus.episodes[0].columns) == {"action", "state", "reward"}
+    assert check_alignment(corpus.episodes, lambda _, f: [f, f], lambda _, f: [f]) == 3 + 1 + 5
+
+
+def test_an_index_past_the_end_is_left_out(worldmodel):
+    with h5py.File(worldmodel, "a") as file:
+        file["ep_len"][2] = 9
+    corpus = open_corpus(worldmodel)
+    assert len(corpus) == 2
+    assert "episode_000002 is left out: its rows 10 to 19 are not all there" in corpus.skipped[0].reason
+
+
+@pytest.fixture(params=["bytes", "opaque"])
+def recon(request, tmp_path, shades):
+    """As released: pictures as JPEG bytes, velocities, positions."""
+    path = tmp_path / "jackal_2019-08-02.hdf5"
+    jpegs = []
+    for picture in pixels(shades, 9, 0):
+        out = io.BytesIO()
+        Image.fromarray(picture).save(out, "JPEG", quality=95)
+        jpegs.append(out.getvalue())
+    with h5py.File(path, "w") as file:
+        if request.param == "bytes":
+            file["images/rgb_left"] = np.array(jpegs)
+        else:
+            stored = file.create_dataset("images/rgb_left", (9,), dtype=h5py.vlen_dtype(np.uint8))
+            for f, jpeg in enumerate(jpegs):
+                stored[f] = np.frombuffer(jpeg, np.uint8)
+        file["commands/linear_velocity"] = np.arange(9)[:, None] / 10
+        file["commands/angular_velocity"] = -np.arange(9) / 10
+        file["jackal/position"] = np.stack([np.arange(9)] * 3, axis=1) * 0.5
+        file["jackal/yaw"] = np.arange(9) * 0.1
+        file["collision/any"] = np.zeros(9, bool)
+    return path
+
+
+def test_recon_is_read_and_aligned(recon, check_alignment):
+    corpus = open_corpus(recon.parent)
+    (episode,) = corpus.episodes
+    assert episode.id == recon.name
+    assert corpus.names["action"] == ("linear_velocity", "angular_velocity")
+    np.testing.assert_allclose(episode.times, np.arange(9) / 4)
+    assert set(episode.columns) == {"action", "state", "collision"}
+    count = check_alignment(corpus.episodes, lambda _, f: [f / 10, -f / 10], lambda _, f: [f / 2, f / 2, f / 2, f / 10])
+    assert count == 6
+
+
+def test_episodes_travel_to_workers(robomimic, recon):
+    for episode in (*open_corpus(robomimic).episodes, *open_corpus(recon).episodes):
+        again = pickle.loads(pickle.dumps(episode))
+        assert isinstance(again, Hdf5Episode)
+        assert again.fingerprint() == episode.fingerprint()
+        assert torch.equal(again.read([1, 4]), episode.read([1, 4]))
+        np.testing.assert_array_equal(again.columns["action"], episode.columns["action"])
+
+
+def test_only_the_frames_asked_for_are_read(robomimic, monkeypatch):
+    episode = open_corpus(robomimic).episodes[0]
+    seen = []
+    real = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, key: seen.append(key) or real(self, key))
+    episode.read([5])
+    episode.read([0, 6])
+    episode.read([2, 3, 4])
+    assert seen == [slice(5, 6), 0, 6, slice(2, 5)]
+
+
+def test_damaged_empty_unknown_and_vanished_files_are_named(robomimic, tmp_path):
+    episode = open_corpus(robomimic).episodes[0]
+    whole = robomimic.read_bytes()
+    robomimic.unlink()
+    with pytest.raises(DilaError, match=r"demo\.hdf5 is gone"):
+        episode.read([0])
+    for content in (b"", b"not hdf5 at all" * 9, whole[: len(whole) // 2]):
+        robomimic.write_bytes(content)
+        with pytest.raises(DilaError, match=r"demo\.hdf5 is not a readable HDF5 file"):
+            open_corpus(robomimic)
+    with h5py.File(tmp_path / "else.h5", "w") as file:
+        file["things"] = np.zeros(3)
+    with pytest.raises(DilaError, match=r"else\.h5 holds \['things'\], which is none of the layouts known"):
+        open_corpus(tmp_path / "else.h5")
+
+
+def test_a_compression_that_is_not_there_is_named(robomimic):
+    with pytest.raises(DilaError, match="pip install hdf5plugin"), opened(robomimic):
+        raise OSError("required filter 'blosc' is not registered")  # what HDF5 says
+
+
+def test_without_h5py_the_extra_is_named(robomimic, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DilaError, match=r"needs the package 'h5py'.*dila-wm\[formats\]"):
+        open_corpus(robomimic)
