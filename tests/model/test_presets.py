@@ -6,7 +6,7 @@ from dila.interop.released import to_released
 from dila.model.dila import DiLA, count_parameters
 from dila.model.presets import PRESETS, preset
 
-PARAMETERS = {"base": 122_995_544, "small": 50_988_434, "tiny": 2_192_715}
+PARAMETERS = {"base": 122_995_544, "small": 50_988_434, "tiny": 2_192_651}
 
 
 def build(name):

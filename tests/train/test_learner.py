@@ -1,9 +1,12 @@
+import copy
+from dataclasses import replace
+
 import torch
 from train_world import small_model
 
 from dila.model.dila import DiLA
-from dila.train.learner import Learner, make_optimiser
-from dila.train.objectives import OneStep
+from dila.train.learner import Learner, make_optimiser, recompute_layers
+from dila.train.objectives import OneStep, Rollout
 from dila.train.run import Optimiser
 
 
@@ -41,3 +44,19 @@ def test_raw_actions_give_the_same_latents_and_leave_no_trace():
     again.load_state_dict(weights)
     Learner(again, OneStep(), "fp32", 3).scale_actions(mean, std, trained=True)
     torch.testing.assert_close(again.encode_actions((raw - mean) / std), standard, atol=1e-4, rtol=1e-4)
+
+
+def test_recomputed_layers_give_the_same_loss_and_gradients(small_config, awake, clip):
+    e = clip(4)
+    model = awake(replace(small_config, dropout=0.2))
+    other = copy.deepcopy(model)
+    recompute_layers(other)
+    for stage in (OneStep(), Rollout()):
+        for each in (model, other):
+            torch.manual_seed(3)
+            each.train().zero_grad()
+            Learner(each, stage, "fp32")(e).total.backward()
+        for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+            if mine.grad is not None:
+                torch.testing.assert_close(theirs.grad, mine.grad, msg=name)
+    assert list(other.state_dict()) == list(model.state_dict())

@@ -16,6 +16,10 @@ def bench(
     presets: Positional[tuple[str, ...]] = ("tiny", "small", "base"),
     works: tuple[str, ...] = ("train", "train_rollout", "rollout", "plan", "label"),
     precision: Literal["bf16", "fp32"] = "bf16",
+    batch: int = 1,
+    frames: int = 8,
+    horizon: int = 10,
+    candidates: int = 64,
     growth: bool = False,
     repeats: int = 3,
     device: str = "auto",
@@ -30,6 +34,10 @@ def bench(
         presets: sizes of the model.
         works: of train, train_rollout, rollout, plan, label.
         precision: bf16 is autocast.
+        batch: clips.
+        frames: of a clip; imagined in a rollout.
+        horizon: frames ahead that a plan looks.
+        candidates: of a plan.
         growth: measure each work at several sizes as well: batch, frames, candidates of a plan.
         repeats: on the clock.
         device: auto, cpu, cuda or mps.
@@ -50,7 +58,8 @@ def bench(
     rows = []
     for name in presets:
         for kind in works:
-            work = Work(kind, name, precision, frames=10 if kind == "plan" else 8)  # type: ignore[arg-type]
+            length = horizon if kind == "plan" else frames
+            work = Work(kind, name, precision, 1 if kind == "plan" else batch, length, candidates)  # type: ignore[arg-type]
             sizes = [each for along in grown(work).values() for each in along] if growth else [work]
             for each in dict.fromkeys(sizes):
                 rows.append(describe(each, measure_apart(each, where, repeats), peak))

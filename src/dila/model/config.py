@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from dila.errors import DilaError
 from dila.nn.position import TimePadding
 
 
@@ -31,7 +32,10 @@ class InverseDynamicsConfig:
     """IDM: 3-D convolutions over the change of structure.
 
     ``pairwise`` takes time out of its kernels and statistics, so that two frames give one action whatever stands
-    around them; the paper's IDM sees neighbouring transitions on both sides.
+    around them; the paper's IDM sees neighbouring transitions on both sides. ``normalise=False`` leaves out its group
+    norms, which scale a small motion up and, where two things move, one by the size of the other. ``odd`` makes the
+    action of the way back the action of the way there reversed, by construction: z(ds) = (f(ds) - f(-ds)) / 2, where
+    the paper asks for it in the loss; for a pairwise IDM.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -39,6 +43,14 @@ class InverseDynamicsConfig:
     hidden: int = 1024
     dropout: float = 0.1
     pairwise: bool = False
+    normalise: bool = True
+    odd: bool = False
+
+    def __post_init__(self):
+        if self.odd and not self.pairwise:
+            raise DilaError(
+                "idm.odd needs idm.pairwise: the way back of a whole clip is not its change with another sign"
+            )
 
 
 @dataclass(frozen=True)

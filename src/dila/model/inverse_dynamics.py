@@ -5,11 +5,14 @@ z   B K Dz       latent action, unbounded: the bottleneck is its width and that 
 """
 
 from collections.abc import Callable
+from functools import partial
 
+import torch
 from einops import rearrange
 from torch import nn
 
 from dila.model.config import DiLAConfig
+from dila.nn.dropout import Dropout
 from dila.shapes import LatentActions, Structure, Tensor
 
 _GROUPS = 8
@@ -24,26 +27,31 @@ class InverseDynamics(nn.Module):
     def __init__(self, config: DiLAConfig):
         super().__init__()
         sizes = config.idm
-        self.pairwise = sizes.pairwise
+        self.pairwise, self.odd = sizes.pairwise, sizes.odd
         conv = _conv_2d if sizes.pairwise else _conv_3d
         channels = sizes.channels
-        self.stem = nn.Sequential(
-            conv(config.structure_dim, channels[0]), nn.GroupNorm(_GROUPS, channels[0]), nn.SiLU()
-        )
+        norm = partial(nn.GroupNorm, _GROUPS) if sizes.normalise else nn.Identity
+        self.stem = nn.Sequential(conv(config.structure_dim, channels[0]), norm(channels[0]), nn.SiLU())
         self.stages, self.downs = nn.ModuleList(), nn.ModuleList()
         for dim, dim_next, depth in zip(channels, (*channels[1:], channels[-1]), sizes.blocks, strict=True):
-            self.stages.append(nn.Sequential(*(_ResidualBlock(dim, conv) for _ in range(depth))))
+            self.stages.append(nn.Sequential(*(_ResidualBlock(dim, conv, norm) for _ in range(depth))))
             self.downs.append(conv(dim, dim_next, stride=2))
         rows, cols = (_halved(length, len(channels)) for length in config.grid)
         self.head = nn.Sequential(
             nn.Linear(rows * cols * channels[-1], sizes.hidden),
             nn.SiLU(),
-            nn.Dropout(sizes.dropout),
+            Dropout(sizes.dropout),
             nn.Linear(sizes.hidden, config.action_dim),
         )
 
     def forward(self, ds: Structure) -> LatentActions:
         """Latent actions of the transitions, ``B K Dz``."""
+        if not self.odd:
+            return self._read(ds)
+        there, back = self._read(torch.cat([ds, -ds])).chunk(2)
+        return (there - back) / 2
+
+    def _read(self, ds: Structure) -> LatentActions:
         x = rearrange(ds, "b k h w d -> (b k) d h w" if self.pairwise else "b k h w d -> b d k h w")
         x = self.stem(x)
         for stage, down in zip(self.stages, self.downs, strict=True):
@@ -53,11 +61,9 @@ class InverseDynamics(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, dim: int, conv: Callable[[int, int], nn.Module]):
+    def __init__(self, dim: int, conv: Callable[[int, int], nn.Module], norm: Callable[[int], nn.Module]):
         super().__init__()
-        self.net = nn.Sequential(
-            conv(dim, dim), nn.GroupNorm(_GROUPS, dim), nn.SiLU(), conv(dim, dim), nn.GroupNorm(_GROUPS, dim)
-        )
+        self.net = nn.Sequential(conv(dim, dim), norm(dim), nn.SiLU(), conv(dim, dim), norm(dim))
         self.activation = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:

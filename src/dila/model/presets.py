@@ -47,7 +47,7 @@ def tiny() -> DiLAConfig:
         time_padding="replicate",
         backbone=BackboneConfig(1, 1, 4, 32),
         memory=MemoryConfig(depth=1, state_dim=8),
-        idm=InverseDynamicsConfig(channels=(32, 64, 64), blocks=(0, 0, 0), hidden=256, dropout=0.0, pairwise=True),
+        idm=InverseDynamicsConfig((32, 64, 64), (0, 0, 0), 256, dropout=0.0, pairwise=True, normalise=False, odd=True),
         fdm=ForwardDynamicsConfig(dim=96, depth=2, heads=3, dropout=0.0),
         decoder=FusionDecoderConfig(depth=2, heads=4, predicts="change"),
     )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
+from dila.nn.dropout import dropout
 from dila.nn.position import rotate
 from dila.shapes import Float, Tensor
 
@@ -121,7 +122,7 @@ class Attention(nn.Module):
         if bias is not None:
             logits = logits + bias.to(logits.dtype)
         weights = logits.softmax(dim=-1).to(v.dtype)
-        return F.dropout(weights, self.dropout, self.training) @ v
+        return dropout(weights, self.dropout, self.training) @ v
 
 
 def _causal_mask(queries: int, keys: int, like: Tensor) -> Float[Tensor, "Tq Tk"]:

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import nn
 
+from dila.nn.dropout import Dropout
 from dila.shapes import Float, Tensor
 
 
@@ -22,7 +23,7 @@ def feed_forward(dim: int, dropout: float = 0.0) -> nn.Sequential:
         nn.LayerNorm(dim),
         nn.Linear(dim, 2 * inner, bias=False),
         GEGLU(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(inner, dim, bias=False),
     )
 

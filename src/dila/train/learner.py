@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from dila.model.dila import DiLA
 from dila.shapes import Actions, Features, Float, Tensor
@@ -88,6 +90,17 @@ class Learner(nn.Module):
         layer.bias.copy_(kept["bias"])
         self.action_mean.copy_(kept["mean"])
         self.action_std.copy_(kept["std"])
+
+
+def recompute_layers(model: DiLA) -> None:
+    """Keep each transformer layer's input alone, and run the layer again in the backward pass.
+
+    Gradient checkpointing (https://docs.pytorch.org/docs/stable/checkpoint.html): the same gradients for about a third
+    more work in much less memory.
+    """
+    for layers in (model.backbone.spatial, model.backbone.temporal, model.fdm.layers, model.decoder.layers):
+        for layer in layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:

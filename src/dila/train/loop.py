@@ -36,7 +36,7 @@ from dila.train.checkpoint import (
     save_checkpoint,
 )  # fmt: skip
 from dila.train.decoder import fit_decoder
-from dila.train.learner import Learner, make_optimiser
+from dila.train.learner import Learner, make_optimiser, recompute_layers
 from dila.train.log import Log
 from dila.train.material import (
     Batches,
@@ -305,6 +305,8 @@ class Trainer:
         run = self.settings
         trained = model is not None and model.action_encoder is not None
         model = grown(model, run)
+        if run.recompute:
+            recompute_layers(model)
         action_dim = run.model.real_action_dim if run.uses_actions else None
         learner = Learner(model, run.stages[0].objective, run.precision, action_dim)
         if action_dim is not None:
