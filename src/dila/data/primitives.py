@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dila.data.recording import Recorded, record
+from dila.data.recording import Recorded, Store, record
 from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
@@ -36,6 +36,7 @@ NAMES = {
 VERSION = 1
 """To be raised when the same seed begins to give other data, so that no recording mixes the two."""
 FPS = 10.0
+TASK = "move, scale and turn the object"
 RADIUS = 0.22
 """Of the object at log_scale 0, in widths of the picture."""
 LOW = np.array([0.22, 0.22, -0.5, -np.inf])
@@ -93,6 +94,7 @@ def render_primitives(
     fps: int | float = FPS,
     workers: int = 1,
     progress: bool = True,
+    store: Store | None = None,
 ) -> Path:
     """Draw a corpus (mp4 + actions.parquet) of objects under known transforms; resumable, the same for every run.
 
@@ -107,6 +109,7 @@ def render_primitives(
         fps: frames a second.
         workers: processes.
         progress: show a progress bar.
+        store: another layout than that.
 
     Raises:
         DilaError: an argument out of range, or `out` holds a recording with other settings.
@@ -117,7 +120,17 @@ def render_primitives(
         raise DilaError(f"kind = {kind!r} must be mixed or one of {', '.join(KINDS)}")
     renderer = PrimitiveRenderer(frames, size, seed, kind, moving_background)
     settings = {"source": "primitives", "version": VERSION, "fps": fps, **asdict(renderer)}
-    return record(out, episodes, renderer, settings=settings, names=NAMES, fps=fps, workers=workers, progress=progress)
+    return record(
+        out,
+        episodes,
+        renderer,
+        settings=settings,
+        names=NAMES,
+        fps=fps,
+        workers=workers,
+        progress=progress,
+        store=store,
+    )
 
 
 def _trajectory(rng: np.random.Generator, steps: int, kind: str) -> np.ndarray:
