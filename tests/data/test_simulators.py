@@ -105,6 +105,9 @@ class Marble:
     def towards(self, gap, leg):
         return gap * min(1.0, leg.speed / np.linalg.norm(gap))
 
+    def close(self):
+        pass
+
     def strays(self):
         return np.zeros(2) if np.abs(self.at).max() > 2 else None
 
@@ -171,7 +174,7 @@ def test_nonsense_and_missing_simulators_are_told(tmp_path, monkeypatch):
             record_simulator("fetch", tmp_path, 1, progress=False, **bad)
     with pytest.raises(DilaError, match="no simulator 'chess'"):
         record_simulator("chess", tmp_path, 1, progress=False)
-    open_simulator.cache_clear()
+    simulators.close_simulator()
     for name, package in PACKAGES.items():
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(MissingExtra, match=r"dila-wm\[sim\]"):

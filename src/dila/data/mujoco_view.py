@@ -5,7 +5,6 @@ there are no shadows and one sample, and the picture is drawn at twice the size 
 """
 
 import atexit
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,8 +71,7 @@ class MujocoView:
 
         self.model.vis.global_.offwidth = max(side, self.model.vis.global_.offwidth)
         self.model.vis.global_.offheight = max(side, self.model.vis.global_.offheight)
-        if self.renderer is not None:
-            self.renderer.close()
+        self.close()
         try:
             renderer = mujoco.Renderer(self.model, side, side)
         except Exception as error:  # whatever the binding of the missing library raises
@@ -81,11 +79,15 @@ class MujocoView:
                 f"MuJoCo cannot draw off-screen here ({error}); install EGL (Debian: libegl1 libgl1-mesa-dri) or set "
                 "MUJOCO_GL=osmesa (Debian: libosmesa6)"
             ) from error
-        # Closed with the view, or while Python still stands: later it complains of a library that is gone.
-        close = weakref.finalize(self, renderer.close)
-        close.atexit = False
-        atexit.register(close)
+        # While Python still stands: later it complains of a library that is gone.
+        atexit.register(renderer.close)
         return renderer
+
+    def close(self) -> None:
+        """Give the drawing context back."""
+        if self.renderer is not None:
+            self.renderer.close()
+            self.renderer = None
 
 
 def halved(picture: np.ndarray) -> UInt8[Tensor, "3 Y X"]:

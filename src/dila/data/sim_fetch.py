@@ -81,6 +81,10 @@ class FetchPush:
         """Straight there."""
         return gap / SCALE * min(1.0, leg.speed / (np.abs(gap / SCALE).max() + 1e-6))
 
+    def close(self) -> None:
+        """Give the drawing context back."""
+        self.view.close()
+
     def strays(self) -> np.ndarray | None:
         """Back over the table."""
         here = self.position()

@@ -111,6 +111,10 @@ class Kitchen:
         joints *= min(1.0, leg.speed / (np.abs(joints).max() + 1e-6))
         return np.concatenate([joints, np.repeat(leg.rest or (0.0,), 2)])
 
+    def close(self) -> None:
+        """Give the drawing context back."""
+        self.view.close()
+
     def strays(self) -> np.ndarray | None:
         """Back between hob and cupboards."""
         here = self.position()

@@ -98,6 +98,10 @@ class Rooms:
         off = (off + np.pi) % (2 * np.pi) - np.pi
         return np.array([leg.speed * max(0.0, np.cos(off)) ** 3, np.clip(off / np.radians(TURN), -1, 1)])
 
+    def close(self) -> None:
+        """Give the drawing context back."""
+        self.env.close()
+
     def strays(self) -> np.ndarray | None:
         """The walls see to that."""
         return None

@@ -78,6 +78,10 @@ class PointMaze:
         wanted = gap * min(2.5, leg.speed * SPEED / (np.linalg.norm(gap) + 1e-6))
         return 0.5 * (wanted - self.state()[2:])
 
+    def close(self) -> None:
+        """Give the drawing context back."""
+        self.view.close()
+
     def strays(self) -> np.ndarray | None:
         """The walls see to that."""
         return None

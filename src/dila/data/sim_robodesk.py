@@ -94,6 +94,10 @@ class RoboDesk:
         wanted = gap / SCALE
         return np.append(wanted * min(1.0, leg.speed / (np.abs(wanted).max() + 1e-6)), leg.rest or SHUT)
 
+    def close(self) -> None:
+        """Give the drawing context back."""
+        self.view.close()
+
     def strays(self) -> np.ndarray | None:
         """Back over the desk."""
         here = self.position()

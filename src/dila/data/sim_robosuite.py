@@ -78,6 +78,11 @@ class Arm:
         wanted = gap / SCALE * 1.5
         return np.append(wanted * min(1.0, leg.speed / (np.abs(wanted).max() + 1e-6)), leg.rest or OPEN)
 
+    def close(self) -> None:
+        """Give the drawing context back."""
+        if self.view is not None:
+            self.view.close()
+
     def strays(self) -> np.ndarray | None:
         """Back over the table."""
         here = self.position()

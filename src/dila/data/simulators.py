@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -94,6 +93,10 @@ class Simulator(Protocol):
         """The action that moves what is driven along `gap`."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
     def strays(self) -> np.ndarray | None:
         """Where to turn to when what is driven has left the scene, else None."""
         ...
@@ -111,9 +114,11 @@ SIMULATORS: dict[str, str] = {
 """Every simulator but Push-T (`dila.data.pusht`), by module and class; imported when it is used."""
 
 
-@lru_cache(maxsize=1)
+_OPEN: dict[str, Simulator] = {}
+
+
 def open_simulator(name: str) -> Simulator:
-    """The simulator of that name, made once a process, for that takes up to seconds.
+    """The simulator of that name, kept until another is opened, for to make one takes up to seconds.
 
     Raises:
         MissingExtra: its package is not installed.
@@ -121,8 +126,17 @@ def open_simulator(name: str) -> Simulator:
     """
     if name not in SIMULATORS:
         raise DilaError(f"there is no simulator {name!r}; choose one of {', '.join(SIMULATORS)}")
-    module, kind = SIMULATORS[name].split(":")
-    return getattr(importlib.import_module(module), kind)()
+    if name not in _OPEN:
+        close_simulator()
+        module, kind = SIMULATORS[name].split(":")
+        _OPEN[name] = getattr(importlib.import_module(module), kind)()
+    return _OPEN[name]
+
+
+def close_simulator() -> None:
+    """Close the one that is open, if one is."""
+    while _OPEN:
+        _OPEN.popitem()[1].close()
 
 
 class Driver:
