@@ -38,7 +38,7 @@ def moments(alpha):
 def test_the_picture_is_where_the_state_says():
     """A lying beam: its middle, size and angle, measured by the moments of its opacity."""
     lying = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])  # the beam's long axis from up to the right
-    rest, moved = draw("beam", [[0.5, 0.5, 0, 0], [0.35, 0.6, 0.25, 0.5]], lying)[:, 3]
+    rest, moved = draw("beam", [[0.5, 0.5, 0, 0], [0.35, 0.6, 0.25, 0.5]], lying, side=512)[:, 3]
     x, y, small, angle = moments(rest)
     assert np.allclose([x, y, angle], [0.5, 0.5, 0], atol=0.01)
     x, y, large, angle = moments(moved)

@@ -32,8 +32,8 @@ KEYS = ("key_red", "key_blue", "key_yellow")
 BOXES = ("red", "green", "blue", "purple", "yellow", "grey")
 WIDEST = 0.7
 """Radius in metres that no thing exceeds, so that there is a way past it."""
-AROUND = 0.5
-"""Radians by which the walker turns off, further and further, while something is in the way."""
+AROUND = (0.0, 0.3, 0.6, 0.9, 1.2, 1.6, 2.0, 2.5)
+"""Radians by which the walker turns off to either side of what is in the way."""
 CENTRES = ((-4, 4), (4, 4), (4, -4), (-4, -4))
 
 
@@ -51,12 +51,12 @@ class Rooms:
         self.env = _make()
         self.env.furnished = True
         self.sizes: dict[int, Any] = {}
-        self.detour = 0.0
+        self.side = 1
 
     def reset(self, rng: np.random.Generator) -> None:
         """New textures, things and place."""
         self.env.reset(seed=int(rng.integers(2**31)))
-        self.detour = 0.0
+        self.side = 1
 
     def state(self) -> np.ndarray:
         """Where the walker is and looks."""
@@ -75,8 +75,7 @@ class Rooms:
     def step(self, action: np.ndarray) -> None:
         """Turn, then walk."""
         self.env.turn_agent(float(action[1]) * TURN)
-        free = self.env.move_agent(float(action[0]) * STRIDE, 0)
-        self.detour = 0.9 * self.detour if free else self.detour + AROUND
+        self.env.move_agent(float(action[0]) * STRIDE, 0)
 
     def position(self) -> np.ndarray:
         """Of the walker."""
@@ -93,10 +92,21 @@ class Rooms:
         return [*(Leg(lambda goal=goal: goal, 30, speed) for goal in goals), Leg(None, int(rng.integers(3, 9)))]
 
     def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
-        """Turn there, around what was in the way, and walk the more the better the direction is."""
-        off = np.arctan2(-gap[1], gap[0]) - self.state()[2] + self.detour
-        off = (off + np.pi) % (2 * np.pi) - np.pi
+        """Turn there, or to the way nearest to that which is free, and walk the more the better the direction is."""
+        bearing = float(np.arctan2(-gap[1], gap[0]))
+        for turn in AROUND:
+            # On the side taken last, or the walker would not make up its mind.
+            side = next((side for side in (self.side, -self.side) if self._free(bearing + side * turn)), None)
+            if side is not None:
+                bearing += side * turn
+                self.side = side if turn else self.side
+                break
+        off = (bearing - self.state()[2] + np.pi) % (2 * np.pi) - np.pi
         return np.array([leg.speed * max(0.0, np.cos(off)) ** 3, np.clip(off / np.radians(TURN), -1, 1)])
+
+    def _free(self, heading: float) -> bool:
+        agent, ahead = self.env.agent, np.array([np.cos(heading), 0, -np.sin(heading)])
+        return not any(self.env.intersect(agent, agent.pos + d * ahead, agent.radius) for d in (0.25, 0.5, 0.75, 1.0))
 
     def close(self) -> None:
         """Give the drawing context back."""

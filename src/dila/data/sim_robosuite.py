@@ -53,7 +53,7 @@ class Arm:
         for _ in range(SETTLE):
             self.env.step(np.array([0, 0, 0, *OPEN]))
         if self.view is None:
-            self.view = MujocoView(self.env.sim.model._model, (0.0, 0.0, TABLE + 0.07), 0.85, 135, -32, hidden=(0,))
+            self.view = MujocoView(self.env.sim.model._model, (-0.04, -0.02, TABLE + 0.08), 0.72, 135, -32, hidden=(0,))
 
     def state(self) -> np.ndarray:
         """Hand, fingers and cubes."""
