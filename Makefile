@@ -24,7 +24,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(LIGHT): $(SOURCES) | $(BIN)/python
-	$(INSTALL) -e '.[sim]'
+	$(INSTALL) -e '.[pusht]'
 	@touch $@
 
 $(FULL): $(SOURCES) | $(BIN)/python

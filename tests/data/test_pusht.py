@@ -99,5 +99,5 @@ def test_nonsense_and_a_missing_simulator_are_told(tmp_path, monkeypatch):
         with pytest.raises(DilaError):
             record_pusht(tmp_path, 1, progress=False, **bad)
     monkeypatch.setitem(sys.modules, "gym_pusht", None)
-    with pytest.raises(MissingExtra, match=r"dila-wm\[sim\]"):
+    with pytest.raises(MissingExtra, match=r"dila-wm\[pusht\]"):
         record_pusht(tmp_path, 1, progress=False)

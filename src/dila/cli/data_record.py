@@ -8,43 +8,65 @@ from tyro.conf import Positional
 
 from dila.cli.arguments import read
 
+Source = Literal[
+    "pusht", "primitives", "objects3d", "fetch", "kitchen", "pointmaze", "robosuite-lift", "robosuite-push", "robodesk",
+    "miniworld",
+]  # fmt: skip
+
 
 def record(
-    source: Positional[Literal["pusht", "primitives"]],
+    source: Positional[Source],
     out: Positional[Path],
     episodes: int = 100,
     frames: int = 60,
     size: int = 128,
     seed: int = 0,
     workers: int = 1,
-    policy: Literal["random", "push", "mixed"] = "mixed",
+    policy: Literal["random", "push", "scripted", "mixed"] = "mixed",
     kind: str = "mixed",
     moving_background: bool = False,
+    format: Literal["default", "lerobot", "mp4"] = "default",
 ) -> None:
-    """Record a simulator or generator as mp4 files, with the true actions in a table beside them.
+    """Record a simulator or generator, with its true actions and states kept aside.
 
-    Interrupted, the same command goes on where it stopped.
+    Interrupted, the same command goes on where it stopped. Simulators need the extra `sim` (pusht: `pusht`).
 
     Args:
-        source: pusht, the real simulator (extra `sim`); primitives, textured objects under known transforms.
+        source: pusht, fetch, kitchen, pointmaze, robosuite-lift, robosuite-push, robodesk and miniworld are real
+            simulators; primitives and objects3d are textured objects under known transforms, flat and real meshes.
         out: folder to record into.
         episodes: how many there are in the end.
-        frames: frames of each, 10 a second.
+        frames: frames of each, 10 a second (fetch 25, pointmaze 20, kitchen 6.25, robodesk 5).
         size: pixels a side.
         seed: the same seed gives the same data.
         workers: processes.
-        policy: of pusht.
-        kind: of primitives: one transform, a composition, or mixed.
-        moving_background: of primitives: the background moves independently of the action.
+        policy: of simulators: random, smooth noise; scripted or push, plans that reach and push; mixed, both by turns.
+        kind: of primitives and objects3d: one transform, a composition, or mixed.
+        moving_background: of primitives and objects3d: the background moves independently of the action.
+        format: mp4, one a episode with one table beside them (pusht and primitives unless told), or lerobot.
     """
+    from dila.data import primitives, pusht
+    from dila.data.lerobot_write import LeRobotV3
+    from dila.data.recording import VideoFolder
+    from dila.data.simulators import record_simulator
+
+    folder = VideoFolder() if format == "mp4" else None
     if source == "pusht":
-        from dila.data.pusht import record_pusht
+        store = LeRobotV3(pusht.TASK) if format == "lerobot" else folder
+        name = "push" if policy == "scripted" else policy
+        pusht.record_pusht(out, episodes, frames, size, seed, name, workers, store=store)
+    elif source == "primitives":
+        store = LeRobotV3(primitives.TASK) if format == "lerobot" else folder
+        primitives.render_primitives(
+            out, episodes, frames, size, seed, kind, moving_background, workers=workers, store=store
+        )
+    elif source == "objects3d":
+        from dila.data.objects3d import render_objects3d
 
-        record_pusht(out, episodes, frames, size, seed, policy, workers)
+        render_objects3d(out, episodes, frames, size, seed, kind, moving_background, workers=workers, store=folder)
     else:
-        from dila.data.primitives import render_primitives
-
-        render_primitives(out, episodes, frames, size, seed, kind, moving_background, workers=workers)
+        name = "scripted" if policy == "push" else policy
+        record_simulator(source, out, episodes, frames, size, seed, name, workers, store=folder)
     print(f"recorded {episodes} episodes in {out}")
 
 

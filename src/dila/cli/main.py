@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "rebind": "draw the structure of one clip with the content of another",
     "isolate": "freeze the structure of a clip: what still moves is content",
     "data record": "record a simulator or generator, with its true actions kept aside",
+    "data convert": "write any corpus as a LeRobot data set",
     "import-released": "make a released checkpoint a folder that the other verbs take",
     "bench": "what training, rollouts, plans and labels cost on this machine",
     "parity": "compare with recorded numbers of the released model",

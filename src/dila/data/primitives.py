@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dila.data.recording import Recorded, record
+from dila.data.recording import Recorded, Store, record
 from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
@@ -36,6 +36,7 @@ NAMES = {
 VERSION = 1
 """To be raised when the same seed begins to give other data, so that no recording mixes the two."""
 FPS = 10.0
+TASK = "move, scale and turn the object"
 RADIUS = 0.22
 """Of the object at log_scale 0, in widths of the picture."""
 LOW = np.array([0.22, 0.22, -0.5, -np.inf])
@@ -60,10 +61,10 @@ class PrimitiveRenderer:
         """Draw one episode; object and background have random streams of their own, fixed by (seed, number)."""
         rng, scene = (np.random.default_rng([self.seed, number, stream]) for stream in (0, 1))
         kind = KINDS[int(rng.integers(len(KINDS)))] if self.kind == "mixed" else self.kind
-        states = _trajectory(rng, self.frames + 1, kind)
+        states = trajectory(rng, self.frames + 1, kind)
         thing = _object(rng, self.size)
-        background = self._background(scene)
-        near, far = _textures(scene, 2 * self.size, thing)
+        background = background_path(scene, self.frames + 1, self.moving_background)
+        near, far = backgrounds(scene, 2 * self.size, thing)
         pictures = [
             _draw(thing, near, far, states[i : i + CHUNK], background[i : i + CHUNK], self.size)
             for i in range(0, self.frames, CHUNK)
@@ -75,11 +76,6 @@ class PrimitiveRenderer:
             "kind": np.full((self.frames, 1), KINDS.index(kind)),
         }
         return Recorded(torch.cat(pictures)[: self.frames], columns)
-
-    def _background(self, rng: np.random.Generator) -> np.ndarray:
-        start = rng.uniform(0, 1, 3) * [1, 1, 0]
-        speed = np.array([0.03, 0.03, 0.06]) * self.moving_background
-        return _fold(start + _walk(rng, self.frames + 1, speed), np.zeros(3), np.ones(3))
 
 
 def render_primitives(
@@ -93,6 +89,7 @@ def render_primitives(
     fps: int | float = FPS,
     workers: int = 1,
     progress: bool = True,
+    store: Store | None = None,
 ) -> Path:
     """Draw a corpus (mp4 + actions.parquet) of objects under known transforms; resumable, the same for every run.
 
@@ -107,6 +104,7 @@ def render_primitives(
         fps: frames a second.
         workers: processes.
         progress: show a progress bar.
+        store: another layout than that.
 
     Raises:
         DilaError: an argument out of range, or `out` holds a recording with other settings.
@@ -117,10 +115,26 @@ def render_primitives(
         raise DilaError(f"kind = {kind!r} must be mixed or one of {', '.join(KINDS)}")
     renderer = PrimitiveRenderer(frames, size, seed, kind, moving_background)
     settings = {"source": "primitives", "version": VERSION, "fps": fps, **asdict(renderer)}
-    return record(out, episodes, renderer, settings=settings, names=NAMES, fps=fps, workers=workers, progress=progress)
+    return record(
+        out,
+        episodes,
+        renderer,
+        settings=settings,
+        names=NAMES,
+        fps=fps,
+        workers=workers,
+        progress=progress,
+        store=store,
+    )
 
 
-def _trajectory(rng: np.random.Generator, steps: int, kind: str) -> np.ndarray:
+def background_path(rng: np.random.Generator, steps: int, moves: bool) -> np.ndarray:
+    """``steps 3``: drift of the background in widths, and how far it has faded into its second texture."""
+    start = rng.uniform(0, 1, 3) * [1, 1, 0]
+    return _fold(start + _walk(rng, steps, np.array([0.03, 0.03, 0.06]) * moves), np.zeros(3), np.ones(3))
+
+
+def trajectory(rng: np.random.Generator, steps: int, kind: str) -> np.ndarray:
     """States ``steps 4``; what the kind leaves out stays where it starts."""
     start = np.array([*rng.uniform(0.35, 0.65, 2), rng.uniform(-0.3, 0.3), rng.uniform(-np.pi, np.pi)])
     moves = np.sum([PART[part] for part in kind.split("+")], axis=0)
@@ -147,12 +161,15 @@ def _fold(path: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _draw(thing: Tensor, near: Tensor, far: Tensor, states: np.ndarray, background: np.ndarray, size: int) -> Tensor:
-    """Pictures uint8 ``N 3 Y X``, drawn at twice the size and averaged against aliasing."""
-    state = torch.from_numpy(states).float()
+    """Pictures uint8 ``N 3 Y X`` of the object at these states."""
+    return compose(_place(thing, torch.from_numpy(states).float(), size), near, far, background, size)
+
+
+def compose(front: Float[Tensor, "N 4 Y X"], near: Tensor, far: Tensor, background: np.ndarray, size: int) -> Tensor:
+    """Pictures uint8 ``N 3 Y X``: what is in front, drawn at twice the size, over the background; then averaged."""
     scene = torch.from_numpy(background).float()
     blend = scene[:, 2, None, None, None]
     behind = (1 - blend) * _window(near, scene, size) + blend * _window(far, scene, size)
-    front = _place(thing, state, size)
     picture = front[:, :3] + (1 - front[:, 3:]) * behind
     return (F.avg_pool2d(picture, 2) * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -168,10 +185,10 @@ def _place(thing: Float[Tensor, "4 S S"], state: Float[Tensor, "N 4"], size: int
     return _sample(thing, torch.cat([inverse, -inverse @ centre], -1), size)
 
 
-def _window(texture: Float[Tensor, "3 S S"], scene: Float[Tensor, "N 3"], size: int) -> Float[Tensor, "N 3 Y X"]:
+def _window(image: Float[Tensor, "3 S S"], scene: Float[Tensor, "N 3"], size: int) -> Float[Tensor, "N 3 Y X"]:
     """The part of a texture of twice the picture's width that the drift has brought into view."""
     half = torch.eye(2).expand(len(scene), 2, 2) / 2
-    return _sample(texture, torch.cat([half, (scene[:, :2, None] - 0.5)], -1), size)
+    return _sample(image, torch.cat([half, (scene[:, :2, None] - 0.5)], -1), size)
 
 
 def _sample(image: Tensor, affine: Float[Tensor, "N 2 3"], size: int) -> Tensor:
@@ -187,21 +204,21 @@ def _object(rng: np.random.Generator, size: int) -> Float[Tensor, "4 S S"]:
     mask = Image.new("L", (4 * size, 4 * size))
     SHAPES[names[int(rng.integers(len(names)))]](ImageDraw.Draw(mask), 4 * size, rng)
     alpha = torch.from_numpy(np.array(mask.resize((size, size), Image.Resampling.BOX))).float() / 255
-    return torch.cat([_texture(rng, size) * alpha, alpha[None]])
+    return torch.cat([texture(rng, size) * alpha, alpha[None]])
 
 
-def _textures(rng: np.random.Generator, side: int, thing: Float[Tensor, "4 S S"]) -> tuple[Tensor, Tensor]:
+def backgrounds(rng: np.random.Generator, side: int, thing: Float[Tensor, "4 Y X"]) -> tuple[Tensor, Tensor]:
     """Two background textures whose mean colours stand off from the object's."""
     colour = thing[:3].sum((1, 2)) / thing[3].sum()
     found = []
     while len(found) < 2:
-        texture = _texture(rng, side)
-        if (texture.mean((1, 2)) - colour).norm() > 0.35:
-            found.append(texture)
+        background = texture(rng, side)
+        if (background.mean((1, 2)) - colour).norm() > 0.35:
+            found.append(background)
     return found[0], found[1]
 
 
-def _texture(rng: np.random.Generator, side: int) -> Float[Tensor, "3 S S"]:
+def texture(rng: np.random.Generator, side: int) -> Float[Tensor, "3 S S"]:
     """Two random colours mixed by a random pattern, in [0, 1]."""
     axis = torch.linspace(-1, 1, side)
     y, x = torch.meshgrid(axis, axis, indexing="ij")

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dila.data.recording import Recorded, record
+from dila.data.recording import Recorded, Store, record
 from dila.errors import DilaError, MissingExtra
 from dila.shapes import Tensor, UInt8
 
@@ -27,6 +27,7 @@ VERSION = 1
 """To be raised when the same seed begins to give other data, so that no recording mixes the two."""
 BOARD = 512
 FPS = 10
+TASK = "push the T about"
 # Steady motion by d units a step needs a target this many d ahead of the agent: the PD controller (k_p 100, k_v 20,
 # critically damped, 10 ticks of 0.01 s a step) closes 1 - 2/e of the distance from rest and keeps 1/e of its speed.
 LEAD = 2.5
@@ -78,6 +79,7 @@ def record_pusht(
     workers: int = 1,
     progress: bool = True,
     goal: bool = True,
+    store: Store | None = None,
 ) -> Path:
     """Record episodes into a corpus (mp4 + actions.parquet); goes on where an interrupted recording was.
 
@@ -91,6 +93,7 @@ def record_pusht(
         workers: processes.
         progress: show a progress bar.
         goal: draw the green goal zone.
+        store: another layout than that.
 
     Raises:
         MissingExtra: gym-pusht is not installed.
@@ -103,7 +106,17 @@ def record_pusht(
     _import_gym()
     recorder = PushTRecorder(frames, size, seed, policy, goal)
     settings = {"source": "gym_pusht/PushT-v0", "version": VERSION, "fps": FPS, **asdict(recorder)}
-    return record(out, episodes, recorder, settings=settings, names=NAMES, fps=FPS, workers=workers, progress=progress)
+    return record(
+        out,
+        episodes,
+        recorder,
+        settings=settings,
+        names=NAMES,
+        fps=FPS,
+        workers=workers,
+        progress=progress,
+        store=store,
+    )
 
 
 def make_pusht(max_steps: int) -> Any:
@@ -219,5 +232,5 @@ def _import_gym() -> Any:
             import gym_pusht  # noqa: F401 - importing registers the environment
             import gymnasium
     except ImportError as error:
-        raise MissingExtra("recording Push-T", "gym-pusht", "sim") from error
+        raise MissingExtra("recording Push-T", "gym-pusht", "pusht") from error
     return gymnasium

@@ -1,20 +1,22 @@
 """Making a corpus episode by episode: resumable, on several processes, never with half a file in sight.
 
-Every source of made-up data (`primitives`, `pusht`, later simulators) is a function from an episode's number to its
+Every source of made-up data (`primitives`, `pusht`, the simulators) is a function from an episode's number to its
 frames and columns; `record` does the rest. While it works, episodes lie in the hidden folder ``.recording``, which
-`open_corpus` does not enter; once all are there they become ``episode_00000.mp4`` ..., ``actions.parquet`` and
-``recording.json`` (the settings, against which a later call is checked).
+`open_corpus` does not enter; once all are there a store moves them into place, with ``recording.json`` (the settings,
+against which a later call is checked). There are two stores: `VideoFolder`, here, and
+`dila.data.lerobot_write.LeRobotV3`.
 """
 
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ from dila.shapes import Tensor, UInt8
 SETTINGS = "recording.json"
 STAGING = ".recording"
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
 
 class Recorded(NamedTuple):
     """One finished episode."""
@@ -34,6 +39,30 @@ class Recorded(NamedTuple):
     frames: UInt8[Tensor, "T 3 Y X"]
     columns: dict[str, np.ndarray]
     """``[T, A]`` each, float32; row f of ``action`` moves frame f to f+1."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """The layout of a finished recording; pickled to the worker processes."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What joins the settings of the recording, JSON-ready."""
+        ...
+
+    def missing(self, out: Path, staging: Path, episodes: int) -> list[int]:
+        """Which of the episodes 0 .. episodes-1 are neither in place nor staged."""
+        ...
+
+    def stage(self, staging: Path, number: int, episode: Recorded, fps: int | float) -> None:
+        """Write one episode into the hidden folder, so that it is there whole or not at all."""
+        ...
+
+    def publish(
+        self, out: Path, staging: Path, episodes: int, names: Mapping[str, tuple[str, ...]], fps: int | float
+    ) -> None:
+        """Move all staged episodes and the staged settings into place."""
+        ...
 
 
 def record(
@@ -46,6 +75,7 @@ def record(
     fps: int | float,
     workers: int = 1,
     progress: bool = True,
+    store: Store | None = None,
 ) -> Path:
     """Make episodes 0 .. episodes-1 that `out` does not hold yet; an interrupted or shorter recording goes on.
 
@@ -58,28 +88,20 @@ def record(
         fps: frames a second of the videos.
         workers: processes.
         progress: show a progress bar.
+        store: the layout; `VideoFolder` when None.
 
     Raises:
         DilaError: a count below 1, or `out` holds a recording with other settings.
     """
-    from tqdm import tqdm
-
     if episodes < 1 or workers < 1:
         raise DilaError(f"episodes = {episodes} and workers = {workers} must be at least 1")
-    out = Path(out)
-    staging = out / STAGING
-    if out.exists() and not out.is_dir():
-        raise DilaError(f"{out} is a file; give a folder to record into")
-    _check_settings(out, dict(settings))
-    kept = _kept(out, episodes)
-    missing = [i for i in range(episodes) if episode_name(i) not in kept and not _staged(staging, i)]
-    staging.mkdir(parents=True, exist_ok=True)
-    _write_json(staging / SETTINGS, settings)
-    bar = tqdm(total=episodes, initial=episodes - len(missing), desc=f"recording {out.name}", disable=not progress)
-    with bar:
-        for _ in _run(_Job(make, staging, fps), missing, workers):
-            bar.update()
-    _publish(out, staging, kept, episodes, names)
+    out, store = Path(out), store or VideoFolder()
+    staging = begin(out, {**settings, **store.settings})
+    missing = store.missing(out, staging, episodes)
+    for _ in run_jobs(_Job(make, store, staging, fps), missing, workers, episodes, f"recording {out.name}", progress):
+        pass
+    store.publish(out, staging, episodes, names, fps)
+    shutil.rmtree(staging)
     return out
 
 
@@ -88,30 +110,107 @@ def episode_name(number: int) -> str:
     return f"episode_{number:05d}.mp4"
 
 
+def begin(out: Path, settings: Mapping[str, Any]) -> Path:
+    """The hidden folder to work in, with the settings in it.
+
+    Raises:
+        DilaError: `out` is a file, or holds a recording with other settings.
+    """
+    if out.exists() and not out.is_dir():
+        raise DilaError(f"{out} is a file; give a folder to record into")
+    _check_settings(out, dict(settings))
+    staging = out / STAGING
+    staging.mkdir(parents=True, exist_ok=True)
+    write_json(staging / SETTINGS, settings)
+    return staging
+
+
+def run_jobs(
+    job: Callable[[Item], Made], items: list[Item], workers: int, total: int, label: str, progress: bool
+) -> Iterator[Made]:
+    """What `job` makes of every item, in order, on so many processes, under a progress bar that counts to `total`."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=total - len(items), desc=label, disable=not progress) as bar:
+        for made in _run(job, items, workers):
+            bar.update()
+            yield made
+
+
+class VideoFolder:
+    """``episode_00000.mp4`` ..., and one table of all columns, ``actions.parquet``."""
+
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+    def missing(self, out: Path, staging: Path, episodes: int) -> list[int]:
+        """Which of the episodes 0 .. episodes-1 are neither in place nor staged."""
+        kept = self._kept(out)
+        return [i for i in range(episodes) if episode_name(i) not in kept and not _staged(staging, i)]
+
+    def stage(self, staging: Path, number: int, episode: Recorded, fps: int | float) -> None:
+        """Write one episode; the video is written last, so it stands for the whole."""
+        video = staging / episode_name(number)
+        save_columns(video.with_suffix(".npz"), episode.columns)
+        write_video(video, episode.frames, fps)
+
+    def publish(
+        self, out: Path, staging: Path, episodes: int, names: Mapping[str, tuple[str, ...]], fps: int | float
+    ) -> None:
+        """Table first, videos after: a table may name videos that are not there yet, but no video lacks its rows."""
+        staged = [episode_name(i) for i in range(episodes) if _staged(staging, i)]
+        if not staged:
+            return
+        columns = self._kept(out)
+        for name in staged:
+            with np.load((staging / name).with_suffix(".npz")) as arrays:
+                columns[name] = {key: arrays[key] for key in arrays.files}
+        write_table(out / TABLE, dict(sorted(columns.items())), names)
+        os.replace(staging / SETTINGS, out / SETTINGS)
+        for name in staged:
+            os.replace(staging / name, out / name)
+
+    def _kept(self, out: Path) -> dict[str, dict[str, np.ndarray]]:
+        """Columns of the episodes that an earlier, finished recording left in `out`."""
+        if not (out / TABLE).is_file():
+            return {}
+        lengths = {p.name: len(probe_video(p)) for p in out.glob("episode_*.mp4")}
+        return read_table(out / TABLE, lengths)[0]
+
+
+def save_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as .npz, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **columns)  # pyright: ignore[reportArgumentType]
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
 class _Job(NamedTuple):
     make: Callable[[int], Recorded]
+    store: Store
     staging: Path
     fps: int | float
 
     def __call__(self, number: int) -> None:
-        """Make one episode; the video is written last, so it stands for the whole."""
-        episode = self.make(number)
-        video = self.staging / episode_name(number)
-        temporary = video.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, **episode.columns)  # pyright: ignore[reportArgumentType]
-        os.replace(temporary, video.with_suffix(".npz"))
-        write_video(video, episode.frames, self.fps)
+        self.store.stage(self.staging, number, self.make(number), self.fps)
 
 
-def _run(job: _Job, numbers: list[int], workers: int) -> Iterator[None]:
-    if workers == 1 or len(numbers) <= 1:
-        yield from map(job, numbers)
+def _run(job: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+    items = list(items)
+    if workers == 1 or len(items) <= 1:
+        yield from map(job, items)
         return
     # Spawned, not forked: a fork of a process in which torch or SDL already has threads can hang.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        yield from pool.map(job, numbers)
+        yield from pool.map(job, items)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -141,40 +240,5 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
             raise DilaError(f"{out} holds a recording with {parts}; choose another folder or delete this one")
 
 
-def _kept(out: Path, episodes: int) -> dict[str, dict[str, np.ndarray]]:
-    """Columns of the episodes that an earlier, finished recording left in `out`."""
-    if not (out / TABLE).is_file():
-        return {}
-    lengths = {p.name: len(probe_video(p)) for p in out.glob("episode_*.mp4")}
-    return read_table(out / TABLE, lengths)[0]
-
-
 def _staged(staging: Path, number: int) -> bool:
     return (staging / episode_name(number)).is_file()
-
-
-def _publish(
-    out: Path,
-    staging: Path,
-    kept: dict[str, dict[str, np.ndarray]],
-    episodes: int,
-    names: Mapping[str, tuple[str, ...]],
-) -> None:
-    """Table first, videos after: a table may name videos that are not there yet, but no video lacks its rows."""
-    staged = [episode_name(i) for i in range(episodes) if _staged(staging, i)]
-    if staged:
-        columns = dict(kept)
-        for name in staged:
-            with np.load((staging / name).with_suffix(".npz")) as arrays:
-                columns[name] = {key: arrays[key] for key in arrays.files}
-        write_table(out / TABLE, dict(sorted(columns.items())), names)
-        os.replace(staging / SETTINGS, out / SETTINGS)
-        for name in staged:
-            os.replace(staging / name, out / name)
-    shutil.rmtree(staging)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(temporary, path)

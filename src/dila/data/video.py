@@ -11,7 +11,7 @@ promise: of a cut one, the whole frames before the cut are used. Frames are neve
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -163,7 +163,7 @@ def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"], fps: int | f
         DilaError: no frames, `fps` not positive, another suffix, or the file cannot be written.
     """
     path = Path(path)
-    writers = {".mp4": _write_mp4, ".gif": _write_gif}
+    writers = {".mp4": write_mp4, ".gif": _write_gif}
     if path.suffix.lower() not in writers:
         raise DilaError(f"{path} must end in .mp4 or .gif to be written as video")
     if len(frames) == 0 or not fps > 0:
@@ -295,16 +295,18 @@ def _picture(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(picture, turns))
 
 
-def _write_mp4(path: Path, pictures: np.ndarray, fps: int | float) -> None:
+def write_mp4(path: Path, pictures: Iterable[np.ndarray], fps: int | float) -> None:
+    """Encode pictures ``Y X 3``, one at a time, straight to the path: `write_video` does it whole or not at all."""
     import av
 
-    odd = [(0, 0), (0, pictures.shape[1] % 2), (0, pictures.shape[2] % 2), (0, 0)]
-    pictures = np.pad(pictures, odd, mode="edge")
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1_001), options=X264)
-        stream.height, stream.width, stream.pix_fmt = pictures.shape[1], pictures.shape[2], "yuv420p"
+        stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         for picture in pictures:
+            picture = np.pad(picture, [(0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)], mode="edge")
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = picture.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 

@@ -1,0 +1,47 @@
+"""``dila data convert``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import read
+
+SHOWN = 20
+
+
+def convert(
+    path: Positional[Path],
+    out: Positional[Path],
+    fps: float | None = None,
+    size: int | None = None,
+    task: str | None = None,
+    workers: int = 1,
+) -> None:
+    """Write any corpus that dila reads as a LeRobot data set, version 3.0.
+
+    Interrupted, the same command goes on where it stopped.
+
+    Args:
+        path: a video, a folder of frames, or a folder with any number of them at any depth.
+        out: folder of the data set.
+        fps: frames a second, instead of what the files say; without it, episodes of the most common rate are taken.
+        size: pixels a side to resize to; without it, episodes of the first one's size are taken.
+        task: what is done in the videos, in words.
+        workers: processes.
+    """
+    from dila.data.convert import convert as run
+
+    done = run(path, out, fps, size, task, workers)
+    print(f"wrote {done.out}: {done.episodes} episodes, {len(done.skipped)} skipped")
+    for one in done.skipped[:SHOWN]:
+        print(f"  skipped {one.path}: {one.reason}")
+    if len(done.skipped) > SHOWN:
+        print(f"  and {len(done.skipped) - SHOWN} more")
+    if done.dropped:
+        print(f"  columns left out, since not every episode has them: {', '.join(done.dropped)}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(convert, "data convert", arguments)

@@ -1,0 +1,69 @@
+"""The kinds of file in a LeRobot data set that need more than one call: joined videos, and the table of tasks."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+from dila.errors import DilaError
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[str]:
+    """A path to write to that is moved to where it belongs when all went well, and removed when not."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield str(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def join_videos(target: str, parts: Sequence[tuple[Path, int]]) -> None:
+    """One mp4 of many (path and frames of each), their packets moved on in time and otherwise as they are.
+
+    Raises:
+        DilaError: one of them was encoded with other settings.
+    """
+    import av
+
+    with av.open(target, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream, header, frames = None, None, 0
+        for path, length in parts:
+            with av.open(str(path)) as part:
+                source = part.streams.video[0]
+                stream = stream or container.add_stream_from_template(source)
+                header = header or source.codec_context.extradata
+                if source.codec_context.extradata != header:
+                    raise DilaError(f"{path} was encoded unlike the episodes before it; delete it and go on")
+                shift = Fraction(frames) / (source.average_rate * source.time_base)  # pyright: ignore
+                for packet in part.demux(source):
+                    if packet.dts is None or packet.pts is None:
+                        continue  # the mark at the end
+                    packet.pts, packet.dts = packet.pts + int(shift), packet.dts + int(shift)
+                    packet.stream = stream
+                    container.mux(packet)
+            frames += length
+
+
+def write_tasks(path: Path, tasks: Sequence[str]) -> None:
+    """``task_index`` with ``task`` as the index of the table, which only pandas' own metadata can say."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = {"metadata": None}
+    pandas = {
+        "index_columns": ["task"],
+        "column_indexes": [],
+        "columns": [
+            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", **column},
+            {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", **column},
+        ],
+        "pandas_version": "2.0.0",
+    }
+    table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
+    with beside(path) as file:
+        pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), file)

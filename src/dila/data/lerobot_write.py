@@ -1,0 +1,347 @@
+"""LeRobot data sets, version 3.0, written with pyarrow and PyAV (https://huggingface.co/docs/lerobot).
+
+========================================  ==========================================================================
+file                                      holds
+========================================  ==========================================================================
+``meta/info.json``                        version, rate, counts, paths, and every feature with type, shape and names
+``meta/stats.json``                       min, max, mean, std and count of every feature (of pixels in 0..1)
+``meta/tasks.parquet``                    ``task_index`` of every ``task``
+``meta/episodes/chunk-*/file-*.parquet``  one row an episode: where its rows and frames lie, and its own statistics
+``data/chunk-*/file-*.parquet``           one row a frame: ``action``, ``observation.state``, other columns, indices
+``videos/KEY/chunk-*/file-*.mp4``         the frames of many episodes, one after the other
+========================================  ==========================================================================
+
+Row f of ``action`` moves frame f to frame f+1, as LeRobot has it. Beyond the format, the episodes' rows have a column
+``source``: what the episode was called where it came from.
+
+Episodes are encoded one by one into the hidden staging folder, in any order and by any process (`stage_episode`), then
+joined without another encoding (`publish`): shard by shard, a shard being one file each of videos, data and episodes
+with the same number. The row group of ``meta/episodes`` is moved into place last, so an episode is there when its row
+is; what a killed process leaves half done is done again.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dila.data.lerobot_files import beside, join_videos, write_tasks
+from dila.data.lerobot_stats import PixelStatistics, merged, statistics
+from dila.data.recording import SETTINGS, Recorded, save_columns, write_json
+from dila.data.video import write_mp4
+from dila.errors import DilaError
+from dila.shapes import Tensor
+
+VERSION = "v3.0"
+CAMERA = "observation.images.main"
+CHUNK_FILES = 1000
+DATA_MB, VIDEO_MB = 100, 200
+SHARD = "chunk-{chunk_index:03d}/file-{file_index:03d}"
+DATA_PATH = f"data/{SHARD}.parquet"
+VIDEO_PATH = "videos/{video_key}/" + f"{SHARD}.mp4"
+EPISODES_PATH = f"meta/episodes/{SHARD}.parquet"
+INDICES = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64",
+           "task_index": "int64"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LeRobotV3:
+    """A `dila.data.recording.Store` that leaves a LeRobot data set."""
+
+    task: str
+    """What is done in the episodes, in words: LeRobot wants one."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What joins the settings of the recording."""
+        return {"format": "lerobot"}
+
+    def missing(self, out: Path, staging: Path, episodes: int) -> list[int]:
+        """Which of the episodes 0 .. episodes-1 are neither in place nor staged."""
+        done = sources(out)
+        return [i for i in range(episodes) if _name(i) not in done and not is_staged(staging, _name(i))]
+
+    def stage(self, staging: Path, number: int, episode: Recorded, fps: int | float) -> None:
+        """Encode one episode into the hidden folder."""
+        stage_episode(staging, _name(number), [episode.frames], episode.columns, fps)
+
+    def publish(
+        self, out: Path, staging: Path, episodes: int, names: Mapping[str, tuple[str, ...]], fps: int | float
+    ) -> None:
+        """Join the staged episodes and move them into place."""
+        publish(out, staging, [_name(i) for i in range(episodes)], names, fps, self.task)
+
+
+def _name(number: int) -> str:
+    return f"episode_{number:06d}"
+
+
+def stage_episode(
+    staging: Path,
+    name: str,
+    chunks: Iterable[Tensor],
+    columns: Mapping[str, np.ndarray],
+    fps: int | float,
+    source: str | None = None,
+) -> None:
+    """Encode one episode; its .json is written last and stands for the whole.
+
+    Args:
+        staging: folder.
+        name: of its files.
+        chunks: the frames, uint8 ``N 3 Y X`` a chunk, so that a long video need not fit into memory.
+        columns: ``[frames, A]`` each.
+        fps: frames a second.
+        source: what the episode is called where it comes from; `name` when None.
+
+    Raises:
+        DilaError: a column has not one row a frame.
+    """
+    temporary = staging / f".{name}.{os.getpid()}.mp4"
+    pixels = PixelStatistics()
+    try:
+        write_mp4(temporary, pixels.watching(chunks), fps)
+        for column, rows in columns.items():
+            if len(rows) != pixels.frames:
+                raise DilaError(f"{source or name} has {len(rows)} rows of {column!r} for {pixels.frames} frames")
+        save_columns(staging / f"{name}.npz", columns)
+        os.replace(temporary, staging / f"{name}.mp4")
+    finally:
+        temporary.unlink(missing_ok=True)
+    about = {"source": source or name, "frames": pixels.frames, "size": pixels.size, "pixels": pixels.result()}
+    write_json(staging / f"{name}.json", about)
+
+
+def is_staged(staging: Path, name: str) -> bool:
+    """Whether the episode lies in the staging folder, whole."""
+    return (staging / f"{name}.json").is_file()
+
+
+def sources(out: Path) -> set[str]:
+    """The episodes that are in place, by what they were called where they came from.
+
+    Raises:
+        DilaError: there is a data set that was not written here.
+    """
+    if (out / "meta" / "info.json").is_file() and not (out / SETTINGS).is_file():
+        raise DilaError(f"{out} holds a LeRobot data set that was not written by dila; choose another folder")
+    return {row["source"] for row in _rows(out)}
+
+
+def publish(
+    out: Path,
+    staging: Path,
+    order: Sequence[str],
+    names: Mapping[str, tuple[str, ...]],
+    fps: int | float,
+    task: str,
+    video_mb: int | float = VIDEO_MB,
+) -> None:
+    """Append the staged episodes to the data set in `out`, in this order, and write its description anew.
+
+    Args:
+        out: folder of the data set, which may hold some already.
+        staging: where `stage_episode` wrote, with the settings.
+        order: names of episodes; those that are not staged are passed over.
+        names: component names of each column.
+        fps: frames a second.
+        task: what is done, in words.
+        video_mb: a video file closes before it would get larger than this.
+
+    Raises:
+        DilaError: episodes differ in size or columns.
+    """
+    if (staging / SETTINGS).is_file():
+        write_json(out / SETTINGS, json.loads((staging / SETTINGS).read_text(encoding="utf-8")))
+    rows, info = _rows(out), out / "meta" / "info.json"
+    staged = [name for name in order if is_staged(staging, name)]
+    features = json.loads(info.read_text(encoding="utf-8"))["features"] if info.is_file() else None
+    if features is None and staged:
+        with np.load(staging / f"{staged[0]}.npz") as columns:
+            features = _features(dict(columns), names, _about(staging, staged[0])["size"], fps)
+    # A process killed at the wrong moment left episodes both in place and staged.
+    done = {row["source"] for row in rows}
+    for shard in _shards(staging, [n for n in staged if _about(staging, n)["source"] not in done], video_mb):
+        rows += _write_shard(out, staging, shard, features or {}, fps, task, rows)
+        _describe(out, rows, features or {}, fps, task)
+        _forget(staging, shard)
+    if rows and features:
+        _describe(out, rows, features, fps, task)
+    _forget(staging, [name for name in staged if is_staged(staging, name)])
+
+
+def _about(staging: Path, name: str) -> dict[str, Any]:
+    return json.loads((staging / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _forget(staging: Path, names: Sequence[str]) -> None:
+    for name in names:
+        for suffix in (".json", ".mp4", ".npz"):
+            (staging / name).with_suffix(suffix).unlink()
+
+
+def _shards(staging: Path, names: Sequence[str], video_mb: int | float) -> Iterator[list[str]]:
+    shard: list[str] = []
+    sizes = np.zeros(2)
+    for name in names:
+        more = np.array([(staging / f"{name}{suffix}").stat().st_size for suffix in (".mp4", ".npz")])
+        if shard and ((sizes + more) > np.array([video_mb, DATA_MB]) * 2**20).any():
+            yield shard
+            shard, sizes = [], np.zeros(2)
+        shard.append(name)
+        sizes += more
+    if shard:
+        yield shard
+
+
+def _write_shard(
+    out: Path,
+    staging: Path,
+    shard: Sequence[str],
+    features: Mapping[str, Any],
+    fps: int | float,
+    task: str,
+    rows: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Write one file of each kind; returns the episodes' rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 1 + max((r["data/chunk_index"] * CHUNK_FILES + r["data/file_index"] for r in rows), default=-1)
+    place = {"chunk_index": number // CHUNK_FILES, "file_index": number % CHUNK_FILES}
+    first = {"episode": len(rows), "index": rows[-1]["dataset_to_index"] if rows else 0, "frame": 0}
+    schema = pa.schema([(key, _arrow(feature)) for key, feature in features.items() if feature["dtype"] != "video"])
+    made: list[dict[str, Any]] = []
+    with beside(out / DATA_PATH.format(**place)) as data, pq.ParquetWriter(data, schema) as writer:
+        for name in shard:
+            about = _about(staging, name)
+            with np.load(staging / f"{name}.npz") as arrays:
+                table = _episode_table(dict(arrays), about, features, fps, first)
+            # One row group an episode, so that one can be read without the others.
+            writer.write_table(pa.table([pa.array(_cells(v), t) for v, t in _paired(table, schema)], schema=schema))
+            made.append(_row(about, table, place, fps, task, first))
+            first = {"episode": first["episode"] + 1, "index": made[-1]["dataset_to_index"],
+                     "frame": first["frame"] + about["frames"]}  # fmt: skip
+        with beside(out / VIDEO_PATH.format(video_key=CAMERA, **place)) as video:
+            join_videos(
+                video, [(staging / f"{name}.mp4", row["length"]) for name, row in zip(shard, made, strict=True)]
+            )
+    with beside(out / EPISODES_PATH.format(**place)) as file:
+        pq.write_table(pa.Table.from_pylist(made), file)
+    return made
+
+
+def _episode_table(
+    arrays: dict[str, np.ndarray],
+    about: Mapping[str, Any],
+    features: Mapping[str, Any],
+    fps: int | float,
+    first: Mapping[str, int],
+) -> dict[str, np.ndarray]:
+    """The rows of one episode, by feature, ``[frames]`` or ``[frames, A]``."""
+    frame = np.arange(about["frames"])
+    values = {_key(name): array for name, array in arrays.items()}
+    values |= {"timestamp": frame / fps, "frame_index": frame, "episode_index": np.full_like(frame, first["episode"]),
+               "index": first["index"] + frame, "task_index": np.zeros_like(frame)}  # fmt: skip
+    wanted = [key for key, feature in features.items() if feature["dtype"] != "video"]
+    shapes = {key: list(array.shape[1:]) or [1] for key, array in values.items()}
+    if about["size"] != features[CAMERA]["shape"][:2] or shapes != {key: features[key]["shape"] for key in wanted}:
+        raise DilaError(
+            f"{about['source']} has frames of {about['size']} and columns {shapes}, unlike the episodes before it"
+        )
+    return {key: values[key].reshape(len(frame), *_inner(features[key])) for key in wanted}
+
+
+def _row(
+    about: Mapping[str, Any],
+    table: Mapping[str, np.ndarray],
+    place: Mapping[str, int],
+    fps: int | float,
+    task: str,
+    first: Mapping[str, int],
+) -> dict[str, Any]:
+    """One row of ``meta/episodes``."""
+    row: dict[str, Any] = {"episode_index": first["episode"], "tasks": [task], "length": about["frames"]}
+    row |= {f"data/{key}": value for key, value in place.items()}
+    row |= {"dataset_from_index": first["index"], "dataset_to_index": first["index"] + about["frames"]}
+    row |= {f"videos/{CAMERA}/{key}": value for key, value in place.items()}
+    row[f"videos/{CAMERA}/from_timestamp"] = first["frame"] / fps
+    row[f"videos/{CAMERA}/to_timestamp"] = (first["frame"] + about["frames"]) / fps
+    row |= {f"meta/episodes/{key}": value for key, value in place.items()}
+    row["source"] = about["source"]
+    found = {CAMERA: about["pixels"], **{key: statistics(values) for key, values in table.items()}}
+    return row | {f"stats/{key}/{kind}": value for key, each in found.items() for kind, value in each.items()}
+
+
+def _describe(
+    out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any], fps: int | float, task: str
+) -> None:
+    """Everything in ``meta`` that speaks of the whole."""
+    stats = {key: merged([_statistics_of(row, key) for row in rows]) for key in features}
+    write_json(out / "meta" / "stats.json", stats)
+    write_tasks(out / "meta" / "tasks.parquet", [task])
+    write_json(out / "meta" / "info.json", {
+        "codebase_version": VERSION, "robot_type": None, "total_episodes": len(rows),
+        "total_frames": rows[-1]["dataset_to_index"], "total_tasks": 1, "chunks_size": CHUNK_FILES,
+        "data_files_size_in_mb": DATA_MB, "video_files_size_in_mb": VIDEO_MB,
+        "fps": int(fps) if float(fps).is_integer() else fps, "splits": {"train": f"0:{len(rows)}"},
+        "data_path": DATA_PATH, "video_path": VIDEO_PATH, "features": features,
+    })  # fmt: skip
+
+
+def _statistics_of(row: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {kind: row[f"stats/{key}/{kind}"] for kind in ("min", "max", "mean", "std", "count")}
+
+
+def _features(
+    columns: Mapping[str, np.ndarray], names: Mapping[str, tuple[str, ...]], size: Sequence[int], fps: int | float
+) -> dict[str, Any]:
+    """What ``info.json`` says of every column and of the camera."""
+    video = {
+        "video.height": size[0], "video.width": size[1], "video.codec": "h264", "video.pix_fmt": "yuv420p",
+        "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False,
+    }  # fmt: skip
+    camera = {"dtype": "video", "shape": [*size, 3], "names": ["height", "width", "channels"], "info": video}
+    features: dict[str, Any] = {CAMERA: camera}
+    for name, array in columns.items():
+        parts = list(names[name]) if name in names else None
+        features[_key(name)] = {"dtype": str(array.dtype), "shape": list(array.shape[1:]), "names": parts}
+    return features | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in INDICES.items()}
+
+
+def _key(name: str) -> str:
+    """The feature that a column becomes; LeRobot allows no slash in it."""
+    return "observation.state" if name == "state" else name.replace("/", ".")
+
+
+def _inner(feature: Mapping[str, Any]) -> list[int]:
+    """Shape of one frame's value: LeRobot stores what has the shape (1,) as a plain number."""
+    return [] if feature["shape"] == [1] else feature["shape"]
+
+
+def _arrow(feature: Mapping[str, Any]) -> Any:
+    import pyarrow as pa
+
+    scalar = pa.from_numpy_dtype(np.dtype(feature["dtype"]))
+    return pa.list_(scalar, feature["shape"][0]) if _inner(feature) else scalar
+
+
+def _paired(table: Mapping[str, np.ndarray], schema: Any) -> list[tuple[np.ndarray, Any]]:
+    return [(table[field.name], field.type) for field in schema]
+
+
+def _cells(values: np.ndarray) -> Any:
+    return list(values) if values.ndim > 1 else values
+
+
+def _rows(out: Path) -> list[dict[str, Any]]:
+    """The rows of ``meta/episodes`` that are in place."""
+    import pyarrow.parquet as pq
+
+    paths = sorted((out / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
+    rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
+    return sorted(rows, key=lambda row: row["episode_index"])

@@ -1,0 +1,174 @@
+"""Walking through furnished rooms in first person: MiniWorld (https://miniworld.farama.org), own floor plan.
+
+Four rooms around a crossing, with textures and things drawn anew for each episode. Movement is continuous, where
+MiniWorld's own actions are steps of a fixed length: its ``move_agent`` and ``turn_agent`` are called directly.
+
+Columns: ``action`` = [forward, turn] in shares of the largest (0.2 m, 9 degrees), turns to the left positive, as
+commanded: who walks against a wall or a thing stays where they are, which ``state`` = [x, z, heading] tells (metres,
+radians, unwrapped).
+"""
+
+import contextlib
+import importlib.util
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from dila.data.simulators import Leg, draw_off_screen
+from dila.errors import DilaError, MissingExtra
+from dila.shapes import Tensor, UInt8
+
+STRIDE, TURN = 0.2, 9.0
+WALLS = ("brick_wall", "concrete", "drywall", "stucco", "wood_planks", "marble", "cinder_blocks", "cardboard")
+FLOORS = ("floor_tiles_bw", "wood", "concrete_tiles", "asphalt", "grass", "rock", "marble")
+THINGS = {"barrel": 1.0, "cone": 0.75, "duckie": 0.8, "medkit": 0.5, "office_chair": 1.1, "office_desk": 0.9,
+          "potion": 0.6, "tree_pine": 1.9, "barrier": 0.9}  # fmt: skip
+"""Meshes of the package, with their heights in metres."""
+KEYS = ("key_red", "key_blue", "key_yellow")
+BOXES = ("red", "green", "blue", "purple", "yellow", "grey")
+WIDEST = 0.7
+"""Radius in metres that no thing exceeds, so that there is a way past it."""
+AROUND = (0.0, 0.3, 0.6, 0.9, 1.2, 1.6, 2.0, 2.5)
+"""Radians by which the walker turns off to either side of what is in the way."""
+CENTRES = ((-4, 4), (4, 4), (4, -4), (-4, -4))
+
+
+class Rooms:
+    """See `dila.data.simulators.Simulator`."""
+
+    fps = 10
+    task = "walk through the rooms"
+    names: Mapping[str, tuple[str, ...]] = {"action": ("forward", "turn"), "state": ("x", "z", "heading")}
+    things: Mapping[str, float] = {"x": 0.5, "z": 0.5}
+    reach = 0.6
+    wander = 0.6
+
+    def __init__(self) -> None:
+        self.env = _make()
+        self.env.furnished = True
+        self.sizes: dict[int, Any] = {}
+        self.side = 1
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """New textures, things and place."""
+        self.env.reset(seed=int(rng.integers(2**31)))
+        self.side = 1
+
+    def state(self) -> np.ndarray:
+        """Where the walker is and looks."""
+        agent = self.env.agent
+        return np.array([agent.pos[0], agent.pos[2], agent.dir])
+
+    def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
+        """What the walker sees."""
+        from miniworld.opengl import FrameBuffer
+
+        if size not in self.sizes:
+            self.sizes[size] = FrameBuffer(size, size, 8)
+        seen = self.env.render_obs(self.sizes[size])
+        return torch.from_numpy(np.ascontiguousarray(seen)).permute(2, 0, 1).contiguous()
+
+    def step(self, action: np.ndarray) -> None:
+        """Turn, then walk."""
+        self.env.turn_agent(float(action[1]) * TURN)
+        self.env.move_agent(float(action[0]) * STRIDE, 0)
+
+    def position(self) -> np.ndarray:
+        """Of the walker."""
+        return self.state()[:2]
+
+    def plan(self, rng: np.random.Generator) -> list[Leg]:
+        """By the door to a neighbouring room, or about in this one, and a look around."""
+        here = int(np.argmin(np.linalg.norm(np.array(CENTRES) - self.position(), axis=1)))
+        there = (here + int(rng.choice([-1, 0, 1]))) % 4
+        goals = [np.array(CENTRES[there]) + rng.uniform(-1.8, 1.8, 2)]
+        if there != here:
+            goals.insert(0, (np.array(CENTRES[here]) + np.array(CENTRES[there])) / 2)
+        speed = rng.uniform(0.6, 1.0)
+        return [*(Leg(lambda goal=goal: goal, 30, speed) for goal in goals), Leg(None, int(rng.integers(3, 9)))]
+
+    def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
+        """Turn there, or to the way nearest to that which is free, and walk the more the better the direction is."""
+        bearing = float(np.arctan2(-gap[1], gap[0]))
+        for turn in AROUND:
+            # On the side taken last, or the walker would not make up its mind.
+            side = next((side for side in (self.side, -self.side) if self._free(bearing + side * turn)), None)
+            if side is not None:
+                bearing += side * turn
+                self.side = side if turn else self.side
+                break
+        off = (bearing - self.state()[2] + np.pi) % (2 * np.pi) - np.pi
+        return np.array([leg.speed * max(0.0, np.cos(off)) ** 3, np.clip(off / np.radians(TURN), -1, 1)])
+
+    def _free(self, heading: float) -> bool:
+        agent, ahead = self.env.agent, np.array([np.cos(heading), 0, -np.sin(heading)])
+        return not any(self.env.intersect(agent, agent.pos + d * ahead, agent.radius) for d in (0.25, 0.5, 0.75, 1.0))
+
+    def close(self) -> None:
+        """Give the drawing context back."""
+        self.env.close()
+
+    def strays(self) -> np.ndarray | None:
+        """The walls see to that."""
+        return None
+
+
+def _make() -> Any:
+    draw_off_screen()
+    if importlib.util.find_spec("miniworld") is None:
+        raise MissingExtra("recording MiniWorld", "miniworld", "sim")
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            from miniworld.entity import Box, MeshEnt
+            from miniworld.miniworld import MiniWorldEnv
+        except (ImportError, OSError) as error:
+            raise DilaError(
+                f"MiniWorld cannot draw off-screen here ({error}); install EGL (Debian: libegl1)"
+            ) from error
+
+        class FourFurnishedRooms(MiniWorldEnv):
+            """The floor plan; bare at first, for the constructor builds a world that nobody sees."""
+
+            furnished = False
+
+            def _gen_world(self) -> None:
+                rng = self.np_random
+                rooms = []
+                for x, z in CENTRES:
+                    wall, floor = (str(rng.choice(kinds)) for kinds in (WALLS, FLOORS))
+                    rooms.append(self.add_rect_room(
+                        min_x=x - 3, max_x=x + 3, min_z=z - 3, max_z=z + 3, wall_tex=wall, floor_tex=floor,
+                        ceil_tex="ceiling_tiles",
+                    ))  # fmt: skip
+                self.connect_rooms(rooms[0], rooms[1], min_z=3, max_z=5, max_y=2.2)
+                self.connect_rooms(rooms[1], rooms[2], min_x=3, max_x=5, max_y=2.2)
+                self.connect_rooms(rooms[2], rooms[3], min_z=-5, max_z=-3, max_y=2.2)
+                self.connect_rooms(rooms[3], rooms[0], min_x=-5, max_x=-3, max_y=2.2)
+                self._gen_static_data()
+                for room in rooms:
+                    for thing in rng.choice([*THINGS, *KEYS, *BOXES], 4 * self.furnished, replace=False):
+                        self._put(self._thing(str(thing)), room)
+                self.place_agent()
+
+            def _thing(self, name: str) -> Any:
+                share = float(self.np_random.uniform(0.85, 1.15))
+                if name in BOXES:
+                    return Box(name, 0.6 * share)
+                thing = MeshEnt(name, THINGS.get(name, 0.45) * share, static=False)
+                return thing if thing.radius < WIDEST else MeshEnt(name, thing.height * WIDEST / thing.radius, False)
+
+            def _put(self, thing: Any, room: Any) -> None:
+                """At a free place if one is soon found; the package's own search may go on for ever."""
+                for _ in range(50):
+                    low, high = (room.min_x, 0, room.min_z), (room.max_x, 0, room.max_z)
+                    place = self.np_random.uniform(low, high)
+                    if not self.intersect(thing, place, thing.radius):
+                        self.place_entity(thing, pos=place)
+                        return
+
+        return FourFurnishedRooms(obs_width=64, obs_height=64, window_width=64, window_height=64)

@@ -1,0 +1,171 @@
+"""A Panda arm lifts a cube or pushes two about: ``Lift`` and ``Stack`` of robosuite (https://robosuite.ai).
+
+The arm is driven by robosuite's operational-space controller of position (OSC_POSITION); the hand keeps pointing down.
+
+Columns: ``action`` = displacement of the hand [dx, dy, dz] in shares of the largest (5 cm) and the gripper (-1 opens,
+1 closes); ``state`` = hand [x, y, z], the two fingers, and of every cube [x, y, z] and its quaternion [w, x, y, z],
+metres.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from dila.data.mujoco_view import MujocoView
+from dila.data.simulators import UP, Leg, draw_off_screen, seeded
+from dila.errors import MissingExtra
+from dila.shapes import Tensor, UInt8
+
+SCALE = 0.05
+TABLE = 0.8
+LOW, HIGH = np.array([-0.22, -0.25, TABLE + 0.01]), np.array([0.22, 0.25, TABLE + 0.28])
+"""Where the hand may go: over the table."""
+SETTLE = 6
+"""Steps after a reset, in which the cubes fall the last centimetre onto the table."""
+OPEN, CLOSED = (-1.0,), (1.0,)
+PARTS = ("x", "y", "z", "qw", "qx", "qy", "qz")
+
+
+class Arm:
+    """What both tasks share; see `dila.data.simulators.Simulator`."""
+
+    fps = 10
+    reach = 0.02
+    wander = 0.5
+
+    def __init__(self, task: str, scene: str, cubes: Mapping[str, str]):
+        self.task, self.cubes = task, cubes
+        self.env = _make(scene)
+        hand = ("hand_x", "hand_y", "hand_z", "finger_left", "finger_right")
+        state = (*hand, *(f"{cube}_{part}" for cube in cubes for part in PARTS))
+        self.names: Mapping[str, tuple[str, ...]] = {"action": ("dx", "dy", "dz", "grip"), "state": state}
+        self.things: Mapping[str, float] = {f"{cube}_{axis}": 0.01 for cube in cubes for axis in "xyz"}
+        self.view: MujocoView | None = None
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Cubes at random on the table, arm near its start."""
+        with seeded(rng):
+            self.env.reset()
+        for _ in range(SETTLE):
+            self.env.step(np.array([0, 0, 0, *OPEN]))
+        if self.view is None:
+            self.view = MujocoView(self.env.sim.model._model, (-0.04, -0.02, TABLE + 0.08), 0.72, 135, -32, hidden=(0,))
+
+    def state(self) -> np.ndarray:
+        """Hand, fingers and cubes."""
+        fingers = [self._joint(f"gripper0_right_finger_joint{i}") for i in (1, 2)]
+        return np.concatenate([self.position(), *fingers, *(self._cube(joint) for joint in self.cubes.values())])
+
+    def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
+        """From across the table; collision shapes, which would cover the meshes, are left out."""
+        assert self.view is not None
+        return self.view(self.env.sim.data._data, size)
+
+    def step(self, action: np.ndarray) -> None:
+        """One step of 0.1 s."""
+        self.env.step(action)
+
+    def position(self) -> np.ndarray:
+        """Of the place between the fingers."""
+        return np.array(self.env.sim.data.get_site_xpos("gripper0_right_grip_site"))
+
+    def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
+        """Straight there."""
+        wanted = gap / SCALE * 1.5
+        return np.append(wanted * min(1.0, leg.speed / (np.abs(wanted).max() + 1e-6)), leg.rest or OPEN)
+
+    def close(self) -> None:
+        """Give the drawing context back."""
+        if self.view is not None:
+            self.view.close()
+
+    def strays(self) -> np.ndarray | None:
+        """Back over the table."""
+        here = self.position()
+        inside = np.clip(here, LOW - 0.01, HIGH + 0.05)
+        return None if np.array_equal(here, inside) else np.clip(here, LOW + 0.02, HIGH - 0.03)
+
+    def _joint(self, name: str) -> np.ndarray:
+        return np.atleast_1d(self.env.sim.data.get_joint_qpos(name))
+
+    def _cube(self, joint: str) -> np.ndarray:
+        return np.array(self.env.sim.data.get_joint_qpos(joint))
+
+
+class Lift(Arm):
+    """One cube, grasped and lifted."""
+
+    def __init__(self) -> None:
+        super().__init__("lift the cube", "Lift", {"cube": "cube_joint0"})
+
+    def plan(self, rng: np.random.Generator) -> list[Leg]:
+        """Over the cube, down, close, up and somewhere, open."""
+        up = rng.uniform(0.1, 0.22)
+        away = np.append(rng.uniform(LOW[:2] + 0.06, HIGH[:2] - 0.06), TABLE + up)
+        slip = rng.normal(0, 0.006, 3)  # a grasp that now and then fails
+        speed = rng.uniform(0.4, 0.8)
+
+        def cube() -> np.ndarray:
+            return self._cube("cube_joint0")[:3] + slip
+
+        return [
+            Leg(lambda: cube() + 0.09 * UP, 30, speed, OPEN), Leg(cube, 20, 0.4, OPEN),
+            Leg(cube, 5, 0.2, CLOSED, stay=True), Leg(lambda: away, int(rng.integers(12, 24)), speed, CLOSED),
+            Leg(lambda: away, 4, 0.3, OPEN, stay=True),
+        ]  # fmt: skip
+
+
+class Push(Arm):
+    """Two cubes, pushed about with the closed hand."""
+
+    def __init__(self) -> None:
+        super().__init__("push the cubes about", "Stack", {"red": "cubeA_joint0", "green": "cubeB_joint0"})
+
+    def plan(self, rng: np.random.Generator) -> list[Leg]:
+        """Down beside a cube and through it to somewhere else on the table."""
+        joints = list(self.cubes.values())
+        cube = self._cube(joints[int(rng.integers(len(joints)))])[:3]
+        aim = rng.uniform(LOW[:2] + 0.05, HIGH[:2] - 0.05)
+        ahead = np.append(aim - cube[:2], 0) / (np.linalg.norm(aim - cube[:2]) + 1e-6)
+        behind = cube - rng.uniform(0.08, 0.1) * ahead
+        behind[2] = TABLE + 0.025
+        through = behind + (0.08 + max(0.1, float(np.linalg.norm(aim - cube[:2])))) * ahead
+        speed = rng.uniform(0.25, 0.6)
+        here = self.position()
+        up = np.append(here[:2], max(here[2], TABLE + 0.12))
+        return [Leg(lambda: up, 8, 0.8, CLOSED), Leg(lambda: behind + 0.1 * UP, 25, 0.8, CLOSED),
+                Leg(lambda: behind, 12, 0.5, CLOSED), Leg(lambda: through, 30, speed, CLOSED)]  # fmt: skip
+
+
+def _make(scene: str) -> Any:
+    draw_off_screen()
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        try:
+            import robosuite
+            from robosuite.controllers import load_composite_controller_config
+        except ImportError as error:
+            raise MissingExtra("recording robosuite", "robosuite", "sim") from error
+        controller = load_composite_controller_config(controller="BASIC", robot="Panda")
+        parts = controller["body_parts"]
+        parts["right"] |= {"type": "OSC_POSITION", "output_max": [SCALE] * 3, "output_min": [-SCALE] * 3}
+        controller["body_parts"] = {"right": parts["right"]}
+        return robosuite.make(
+            scene, robots="Panda", controller_configs=controller, has_renderer=False, has_offscreen_renderer=False,
+            use_camera_obs=False, control_freq=10, ignore_done=True, hard_reset=False,
+        )  # fmt: skip
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """robosuite tells at length of files and packages that are not needed here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,150 @@
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dila.cli.main import main
+from dila.data import convert as module
+from dila.data import write_table, write_video
+from dila.data.convert import convert
+from dila.data.lerobot_write import CAMERA
+from dila.errors import DilaError
+
+spec = importlib.util.spec_from_file_location("lerobot_reader", Path(__file__).parent / "lerobot_reader.py")
+reader = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reader)
+
+
+def clip(shade, length=6, size=(16, 24)):
+    return (shade + 3 * torch.arange(length)).to(torch.uint8)[:, None, None, None].expand(length, 3, *size).contiguous()
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three good episodes with actions, one of another rate, one of another size, one that is no video."""
+    root = tmp_path / "corpus"
+    (root / "sub").mkdir(parents=True)
+    columns = {}
+    for i, name in enumerate(["a.mp4", "sub/b.mp4", "ü c.mp4"]):
+        write_video(root / name, clip(40 * i, 6 + i), 10)
+        columns[name] = {"action": np.full((6 + i, 2), i, np.float32), "state": np.full((6 + i, 1), i, np.float32)}
+    write_video(root / "fast.mp4", clip(90), 25)
+    write_video(root / "large.mp4", clip(90, size=(32, 32)), 10)
+    (root / "broken.mp4").write_bytes(b"no video")
+    for name in ("fast.mp4", "large.mp4"):
+        columns[name] = {"action": np.zeros((6, 2), np.float32), "state": np.zeros((6, 1), np.float32)}
+    write_table(root / "actions.parquet", columns, {"action": ("x", "y")})
+    return root
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_fits_is_written_and_what_does_not_is_told(corpus, tmp_path):
+    done = convert(corpus, tmp_path / "out", task="wipe", progress=False)
+    assert done.episodes == 3
+    reasons = {str(s.path): s.reason for s in done.skipped}
+    assert "25 frames a second" in reasons["fast.mp4"]
+    assert "32 x 32" in reasons["large.mp4"]
+    assert "not a readable video" in reasons[str(corpus / "broken.mp4")]
+    data = reader.read(tmp_path / "out")
+    assert [row["source"] for row in data.rows] == ["a.mp4", "sub/b.mp4", "ü c.mp4"]
+    assert data.info["features"]["action"]["names"] == ["x", "y"]
+    assert data.tasks["task"].to_pylist() == ["wipe"]
+    for i, episode in enumerate(data.episodes):
+        assert set(episode.columns["action"].ravel()) == {i}
+        assert episode.columns["observation.state"].tolist() == [i] * (6 + i)
+        shade = episode.frames[CAMERA].mean((1, 2, 3))
+        np.testing.assert_allclose(shade, 40 * i + 3 * np.arange(6 + i), atol=2)
+    assert not (tmp_path / "out" / ".recording").exists()
+
+
+def test_a_size_takes_all_sizes_and_chunks_change_nothing(corpus, tmp_path, monkeypatch):
+    whole = convert(corpus, tmp_path / "a", size=20, progress=False)
+    assert whole.episodes == 4
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1)
+    convert(corpus, tmp_path / "b", size=20, progress=False)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert reader.read(tmp_path / "a").episodes[0].frames[CAMERA].shape[1:] == (20, 20, 3)
+
+
+def test_a_rate_given_holds_for_all(corpus, tmp_path):
+    done = convert(corpus, tmp_path / "out", fps=30, size=16, progress=False)
+    assert done.episodes == 5
+    assert reader.read(tmp_path / "out").info["fps"] == 30
+
+
+def test_interrupted_it_goes_on(corpus, tmp_path, monkeypatch):
+    convert(corpus, tmp_path / "whole", progress=False)
+    real, made = module.stage_episode, []
+
+    def dying(staging, name, chunks, columns, fps, source):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(source)
+        real(staging, name, chunks, columns, fps, source)
+
+    monkeypatch.setattr(module, "stage_episode", dying)
+    with pytest.raises(KeyboardInterrupt):
+        convert(corpus, tmp_path / "out", progress=False)
+    monkeypatch.undo()
+
+    def watching(staging, name, chunks, columns, fps, source):
+        made.append(source)
+        real(staging, name, chunks, columns, fps, source)
+
+    monkeypatch.setattr(module, "stage_episode", watching)
+    convert(corpus, tmp_path / "out", progress=False)
+    assert made.count("a.mp4") == 1
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_corpus_that_grew_adds_what_is_new(corpus, tmp_path):
+    later = tmp_path / "later.mp4"
+    (corpus / "large.mp4").unlink()
+    shutil.move(corpus / "a.mp4", later)
+    convert(corpus, tmp_path / "out", progress=False)
+    shutil.move(later, corpus / "a.mp4")
+    assert convert(corpus, tmp_path / "out", progress=False).episodes == 3
+    assert [r["source"] for r in reader.read(tmp_path / "out").rows] == ["sub/b.mp4", "ü c.mp4", "a.mp4"]
+
+
+def test_columns_that_some_lack_are_left_out_and_told(tmp_path):
+    root = tmp_path / "c"
+    for name in ("a.mp4", "b.mp4"):
+        write_video(root / name, clip(9), 10)
+    write_table(root / "actions.parquet", {"a.mp4": {"action": np.zeros((6, 2), np.float32)}}, {})
+    done = convert(root, tmp_path / "out", progress=False)
+    assert (done.episodes, done.dropped) == (2, ("action",))
+
+
+def test_uneven_times_are_not_made_even(tmp_path):
+    import av
+
+    path = tmp_path / "c" / "uneven.mp4"
+    path.parent.mkdir()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        for i, tick in enumerate([0, 1, 9, 10, 30]):
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 10 * i, np.uint8), format="rgb24")
+            frame.pts = tick
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(DilaError, match="even frame rate; give fps"):
+        convert(tmp_path / "c", tmp_path / "out", progress=False)
+
+
+def test_the_command_counts_and_lists(corpus, tmp_path, capsys):
+    assert main(["data", "convert", str(corpus), str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "3 episodes, 3 skipped" in told
+    assert "skipped fast.mp4: has 25 frames a second" in told
+    assert main(["data", "convert", str(corpus), str(tmp_path / "out"), "--size", "64"]) == 2
+    assert "size = [16, 24] (now [64, 64])" in capsys.readouterr().err
+    assert main(["data", "convert", str(corpus), str(corpus)]) == 2
