@@ -139,3 +139,9 @@ def test_a_decoder_can_be_trained_afterwards(first_look, tmp_path):
     sizes = ["--steps", "2", "--size", "32", "--width", "8", "--max-width", "16", "--frames", "32"]
     assert main([*arguments, *sizes, "--cache-dir", str(first_look.folder / "features")]) == 0
     assert dila.load(tmp_path / "drawn").decoder.decode(torch.zeros(1, 1, 4, 4, 272)).shape[-2:] == (32, 32)
+
+
+def test_weights_must_be_as_many_as_data_sets(refused, first_look, tmp_path):
+    data = first_look.folder / "pusht"
+    told = refused("train", "tiny_pusht", "--data", data, tmp_path, "--weights", 0.7, "--out", tmp_path / "run")
+    assert "weights has 1 numbers for 2 data set(s)" in told

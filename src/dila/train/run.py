@@ -169,6 +169,8 @@ class Run:
         trackers: where the log goes besides ``log.jsonl``. TensorBoard is skipped when not installed.
         compile: torch.compile the learner.
         workers: processes that read data; 0 reads in the training process.
+        weights: how often each data set is drawn from, in their order, whatever the sum; None draws every clip once.
+        tolerate: share of the clips that may fail to be read before the run stops.
     """
 
     name: str
@@ -194,6 +196,8 @@ class Run:
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     compile: bool = False
     workers: int = 0
+    weights: tuple[float, ...] | None = None
+    tolerate: float = 0.1
 
     def __post_init__(self):
         if not self.stages:
