@@ -145,3 +145,23 @@ def test_weights_must_be_as_many_as_data_sets(refused, first_look, tmp_path):
     data = first_look.folder / "pusht"
     told = refused("train", "tiny_pusht", "--data", data, tmp_path, "--weights", 0.7, "--out", tmp_path / "run")
     assert "weights has 1 numbers for 2 data set(s)" in told
+
+
+def test_checking_data_gives_a_code_for_ci(first_look, refused, tmp_path, capsys):
+    import json
+    import shutil
+
+    data = tmp_path / "pusht"
+    shutil.copytree(first_look.folder / "pusht", data)
+    assert main(["data", "check", str(data)]) == 0
+    assert "nothing is wrong with it" in capsys.readouterr().out
+    (data / "zero.mp4").touch()
+    assert main(["data", "check", str(data), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["errors"][0]["kind"] == "unreadable"
+    (data / "zero.mp4").unlink()
+    shutil.copy(data / "episode_00000.mp4", data / "again.mp4")
+    assert main(["data", "check", str(data)]) == 0
+    assert main(["data", "check", str(data), "--strict"]) == 1
+    assert "again.mp4" in refused("data", "check", tmp_path / "again.mp4")
+    assert main(["data", "show", str(data), "--out", str(tmp_path / "sheet.png"), "--episodes", "2"]) == 0
+    assert (tmp_path / "sheet.png").is_file()

@@ -16,6 +16,8 @@ VERBS: dict[str, str] = {
     "rebind": "draw the structure of one clip with the content of another",
     "isolate": "freeze the structure of a clip: what still moves is content",
     "data record": "record a simulator or generator, with its true actions kept aside",
+    "data check": "what a corpus is and what is wrong with it, with an exit code",
+    "data show": "a contact sheet of a corpus",
     "import-released": "make a released checkpoint a folder that the other verbs take",
     "parity": "compare with recorded numbers of the released model",
 }
