@@ -194,6 +194,17 @@ def test_without_a_cache_frames_are_encoded_in_the_loop(go, whole, tmp_path):
     assert totals[0] == pytest.approx(totals[1], rel=0.05)  # the cache keeps bf16
 
 
+def test_training_from_the_cache_never_makes_the_encoders_network(go, whole, tmp_path, monkeypatch):
+    class Missing(PatchEncoder):
+        def __init__(self, config=PatchConfig(), statistics=None):  # noqa: B008
+            super().__init__(config, statistics)
+            self.made_by(lambda: pytest.fail("the network was made"))
+
+    monkeypatch.setitem(vision.ENCODERS, "patch", (Missing, PatchConfig))
+    go(small_run())
+    assert without_clock(read_log(tmp_path / "out")) == without_clock(read_log(whole))
+
+
 def test_bf16_trains_on_the_cpu_in_fp32_weights(go, tmp_path):
     end = go(small_run(precision="bf16"))
     assert {x.dtype for x in load_pretrained(end).model.parameters()} == {torch.float32}
