@@ -86,7 +86,7 @@ class CachedEpisode:
 
     def _rows(self, piece: int, rows: np.ndarray) -> Tensor:
         shard = open_shard(str(self.shards[piece]))
-        return shard.rows(_piece_key(self.key, piece))[torch.from_numpy(rows)].float()
+        return shard.rows(_piece_key(self.key, piece), rows)
 
     def fingerprint(self) -> str:
         """Changes with the episode's file, its sampling and the encoder's config."""

@@ -7,11 +7,13 @@ header in JSON with type, shape and place of each tensor, the tensors.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import mmap
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 
 from dila.errors import DilaError
@@ -25,17 +27,33 @@ _HEADER = 100 * 2**20
 _log = logging.getLogger(__name__)
 
 
-class Shard(NamedTuple):
-    """A mapped file; tensors are views of it."""
+class Shard:
+    """A mapped file. Only the pages of the rows that are asked for are read from disk, and those of a run at once."""
 
-    raw: Tensor
-    places: Mapping[str, Any]
+    def __init__(self, path: Path):
+        self.first, self.places = read_header(path)
+        with path.open("rb") as file:
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        # Otherwise the system reads megabytes ahead, of which a clip somewhere in a large cache needs nothing.
+        self._advise("MADV_RANDOM", 0, len(self.map))
+        self.raw = torch.frombuffer(self.map, dtype=torch.uint8)
 
-    def rows(self, key: str) -> Tensor:
-        """A tensor (bf16) whose pages are read as they are indexed."""
-        place = self.places[key]
-        start, end = place["data_offsets"]
-        return self.raw[start:end].view(torch.bfloat16).reshape(place["shape"])
+    def rows(self, key: str, rows: np.ndarray) -> Tensor:
+        """Some rows of a tensor, a copy in float32."""
+        start, end = (self.first + offset for offset in self.places[key]["data_offsets"])
+        shape = self.places[key]["shape"]
+        size = (end - start) // max(1, shape[0])
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            if len(run):
+                self._advise("MADV_WILLNEED", start + int(run[0]) * size, len(run) * size)
+        return self.raw[start:end].view(torch.bfloat16).reshape(shape)[torch.from_numpy(rows)].float()
+
+    def _advise(self, name: str, start: int, length: int) -> None:
+        option = getattr(mmap, name, None)
+        if option is None:  # Windows has no such advice to give
+            return
+        before = start % mmap.PAGESIZE
+        self.map.madvise(option, start - before, min(length + before, len(self.map) - start + before))
 
 
 @lru_cache(maxsize=MAPPED)
@@ -45,9 +63,7 @@ def open_shard(path: str) -> Shard:
     Raises:
         DilaError: it is missing, cut short or no safetensors file.
     """
-    first, places = read_header(Path(path))
-    size = max(place["data_offsets"][1] for place in places.values())
-    return Shard(torch.from_file(path, shared=False, size=first + size, dtype=torch.uint8)[first:], places)
+    return Shard(Path(path))
 
 
 def read_header(path: Path) -> tuple[int, dict[str, Any]]:
