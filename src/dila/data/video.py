@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dila.data.fast_video import read_fast
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
@@ -56,6 +57,8 @@ class VideoInfo:
     at which it is decoded, mp4 and Matroska go to the keyframe before it."""
     size: tuple[int, int]
     """Rows and columns of pixels after rotation."""
+    tick: float = 0.0
+    """Seconds of one of the stream's ticks."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -97,7 +100,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[VideoEp
     """
     info = probe_video(path)
     if fps is not None:
-        info = VideoInfo(np.arange(len(info)) / fps, info.pts, info.keyframes, info.seeks, info.size)
+        info = replace(info, times=np.arange(len(info)) / fps)
     yield VideoEpisode(name, path, info)
 
 
@@ -121,7 +124,8 @@ def probe_video(path: str | Path) -> VideoInfo:
         ticks = np.array(pts, dtype=np.int64)[order]
         key = np.array([p.is_keyframe for p in packets])[order]
         key[0] = True
-        times = (ticks - ticks[0]) * float(stream.time_base)
+        tick = float(stream.time_base)
+        times = (ticks - ticks[0]) * tick
         counted = container.format.name == "avi" and stream.codec_context.has_b_frames
     with _opened(path) as (container, stream):
         first = next(container.decode(stream), None)
@@ -132,7 +136,7 @@ def probe_video(path: str | Path) -> VideoInfo:
     if counted:
         return VideoInfo(times, None, np.zeros(1, dtype=np.int64), ticks[:1], (size[0], size[1]))
     keyframes = np.flatnonzero(key)
-    return VideoInfo(times, ticks, keyframes, ticks[keyframes], (size[0], size[1]))
+    return VideoInfo(times, ticks, keyframes, ticks[keyframes], (size[0], size[1]), tick)
 
 
 def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None = None) -> UInt8[Tensor, "N 3 Y X"]:
@@ -151,6 +155,8 @@ def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None =
     wanted = np.asarray(list(frames), dtype=np.int64)
     if wanted.size and (wanted.min() < 0 or wanted.max() >= len(info)):
         raise DilaError(f"{path} has frames 0 to {len(info) - 1}, but {wanted.min()} to {wanted.max()} were asked for")
+    if (fast := read_fast(path, wanted.tolist(), info)) is not None:
+        return fast
     # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
     out = np.empty((len(wanted), *info.size, 3), dtype=np.uint8)
     for index, picture in _decode(path, info, sorted(set(wanted.tolist()))):
