@@ -17,12 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from dila.data.fast_video import read_fast
+from dila.data.held import Held
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
@@ -37,6 +38,10 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
 # once decoded): the rate control of x264 reads something unset there. A recording has to be the same for the same seed.
 X264 = {"crf": "16", "preset": "veryfast", "g": "16", "x264-params": "mbtree=0"}
 
+
+HELD_PICTURES = 25
+"""Bytes that an open decoder holds for each pixel: 16 pictures of 1.5 bytes, and one more."""
+HELD = Held(count=32, cost=128 * 2**20)
 
 _thread = threading.local()
 
@@ -208,19 +213,60 @@ def hash_file(path: Path) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream, limits checked; every error of FFmpeg becomes a `DilaError`."""
+    with _told(path):
+        container, stream = _open(path)
+        with container:
+            yield container, stream
+
+
+@contextmanager
+def _held(path: Path, info: VideoInfo) -> Iterator[tuple[Any, Any]]:
+    """As `_opened`, of a file that may be open since the last clip, and stays so if nothing goes wrong."""
+    with _told(path):
+        stat = os.stat(path)
+        key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        container, stream = HELD.take(key) or _open(path)
+        try:
+            yield container, stream
+        except BaseException:
+            container.close()
+            raise
+        HELD.keep(key, _Opened(container, stream), info.size[0] * info.size[1] * HELD_PICTURES)
+
+
+class _Opened(NamedTuple):
+    container: Any
+    stream: Any
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def _open(path: Path) -> tuple[Any, Any]:
     import av
 
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    container = av.open(str(path), container_options=options, metadata_errors="replace")
     try:
-        with av.open(str(path), container_options=options, metadata_errors="replace") as container:
-            # A cover picture is a stream of type video too.
-            streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-            if not streams:
-                raise DilaError(f"{path} holds no video stream; give a video file")
-            stream = streams[0]
-            _check_size(path, stream.codec_context.width, stream.codec_context.height)
-            stream.codec_context.thread_count = 1
-            yield container, stream
+        # A cover picture is a stream of type video too.
+        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not streams:
+            raise DilaError(f"{path} holds no video stream; give a video file")
+        stream = streams[0]
+        _check_size(path, stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.thread_count = 1
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    import av
+
+    try:
+        yield
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
     except OSError as error:
@@ -267,7 +313,7 @@ def _check_whole(path: Path, stream: Any, packets: Sequence[Any]) -> None:
 
 def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Pictures of the wanted frames (sorted, unique), seeking wherever a keyframe lies between two of them."""
-    with _opened(path) as (container, stream):
+    with _held(path, info) as (container, stream):
         walk, position = None, -1
         for goal in wanted:
             key = int(np.searchsorted(info.keyframes, goal, side="right")) - 1
@@ -292,7 +338,9 @@ def _walk(container: Any, stream: Any, info: VideoInfo, key: int, position: int)
 
 
 def _place(pts: np.ndarray, ticks: int, otherwise: int) -> int:
-    """Number of the frame with this time; a video of hours is not turned into a table for every clip."""
+    """Number of the frame with this time, mostly the one after `otherwise`."""
+    if otherwise + 1 < len(pts) and pts[otherwise + 1] == ticks:
+        return otherwise + 1
     place = int(np.searchsorted(pts, ticks))
     return place if place < len(pts) and pts[place] == ticks else otherwise
 
