@@ -165,3 +165,16 @@ def test_checking_data_gives_a_code_for_ci(first_look, refused, tmp_path, capsys
     assert "again.mp4" in refused("data", "check", tmp_path / "again.mp4")
     assert main(["data", "show", str(data), "--out", str(tmp_path / "sheet.png"), "--episodes", "2"]) == 0
     assert (tmp_path / "sheet.png").is_file()
+
+
+def test_a_corpus_is_encoded_ahead_and_training_finds_it(first_look, tmp_path, capsys):
+    data = str(first_look.folder / "pusht")
+    arguments = ["encode", data, "--size", "64", "--out", str(tmp_path / "cache")]
+    assert main(arguments) == 0
+    assert "12 episodes are new, 0 skipped" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "0 episodes are new" in capsys.readouterr().out
+    shards = {path.name for path in (tmp_path / "cache").rglob("shard-*")}
+    assert shards
+    trained = {path.parent.name for path in (first_look.folder / "features").rglob("shard-*")}
+    assert trained == {path.parent.name for path in (tmp_path / "cache").rglob("shard-*")}

@@ -10,6 +10,7 @@ VERBS: dict[str, str] = {
     "quickstart": "record Push-T, train the tiny recipe, measure it, write one HTML page",
     "train": "train a recipe on your video",
     "train-decoder": "train a small decoder, so that a model's predictions can be looked at",
+    "encode": "fill the feature cache with a corpus, here or on a cluster",
     "label": "latent actions of a video or a folder of videos, to Parquet",
     "rollout": "imagine the future of a clip under its own latent actions",
     "transfer": "replay the latent actions of one clip in the scene of another",

@@ -156,6 +156,16 @@ class FeatureCache:
         encoder = self._needed("the size is to be told")
         return frames * BYTES_PER_NUMBER * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim
 
+    def check_room(self, episodes: Sequence[Episode]) -> None:
+        """Tell how much these will take, before anything is encoded.
+
+        Raises:
+            DilaError: the disk has not the room.
+        """
+        if episodes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_room(len(episodes), sum(len(episode.times) for episode in episodes))
+
     def _missing(self, episodes: Sequence[Episode], keys: Mapping[str, str]) -> list[tuple[Episode, str]]:
         index = stored(self.folder)
         return [(e, keys[e.id]) for e in episodes if e.id in keys and not _complete(e, keys[e.id], index)]
@@ -190,7 +200,7 @@ class FeatureCache:
         _replace_text(self.folder / "encoder.json", json.dumps(self.config, indent=1) + "\n")
         index = stored(self.folder)
         frames = sum(len(episode.times) for episode, _ in missing)
-        self._check_room(len(missing), frames)
+        self.check_room([episode for episode, _ in missing])
         pending: dict[str, Tensor] = {}
         with tqdm(total=frames, unit="frame", desc="encoding", disable=not self.progress) as bar:
             for episode, key in missing:
