@@ -103,7 +103,7 @@ def test_what_fails_is_told_as_without_it(tmp_path):
     path = write(tmp_path / "a.mp4", "libx264")
     info = probe_video(path)
     path.unlink()
-    with pytest.raises(DilaError, match=r"a\.mp4 cannot be read"):
+    with pytest.raises(DilaError, match=r"a\.mp4 is not a readable video"):
         read_video(path, WANTED, info)
 
 

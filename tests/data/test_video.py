@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from dila.data import video
-from dila.data.held import Held
 from dila.data.video import VideoEpisode, probe_video, read_video, write_video
 from dila.errors import DilaError
 
@@ -88,7 +87,7 @@ def test_late_frames_do_not_decode_from_the_start(mp4, monkeypatch):
     info = probe_video(mp4)
     assert len(info.keyframes) >= 4
     decoded = 0
-    held = video._held
+    opened = video._opened
 
     class Counting:
         def __init__(self, container):
@@ -106,11 +105,11 @@ def test_late_frames_do_not_decode_from_the_start(mp4, monkeypatch):
     from contextlib import contextmanager
 
     @contextmanager
-    def counting(path, info):
-        with held(path, info) as (container, stream):
+    def counting(path):
+        with opened(path) as (container, stream):
             yield Counting(container), stream
 
-    monkeypatch.setattr(video, "_held", counting)
+    monkeypatch.setattr(video, "_opened", counting)
     monkeypatch.setattr(video, "read_fast", lambda *_: None)
     assert numbers(read_video(mp4, [58, 2], info)) == [58, 2]
     assert decoded == (58 - 48 + 1) + (2 - 0 + 1)  # from the keyframe before each, and not from the one before that
@@ -265,68 +264,9 @@ def test_fingerprint_follows_the_content(tmp_path, mp4):
     assert VideoEpisode("a", copy, info).fingerprint() != VideoEpisode("b", mp4, info).fingerprint()
 
 
-def test_a_file_stays_open_between_clips_and_gives_the_same(mp4, monkeypatch):
-    monkeypatch.setattr(video, "read_fast", lambda *_: None)
-    info = probe_video(mp4)
-    video.HELD.clear()
-    opened = []
-    real = video._open
-    monkeypatch.setattr(video, "_open", lambda path: opened.append(path) or real(path))
-    for wanted in ([58, 59], [3], [59], [59], [0, 30, 59], [17, 2]):  # also after the end was reached
-        assert numbers(read_video(mp4, wanted, info)) == wanted
-    assert len(opened) == 1
-    assert len(video.HELD) == 1
-
-
-def test_a_file_that_changed_or_went_while_it_was_open_is_not_read_from_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "read_fast", lambda *_: None)
-    path = tmp_path / "a.mp4"
-    write_video(path, shades(20), 10)
-    info = probe_video(path)
-    assert numbers(read_video(path, [5], info)) == [5]
-    write_video(path, shades(40).flip(0)[20:], 10)
-    assert numbers(read_video(path, [5], info)) == [14]
-    path.unlink()
-    with pytest.raises(DilaError, match=r"a\.mp4 cannot be read: No such file"):
-        read_video(path, [5], info)
-
-
-def in_child(path, info, queue):
-    queue.put([numbers(read_video(path, [f], info)) for f in range(0, 60, 7)])
-
-
-def test_a_forked_process_opens_files_for_itself(mp4, monkeypatch):
-    import multiprocessing
-
-    monkeypatch.setattr(video, "read_fast", lambda *_: None)
-    info = probe_video(mp4)
-    read_video(mp4, [50], info)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    children = [context.Process(target=in_child, args=(mp4, info, queue)) for _ in range(2)]
-    for child in children:
-        child.start()
-    here = [numbers(read_video(mp4, [f], info)) for f in range(0, 60, 7)]
-    assert [queue.get(timeout=60) for _ in children] == [here, here]
-    for child in children:
-        child.join()
-    assert here == [[f] for f in range(0, 60, 7)]
-
-
-def test_few_and_small_files_are_held(tmp_path):
-    class File:
-        closed = False
-
-        def close(self):
-            self.closed = True
-
-    held, files = Held(count=2, cost=10), [File() for _ in range(4)]
-    for name, file in zip("abc", files, strict=False):
-        held.keep(name, file, 1)
-    assert [f.closed for f in files] == [True, False, False, False]
-    assert held.take("a") is None
-    assert held.take("b") is files[1]
-    held.keep("d", files[3], 10)
-    assert [f.closed for f in files] == [True, False, True, False]
-    held.clear()
-    assert (files[3].closed, len(held)) == (True, 0)
+def test_a_file_that_went_is_told(tmp_path):
+    write_video(tmp_path / "a.mp4", shades(20), 10)
+    info = probe_video(tmp_path / "a.mp4")
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(DilaError, match=r"a\.mp4 is not a readable video \(No such file"):
+        read_video(tmp_path / "a.mp4", [5], info)

@@ -7,15 +7,13 @@ Only what has been found equal to the pixel goes this way: 8-bit pictures, uprig
 else, and everything that fails, is left to PyAV, whose errors are the ones that are told.
 """
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dila.data.held import Held
 from dila.shapes import Tensor, UInt8
 
 if TYPE_CHECKING:
@@ -25,35 +23,20 @@ EQUAL = frozenset({"yuv420p", "yuvj420p", "yuv444p"})
 """Pixel formats whose conversion to RGB is the same in both; of 10 bits it is not."""
 
 
-PICTURES = 25
-"""Bytes that an open decoder holds for each pixel, about."""
-HELD = Held(count=32, cost=128 * 2**20)
-
-
-class _Kept(NamedTuple):
-    decoder: Any
-
-    def close(self) -> None:
-        """It closes its file when nobody holds it."""
-
-
 def read_fast(path: Path, frames: Sequence[int], info: "VideoInfo") -> UInt8[Tensor, "N 3 Y X"] | None:
     """What `dila.data.read_video` gives, or None where PyAV has to be asked."""
     decoder = _torchcodec()
     if decoder is None or not frames or not _is_even(info):
         return None
     try:
-        stat = os.stat(path)
-        key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
         # Otherwise it walks all packets first. Without that it goes by the frame rate, which even times bear out.
-        video = HELD.take(key) or _Kept(decoder(path, seek_mode="approximate", num_ffmpeg_threads=1))
-        about = video.decoder.metadata
+        video = decoder(path, seek_mode="approximate", num_ffmpeg_threads=1)
+        about = video.metadata
         if about.pixel_format not in EQUAL or about.rotation or (about.height, about.width) != info.size:
             return None
-        read = video.decoder.get_frames_at(list(frames))
+        read = video.get_frames_at(list(frames))
     except (RuntimeError, ValueError, IndexError, OSError):
         return None
-    HELD.keep(key, video, info.size[0] * info.size[1] * PICTURES)
     assert info.pts is not None
     wanted = (info.pts[list(frames)] - info.pts[0]) * info.tick
     since = read.pts_seconds.numpy() - (about.begin_stream_seconds or 0.0)

@@ -17,13 +17,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from dila.data.fast_video import read_fast
-from dila.data.held import Held
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
@@ -38,10 +37,6 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
 # once decoded): the rate control of x264 reads something unset there. A recording has to be the same for the same seed.
 X264 = {"crf": "16", "preset": "veryfast", "g": "16", "x264-params": "mbtree=0"}
 
-
-HELD_PICTURES = 25
-"""Bytes that an open decoder holds for each pixel: 16 pictures of 1.5 bytes, and one more."""
-HELD = Held(count=32, cost=128 * 2**20)
 
 _thread = threading.local()
 
@@ -212,61 +207,24 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream, limits checked; every error of FFmpeg becomes a `DilaError`."""
-    with _told(path):
-        container, stream = _open(path)
-        with container:
-            yield container, stream
+    """The container and its first video stream, limits checked; every error of FFmpeg becomes a `DilaError`.
 
-
-@contextmanager
-def _held(path: Path, info: VideoInfo) -> Iterator[tuple[Any, Any]]:
-    """As `_opened`, of a file that may be open since the last clip, and stays so if nothing goes wrong."""
-    with _told(path):
-        stat = os.stat(path)
-        key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        container, stream = HELD.take(key) or _open(path)
-        try:
-            yield container, stream
-        except BaseException:
-            container.close()
-            raise
-        HELD.keep(key, _Opened(container, stream), info.size[0] * info.size[1] * HELD_PICTURES)
-
-
-class _Opened(NamedTuple):
-    container: Any
-    stream: Any
-
-    def close(self) -> None:
-        self.container.close()
-
-
-def _open(path: Path) -> tuple[Any, Any]:
+    Opened for every clip: containers that were kept open from clip to clip were a fifth quicker where videos are few,
+    and left holes in memory that grew by megabytes in a thousand clips (docs/log.md).
+    """
     import av
 
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-    container = av.open(str(path), container_options=options, metadata_errors="replace")
     try:
-        # A cover picture is a stream of type video too.
-        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-        if not streams:
-            raise DilaError(f"{path} holds no video stream; give a video file")
-        stream = streams[0]
-        _check_size(path, stream.codec_context.width, stream.codec_context.height)
-        stream.codec_context.thread_count = 1
-    except BaseException:
-        container.close()
-        raise
-    return container, stream
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    import av
-
-    try:
-        yield
+        with av.open(str(path), container_options=options, metadata_errors="replace") as container:
+            # A cover picture is a stream of type video too.
+            streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+            if not streams:
+                raise DilaError(f"{path} holds no video stream; give a video file")
+            stream = streams[0]
+            _check_size(path, stream.codec_context.width, stream.codec_context.height)
+            stream.codec_context.thread_count = 1
+            yield container, stream
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
     except OSError as error:
@@ -313,7 +271,7 @@ def _check_whole(path: Path, stream: Any, packets: Sequence[Any]) -> None:
 
 def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Pictures of the wanted frames (sorted, unique), seeking wherever a keyframe lies between two of them."""
-    with _held(path, info) as (container, stream):
+    with _opened(path) as (container, stream):
         walk, position = None, -1
         for goal in wanted:
             key = int(np.searchsorted(info.keyframes, goal, side="right")) - 1

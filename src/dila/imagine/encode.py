@@ -40,10 +40,10 @@ class _Part(NamedTuple):
         """Move the encoder."""
         self.encoder.to(device)
 
-    def __call__(self, episodes: Sequence[Any]) -> dict[str, str]:
+    def __call__(self, part: Sequence[Any]) -> dict[str, str]:
         """Fill the cache; returns what could not be read."""
         cache = FeatureCache(self.encoder, self.folder, progress=False)
-        cache.episodes(episodes)
+        cache.episodes(part)
         return cache.skipped
 
 

@@ -128,12 +128,13 @@ class _Part(NamedTuple):
     batch: int
 
     def to(self, device: str) -> None:
-        for part in (self.world.model, self.world.encoder):
+        heavy: list[Any] = [self.world.model, self.world.encoder]
+        for part in heavy:
             if hasattr(part, "to"):
                 part.to(device)
 
-    def __call__(self, task: tuple[Path, Sequence[Episode]]) -> None:
-        path, episodes = task
+    def __call__(self, part: tuple[Path, Sequence[Episode]]) -> None:
+        path, episodes = part
         if not path.is_file():
             _write(_label_part(self.world, episodes, self.batch), path)
 
