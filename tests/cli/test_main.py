@@ -139,3 +139,42 @@ def test_a_decoder_can_be_trained_afterwards(first_look, tmp_path):
     sizes = ["--steps", "2", "--size", "32", "--width", "8", "--max-width", "16", "--frames", "32"]
     assert main([*arguments, *sizes, "--cache-dir", str(first_look.folder / "features")]) == 0
     assert dila.load(tmp_path / "drawn").decoder.decode(torch.zeros(1, 1, 4, 4, 272)).shape[-2:] == (32, 32)
+
+
+def test_weights_must_be_as_many_as_data_sets(refused, first_look, tmp_path):
+    data = first_look.folder / "pusht"
+    told = refused("train", "tiny_pusht", "--data", data, tmp_path, "--weights", 0.7, "--out", tmp_path / "run")
+    assert "weights has 1 numbers for 2 data set(s)" in told
+
+
+def test_checking_data_gives_a_code_for_ci(first_look, refused, tmp_path, capsys):
+    import json
+    import shutil
+
+    data = tmp_path / "pusht"
+    shutil.copytree(first_look.folder / "pusht", data)
+    assert main(["data", "check", str(data)]) == 0
+    assert "nothing is wrong with it" in capsys.readouterr().out
+    (data / "zero.mp4").touch()
+    assert main(["data", "check", str(data), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["errors"][0]["kind"] == "unreadable"
+    (data / "zero.mp4").unlink()
+    shutil.copy(data / "episode_00000.mp4", data / "again.mp4")
+    assert main(["data", "check", str(data)]) == 0
+    assert main(["data", "check", str(data), "--strict"]) == 1
+    assert "again.mp4" in refused("data", "check", tmp_path / "again.mp4")
+    assert main(["data", "show", str(data), "--out", str(tmp_path / "sheet.png"), "--episodes", "2"]) == 0
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_a_corpus_is_encoded_ahead_and_training_finds_it(first_look, tmp_path, capsys):
+    data = str(first_look.folder / "pusht")
+    arguments = ["encode", data, "--size", "64", "--out", str(tmp_path / "cache")]
+    assert main(arguments) == 0
+    assert "12 episodes are new, 0 skipped" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "0 episodes are new" in capsys.readouterr().out
+    shards = {path.name for path in (tmp_path / "cache").rglob("shard-*")}
+    assert shards
+    trained = {path.parent.name for path in (first_look.folder / "features").rglob("shard-*")}
+    assert trained == {path.parent.name for path in (tmp_path / "cache").rglob("shard-*")}

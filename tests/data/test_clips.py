@@ -1,11 +1,9 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dila.data.clips import Clips, EpochSampler, collate_clips
+from dila.data.clips import Clips, Unreadable, collate_clips
 from dila.data.corpus import open_corpus
 from dila.data.table import write_table
 from dila.data.video import write_video
@@ -143,62 +141,11 @@ def test_clips_stack_through_loader_workers():
         collate_clips([mixed[0], mixed[1]])
 
 
-def test_every_epoch_is_another_order_of_everything():
-    sampler = EpochSampler(50, seed=3)
-    first, second = sampler.order(0), sampler.order(1)
-    assert sorted(first) == sorted(second) == list(range(50))
-    assert first != second != EpochSampler(50, seed=4).order(1)
-    assert first == EpochSampler(50, seed=3).order(0)
+def test_what_cannot_be_read_is_named_with_its_frame():
+    class Gone(Numbered):
+        def read(self, frames):
+            raise FileNotFoundError("no such file")
 
-
-def batches(sampler, count, loader):
-    out, it = [], iter(loader)
-    while len(out) < count:
-        try:
-            batch = next(it)
-        except StopIteration:
-            it = iter(loader)
-            continue
-        sampler.advance(len(batch))
-        out.append(batch.tolist())
-    return out
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_interrupted_run_goes_on_at_the_exact_next_clip(workers):
-    def make():
-        sampler = EpochSampler(23, batch_size=4, seed=1)
-        loader = DataLoader(
-            range(23),
-            batch_size=4,
-            sampler=sampler,
-            num_workers=workers,
-            multiprocessing_context="fork" if workers else None,
-        )
-        return sampler, loader
-
-    straight = batches(*(lambda s, d: (s, 12, d))(*make()))
-    assert len({i for batch in straight[:5] for i in batch}) == 20
-    for stop in (3, 5, 7):
-        sampler, loader = make()
-        before = batches(sampler, stop, loader)
-        state = json.loads(json.dumps(sampler.state_dict()))
-        sampler, loader = make()
-        sampler.load_state_dict(state)
-        assert before + batches(sampler, 12 - stop, loader) == straight
-
-
-def test_processes_share_an_epoch_without_overlap():
-    shares = [EpochSampler(47, batch_size=3, seed=2, rank=r, world=4).order(5) for r in range(4)]
-    assert {len(s) for s in shares} == {9}
-    assert len({i for s in shares for i in s}) == 36
-
-
-def test_sampler_refuses_what_does_not_fit():
-    with pytest.raises(DilaError, match="7 clips do not fill a batch of 4 in 2"):
-        EpochSampler(7, batch_size=4, world=2)
-    with pytest.raises(DilaError, match="rank = 2"):
-        EpochSampler(7, rank=2, world=2)
-    state = EpochSampler(20).state_dict()
-    with pytest.raises(DilaError, match="has length = 20, this run has 21"):
-        EpochSampler(21).load_state_dict(state)
+    clips = Clips([Gone(np.arange(6), "b.mp4")], frames=3)
+    with pytest.raises(Unreadable, match=r"b\.mp4 from frame 2: FileNotFoundError: no such file"):
+        clips[2]

@@ -20,7 +20,7 @@ from dila.train.checkpoint import (
 
 def save(out, step, keep=5, random=None):
     pretrained = Pretrained(DiLA(small_model()), PatchEncoder(), None, 0.2, 4)
-    state = TrainerState(step, 0, {"state": {}}, {"used": 4}, [random or random_state()], {}, "data")
+    state = TrainerState(step, 0, {"state": {}}, {"used": 4}, [random or random_state()], {}, "data", [])
     return save_checkpoint(out, pretrained, state, keep, {})
 
 

@@ -79,7 +79,7 @@ def test_training_the_decoder_leaves_the_callers_random_numbers_alone(corpus, tm
 
 def test_a_decoder_is_attached_to_a_checkpoint_beside_its_trainer_state(corpus, cache, tmp_path):
     pretrained = Pretrained(DiLA(small_model()), PatchEncoder(), None, 0.2, 4)
-    state = TrainerState(3, 0, {}, {}, [], {}, "data")
+    state = TrainerState(3, 0, {}, {}, [], {}, "data", [])
     folder = save_checkpoint(tmp_path / "run", pretrained, state, 1, {"step": 3})
     assert train_decoder(tmp_path / "run", corpus, None, SETTINGS, cache_dir=cache, progress=False) == folder
     assert load_pretrained(folder).decoder is not None

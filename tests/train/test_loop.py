@@ -91,7 +91,18 @@ def test_the_log_names_the_losses_as_the_weights_do(whole):
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
     assert [record["stage"] for record in steps] == ["OneStep"] * 4 + ["Rollout"] * 2
     names = {field.name for field in fields(Weights)}
-    around = {"kind", "step", "stage", "lr", "total", "grad_norm", "clips_per_second", "scale_s", "scale_z", "rank_z"}
+    around = {
+        "kind",
+        "step",
+        "stage",
+        "lr",
+        "total",
+        "grad_norm",
+        "clips_per_second",
+        "scale_s",
+        "scale_z",
+        "rank_z",
+    } | {"skipped_clips"}
     for record in steps:
         assert set(record) == names | around
         weighted = sum(getattr(Weights(), name) * record[name] for name in names)
@@ -181,6 +192,17 @@ def test_without_a_cache_frames_are_encoded_in_the_loop(go, whole, tmp_path):
     go(small_run(cache=False))
     totals = [[r["total"] for r in read_log(out) if r["kind"] == "train"] for out in (tmp_path / "out", whole)]
     assert totals[0] == pytest.approx(totals[1], rel=0.05)  # the cache keeps bf16
+
+
+def test_training_from_the_cache_never_makes_the_encoders_network(go, whole, tmp_path, monkeypatch):
+    class Missing(PatchEncoder):
+        def __init__(self, config=PatchConfig(), statistics=None):  # noqa: B008
+            super().__init__(config, statistics)
+            self.made_by(lambda: pytest.fail("the network was made"))
+
+    monkeypatch.setitem(vision.ENCODERS, "patch", (Missing, PatchConfig))
+    go(small_run())
+    assert without_clock(read_log(tmp_path / "out")) == without_clock(read_log(whole))
 
 
 def test_bf16_trains_on_the_cpu_in_fp32_weights(go, tmp_path):

@@ -1,7 +1,123 @@
-import numpy as np
-import torch
+"""Training on several data sets."""
 
-from dila.train.material import action_statistics
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from train_world import small_run, write_corpus
+
+from dila.data import write_table, write_video
+from dila.errors import DilaError
+from dila.interop.pretrained import load_pretrained
+from dila.train import loop
+from dila.train.log import read_log
+from dila.train.loop import train
+from dila.train.material import Batches, Material, Split, action_statistics, gather, open_data, resolve
+from dila.train.objectives import ActionConditioned, OneStep
+from dila.train.run import Stage
+from dila.vision import build_encoder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Pictures 16 x 16 ten times a second with two numbers of action, videos 24 x 32 twenty times with one."""
+    root = tmp_path_factory.mktemp("data")
+    columns = {}
+    for number in range(4):
+        generator = torch.Generator().manual_seed(number)
+        frames = torch.randint(0, 255, (26, 3, 3, 4), generator=generator, dtype=torch.uint8)
+        write_video(root / "b" / f"{number}.mp4", frames.repeat_interleave(8, -1).repeat_interleave(8, -2), 20)
+        columns[f"{number}.mp4"] = {"action": np.ones((26, 1), np.float32)}
+    write_table(root / "b" / "actions.parquet", columns, {})
+    return [write_corpus(root / "a"), root / "b"]
+
+
+def without_clock(out):
+    return [{key: value for key, value in r.items() if key != "clips_per_second"} for r in read_log(out)]
+
+
+def test_data_sets_of_other_sizes_and_rates_train_together_and_are_judged_apart(folders, cache, tmp_path, monkeypatch):
+    run = small_run(weights=(0.3, 0.7))
+    end = train(run, folders, tmp_path / "whole", cache_dir=cache, progress=False)
+    seen = read_log(tmp_path / "whole")[-1]
+    assert (seen["on"], seen["a/on"], seen["b/on"]) == ("held out",) * 3
+    assert (seen["clips"], seen["a/clips"], seen["b/clips"]) == (6, 3, 3)
+    both = (seen["a/rollout_ratio_by_frame"][0], seen["b/rollout_ratio_by_frame"][0])
+    assert min(both) <= seen["rollout_ratio_by_frame"][0] <= max(both)
+    assert both[0] != both[1]
+
+    optimise = loop.Trainer._optimise
+
+    def then_stop(self, parts, stage):
+        if self.step + 1 == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return optimise(self, parts, stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_optimise", then_stop)
+        with pytest.raises(SystemExit):
+            train(run, folders, tmp_path / "out", cache_dir=cache, progress=False)
+    with pytest.raises(DilaError, match=r"weights = \[0\.3, 0\.7\] \(now \[0\.5, 0\.5\]\)"):
+        train(replace(run, weights=(0.5, 0.5)), folders, tmp_path / "out", cache_dir=cache, progress=False)
+    (tmp_path / "out" / "run.json").unlink()
+    with pytest.raises(DilaError, match="was trained on a, b, not on a; give the same data"):
+        train(replace(run, weights=None), folders[:1], tmp_path / "out", cache_dir=cache, progress=False)
+    (tmp_path / "out" / "run.json").unlink()
+    again = train(replace(run, workers=1), folders, tmp_path / "out", cache_dir=cache, progress=False)
+    assert without_clock(tmp_path / "out") == without_clock(tmp_path / "whole")
+    one, other = (load_pretrained(x).model.state_dict() for x in (end, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_weights_reach_the_batches(folders, cache):
+    run = small_run(weights=(1.0, 3.0))
+    corpora = open_data(run, folders)
+    run = resolve(run, build_encoder(run.encoder), corpora)
+    material = gather(run, build_encoder(run.encoder), corpora, cache, progress=False)
+    batches = Batches(run, run.stages[0], material, torch.device("cpu"))
+    clips = batches.loader.dataset
+    drawn = [clips.place(i)[0] for i in batches.sampler.order(0)]
+    assert drawn.count(1) == pytest.approx(0.75 * len(drawn), abs=1)
+
+
+def test_one_data_set_draws_as_it_always_has(folders, cache):
+    run = small_run()
+    encoder = build_encoder(run.encoder)
+    material = gather(run, encoder, open_data(run, folders[0]), cache, progress=False)
+    twice = Material(encoder, (Split("x", *material.splits[0][1:]),))
+    orders = [Batches(r, run.stages[0], m, torch.device("cpu")).sampler.order(1) for r, m in (
+        (run, material), (replace(run, weights=(5.0,)), twice),
+    )]  # fmt: skip
+    assert orders[0] == orders[1]
+
+
+def test_actions_that_differ_between_data_sets_are_refused_by_name(folders, tmp_path, cache):
+    run = small_run(stages=(Stage(OneStep(), steps=1), Stage(ActionConditioned(), steps=1)))
+    with pytest.raises(DilaError, match=r"but data sets differ in it: a has 3 x 2 x 2, b has 3 x 4 x 1"):
+        train(run, folders, tmp_path / "out", cache_dir=cache, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("data", "weights", "told"),
+    [
+        (0, (0.5, 0.5), r"weights has 2 numbers for 1 data set\(s\)"),
+        (1, (1.0,), r"weights has 1 numbers for 2 data set\(s\)"),
+        (2, None, "is given twice"),
+    ],
+)
+def test_what_does_not_fit_is_refused(folders, tmp_path, cache, data, weights, told):
+    chosen = (folders[0], folders, [folders[0], folders[0]])[data]
+    with pytest.raises(DilaError, match=told):
+        train(small_run(weights=weights), chosen, tmp_path / "out", cache_dir=cache, progress=False)
+
+
+def test_a_data_set_without_clips_is_refused_by_name(folders, tmp_path, cache):
+    write_video(tmp_path / "short" / "x.mp4", torch.zeros(3, 3, 16, 16, dtype=torch.uint8), 10)
+    with pytest.raises(DilaError, match=r"short: x\.mp4 lasts"):
+        train(small_run(), [folders[0], tmp_path / "short"], tmp_path / "out", cache_dir=cache, progress=False)
 
 
 class Known:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from train_world import write_corpus
 
 from dila.interop.pretrained import load_pretrained
 from dila.train.log import read_log
@@ -22,9 +23,9 @@ from dila.train.run import Stage
 vision.ENCODERS["patch"] = (PatchEncoder, PatchConfig)
 if __name__ == "__main__":
     stages = (Stage(OneStep(), 2), Stage(Rollout(), 2), Stage(ActionConditioned(), 2))
-    run = small_run(stages=stages, accumulate=2)
+    run = small_run(stages=stages, accumulate=2, weights=(0.5, 0.5))
     out = Path(sys.argv[3])
-    train(run, sys.argv[2], out, cache_dir=out / "cache", progress=False)
+    train(run, [sys.argv[2], sys.argv[4]], out, cache_dir=out / "cache", progress=False)
 """
 
 
@@ -33,7 +34,13 @@ def test_two_processes_train_one_model(corpus, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(script), str(Path(__file__).parent), str(corpus), str(tmp_path / "out")]
+    arguments = [
+        str(script),
+        str(Path(__file__).parent),
+        str(corpus),
+        str(tmp_path / "out"),
+        str(write_corpus(tmp_path / "second")),
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     for _ in range(2):  # the second finds everything done
         done = subprocess.run([*torchrun, *arguments], capture_output=True, text=True, env=env, timeout=300)

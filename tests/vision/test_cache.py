@@ -1,8 +1,11 @@
 import json
+import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import dila.vision.cache as cache_module
 from dila.errors import DilaError
 from dila.vision import FeatureCache, FeatureStatistics, fit_statistics_from
 from dila.vision.encoder import FrozenEncoder, Resize
+from dila.vision.shards import open_shard
 from dila.vision.statistics import accumulate
 
 
@@ -148,7 +152,7 @@ def test_a_kill_costs_no_more_than_the_shard_at_hand(tmp_path, monkeypatch):
     assert frames_encoded(encoder) == len(made[2].times) + len(made[3].times)
     assert len(episodes) == 4
     left = sorted(path.name for path in (tmp_path).rglob("*") if path.is_file())
-    assert len(left) == 5  # four shards and the index
+    assert len(left) == 5  # four shards and the config
     assert not [name for name in left if name.endswith(".partial")]
 
 
@@ -215,26 +219,118 @@ def test_a_pickled_episode_reads_in_another_process(tmp_path):
     assert float(out.stdout) == pytest.approx(float(episode.read([7]).sum()), rel=1e-6)
 
 
-def test_damage_is_told(tmp_path):
-    cache = FeatureCache(Blocks(), tmp_path, progress=False)
+def test_damage_is_told_and_mended(tmp_path, caplog):
+    encoder = Blocks()
+    cache = FeatureCache(encoder, tmp_path, progress=False)
     (episode,) = cache.episodes([Recording("a")])
-    index = json.loads((cache.folder / "index.json").read_text())
-    assert index["encoder"] == {"name": "blocks", "scale": 1.0}
-    episode.shard.write_bytes(b"torn")
-    cache_module._open_shard.cache_clear()
-    with pytest.raises(DilaError, match=r"cannot read .*shard-"):
-        episode.read([0])
-    (cache.folder / "index.json").write_text("{")
-    with pytest.raises(DilaError, match=r"index\.json is no index"):
-        cache.episodes([Recording("a")])
+    assert json.loads((cache.folder / "encoder.json").read_text()) == {"name": "blocks", "scale": 1.0}
+    whole = episode.shards[0].read_bytes()
+    for torn in (b"torn", whole[:-10], b""):
+        episode.shards[0].unlink()
+        episode.shards[0].write_bytes(torn)
+        open_shard.cache_clear()
+        with pytest.raises(DilaError, match=r"cannot read .*shard-"):
+            episode.read([0])
+        encoder.seen.clear()
+        (again,) = cache.episodes([Recording("a")])
+        assert frames_encoded(encoder) == 10
+        assert "cannot read" in caplog.text
+        open_shard.cache_clear()
+        assert torch.equal(again.read([3]), cache.episodes([Recording("a")])[0].read([3]))
+    with pytest.raises(DilaError, match="a has frames 0 to 9, not 4 to 10"):
+        again.read([4, 10])
 
 
 def test_a_lost_shard_is_encoded_again(tmp_path):
     encoder = Blocks()
     (episode,) = FeatureCache(encoder, tmp_path, progress=False).episodes([Recording("a")])
-    episode.shard.unlink()
+    episode.shards[0].unlink()
     (again,) = FeatureCache(encoder, tmp_path, progress=False).episodes([Recording("a")])
-    assert again.shard.is_file()
+    assert again.shards[0].is_file()
+
+
+def test_long_episodes_lie_in_pieces_and_go_on_at_the_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "PIECE", 4)
+    monkeypatch.setattr(cache_module, "SHARD_BYTES", 1)
+    encoder, recording = Blocks(), Recording("a", length=11)
+
+    class Breaks(Recording):
+        def read(self, frames):
+            if max(frames) >= 8:
+                raise OSError("gone")
+            return super().read(frames)
+
+    cache = FeatureCache(encoder, tmp_path, progress=False)
+    assert cache.episodes([Breaks("a", length=11)]) == []
+    assert frames_encoded(encoder) == 8
+    assert [e.id for e in cache.missing([recording])] == ["a"]
+    (episode,) = cache.episodes([recording])
+    assert frames_encoded(encoder) == 11
+    assert len(set(episode.shards)) == 3
+    expected = encoder.encode(recording.pixels()[None])[0].bfloat16().float()
+    for wanted in ([10, 0, 5, 5, 9], [7, 6], list(range(11)), []):
+        assert torch.equal(episode.read(wanted), expected[wanted])
+    assert cache.missing([recording]) == []
+
+
+def test_a_clip_touches_only_its_pages(tmp_path):
+    class Wide(Blocks):
+        grid, feature_dim = (32, 32), 64
+
+        def features(self, frames):
+            return frames.mean((1, 2, 3))[:, None, None, None].expand(-1, 32, 32, 64)
+
+    (episode,) = FeatureCache(Wide(), tmp_path, progress=False).episodes([Recording("a", length=400)])
+    shard = episode.shards[0]
+    assert shard.stat().st_size > 50e6
+    open_shard.cache_clear()
+
+    def held():
+        """Megabytes of the file in this process's memory."""
+        text = Path("/proc/self/smaps").read_text()
+        blocks = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", text)
+        return sum(int(re.search(r"Rss:\s+(\d+)", b)[1]) for b in blocks if str(shard) in b.split("\n")[0]) / 1024
+
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("no /proc here")
+    episode.read([200, 202, 204])
+    assert 0.3 < held() < 4  # three frames of 128 KB; the system maps a little around them
+
+
+def test_other_weights_under_the_same_config_are_encoded_anew(tmp_path):
+    class Trained(Blocks):
+        version = "one"
+
+        def weights(self):
+            return self.version
+
+    FeatureCache(Trained(), tmp_path, progress=False).episodes([Recording("a")])
+    encoder = Trained()
+    FeatureCache(encoder, tmp_path, progress=False).episodes([Recording("a")])
+    assert encoder.seen == []
+    encoder.version = "two"
+    FeatureCache(encoder, tmp_path, progress=False).episodes([Recording("a")])
+    assert frames_encoded(encoder) == 10
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path):
+    cache = FeatureCache(Blocks(), tmp_path, progress=False)
+    cache.folder.mkdir(parents=True)
+    old, new = (cache.folder / f"shard-{name}.safetensors.1.partial" for name in ("old", "new"))
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cache.episodes([Recording("a")])
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_two_writers_do_not_undo_each_other(tmp_path):
+    one, other = (FeatureCache(Blocks(), tmp_path, progress=False) for _ in range(2))
+    one.episodes(recordings(2))
+    other.episodes(recordings(4)[2:])
+    encoder = Blocks()
+    assert len(FeatureCache(encoder, tmp_path, progress=False).episodes(recordings(4))) == 4
+    assert encoder.seen == []
 
 
 def test_the_size_is_told_before_encoding(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -15,6 +16,8 @@ def label(
     fps: float | None = None,
     batch: int = 8,
     device: str = "auto",
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 2,
 ) -> None:
     """Write the latent actions of a video or of a folder of videos to one Parquet file.
 
@@ -28,9 +31,11 @@ def label(
         fps: frames a second, instead of what the files say.
         batch: windows that go through the model at once.
         device: auto, cpu, cuda or mps.
+        engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
+        workers: processes on the cluster.
     """
     world = open_world(model, device)
-    done = world.label(videos, out, fps=fps, batch=batch)
+    done = world.label(videos, out, fps=fps, batch=batch, engine=engine, workers=workers)
     print(f"wrote {done.path}: {done.actions} latent actions of {done.videos} videos, {len(done.skipped)} skipped")
     for name, reason in done.skipped.items():
         print(f"  skipped {name}: {reason}")

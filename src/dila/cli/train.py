@@ -11,9 +11,9 @@ from dila.cli.arguments import read
 from dila.recipes import RECIPES, recipe
 from dila.train.run import Run
 
-_HELP = """usage: dila train RECIPE --data PATH [--out DIR] [options]
+_HELP = """usage: dila train RECIPE --data PATH [PATH ...] [--weights W [W ...]] [--out DIR] [options]
 
-Train a recipe on video: a file, a folder of videos, or a folder of frames.
+Train a recipe on video: a file, a folder of videos, a folder of frames, or several of them mixed by weights.
 
 recipes:
 {recipes}
@@ -36,7 +36,7 @@ def _trainer(name: str) -> Callable[..., Path]:
     """The verb for one recipe, whose fields are the defaults of its flags."""
 
     def train(
-        data: Path,
+        data: tuple[Path, ...],
         out: Path = Path("runs") / name,
         cache_dir: Path | None = None,
         fresh: bool = False,
@@ -45,7 +45,7 @@ def _trainer(name: str) -> Callable[..., Path]:
         """Train on video; interrupted, the same command goes on where it was.
 
         Args:
-            data: the corpus: a video file, a folder of videos or of frames, at any depth.
+            data: the corpus: a video file, a folder of videos or of frames, at any depth; or several.
             out: folder of the run: checkpoints, log.jsonl, pictures, run.json.
             cache_dir: where encoded features are kept and shared by runs; $DILA_CACHE or ~/.cache/dila/features when
                 left out.

@@ -1,13 +1,14 @@
-"""Windows of an episode at a stride in seconds, and the order in which training walks through them."""
+"""Windows of an episode at a stride in seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from dila.errors import DilaError
 from dila.protocols import Episode
@@ -29,6 +30,12 @@ class Clip(NamedTuple):
     columns: dict[str, Tensor]
     """``action``: ``K n A``, the n rows of raw actions between frame k and frame k+1; others: ``T A``, rows at the
     T frames."""
+    skipped: tuple[str, ...] = ()
+    """What could not be read and made room for this clip, each with its reason; see `dila.data.Mixture`."""
+
+
+class Unreadable(DilaError):
+    """The frames of one clip cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -149,20 +156,39 @@ class Clips(Dataset[Clip]):
         return number, self._windows(self.episodes[number].times, self._start[item : item + 1])[0]
 
     def __getitem__(self, item: int) -> Clip:
+        """Read a clip.
+
+        Raises:
+            Unreadable: its file is gone or damaged.
+        """
         if not -len(self) <= item < len(self):
             raise IndexError(item)
         number, index = self.index_of(item % len(self))
         episode = self.episodes[number]
-        frames = episode.read(index.tolist())
+        try:
+            frames = episode.read(index.tolist())
+        except Exception as error:  # a damaged file raises whatever its decoder likes
+            raise Unreadable(f"{episode.id} from frame {index[0]}: {_told(error)}") from error
         if self.size is not None and frames.dtype == torch.uint8:
             frames = _resized(frames, self.size)
         columns = {name: torch.from_numpy(self._rows(name, episode.columns[name], index)) for name in self._columns}
         return Clip(frames, number, torch.from_numpy(index.astype(np.int64)), columns)
 
+    @property
+    def column_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each column of a clip: ``K n A`` for `action`, ``T A`` for the others."""
+        of = self.episodes[int(self._owner[0])].columns
+        length = {"action": (self.frames - 1, self._steps[0])}
+        return {name: (*length.get(name, (self.frames,)), *of[name].shape[1:]) for name in self._columns}
+
     def _rows(self, name: str, column: np.ndarray, index: np.ndarray) -> np.ndarray:
         if name != "action":
             return column[index]
         return column[index[:-1, None] + np.arange(self._steps[0])]
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
 
 
 def _usable(times: np.ndarray, index: np.ndarray, stride: int | float | None) -> np.ndarray:
@@ -184,7 +210,7 @@ def _resized(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def collate_clips(clips: Sequence[Clip]) -> Clip:
-    """Stack clips to a batch: every tensor gets B in front, `episode` becomes ``B``.
+    """Stack clips to a batch: every tensor gets B in front, `episode` becomes ``B``, `skipped` those of all clips.
 
     Raises:
         DilaError: frames of different sizes.
@@ -192,76 +218,12 @@ def collate_clips(clips: Sequence[Clip]) -> Clip:
     shapes = {tuple(c.frames.shape) for c in clips}
     if len(shapes) > 1:
         raise DilaError(f"clips of different shapes {sorted(shapes)} do not stack; give Clips a size")
-    return default_collate(list(clips))
+    skipped = tuple(chain.from_iterable(c.skipped for c in clips))
+    # Pictures lie channels last in memory, and stay so: to turn them around takes three times what copying them does.
+    last = clips[0].frames.dtype == torch.uint8
+    together = default_collate([c._replace(frames=_turned(c.frames, 1, -1, last), skipped=()) for c in clips])
+    return together._replace(frames=_turned(together.frames, -1, 2, last), skipped=skipped)
 
 
-class EpochSampler(Sampler[int]):
-    """Every clip once an epoch, in an order fixed by (seed, epoch), and resumable at the exact next clip.
-
-    The state is what the training loop has *used*, which it reports with `advance` after each batch; what loader
-    workers fetched ahead does not count. Iterating starts at the next unused clip and ends with the epoch; when the
-    epoch is used up, the next iteration is the next epoch.
-
-    With several processes each walks its own share. So that all take the same number of whole batches, the few clips
-    left over by `world * batch_size` sit out this epoch (others will in the next).
-
-    Args:
-        length: number of clips.
-        batch_size: of one process.
-        seed: of the order; the same in all processes.
-        rank: this process.
-        world: number of processes.
-
-    Raises:
-        DilaError: too few clips for one batch in every process.
-    """
-
-    def __init__(self, length: int, batch_size: int = 1, seed: int = 0, rank: int = 0, world: int = 1):
-        if not (batch_size >= 1 and 0 <= rank < world):
-            raise DilaError(f"batch_size = {batch_size} must be at least 1 and rank = {rank} in 0 to {world - 1}")
-        if length < batch_size * world:
-            raise DilaError(
-                f"{length} clips do not fill a batch of {batch_size} in {world} process(es); lower the batch"
-            )
-        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
-        self.epoch = 0
-        self.used = 0
-
-    def order(self, epoch: int) -> list[int]:
-        """All clips of this process in an epoch, in order: a pure function of its arguments."""
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
-        everyone = torch.randperm(self.length, generator=generator)
-        return everyone[self.rank : self.share * self.world : self.world].tolist()
-
-    @property
-    def share(self) -> int:
-        """Clips of one process in one epoch."""
-        return self.length // (self.batch_size * self.world) * self.batch_size
-
-    def __len__(self) -> int:
-        return self.share
-
-    def __iter__(self) -> Any:
-        return iter(self.order(self.epoch)[self.used :])
-
-    def advance(self, clips: int) -> None:
-        """Report that this process has used so many more clips; past the end of an epoch the next one begins."""
-        total = self.used + clips
-        self.epoch += total // self.share
-        self.used = total % self.share
-
-    def state_dict(self) -> dict[str, int]:
-        """Everything that resuming needs, JSON-ready."""
-        keys = ("length", "batch_size", "seed", "world", "epoch", "used")
-        return {key: getattr(self, key) for key in keys}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken.
-
-        Raises:
-            DilaError: the state is of another data set, batch size, seed or number of processes.
-        """
-        for key in ("length", "batch_size", "seed", "world"):
-            if state[key] != getattr(self, key):
-                raise DilaError(f"the checkpoint's sampler has {key} = {state[key]}, this run has {getattr(self, key)}")
-        self.epoch, self.used = state["epoch"], state["used"]
+def _turned(frames: Tensor, source: int, destination: int, last: bool) -> Tensor:
+    return frames.movedim(source, destination) if last else frames

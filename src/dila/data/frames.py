@@ -40,10 +40,10 @@ class FrameEpisode:
         wanted = [int(f) for f in frames]
         if wanted and (min(wanted) < 0 or max(wanted) >= len(self.names)):
             raise DilaError(f"{self.path} has frames 0 to {len(self.names) - 1}, not {min(wanted)} to {max(wanted)}")
-        out = torch.empty((len(wanted), 3, *self.size), dtype=torch.uint8)
+        out = np.empty((len(wanted), *self.size, 3), dtype=np.uint8)
         for row, frame in enumerate(wanted):
             out[row] = _read_image(self.path / self.names[frame], self.size)
-        return out
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
 
     def fingerprint(self) -> str:
         """Hash of all names and sizes and of the first, middle and last image."""
@@ -120,7 +120,8 @@ def _image_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def _read_image(path: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 Y X"]:
+def _read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """RGB ``Y X 3``."""
     from PIL import Image
 
     try:
@@ -130,7 +131,6 @@ def _read_image(path: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 Y X"]:
                     f"{path} is {image.width} x {image.height}, but the first image of its folder is "
                     f"{size[1]} x {size[0]}"
                 )
-            picture = np.array(image.convert("RGB"))
+            return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DilaError(f"{path} is not a readable image; replace or remove it") from error
-    return torch.from_numpy(picture).permute(2, 0, 1)

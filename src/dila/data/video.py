@@ -11,9 +11,10 @@ promise: of a cut one, the whole frames before the cut are used. Frames are neve
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dila.data.fast_video import read_fast
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
@@ -36,6 +38,9 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
 X264 = {"crf": "16", "preset": "veryfast", "g": "16", "x264-params": "mbtree=0"}
 
 
+_thread = threading.local()
+
+
 @dataclass(frozen=True, eq=False)
 class VideoInfo:
     """What the packets of a video tell: all that random access needs."""
@@ -48,9 +53,12 @@ class VideoInfo:
     keyframes: np.ndarray
     """Indices of the frames that decode without others (int64); the first is 0."""
     seeks: np.ndarray
-    """Decoding time in ticks of each keyframe: what the container is asked to seek to (int64)."""
+    """What the container is asked to seek to for each keyframe, in ticks: when it is shown (int64). Asked for the time
+    at which it is decoded, mp4 and Matroska go to the keyframe before it."""
     size: tuple[int, int]
     """Rows and columns of pixels after rotation."""
+    tick: float = 0.0
+    """Seconds of one of the stream's ticks."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -92,7 +100,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[VideoEp
     """
     info = probe_video(path)
     if fps is not None:
-        info = VideoInfo(np.arange(len(info)) / fps, info.pts, info.keyframes, info.seeks, info.size)
+        info = replace(info, times=np.arange(len(info)) / fps)
     yield VideoEpisode(name, path, info)
 
 
@@ -116,18 +124,19 @@ def probe_video(path: str | Path) -> VideoInfo:
         ticks = np.array(pts, dtype=np.int64)[order]
         key = np.array([p.is_keyframe for p in packets])[order]
         key[0] = True
-        dts = np.array([p.pts if p.dts is None else p.dts for p in packets], dtype=np.int64)[order]
-        times = (ticks - ticks[0]) * float(stream.time_base)
+        tick = float(stream.time_base)
+        times = (ticks - ticks[0]) * tick
         counted = container.format.name == "avi" and stream.codec_context.has_b_frames
     with _opened(path) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
             raise DilaError(f"{path} holds no frame that decodes; replace or remove it")
-        size = _picture(first).shape[:2]
+        turned = round(first.rotation / 90) % 2
+        size = (first.width, first.height) if turned else (first.height, first.width)
     if counted:
-        return VideoInfo(times, None, np.zeros(1, dtype=np.int64), dts[:1], (size[0], size[1]))
+        return VideoInfo(times, None, np.zeros(1, dtype=np.int64), ticks[:1], (size[0], size[1]))
     keyframes = np.flatnonzero(key)
-    return VideoInfo(times, ticks, keyframes, dts[keyframes], (size[0], size[1]))
+    return VideoInfo(times, ticks, keyframes, ticks[keyframes], (size[0], size[1]), tick)
 
 
 def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None = None) -> UInt8[Tensor, "N 3 Y X"]:
@@ -146,11 +155,13 @@ def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None =
     wanted = np.asarray(list(frames), dtype=np.int64)
     if wanted.size and (wanted.min() < 0 or wanted.max() >= len(info)):
         raise DilaError(f"{path} has frames 0 to {len(info) - 1}, but {wanted.min()} to {wanted.max()} were asked for")
-    out = torch.empty((len(wanted), 3, *info.size), dtype=torch.uint8)
+    if (fast := read_fast(path, wanted.tolist(), info)) is not None:
+        return fast
+    # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
+    out = np.empty((len(wanted), *info.size, 3), dtype=np.uint8)
     for index, picture in _decode(path, info, sorted(set(wanted.tolist()))):
-        for row in np.flatnonzero(wanted == index):
-            out[int(row)] = torch.from_numpy(picture).permute(2, 0, 1)
-    return out
+        out[wanted == index] = picture
+    return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
 def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"], fps: int | float) -> None:
@@ -203,7 +214,11 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream, limits checked; every error of FFmpeg becomes a `DilaError`."""
+    """The container and its first video stream, limits checked; every error of FFmpeg becomes a `DilaError`.
+
+    Opened for every clip: containers that were kept open from clip to clip were a fifth quicker where videos are few,
+    and left holes in memory that grew by megabytes in a thousand clips (docs/log.md).
+    """
     import av
 
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
@@ -263,21 +278,36 @@ def _check_whole(path: Path, stream: Any, packets: Sequence[Any]) -> None:
 
 def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Pictures of the wanted frames (sorted, unique), seeking wherever a keyframe lies between two of them."""
-    index_of = None if info.pts is None else {int(t): i for i, t in enumerate(info.pts)}
     with _opened(path) as (container, stream):
-        position, decoder = -1, None
+        walk, position = None, -1
         for goal in wanted:
             key = int(np.searchsorted(info.keyframes, goal, side="right")) - 1
-            if decoder is None or info.keyframes[key] > position + 1:
-                container.seek(int(info.seeks[key]), stream=stream, backward=True)
-                decoder = container.decode(stream)
-            for frame in decoder:
-                position = position + 1 if index_of is None else index_of.get(_ticks(frame), position)
-                if position >= goal:
-                    break
+            if walk is None or info.keyframes[key] > position + 1:
+                walk = _walk(container, stream, info, key, position)
+            position, frame = next((at for at in walk if at[0] >= goal), (-1, None))
+            while position > goal and key > 0:  # the container sought past what it was asked for
+                key -= 1
+                walk = _walk(container, stream, info, key, -1)
+                position, frame = next((at for at in walk if at[0] >= goal), (-1, None))
             if position != goal:
                 raise DilaError(f"{path} does not decode at frame {goal}; replace or remove it")
             yield goal, _picture(frame, info.size)
+
+
+def _walk(container: Any, stream: Any, info: VideoInfo, key: int, position: int) -> Iterator[tuple[int, Any]]:
+    """Frames with their numbers, from a keyframe on, or from one before it."""
+    container.seek(int(info.seeks[key]), stream=stream, backward=True)
+    for frame in container.decode(stream):
+        position = position + 1 if info.pts is None else _place(info.pts, _ticks(frame), position)
+        yield position, frame
+
+
+def _place(pts: np.ndarray, ticks: int, otherwise: int) -> int:
+    """Number of the frame with this time, mostly the one after `otherwise`."""
+    if otherwise + 1 < len(pts) and pts[otherwise + 1] == ticks:
+        return otherwise + 1
+    place = int(np.searchsorted(pts, ticks))
+    return place if place < len(pts) and pts[place] == ticks else otherwise
 
 
 def _ticks(frame: Any) -> int:
@@ -287,12 +317,19 @@ def _ticks(frame: Any) -> int:
 def _picture(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     """RGB ``Y X 3`` of a decoded frame, upright, of the given size even where the stream changes size on its way."""
     turns = round(frame.rotation / 90) % 4
-    if size is not None:
-        rows, columns = size if turns % 2 == 0 else size[::-1]
-        picture = frame.to_ndarray(format="rgb24", height=rows, width=columns)
-    else:
-        picture = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(picture, turns))
+    rows, columns = (frame.height, frame.width) if size is None else size if turns % 2 == 0 else size[::-1]
+    # One thread: to start as many as there are cores, as PyAV does, takes many times what a small frame does.
+    picture = _converter().reformat(frame, columns, rows, "rgb24", threads=1).to_ndarray()
+    return np.rot90(picture, turns) if turns else picture
+
+
+def _converter() -> Any:
+    """Its tables are made once for frames that are alike, not for every frame."""
+    from av.video.reformatter import VideoReformatter
+
+    if not hasattr(_thread, "converter"):
+        _thread.converter = VideoReformatter()
+    return _thread.converter
 
 
 def write_mp4(path: Path, pictures: Iterable[np.ndarray], fps: int | float) -> None:

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from dila.data import Corpus, open_corpus
 from dila.errors import DilaError
+from dila.imagine.cluster import Engine, each_part
 from dila.imagine.windows import Window, encode, infer_windows, sample, windows
 from dila.protocols import Episode
 from dila.version import version
@@ -76,6 +77,8 @@ def label(
     fps: int | float | None = None,
     batch: int = 8,
     part: int = EPISODES_PER_PART,
+    engine: Engine = "local",
+    workers: int = 2,
     progress: bool = True,
 ) -> Labelled:
     """Write the latent actions of every video under ``path`` (or of the one there) to the Parquet file ``out``.
@@ -86,7 +89,10 @@ def label(
         out: the file to write; ends in ``.parquet``.
         fps: frames a second, instead of what the files say.
         batch: windows that go through the model at once, across videos.
-        part: videos between two saves: what an interruption can lose.
+        part: videos between two saves: what an interruption can lose, and what a worker does at a time.
+        engine: ``local``, or ``ray`` for a cluster (`dila.imagine.cluster`), whose machines must all see ``out``'s
+            folder and the videos.
+        workers: processes on the cluster.
         progress: show a bar on standard error.
 
     Raises:
@@ -99,19 +105,38 @@ def label(
     folder = out.with_name(f".{out.name}.parts")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        about, parts = _about(world), []
-        with tqdm(total=len(corpus), unit="video", desc="labelling", disable=not progress) as bar:
-            for first in range(0, len(corpus), part):
-                episodes = corpus.episodes[first : first + part]
-                parts.append(folder / f"{first:09d}-{_identity(about, batch, episodes)}.parquet")
-                if not parts[-1].is_file():
-                    _write(_label_part(world, episodes, batch), parts[-1])
-                bar.update(len(episodes))
+        about = _about(world)
+        cuts = [corpus.episodes[first : first + part] for first in range(0, len(corpus), part)]
+        parts = [
+            folder / f"{place * part:09d}-{_identity(about, batch, episodes)}.parquet"
+            for place, episodes in enumerate(cuts)
+        ]
+        todo = [(path, episodes) for path, episodes in zip(parts, cuts, strict=True) if not path.is_file()]
+        with tqdm(total=len(todo), unit="part", desc="labelling", disable=not progress) as bar:
+            each_part(_Part(world, batch), todo, engine, workers, bar.update)
         labelled = _assemble(corpus, parts, out, about)
         shutil.rmtree(folder)
         return labelled
     except OSError as error:
         raise DilaError(f"{out} cannot be written: {error}") from error
+
+
+class _Part(NamedTuple):
+    """Labelling of some episodes, as it is sent to a worker."""
+
+    world: "World"
+    batch: int
+
+    def to(self, device: str) -> None:
+        heavy: list[Any] = [self.world.model, self.world.encoder]
+        for part in heavy:
+            if hasattr(part, "to"):
+                part.to(device)
+
+    def __call__(self, part: tuple[Path, Sequence[Episode]]) -> None:
+        path, episodes = part
+        if not path.is_file():
+            _write(_label_part(self.world, episodes, self.batch), path)
 
 
 def _label_part(world: "World", episodes: Sequence[Episode], batch: int) -> Any:
@@ -228,7 +253,7 @@ def _write_skipped(path: Path, skipped: dict[str, str]) -> None:
 def _write(table: Any, path: Path) -> None:
     import pyarrow.parquet as pq
 
-    temporary = path.with_name(f"{path.name}.partial")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     pq.write_table(table, temporary)
     os.replace(temporary, path)
 

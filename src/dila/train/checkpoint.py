@@ -32,7 +32,7 @@ class TrainerState(NamedTuple):
     stage: int
     """Place in the run's stages of the last step done."""
     optimiser: dict[str, Any]
-    sampler: dict[str, int]
+    sampler: dict[str, Any]
     """Of that stage."""
     random: list[dict[str, Any]]
     """Random states, one a process."""
@@ -40,6 +40,8 @@ class TrainerState(NamedTuple):
     """Of `Learner.action_weights`."""
     data: str
     """Fingerprint of the training episodes."""
+    faults: list[dict[str, Any]]
+    """What could not be read, one a process."""
 
 
 def newest(out: Path) -> Path | None:

@@ -5,12 +5,14 @@
     out/run.json                       the run, with everything filled in that data and encoder decide
     out/log.jsonl                      a line a logged step and an evaluation; names are those of `Weights`
     out/checkpoints/step_0001000/      see `dila.train.checkpoint`; `load_pretrained(out)` takes the newest
+    out/episodes.parquet               which episodes are trained on and held out, see `dila.train.register`
     out/pictures/step_0001000.png      true and predicted frames
     out/decoder/                       state of the decoder's training
 """
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +38,7 @@ from dila.train.checkpoint import (
     save_checkpoint,
 )  # fmt: skip
 from dila.train.decoder import fit_decoder
+from dila.train.faults import Faults
 from dila.train.learner import Learner, make_optimiser, recompute_layers
 from dila.train.log import Log
 from dila.train.material import (
@@ -45,10 +48,11 @@ from dila.train.material import (
     default_cache,
     fingerprint,
     gather,
-    open_episodes,
+    open_data,
     resolve,
 )  # fmt: skip
 from dila.train.objectives import Batch, Outcome
+from dila.train.register import hold_to_register, write_register
 from dila.train.run import Run, Stage
 from dila.train.stop import StopRequest
 from dila.train.watch import HeldOut, save_picture
@@ -58,7 +62,7 @@ PICTURES = "pictures"
 
 def train(
     run: Run,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     cache_dir: str | Path | None = None,
@@ -73,7 +77,7 @@ def train(
 
     Args:
         run: what to train; see `dila.recipes`.
-        data: corpus, see `dila.data.open_corpus`.
+        data: corpus, see `dila.data.open_corpus`; or several, drawn from as ``run.weights`` says.
         out: folder of the run.
         cache_dir: where features are cached, shared by runs; by default ``$DILA_CACHE`` or ``~/.cache/dila/features``.
         resume: go on from a checkpoint; False refuses a folder that has a run.
@@ -92,8 +96,8 @@ def train(
         raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
     encoder, model = begin(run)
     encoder.to(accelerator.device)
-    corpus = open_episodes(run, data)
-    run = resolve(run, encoder, corpus)
+    corpora = open_data(run, data)
+    run = resolve(run, encoder, corpora)
     if accelerator.is_main_process:
         settle(run, out)
     checkpoint = newest(out)
@@ -102,8 +106,12 @@ def train(
     # One process fills the cache; to the others it is then there.
     with accelerator.main_process_first():
         material = gather(
-            run, encoder, corpus, Path(cache_dir or default_cache()), progress=progress and accelerator.is_main_process
+            run, encoder, corpora, Path(cache_dir or default_cache()), progress=progress and accelerator.is_main_process
         )
+    if checkpoint is not None:
+        material = hold_to_register(out, material, run.tolerate)
+    elif accelerator.is_main_process:
+        write_register(out, material)
     with StopRequest() as stop:
         trainer = Trainer(run, out, material, model, accelerator, stop, progress)
         if checkpoint is not None:
@@ -141,11 +149,12 @@ class Trainer:
         self.optimiser = make_optimiser(self.learner.model, run.optimiser)
         self.step = 0
         self.stage = 0
-        self.sampler: dict[str, int] = {}
+        self.sampler: dict[str, Any] = {}
+        self.faults = Faults(run.tolerate)
         self.dying = 0
         self.saved_at = time.monotonic()
         self.held_out = HeldOut(run, material, accelerator.device) if accelerator.is_main_process else None
-        self.data = fingerprint(material.train)
+        self.data = fingerprint(material.splits)
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint, exactly.
@@ -166,6 +175,7 @@ class Trainer:
                 f"{self.accelerator.num_processes}; use as many"
             )
         restore_random_state(state.random[self.accelerator.process_index])
+        self.faults.load_state_dict(state.faults[self.accelerator.process_index])
 
     def run_all(self) -> Path:
         """All steps that are left; returns the last checkpoint."""
@@ -203,7 +213,7 @@ class Trainer:
         began, clips = time.monotonic(), 0
         for parts in batches:
             outcome, norm, rate = self._optimise(parts, stage)
-            batches.used()
+            self.faults.note(batches.share, batches.used())
             self.step, self.sampler, clips = self.step + 1, batches.sampler.state_dict(), clips + self.settings.batch
             bar.update()
             if self._is_due(self.settings.log_every, end):
@@ -256,10 +266,14 @@ class Trainer:
         numbers = self.accelerator.reduce(torch.stack(list(latent.values())), reduction="mean").tolist()
         watched = dict(zip(latent, numbers, strict=True))
         losses = {name: float(loss) for name, loss in outcome.losses.items()}
+        drawn, skipped, listed = self.faults.agree(self.accelerator)
         values = {"stage": stage.title, "total": float(outcome.total), **losses, **watched, **more}
         if log is not None:
-            log.write("train", self.step, values)
+            log.write("train", self.step, {**values, "skipped_clips": skipped})
+            if listed:
+                log.write("skipped", self.step, {"clips": listed})
         bar.set_postfix_str(" ".join(f"{name}={x:.3g}" for name, x in values.items() if isinstance(x, float)))
+        self.faults.check(drawn, skipped, listed)
         self._check_alive(watched)
 
     def _evaluate(self, log: Log | None) -> None:
@@ -279,27 +293,24 @@ class Trainer:
         finite = torch.stack([parameter.isfinite().all() for parameter in self.learner.model.parameters()]).all()
         if not finite:
             raise DilaError(f"the weights are no longer finite after step {self.step}; {self._way_back()}")
-        state = self._gathered_random_state()
+        from accelerate.utils import gather_object
+
+        random, faults = gather_object([random_state()]), gather_object([self.faults.state_dict()])
         if self.accelerator.is_main_process:
-            self._write(state)
+            self._write(random, faults)
         self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
 
-    def _write(self, random: list[dict[str, Any]]) -> None:
+    def _write(self, random: list[dict[str, Any]], faults: list[dict[str, Any]]) -> None:
         run = self.settings
         state = TrainerState(
             self.step, self.stage, self.optimiser.state_dict(), self.sampler, random, self.learner.action_weights(),
-            self.data,
+            self.data, faults,
         )  # fmt: skip
         notes = {"run": run.name, "step": self.step, "steps": run.steps, "stage": run.stages[self.stage].title}
         with self.learner.raw_actions() as model:
             pretrained = Pretrained(model, self.material.encoder, self.decoder, run.clips.stride, run.clips.frames)
             save_checkpoint(self.out, pretrained, state, run.keep, notes)
-
-    def _gathered_random_state(self) -> list[dict[str, Any]]:
-        from accelerate.utils import gather_object
-
-        return gather_object([random_state()])
 
     def _learner(self, model: DiLA | None) -> Learner:
         run = self.settings

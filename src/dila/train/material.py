@@ -2,25 +2,48 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
-from dila.data import Clip, Clips, Corpus, EpochSampler, collate_clips, open_corpus, split_episodes
+from dila.data import (
+    Clip,
+    Clips,
+    Corpus,
+    EpochSampler,
+    Mixture,
+    collate_clips,
+    name_data,
+    open_corpus,
+    split_episodes,
+)  # fmt: skip
 from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Actions, Float, Frames, Tensor
 from dila.train.objectives import ActionConditioned, Batch
 from dila.train.run import Run, Stage
-from dila.vision import FeatureCache, FrozenEncoder, fit_statistics, fit_statistics_from
+from dila.vision import FeatureCache, FeatureStatistics, FrozenEncoder, fit_statistics, fit_statistics_from
 
 STATISTICS_FRAMES = 4096
 READ = 64
 """Frames of an episode held decoded at once while statistics are fitted without a cache."""
+
+
+class Split(NamedTuple):
+    """One data set of a run."""
+
+    name: str
+    train: Sequence[Any]
+    """Episodes that clips are cut from: features where the run caches them, else frames."""
+    held_out: Sequence[Any]
+    train_frames: Sequence[Any]
+    """The same episodes, always frames."""
+    held_out_frames: Sequence[Any]
 
 
 class Material(NamedTuple):
@@ -28,12 +51,18 @@ class Material(NamedTuple):
 
     encoder: FrozenEncoder
     """With statistics of the training episodes."""
-    train: Sequence[Any]
-    """Episodes that clips are cut from: features where the run caches them, else frames."""
-    held_out: Sequence[Any]
-    train_frames: Sequence[Any]
-    """The same episodes, always frames."""
-    held_out_frames: Sequence[Any]
+    splits: tuple[Split, ...]
+    """One a data set."""
+
+    @property
+    def train(self) -> list[Any]:
+        """Training episodes of all data sets."""
+        return [episode for split in self.splits for episode in split.train]
+
+    @property
+    def train_frames(self) -> list[Any]:
+        """The same, always frames."""
+        return [episode for split in self.splits for episode in split.train_frames]
 
 
 def default_cache() -> Path:
@@ -44,12 +73,19 @@ def default_cache() -> Path:
     )
 
 
-def open_episodes(run: Run, data: str | Path) -> Corpus:
-    """The corpus of a run."""
-    return open_corpus(data, run.clips.fps)
+def open_data(run: Run, data: str | Path | Sequence[str | Path]) -> dict[str, Corpus]:
+    """The corpora of a run by their names.
+
+    Raises:
+        DilaError: one cannot be read or is given twice, or the run has weights for another number of them.
+    """
+    paths = [str(path) for path in ([data] if isinstance(data, str | Path) else data)]
+    if run.weights is not None and len(run.weights) != len(paths):
+        raise DilaError(f"weights has {len(run.weights)} numbers for {len(paths)} data set(s); give one for each")
+    return {name: open_corpus(path, run.clips.fps) for name, path in zip(name_data(paths), paths, strict=True)}
 
 
-def resolve(run: Run, encoder: FrozenEncoder, corpus: Corpus) -> Run:
+def resolve(run: Run, encoder: FrozenEncoder, corpora: Mapping[str, Corpus]) -> Run:
     """The run with everything filled in that encoder and data decide: as ``run.json`` keeps it.
 
     Raises:
@@ -57,11 +93,11 @@ def resolve(run: Run, encoder: FrozenEncoder, corpus: Corpus) -> Run:
     """
     model = run.model.for_features(encoder.grid, encoder.feature_dim)
     if run.uses_actions:
-        width = _action_width(run, corpus)
+        width = _action_width(run, corpora)
         if model.real_action_dim not in (None, width):
             raise DilaError(
-                f"run {run.name}: model.real_action_dim = {model.real_action_dim}, but a transition of {corpus.root} "
-                f"has {width} numbers of action; leave it out"
+                f"run {run.name}: model.real_action_dim = {model.real_action_dim}, but a transition of "
+                f"{', '.join(corpora)} has {width} numbers of action; leave it out"
             )
         model = replace(model, real_action_dim=width)
     return replace(run, model=model, encoder=encoder.config())
@@ -70,38 +106,62 @@ def resolve(run: Run, encoder: FrozenEncoder, corpus: Corpus) -> Run:
 def gather(
     run: Run,
     encoder: FrozenEncoder,
-    corpus: Corpus,
+    corpora: Mapping[str, Corpus],
     cache_dir: Path,
     *,
     progress: bool = True,
 ) -> Material:
-    """Split the corpus, cache its features where the run does, and fit statistics where the encoder has none.
+    """Split each corpus, cache its features where the run does, and fit statistics where the encoder has none.
 
     Raises:
         DilaError: nothing readable, or no room for the cache.
     """
-    train_frames, held_frames = split_episodes(corpus, run.clips.held_out)
+    frames = {name: split_episodes(corpus, run.clips.held_out) for name, corpus in corpora.items()}
     if not run.cache:
         if encoder.statistics is None:
-            encoder = encoder.with_statistics(fit_statistics(encoder, _some_frames(train_frames)))
-        return Material(encoder, train_frames, held_frames, train_frames, held_frames)
+            every = [episode for train, _ in frames.values() for episode in train]
+            encoder = encoder.with_statistics(fit_statistics(encoder, _some_frames(every)))
+        splits = [Split(name, train, held, train, held) for name, (train, held) in frames.items()]
+        return Material(encoder, tuple(splits))
     cache = FeatureCache(encoder, cache_dir, progress=progress)
-    train, held_out = cache.episodes(train_frames), cache.episodes(held_frames)
+    splits = [_cached(name, cache, *its) for name, its in frames.items()]
+    every = [episode for split in splits for episode in split.train]
+    statistics = encoder.statistics or fit_statistics_from(every, STATISTICS_FRAMES)
+    return Material(encoder.with_statistics(statistics), tuple(_normalised(split, statistics) for split in splits))
+
+
+def _cached(name: str, cache: FeatureCache, train_frames: Sequence[Any], held_frames: Sequence[Any]) -> Split:
+    train = cache.episodes(train_frames)
     if not train:
-        raise DilaError(f"{corpus.root} has no readable episode to train on: {cache.skipped}")
-    statistics = encoder.statistics or fit_statistics_from(train, STATISTICS_FRAMES)
-    return Material(
-        encoder.with_statistics(statistics),
-        [episode.with_statistics(statistics) for episode in train],
-        [episode.with_statistics(statistics) for episode in held_out],
-        _same(train_frames, train),
-        _same(held_frames, held_out),
-    )
+        raise DilaError(f"{name} has no readable episode to train on: {cache.skipped}")
+    held_out = cache.episodes(held_frames)
+    return Split(name, train, held_out, _same(train_frames, train), _same(held_frames, held_out))
+
+
+def _normalised(split: Split, statistics: FeatureStatistics) -> Split:
+    train, held_out = ([e.with_statistics(statistics) for e in part] for part in (split.train, split.held_out))
+    return split._replace(train=train, held_out=held_out)
 
 
 def cut(run: Run, episodes: Sequence[Episode], frames: int, size: tuple[int, int] | None = None) -> Clips:
     """Clips of `frames` frames at the run's stride."""
     return Clips(episodes, frames, run.clips.stride, run.clips.hop, size)
+
+
+def mix(run: Run, parts: Mapping[str, Sequence[Episode]], frames: int, size: tuple[int, int] | None = None) -> Mixture:
+    """Such clips of several data sets.
+
+    Raises:
+        DilaError: a data set gives no clip.
+    """
+    return Mixture({name: _named_cut(run, name, episodes, frames, size) for name, episodes in parts.items()}, run.seed)
+
+
+def _named_cut(run: Run, name: str, episodes: Sequence[Episode], frames: int, size: tuple[int, int] | None) -> Clips:
+    try:
+        return cut(run, episodes, frames, size)
+    except DilaError as error:
+        raise DilaError(f"{name}: {error}") from error
 
 
 def action_statistics(episodes: Sequence[Episode], repeats: int) -> tuple[Tensor, Tensor]:
@@ -114,9 +174,9 @@ def action_statistics(episodes: Sequence[Episode], repeats: int) -> tuple[Tensor
     return rows.mean(0).float().repeat(repeats), rows.std(0).float().repeat(repeats)
 
 
-def fingerprint(episodes: Sequence[Episode]) -> str:
+def fingerprint(splits: Sequence[Split]) -> str:
     """Changes with the episodes that are trained on."""
-    told = "\n".join(f"{episode.id} {len(episode.times)}" for episode in episodes)
+    told = "\n\n".join("\n".join(f"{e.id} {len(e.times)}" for e in split.train) for split in splits)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
@@ -144,11 +204,13 @@ class Batches:
         self.share = run.batch // world
         self.encoder, self.device = material.encoder, device
         self.actions = isinstance(stage.objective, ActionConditioned)
-        clips = cut(run, material.train, run.clip_frames(stage), frame_size(material.encoder))
+        training = {split.name: split.train for split in material.splits}
+        clips = mix(run, training, run.clip_frames(stage), frame_size(material.encoder))
         if self.actions:
             _check_actions(clips)
-        self.sampler = EpochSampler(len(clips), self.share, run.seed, rank, world)
+        self.sampler = EpochSampler(clips.lengths, self.share, run.seed, rank, world, run.weights)
         self.parts = run.accumulate
+        self.skipped: list[str] = []
         self.loader = DataLoader(
             clips,
             batch_size=self.share // self.parts,
@@ -162,22 +224,37 @@ class Batches:
         )
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """The parts of one optimiser step after another. A step counts as used once the next is asked for."""
+        """The parts of one optimiser step after another. A step counts as used once the next is asked for.
+
+        Raises:
+            DilaError: clips cannot be read, nor any in their place.
+        """
         while True:
             parts: list[Batch] = []
-            for clip in self.loader:
-                parts.append(self._batch(clip))
-                if len(parts) == self.parts:
-                    yield parts
-                    parts = []
+            try:
+                for clip in self.loader:
+                    self.skipped += clip.skipped
+                    parts.append(self._batch(clip))
+                    if len(parts) == self.parts:
+                        yield parts
+                        parts = []
+            except DilaError as error:
+                raise DilaError(_sentence(error)) from error
 
-    def used(self) -> None:
-        """Report that the step last given has been taken."""
+    def used(self) -> list[str]:
+        """Report that the step last given has been taken; gives what was skipped for it, with the reasons."""
         self.sampler.advance(self.share)
+        skipped, self.skipped = self.skipped, []
+        return skipped
 
     def _batch(self, clip: Clip) -> Batch:
         e = features(clip.frames, self.encoder, self.device)
         return Batch(e, flat_actions(clip).to(self.device) if self.actions else None)
+
+
+def _sentence(error: DilaError) -> str:
+    """What an error says, without the traceback that a loader's worker hands over in its place."""
+    return str(error).strip().splitlines()[-1].removeprefix(f"{DilaError.__module__}.{DilaError.__name__}: ")
 
 
 def features(frames: Frames | Float[Tensor, "B T H W D"], encoder: FrozenEncoder, device: torch.device) -> Tensor:
@@ -196,15 +273,16 @@ def frame_size(encoder: FrozenEncoder) -> tuple[int, int]:
     return encoder.resize.size
 
 
-def _action_width(run: Run, corpus: Corpus) -> int:
+def _action_width(run: Run, corpora: Mapping[str, Corpus]) -> int:
     stage = next(stage for stage in run.stages if isinstance(stage.objective, ActionConditioned))
-    clips = cut(run, split_episodes(corpus, run.clips.held_out)[0], run.clip_frames(stage))
+    training = {name: split_episodes(corpus, run.clips.held_out)[0] for name, corpus in corpora.items()}
+    clips = mix(run, training, run.clip_frames(stage))
     _check_actions(clips)
-    return clips[0].columns["action"][0].numel()
+    return prod(clips.column_shapes["action"][1:])
 
 
-def _check_actions(clips: Clips) -> None:
-    if "action" in clips[0].columns:
+def _check_actions(clips: Mixture) -> None:
+    if "action" in clips.column_shapes:
         return
     why = clips.dropped.get("action", "no episode has any")
     raise DilaError(f"the action-conditioned stage needs true actions in actions.parquet beside the data, but {why}")

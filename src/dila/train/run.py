@@ -171,6 +171,8 @@ class Run:
         recompute: keep only each layer's input for the backward pass and run the layer again there: about a third more
             work, much less memory, the same gradients.
         workers: processes that read data; 0 reads in the training process.
+        weights: how often each data set is drawn from, in their order, whatever the sum; None draws every clip once.
+        tolerate: share of the clips that may fail to be read before the run stops.
     """
 
     name: str
@@ -197,6 +199,8 @@ class Run:
     compile: bool = False
     recompute: bool = False
     workers: int = 0
+    weights: tuple[float, ...] | None = None
+    tolerate: float = 0.1
 
     def __post_init__(self):
         if not self.stages:

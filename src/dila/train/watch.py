@@ -1,7 +1,9 @@
 """Looking at a run while it trains: held-out errors by horizon, and pictures of true and predicted frames."""
 
+import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional as F
 
-from dila.data import Clips, collate_clips
+from dila.data import Clips, Mixture, collate_clips
 from dila.errors import DilaError
 from dila.imagine.pictures import fit_colours, paint
 from dila.imagine.rollout import rollout
@@ -19,11 +21,14 @@ from dila.metrics.latent import effective_rank, scale
 from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.shapes import Actions, Features, Float, Frames, LatentActions, Pixels, Tensor
-from dila.train.material import Material, cut, features, flat_actions, frame_size
+from dila.train.material import Material, Split, cut, features, flat_actions, frame_size, mix
 from dila.train.run import Run
+from dila.vision import FrozenEncoder
 
 PICTURED = 2
-"""Clips on a contact sheet."""
+"""Clips of each data set on a contact sheet."""
+
+_log = logging.getLogger(__name__)
 
 PART = 4
 """Clips evaluated at once."""
@@ -50,22 +55,29 @@ class Seen(NamedTuple):
 
 
 class HeldOut:
-    """The held-out clips of a run, always the same ones; training clips where none can be held out.
+    """Held-out clips of each data set of a run, always the same ones; training clips where none can be held out.
 
     Args:
         run: resolved.
         material: the data.
         device: where the model is.
+
+    Raises:
+        DilaError: no clip of a data set can be read.
     """
 
     def __init__(self, run: Run, material: Material, device: torch.device):
         self.precision, self.device = run.precision, device
-        clips, frames, self.on = _clips(run, material)
-        chosen = torch.linspace(0, len(clips) - 1, min(run.evaluate_clips, len(clips))).round().int().tolist()
-        read = [collate_clips([clips[i]]) for i in chosen]
-        self.e: Features = torch.cat([features(clip.frames, material.encoder, device).cpu() for clip in read])
-        self.a: Actions | None = torch.cat([flat_actions(clip) for clip in read]) if run.uses_actions else None
-        self.frames: Frames = torch.stack([frames[i].frames for i in chosen[:PICTURED]])
+        chosen = [_chosen(run, split, material.encoder, device) for split in material.splits]
+        self.on = {split.name: its.on for split, its in zip(material.splits, chosen, strict=True)}
+        self.e: Features = torch.cat([its.e for its in chosen])
+        self.a: Actions | None = torch.cat([its.a for its in chosen if its.a is not None]) if run.uses_actions else None
+        ends = np.cumsum([len(its.e) for its in chosen]).tolist()
+        self.parts = {name: slice(end - len(its.e), end) for name, end, its in zip(self.on, ends, chosen, strict=True)}
+        shown = [(part.start + place, frames) for part, its in zip(self.parts.values(), chosen, strict=True)
+                 for place, frames in its.pictured.items()]  # fmt: skip
+        self.shown = [place for place, _ in shown] or list(range(min(PICTURED, len(self.e))))
+        self.frames: Frames | None = torch.stack([frames for _, frames in shown]) if shown else None
 
     @torch.no_grad()
     def evaluate(self, model: DiLA, decoder: FrameDecoder | None) -> Seen:
@@ -92,20 +104,30 @@ class HeldOut:
         return Predicted(prediction.z.float().cpu(), prediction.e_hat.float().cpu(), rolled.float().cpu(), by_actions)
 
     def _values(self, seen: Predicted) -> dict[str, Any]:
-        ratios = {"one_step": one_step_ratio(seen.one_step, self.e), "rollout": rollout_ratio(seen.rollout, self.e)}
+        each = {}
+        if len(self.parts) > 1:
+            for name, part in self.parts.items():
+                by_actions = None if seen.action_rollout is None else seen.action_rollout[part]
+                its = Predicted(seen.z[part], seen.one_step[part], seen.rollout[part], by_actions)
+                each |= {f"{name}/{key}": value for key, value in self._numbers(its, self.e[part]).items()}
+                each[f"{name}/on"] = self.on[name]
+        on = " and ".join(sorted(set(self.on.values())))
+        return {"on": on, **self._numbers(seen, self.e), **each}
+
+    def _numbers(self, seen: Predicted, e: Features) -> dict[str, Any]:
+        ratios = {"one_step": one_step_ratio(seen.one_step, e), "rollout": rollout_ratio(seen.rollout, e)}
         if seen.action_rollout is not None:
-            ratios["action_rollout"] = rollout_ratio(seen.action_rollout, self.e)
+            ratios["action_rollout"] = rollout_ratio(seen.action_rollout, e)
         means = {f"{name}_ratio": float(ratio.mean()) for name, ratio in ratios.items()}
         each = {f"{name}_ratio_by_frame": [round(x, 6) for x in ratio.tolist()] for name, ratio in ratios.items()}
         latent = {"scale_z": float(scale(seen.z)), "rank_z": float(effective_rank(seen.z))}
-        return {"on": self.on, "clips": len(self.e), **means, **each, **latent}
+        return {"clips": len(e), **means, **each, **latent}
 
     def _sheet(self, seen: Predicted, decoder: FrameDecoder | None) -> Tensor:
-        n = len(self.frames)
-        first = self.e[:n, :1]
-        rows = [torch.cat([first, predicted[:n]], dim=1) for predicted in (seen.one_step, seen.rollout)]
-        if decoder is None:
-            pictures = coloured([self.e[:n], *rows])
+        first = self.e[self.shown, :1]
+        rows = [torch.cat([first, predicted[self.shown]], dim=1) for predicted in (seen.one_step, seen.rollout)]
+        if decoder is None or self.frames is None:
+            pictures = coloured([self.e[self.shown], *rows])
         else:
             drawn = [decoder.decode(row.to(self.device)).cpu() for row in rows]
             pictures = [_resized(self.frames.float() / 255, drawn[0].shape[-2:]), *drawn]
@@ -143,16 +165,43 @@ def _resized(frames: Pixels, size: Sequence[int]) -> Float[Tensor, "B T 3 _ _"]:
     return flat.unflatten(0, frames.shape[:2])
 
 
-def _clips(run: Run, material: Material) -> tuple[Clips, Clips, str]:
+class _Chosen(NamedTuple):
+    """The clips of one data set that are evaluated."""
+
+    on: str
+    e: Features
+    a: Actions | None
+    pictured: dict[int, Tensor]
+    """Frames ``T 3 Y X`` of a few of them, by place, as far as they can be read."""
+
+
+def _chosen(run: Run, split: Split, encoder: FrozenEncoder, device: torch.device) -> _Chosen:
+    clips, frames, on = _clips(run, split, frame_size(encoder))
+    places = torch.linspace(0, len(clips) - 1, min(run.evaluate_clips, len(clips))).round().int().tolist()
+    read = [collate_clips([clips[i]]) for i in places]
+    for clip in read:
+        for reason in clip.skipped:
+            _log.warning("a clip to evaluate is skipped, it cannot be read: %s", reason)
+    e = torch.cat([features(clip.frames, encoder, device).cpu() for clip in read])
+    a = torch.cat([flat_actions(clip) for clip in read]) if run.uses_actions else None
+    pictured: dict[int, Tensor] = {}
+    for place, clip in enumerate(read):
+        if len(pictured) < PICTURED and not clip.skipped:
+            with suppress(DilaError):  # features may outlive their video
+                pictured[place] = frames[places[place]].frames
+    return _Chosen(on, e, a, pictured)
+
+
+def _clips(run: Run, split: Split, size: tuple[int, int]) -> tuple[Mixture, Clips, str]:
     """Clips of features, the same of frames, and which episodes they are of."""
     choices = [
-        ("held out", material.held_out, material.held_out_frames),
-        ("training", material.train, material.train_frames),
+        ("held out", split.held_out, split.held_out_frames),
+        ("training", split.train, split.train_frames),
     ]
-    size = frame_size(material.encoder)
     for on, episodes, frames in choices:
         try:
-            return cut(run, episodes, run.clips.frames, size), cut(run, frames, run.clips.frames, size), on
+            clips = mix(run, {split.name: episodes}, run.clips.frames, size)
+            return clips, cut(run, frames, run.clips.frames, size), on
         except DilaError:
             if on == "training":
                 raise

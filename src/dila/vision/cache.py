@@ -3,12 +3,13 @@
 A cache folder holds one folder an encoder config::
 
     <encoder name>-<hash of its config>/
-        index.json               which episode is in which shard, rewritten whole after each shard
-        shard-<hash>.safetensors raw features, bf16, [N, H, W, D], one tensor an episode
+        encoder.json             the config, for people to read
+        shard-<hash>.safetensors raw features, bf16, [N, H, W, D], one tensor an episode or `PIECE` frames of it
 
 Features are stored raw: statistics can be fitted from the cache and changed without encoding again. An entry's key
-hashes the episode's id, fingerprint and frame times, so what has changed is encoded anew and never read stale.
-One process writes at a time; any number may read.
+hashes the encoder's config and weights, the episode's id, fingerprint and frame times, so what has changed is encoded
+anew and never read stale. Shards say what is in them and are whole once they have their name, so any number of
+processes may read and write at a time; two that encode the same only waste their work.
 """
 
 import hashlib
@@ -16,15 +17,15 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
@@ -32,6 +33,7 @@ from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
 from dila.vision.encoder import FrozenEncoder
+from dila.vision.shards import open_shard, stored
 from dila.vision.statistics import FeatureStatistics, accumulate
 
 READ_BATCH = 64
@@ -40,7 +42,13 @@ READ_BATCH = 64
 SHARD_BYTES = 256 * 2**20
 """A shard is written when it holds this much: what a kill can lose, and what encoding holds in memory."""
 
+PIECE = 512
+"""Frames of an episode in one tensor: what keeps encoding a video of hours within bounds of memory."""
+
 BYTES_PER_NUMBER = 2
+
+STALE = 24 * 3600
+"""Seconds after which a half-written file has no writer any more."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,13 +57,14 @@ _log = logging.getLogger(__name__)
 class CachedEpisode:
     """An `Episode` whose frames are features: `read` gives ``N H W D``, normalised if there are statistics.
 
-    Small and picklable: the features stay in the shard, which every process maps for itself.
+    Small and picklable: the features stay in the shards, which every process maps for itself.
     """
 
     id: str
     times: np.ndarray
     columns: Mapping[str, np.ndarray]
-    shard: Path
+    shards: tuple[Path, ...]
+    """One for each `PIECE` frames."""
     key: str
     statistics: FeatureStatistics | None = None
 
@@ -63,16 +72,21 @@ class CachedEpisode:
         """Features of the frames with these indices, in this order, float32; only their pages are read from disk.
 
         Raises:
-            DilaError: the shard is gone or damaged.
+            DilaError: a shard is gone or damaged, or a frame is not there.
         """
-        try:
-            stored = _open_shard(str(self.shard)).get_tensor(self.key)
-        except Exception as error:  # safetensors raises its own, OSError and FileNotFoundError
-            raise DilaError(
-                f"the feature cache cannot read {self.shard}: {error}; delete it and cache again"
-            ) from error
-        e = stored[torch.as_tensor(np.asarray(frames, dtype=np.int64))].float()
+        wanted = np.asarray(frames, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self.times)):
+            raise DilaError(f"{self.id} has frames 0 to {len(self.times) - 1}, not {wanted.min()} to {wanted.max()}")
+        pieces = wanted // PIECE
+        parts = [self._rows(int(piece), wanted[pieces == piece] % PIECE) for piece in np.unique(pieces)]
+        e = torch.cat(parts or [self._rows(0, wanted)])
+        if len(parts) > 1:
+            e = e[torch.from_numpy(np.argsort(np.argsort(pieces, kind="stable"), kind="stable"))]
         return e if self.statistics is None else self.statistics.normalise(e)
+
+    def _rows(self, piece: int, rows: np.ndarray) -> Tensor:
+        shard = open_shard(str(self.shards[piece]))
+        return shard.rows(_piece_key(self.key, piece), rows)
 
     def fingerprint(self) -> str:
         """Changes with the episode's file, its sampling and the encoder's config."""
@@ -87,7 +101,8 @@ class FeatureCache:
     """Features of episodes under one encoder, on disk.
 
     Args:
-        encoder: the encoder, or only its ``config()``, enough to read what is already there.
+        encoder: the encoder, or only its ``config()``, enough to read what is already there if that says all of it
+            (see `FrozenEncoder.weights`).
         folder: the cache folder, made when needed; several encoders may share it.
         statistics: what episodes are normalised by on reading; those of `encoder` when left out.
         progress: show a bar and a line of the expected size on standard error.
@@ -107,6 +122,8 @@ class FeatureCache:
             encoder.statistics if isinstance(encoder, FrozenEncoder) and statistics is None else statistics
         )
         self.folder = Path(folder) / f"{self.config['name']}-{_digest(_canonical(self.config))[:12]}"
+        weights = encoder.weights() if isinstance(encoder, FrozenEncoder) else ""
+        self._encoder_key = _canonical(self.config) + weights
         self.progress = progress
         self.skipped: dict[str, str] = {}
         """Episode ids that the last call could not read, with the reason."""
@@ -119,22 +136,46 @@ class FeatureCache:
         Raises:
             DilaError: features are missing and there is no encoder, or the disk has not the room for them.
         """
-        self.skipped = {}
         keys = self._keys(episodes)
-        index = self._read_index()
-        missing = [(episode, keys[episode.id]) for episode in episodes if keys.get(episode.id, "") not in index]
-        missing = [(episode, key) for episode, key in missing if key]
+        missing = self._missing(episodes, keys)
         if missing:
-            self._encode(missing, index)
-        return [
-            CachedEpisode(
-                e.id, e.times, e.columns, self.folder / index[keys[e.id]]["shard"], keys[e.id], self.statistics
-            )
-            for e in episodes
-            if keys.get(e.id) in index
-        ]
+            self._encode(missing)
+        index = stored(self.folder)
+        return [self._cached(e, keys[e.id], index) for e in episodes if _complete(e, keys.get(e.id), index)]
+
+    def missing(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """Those that are not, or not wholly, in the cache; unreadable ones are in `skipped` instead."""
+        return [episode for episode, _ in self._missing(episodes, self._keys(episodes))]
+
+    def size_of(self, frames: int) -> int:
+        """Bytes that so many frames take on disk.
+
+        Raises:
+            DilaError: there is no encoder to tell.
+        """
+        encoder = self._needed("the size is to be told")
+        return frames * BYTES_PER_NUMBER * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim
+
+    def check_room(self, episodes: Sequence[Episode]) -> None:
+        """Tell how much these will take, before anything is encoded.
+
+        Raises:
+            DilaError: the disk has not the room.
+        """
+        if episodes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_room(len(episodes), sum(len(episode.times) for episode in episodes))
+
+    def _missing(self, episodes: Sequence[Episode], keys: Mapping[str, str]) -> list[tuple[Episode, str]]:
+        index = stored(self.folder)
+        return [(e, keys[e.id]) for e in episodes if e.id in keys and not _complete(e, keys[e.id], index)]
+
+    def _cached(self, episode: Episode, key: str, index: Mapping[str, Any]) -> CachedEpisode:
+        shards = tuple(index[_piece_key(key, piece)][0] for piece in range(_pieces(episode)))
+        return CachedEpisode(episode.id, episode.times, episode.columns, shards, key, self.statistics)
 
     def _keys(self, episodes: Sequence[Episode]) -> dict[str, str]:
+        self.skipped = {}
         keys: dict[str, str] = {}
         for episode in episodes:
             try:
@@ -145,44 +186,48 @@ class FeatureCache:
 
     def _key(self, episode: Episode) -> str:
         times = hashlib.sha256(np.ascontiguousarray(episode.times, dtype=np.float64).tobytes()).hexdigest()
-        return _digest("\n".join([_canonical(self.config), episode.id, episode.fingerprint(), times]))
+        return _digest("\n".join([self._encoder_key, episode.id, episode.fingerprint(), times]))
 
-    def _encode(self, missing: list[tuple[Episode, str]], index: dict[str, Any]) -> None:
+    def _needed(self, why: str) -> FrozenEncoder:
         if self.encoder is None:
-            raise DilaError(
-                f"{len(missing)} episodes, the first {missing[0][0].id}, are not in the feature cache {self.folder}; "
-                "build it with the encoder, not only with its config"
-            )
+            raise DilaError(f"{why} {self.folder}; build it with the encoder, not only with its config")
+        return self.encoder
+
+    def _encode(self, missing: list[tuple[Episode, str]]) -> None:
+        self._needed(f"{len(missing)} episodes, the first {missing[0][0].id}, are not in the feature cache")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        _replace_text(self.folder / "encoder.json", json.dumps(self.config, indent=1) + "\n")
+        index = stored(self.folder)
         frames = sum(len(episode.times) for episode, _ in missing)
-        self._check_room(len(missing), frames)
+        self.check_room([episode for episode, _ in missing])
         pending: dict[str, Tensor] = {}
         with tqdm(total=frames, unit="frame", desc="encoding", disable=not self.progress) as bar:
             for episode, key in missing:
                 try:
-                    pending[key] = torch.cat(list(self._features(episode, bar)))
+                    for piece, frames in _lacking(episode, key, index):
+                        pending[_piece_key(key, piece)] = torch.cat(list(self._features(episode, frames, bar)))
+                        if sum(x.nbytes for x in pending.values()) >= SHARD_BYTES:
+                            self._write(pending)
+                            pending = {}
                 except _Unreadable as error:
                     self._skip(episode, error.reason)
-                if sum(x.nbytes for x in pending.values()) >= SHARD_BYTES:
-                    self._write(pending, index)
-                    pending = {}
         if pending:
-            self._write(pending, index)
+            self._write(pending)
 
-    def _features(self, episode: Episode, bar: "tqdm[Any]") -> Iterator[Tensor]:
+    def _features(self, episode: Episode, frames: range, bar: "tqdm[Any]") -> Iterator[Tensor]:
         assert self.encoder is not None
-        for start in range(0, len(episode.times), READ_BATCH):
-            indices = list(range(start, min(start + READ_BATCH, len(episode.times))))
+        for start in range(frames.start, frames.stop, READ_BATCH):
+            indices = list(range(start, min(start + READ_BATCH, frames.stop)))
             try:
-                frames = episode.read(indices)
+                read = episode.read(indices)
             except Exception as error:  # a damaged video raises whatever its decoder likes
                 raise _Unreadable(error) from error
-            yield self.encoder.encode(frames[None])[0].to("cpu", torch.bfloat16)
+            yield self.encoder.encode(read[None])[0].to("cpu", torch.bfloat16)
             bar.update(len(indices))
 
     def _check_room(self, episodes: int, frames: int) -> None:
-        assert self.encoder is not None
-        need = frames * BYTES_PER_NUMBER * self.encoder.grid[0] * self.encoder.grid[1] * self.encoder.feature_dim
+        need = self.size_of(frames)
         free = shutil.disk_usage(self.folder).free
         if need > free:
             raise DilaError(
@@ -192,30 +237,19 @@ class FeatureCache:
         if self.progress:
             tqdm.write(f"caching features of {episodes} episodes, {frames} frames: {_gigabytes(need)} in {self.folder}")
 
-    def _write(self, pending: dict[str, Tensor], index: dict[str, Any]) -> None:
-        # Named after its contents: a shard that a kill left out of the index is written over, not left behind.
-        shard = f"shard-{_digest(','.join(pending))[:16]}.safetensors"
-        partial = self.folder / f"{shard}.partial"
+    def _write(self, pending: dict[str, Tensor]) -> None:
+        # Named after its contents: what a kill left half done is written over, not left behind.
+        path = self.folder / f"shard-{_digest(','.join(pending))[:16]}.safetensors"
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         save_file(pending, partial)
-        os.replace(partial, self.folder / shard)
-        index.update({key: {"shard": shard, "frames": len(x)} for key, x in pending.items()})
-        text = json.dumps({"encoder": self.config, "entries": index}, indent=1)
-        partial = self.folder / "index.json.partial"
-        partial.write_text(text)
-        os.replace(partial, self.folder / "index.json")
+        os.replace(partial, path)
 
-    def _read_index(self) -> dict[str, Any]:
-        path = self.folder / "index.json"
-        if not path.is_file():
-            return {}
-        try:
-            entries = json.loads(path.read_text())["entries"]
-        except (ValueError, KeyError) as error:
-            raise DilaError(
-                f"{path} is no index of a feature cache: {error}; delete its folder to encode anew"
-            ) from error
-        present = {entry["shard"] for entry in entries.values() if (self.folder / entry["shard"]).is_file()}
-        return {key: entry for key, entry in entries.items() if entry["shard"] in present}
+    def _sweep(self) -> None:
+        """Remove what killed writers left half done, unless it may still be written."""
+        for partial in self.folder.glob("*.partial"):
+            with suppress(OSError):
+                if time.time() - partial.stat().st_mtime > STALE:
+                    partial.unlink()
 
     def _skip(self, episode: Episode, error: BaseException) -> None:
         reason = f"{type(error).__name__}: {error}"
@@ -250,9 +284,30 @@ class _Unreadable(Exception):
         self.reason = reason
 
 
-@lru_cache(maxsize=64)
-def _open_shard(path: str) -> Any:
-    return safe_open(path, framework="pt")
+def _pieces(episode: Episode) -> int:
+    return max(1, -(-len(episode.times) // PIECE))
+
+
+def _piece_key(key: str, piece: int) -> str:
+    return f"{key}-{piece}" if piece else key
+
+
+def _lacking(episode: Episode, key: str, index: Mapping[str, tuple[Path, int]]) -> Iterator[tuple[int, range]]:
+    """The pieces of an episode that are not there, with their frames."""
+    for piece in range(_pieces(episode)):
+        frames = range(piece * PIECE, min((piece + 1) * PIECE, len(episode.times)))
+        if index.get(_piece_key(key, piece), ("", -1))[1] != len(frames):
+            yield piece, frames
+
+
+def _complete(episode: Episode, key: str | None, index: Mapping[str, tuple[Path, int]]) -> bool:
+    return key is not None and next(_lacking(episode, key, index), None) is None
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _canonical(config: Mapping[str, Any]) -> str:

@@ -85,8 +85,11 @@ class EfficientNetLite(FrozenEncoder):
         rows, columns = self.resize.size
         self.grid = (rows // self.stride, columns // self.stride)
         self.feature_dim = sum(tap.channels * max(1, self.stride // tap.stride) ** 2 for tap in self.taps)
+        self.made_by(self._load)
+
+    def _load(self) -> nn.Module:
         network = _load_network(last_block=max(tap.block for tap in self.taps))
-        self.network = network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
         """Raw features: the taps of the network brought to `grid`."""

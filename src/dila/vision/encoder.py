@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -43,15 +44,39 @@ def rows_and_columns(size: int | tuple[int, int]) -> tuple[int, int]:
 class FrozenEncoder(ABC):
     """Frames to features with weights that never train. Not a Module, so no model can take in its weights by chance.
 
-    A subclass gives `features`, the raw features of a flat batch of normalised frames, and `config`.
+    A subclass gives `features`, the raw features of a flat batch of normalised frames, and `config`. It sets `network`,
+    or has it made when it is first needed by `made_by`: who reads features from a cache never holds one.
     """
 
     name: ClassVar[str]
     grid: tuple[int, int]
     feature_dim: int
     statistics: FeatureStatistics | None
-    network: nn.Module
     resize: Resize
+    _network: "_Network"
+
+    @property
+    def network(self) -> nn.Module:
+        """The weights; made on first use."""
+        return self._network.get()
+
+    @network.setter
+    def network(self, network: nn.Module) -> None:
+        self._network = _Network(lambda: network)
+        self._network.get()
+
+    def made_by(self, make: Callable[[], nn.Module]) -> None:
+        """Have the network made when it is first needed, once for all copies of this encoder."""
+        self._network = _Network(make)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the network is in memory."""
+        return self._network.network is not None
+
+    def weights(self) -> str:
+        """What tells these weights from others under the same config; empty where the config says all."""
+        return ""
 
     @abstractmethod
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
@@ -98,13 +123,32 @@ class FrozenEncoder(ABC):
 
     def to(self: Encoder, device: torch.device | str) -> Encoder:
         """Move the network, in place."""
-        self.network.to(device)
+        self._network.to(torch.device(device))
         return self
 
     @property
     def device(self) -> torch.device:
         """Where the network is, and where features come out."""
-        return next(self.network.parameters()).device
+        return self._network.device
+
+
+class _Network:
+    """A network that is made when it is needed, and moved where it was said to go."""
+
+    def __init__(self, make: Callable[[], nn.Module]):
+        self.make = make
+        self.network: nn.Module | None = None
+        self.device = torch.device("cpu")
+
+    def get(self) -> nn.Module:
+        if self.network is None:
+            self.network = self.make().to(self.device)
+        return self.network
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+        if self.network is not None:
+            self.network.to(device)
 
 
 def denormalise_pixels(x: Float[Tensor, "*batch 3 Y X"]) -> Float[Tensor, "*batch 3 Y X"]:

@@ -1,0 +1,83 @@
+"""``dila data check``."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import print_json, read
+
+if TYPE_CHECKING:
+    from dila.data.check import Finding, Report
+
+LISTED = 10
+"""Items of a finding that are printed; JSON has all."""
+
+
+def check(
+    path: Positional[Path], json: bool = False, frames: int = 64, fps: float | None = None, strict: bool = False
+) -> int:
+    """Tell what a corpus is and what is wrong with it. Exit code 0: fine; 1: errors; 2: it cannot be opened at all.
+
+    Errors: files that cannot be read, time stamps out of order. Warnings: static episodes, repeated frames, gaps in
+    time, copies of a recording, mixed rates or sizes, columns that some episodes lack or that are not finite.
+
+    Args:
+        path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
+        json: print one JSON document with everything.
+        frames: read of each episode at most, in stretches spread over it; 0 reads all.
+        fps: frames a second, instead of what the files say.
+        strict: exit with 1 for warnings too.
+    """
+    from dila.data.check import check as look
+
+    report = look(path, fps, frames)
+    if json:
+        print_json(asdict(report))
+    else:
+        print(_text(report))
+    return int(bool(report.errors or (strict and report.warnings)))
+
+
+def _text(report: "Report") -> str:
+    columns = [_column(name, told, report.episodes) for name, told in report.columns.items()]
+    lines = {
+        "what": ", ".join(f"{count} {name}" for name, count in report.readers.items()),
+        "episodes": f"{report.episodes}",
+        "frames": f"{report.frames}, {report.looked_at} of them looked at",
+        "hours": f"{report.hours:.3g}",
+        "frames a second": _counted(report.fps),
+        "size": _counted(report.sizes),
+        "cameras": _counted(report.cameras),
+        "columns": "; ".join(columns),
+        "on disk": f"{report.bytes / 1e6:.1f} MB",
+    }
+    told = [report.path, *(f"  {name:<16} {line}" for name, line in lines.items() if line)]
+    for word, findings in (("ERROR", report.errors), ("warning", report.warnings)):
+        for finding in findings:
+            told += _finding(word, finding)
+    verdict = f"{len(report.errors)} kinds of errors, {len(report.warnings)} of warnings"
+    return "\n".join([*told, verdict if report.errors or report.warnings else "nothing is wrong with it"])
+
+
+def _column(name: str, told: dict, episodes: int) -> str:
+    named = f" ({', '.join(told['names'])})" if told["names"] else ""
+    where = "" if told["episodes"] == episodes else f" in {told['episodes']} episodes"
+    return f"{name}: {told['numbers']}{named}{where}"
+
+
+def _counted(found: dict[str, int]) -> str:
+    return next(iter(found)) if len(found) == 1 else ", ".join(f"{name} ({count})" for name, count in found.items())
+
+
+def _finding(word: str, finding: "Finding") -> list[str]:
+    more = len(finding.items) - LISTED
+    items = [f"  {item}" for item in finding.items[:LISTED]]
+    return [f"{word}: {finding.sentence}", *items, *([f"  and {more} more"] if more > 0 else [])]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Read the command line and run; returns the exit code."""
+    return read(check, "data check", arguments)

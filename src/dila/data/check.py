@@ -1,0 +1,261 @@
+"""What a corpus holds and what is wrong with it, before anything is trained on it."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from dila.data.corpus import READERS, Corpus, open_corpus
+from dila.errors import DilaError
+from dila.protocols import Episode
+from dila.shapes import Float, Tensor
+
+STRETCH = 8
+"""Consecutive frames looked at together."""
+
+GRID = 16
+"""Cells a side that pictures are averaged over to tell motion from the noise of compression."""
+
+STILL = 2.0
+"""Grey levels that no cell of a static episode moves from its first frame."""
+
+GAP = 1.5
+"""Times the usual (median) time between frames; what is longer is a gap."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong, and with what."""
+
+    kind: str
+    sentence: str
+    items: tuple[str, ...]
+
+
+@dataclass
+class Report:
+    """What `check` found; JSON-ready by `dataclasses.asdict`."""
+
+    path: str
+    readers: dict[str, int]
+    """Episodes by what reads them."""
+    episodes: int
+    frames: int
+    hours: float
+    looked_at: int
+    """Frames that were read."""
+    fps: dict[str, int]
+    """Episodes by frames a second."""
+    sizes: dict[str, int]
+    """Episodes by size, columns x rows."""
+    cameras: dict[str, int]
+    """Episodes by camera, where the data has names for them."""
+    columns: dict[str, dict[str, Any]]
+    """True values: how many numbers a frame, in how many episodes, what the components are called."""
+    bytes: int
+    """On disk, all files under the path."""
+    errors: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+
+
+class _Seen(NamedTuple):
+    """What was learnt from the frames of one episode."""
+
+    looked_at: int
+    duplicates: int
+    """Frames that are their predecessor again, to the pixel."""
+    static: bool
+    size: tuple[int, int] | None
+
+
+def check(path: str | Path, fps: int | float | None = None, frames: int = 64) -> Report:
+    """Open a corpus, read some of every episode, and tell what there is and what is wrong.
+
+    Errors are what training cannot use: files that cannot be read, times out of order. Warnings are what it would use
+    and the user may not want: static episodes, frames that repeat the one before to the pixel, gaps in time, the same
+    recording twice, mixed rates or sizes, columns that some episodes lack or that hold values that are not finite.
+
+    Args:
+        path: as `dila.data.open_corpus` takes it.
+        fps: frames a second, instead of what the files say.
+        frames: read of each episode at most, in stretches of 8 spread over it; 0 reads all.
+
+    Raises:
+        DilaError: nothing there, nothing readable, or a table that does not fit its episodes.
+    """
+    if frames < 0:
+        raise DilaError(f"frames = {frames} must be at least 1, or 0 for all")
+    corpus = open_corpus(path, fps)
+    seen: dict[str, _Seen] = {}
+    unreadable = {str(s.path): s.reason for s in corpus.skipped}
+    for episode in corpus.episodes:
+        try:
+            seen[episode.id] = _look(episode, frames)
+        except Exception as error:  # a damaged file raises whatever its decoder likes
+            unreadable[episode.id] = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
+    report = _described(Path(path), corpus, seen)
+    report.errors += list(_errors(corpus, unreadable))
+    report.warnings += list(_warnings(corpus, seen, report))
+    return report
+
+
+def _described(path: Path, corpus: Corpus, seen: Mapping[str, _Seen]) -> Report:
+    sizes = Counter(f"{s.size[1]} x {s.size[0]}" for s in seen.values() if s.size)
+    cameras = Counter(str(getattr(e, "camera", None) or "") for e in corpus.episodes)
+    cameras.pop("", None)
+    return Report(
+        path=str(path),
+        readers=dict(Counter(_reader_of(e) for e in corpus.episodes)),
+        episodes=len(corpus),
+        frames=sum(len(e.times) for e in corpus.episodes),
+        hours=round(sum(_seconds(e.times) for e in corpus.episodes) / 3600, 6),
+        looked_at=sum(s.looked_at for s in seen.values()),
+        fps=dict(Counter(_rate(e.times) for e in corpus.episodes)),
+        sizes=dict(sizes),
+        cameras=dict(cameras),
+        columns=_columns(corpus),
+        bytes=_disk(path),
+    )
+
+
+def _columns(corpus: Corpus) -> dict[str, dict[str, Any]]:
+    columns: dict[str, dict[str, Any]] = {}
+    for episode in corpus.episodes:
+        for name, values in episode.columns.items():
+            told = columns.setdefault(name, {"numbers": int(np.prod(values.shape[1:], dtype=int)), "episodes": 0})
+            told["episodes"] += 1
+    for name, told in columns.items():
+        told["names"] = list(corpus.names.get(name, ()))
+    return columns
+
+
+def _errors(corpus: Corpus, unreadable: Mapping[str, str]) -> Iterator[Finding]:
+    if unreadable:
+        told = tuple(f"{name}: {reason}" for name, reason in unreadable.items())
+        yield Finding("unreadable", f"{len(told)} cannot be read, and would be left out", told)
+    order = [e.id for e in corpus.episodes if (np.diff(e.times) <= 0).any() or not np.isfinite(e.times).all()]
+    if order:
+        yield Finding("times", f"{len(order)} episodes have time stamps out of order", tuple(order))
+
+
+def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iterator[Finding]:
+    static = [name for name, s in seen.items() if s.static]
+    if static:
+        yield Finding("static", f"nothing moves in {len(static)} of {report.episodes} episodes", tuple(static))
+    repeated = {name: s for name, s in seen.items() if s.duplicates and not s.static}
+    if repeated:
+        told = tuple(f"{name}: {s.duplicates} of {s.looked_at}" for name, s in repeated.items())
+        count = sum(s.duplicates for s in repeated.values())
+        yield Finding("duplicates", f"{count} frames are the frame before again, in {len(told)} episodes", told)
+    gaps = [e.id for e in corpus.episodes if len(e.times) > 2 and _gaps(e.times)]
+    if gaps:
+        yield Finding("gaps", f"{len(gaps)} episodes have gaps in time, which clips will not cross", tuple(gaps))
+    twins = list(_twins([e for e in corpus.episodes if e.id in seen]))
+    if twins:
+        yield Finding("copies", f"{len(twins)} episodes are copies of others, and a split may part them", tuple(twins))
+    for kind, found in (("frame rates", report.fps), ("sizes", report.sizes)):
+        if len(found) > 1:
+            told = tuple(f"{name}: {count} episodes" for name, count in found.items())
+            yield Finding(kind.replace(" ", "_"), f"there are {len(found)} {kind}", told)
+    yield from _columns_amiss(corpus, report)
+
+
+def _columns_amiss(corpus: Corpus, report: Report) -> Iterator[Finding]:
+    for name, told in report.columns.items():
+        if told["episodes"] < report.episodes:
+            lacking = tuple(e.id for e in corpus.episodes if name not in e.columns)
+            yield Finding("columns", f"{len(lacking)} episodes have no {name}, so clips will leave it out", lacking)
+        odd = tuple(e.id for e in corpus.episodes if name in e.columns and not _finite(e.columns[name]))
+        if odd:
+            yield Finding("values", f"{name} holds values that are not finite in {len(odd)} episodes", odd)
+
+
+def _look(episode: Episode, frames: int) -> _Seen:
+    duplicates, looked_at = 0, set()
+    static, size, first = True, None, None
+    for stretch in stretches(len(episode.times), frames):
+        pictures = episode.read(stretch)
+        looked_at.update(stretch)
+        duplicates += int((pictures[1:] == pictures[:-1]).flatten(1).all(1).sum())
+        size = (int(pictures.shape[-2]), int(pictures.shape[-1]))
+        cells = _cells(pictures)
+        first = cells[:1] if first is None else first
+        static = static and float((cells - first).abs().max()) <= STILL
+    return _Seen(len(looked_at), duplicates, static and len(looked_at) > 1, size)
+
+
+def stretches(length: int, frames: int) -> list[list[int]]:
+    """Runs of consecutive frame numbers, `STRETCH` long, that together are about ``frames`` and lie evenly; 0 is all.
+
+    Neighbouring runs of all frames share a frame, so that no pair of neighbours is missed.
+    """
+    if frames == 0 or frames >= length:
+        starts = range(0, max(1, length - 1), STRETCH - 1)
+    else:
+        count = max(1, frames // STRETCH)
+        starts = np.unique(np.linspace(0, max(0, length - STRETCH), count).round().astype(int)).tolist()
+    return [list(range(start, min(start + STRETCH, length))) for start in starts if start < length]
+
+
+def _cells(pictures: Tensor) -> Float[Tensor, "N 3 _ _"]:
+    rows, columns = (min(GRID, int(s)) for s in pictures.shape[-2:])
+    return F.adaptive_avg_pool2d(pictures.to(torch.float32), (rows, columns))
+
+
+def _reader_of(episode: Any) -> str:
+    names = {getattr(reader, "__name__", name): name for name, reader in READERS.items()}
+    module = type(episode).__module__
+    return names.get(module, module.rpartition(".")[2])
+
+
+def _seconds(times: np.ndarray) -> float:
+    return float(times[-1] - times[0]) + float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+
+
+def _rate(times: np.ndarray) -> str:
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    return f"{1 / step:.4g}" if step > 0 else "unknown"
+
+
+def _gaps(times: np.ndarray) -> bool:
+    steps = np.diff(times)
+    return bool((steps > GAP * np.median(steps)).any())
+
+
+def _twins(episodes: Sequence[Episode]) -> Iterator[str]:
+    first: dict[tuple[str, str], str] = {}
+    for episode in episodes:
+        # Cameras of one recording may share a file, and then a fingerprint.
+        key = (episode.fingerprint(), str(getattr(episode, "camera", "")))
+        if (other := first.setdefault(key, episode.id)) != episode.id:
+            yield f"{episode.id} is {other}"
+
+
+def _finite(values: np.ndarray) -> bool:
+    return not np.issubdtype(values.dtype, np.floating) or bool(np.isfinite(values).all())
+
+
+def _disk(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; each once, however many links lead to it."""
+    if path.is_file():
+        return path.stat().st_size
+    sizes: dict[tuple[int, int], int] = {}
+    entered: set[str] = set()
+    for folder, inner, files in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(folder)) in entered:
+            inner.clear()
+            continue
+        entered.add(real)
+        for name in files:
+            try:
+                stat = os.stat(os.path.join(folder, name))
+            except OSError:
+                continue  # a link that leads nowhere takes no room
+            sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())

@@ -1,0 +1,98 @@
+"""Features of a whole corpus into the cache, ahead of training: here, or on a Ray cluster.
+
+A worker of the cluster encodes a part of the episodes and writes shards of its own; what is in the cache already is
+left out before. Called again, only what is missing is done.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from dila.data import open_corpus
+from dila.errors import DilaError
+from dila.imagine.cluster import Engine, each_part
+from dila.vision import FeatureCache, FrozenEncoder
+
+EPISODES_PER_PART = 32
+
+
+class Encoded(NamedTuple):
+    """What is in the cache now."""
+
+    folder: Path
+    episodes: int
+    frames: int
+    new: int
+    """Episodes that were not there before."""
+    skipped: dict[str, str]
+    """Episodes that could not be read, with the reason."""
+
+
+class _Part(NamedTuple):
+    """Encoding of some episodes, as it is sent to a worker."""
+
+    encoder: FrozenEncoder
+    folder: Path
+
+    def to(self, device: str) -> None:
+        """Move the encoder."""
+        self.encoder.to(device)
+
+    def __call__(self, part: Sequence[Any]) -> dict[str, str]:
+        """Fill the cache; returns what could not be read."""
+        cache = FeatureCache(self.encoder, self.folder, progress=False)
+        cache.episodes(part)
+        return cache.skipped
+
+
+def encode_corpus(
+    path: str | Path,
+    encoder: FrozenEncoder,
+    out: str | Path,
+    *,
+    fps: int | float | None = None,
+    engine: Engine = "local",
+    workers: int = 2,
+    part: int = EPISODES_PER_PART,
+    progress: bool = True,
+) -> Encoded:
+    """Encode every episode under a path that the cache does not have.
+
+    Args:
+        path: as `dila.data.open_corpus` takes it.
+        encoder: without statistics: features are stored raw.
+        out: folder of the cache; with a cluster, one that all its machines see.
+        fps: frames a second, instead of what the files say.
+        engine: ``local``, or ``ray`` for a cluster.
+        workers: processes on the cluster.
+        part: episodes that a worker does at a time.
+        progress: show a bar on standard error.
+
+    Raises:
+        DilaError: nothing readable, or no room on the disk, which is told before work starts.
+        MissingExtra: ``ray`` is not installed.
+    """
+    if part < 1:
+        raise DilaError(f"part = {part} must be at least 1")
+    corpus = open_corpus(path, fps)
+    cache = FeatureCache(encoder, out, progress=progress)
+    missing = cache.missing(corpus.episodes)
+    skipped = {str(s.path): s.reason for s in corpus.skipped} | cache.skipped
+    cache.check_room(missing)
+    parts = [missing[first : first + part] for first in range(0, len(missing), part)]
+    with tqdm(total=len(parts), unit="part", desc="encoding", disable=not progress) as bar:
+        for failed in each_part(_Part(encoder, Path(out)), parts, engine, workers, bar.update):
+            skipped |= failed
+    kept = [episode for episode in corpus.episodes if episode.id not in skipped]
+    if not kept:
+        raise DilaError(f"{path} has nothing that can be encoded: {next(iter(skipped.values()))}")
+    lost = cache.missing(kept)
+    if lost:
+        raise DilaError(
+            f"{len(lost)} episodes, the first {lost[0].id}, did not reach {cache.folder}; give a folder that all "
+            "machines of the cluster see, and run again"
+        )
+    new = len([episode for episode in missing if episode.id not in skipped])
+    return Encoded(cache.folder, len(kept), sum(len(e.times) for e in kept), new, skipped)

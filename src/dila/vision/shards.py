@@ -1,0 +1,104 @@
+"""Shards of the feature cache as they lie on disk: safetensors files, mapped into memory and read a few rows at a time.
+
+`safetensors.safe_open` gives a whole tensor at a time, which for a clip of a long episode is far more than the clip.
+The format (https://github.com/huggingface/safetensors) is plain enough to map: eight bytes of the header's length, the
+header in JSON with type, shape and place of each tensor, the tensors.
+"""
+
+import json
+import logging
+import mmap
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dila.errors import DilaError
+from dila.shapes import Tensor
+
+PATTERN = "shard-*.safetensors"
+MAPPED = 1024
+"""Shards mapped at once in a process; a map costs no memory but the pages that are read."""
+
+_HEADER = 100 * 2**20
+_log = logging.getLogger(__name__)
+
+
+class Shard:
+    """A mapped file. Only the pages of the rows that are asked for are read from disk, and those of a run at once."""
+
+    def __init__(self, path: Path):
+        self.first, self.places = read_header(path)
+        with path.open("rb") as file:
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        # Otherwise the system reads megabytes ahead, of which a clip somewhere in a large cache needs nothing.
+        self._advise("MADV_RANDOM", 0, len(self.map))
+        self.raw = torch.frombuffer(self.map, dtype=torch.uint8)
+
+    def rows(self, key: str, rows: np.ndarray) -> Tensor:
+        """Some rows of a tensor, a copy in float32."""
+        start, end = (self.first + offset for offset in self.places[key]["data_offsets"])
+        shape = self.places[key]["shape"]
+        size = (end - start) // max(1, shape[0])
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            if len(run):
+                self._advise("MADV_WILLNEED", start + int(run[0]) * size, len(run) * size)
+        return self.raw[start:end].view(torch.bfloat16).reshape(shape)[torch.from_numpy(rows)].float()
+
+    def _advise(self, name: str, start: int, length: int) -> None:
+        option = getattr(mmap, name, None)
+        if option is None:  # Windows has no such advice to give
+            return
+        before = start % mmap.PAGESIZE
+        self.map.madvise(option, start - before, min(length + before, len(self.map) - start + before))
+
+
+@lru_cache(maxsize=MAPPED)
+def open_shard(path: str) -> Shard:
+    """Map a shard into memory.
+
+    Raises:
+        DilaError: it is missing, cut short or no safetensors file.
+    """
+    return Shard(Path(path))
+
+
+def read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors of a safetensors file begin, and what is in there, as far as it is bf16.
+
+    Raises:
+        DilaError: it is missing, cut short or no safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length < _HEADER:
+                raise ValueError("it has no header")
+            places = json.loads(file.read(length))
+            size = file.seek(0, 2)
+        places = {key: place for key, place in places.items() if place.get("dtype") == "BF16"}
+        # A mapped page past the end of a file would end the process, not raise.
+        if not places or size < 8 + length + max(place["data_offsets"][1] for place in places.values()):
+            raise ValueError("it is cut short")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DilaError(f"the feature cache cannot read {path}: {error}; delete it and cache again") from error
+    return 8 + length, places
+
+
+def stored(folder: Path) -> dict[str, tuple[Path, int]]:
+    """For each tensor in a cache folder its shard and number of rows; damaged shards are logged and left out."""
+    return dict(_stored(folder))
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, tuple[Path, int]]]:
+    for path in sorted(folder.glob(PATTERN)):
+        try:
+            places = read_header(path)[1]
+        except DilaError as error:
+            _log.warning("%s", error)
+            continue
+        for key, place in places.items():
+            yield key, (path, place["shape"][0])

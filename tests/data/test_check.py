@@ -1,0 +1,119 @@
+import json
+import shutil
+from dataclasses import asdict
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from dila.data import check as module
+from dila.data.check import check, stretches
+from dila.data.table import write_table
+from dila.data.video import write_video
+from dila.errors import DilaError
+
+
+def moving(length, seed=0, size=(48, 64)):
+    """A bright square on a smooth ground."""
+    frames = torch.full((length, 3, *size), 60 + 20 * seed, dtype=torch.uint8)
+    for f in range(length):
+        frames[f, :, 8 + f % 24 : 20 + f % 24, 10 : 24 + seed] = 220
+    return frames
+
+
+@pytest.fixture
+def sound(tmp_path):
+    root = tmp_path / "corpus"
+    for number in range(3):
+        write_video(root / f"{number}.mp4", moving(20, number), 10)
+    columns = {f"{n}.mp4": {"action": np.ones((20, 2), np.float32)} for n in range(3)}
+    write_table(root / "actions.parquet", columns, {"action": ("x", "y")})
+    return root
+
+
+def kinds(findings):
+    return {finding.kind: finding.items for finding in findings}
+
+
+def test_a_sound_corpus_is_described_and_nothing_is_wrong(sound):
+    report = check(sound)
+    assert (report.errors, report.warnings) == ([], [])
+    assert (report.readers, report.episodes, report.frames, report.looked_at) == ({"video": 3}, 3, 60, 60)
+    assert report.hours == pytest.approx(6 / 3600, abs=1e-6)
+    assert (report.fps, report.sizes, report.cameras) == ({"10": 3}, {"64 x 48": 3}, {})
+    assert report.columns == {"action": {"numbers": 2, "episodes": 3, "names": ["x", "y"]}}
+    assert report.bytes == sum(p.stat().st_size for p in sound.iterdir())
+    assert json.loads(json.dumps(asdict(report)))["frames"] == 60
+
+
+def test_every_fault_is_told_as_error_or_warning(sound):
+    (sound / "empty.mp4").touch()
+    whole = (sound / "0.mp4").read_bytes()
+    (sound / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    write_video(sound / "still.mp4", moving(1).repeat(20, 1, 1, 1), 10)
+    repeated = moving(20, 4)
+    repeated[7] = repeated[6]
+    write_video(sound / "twice.mp4", repeated, 20)
+    shutil.copy(sound / "1.mp4", sound / "copy.mp4")
+    write_video(sound / "größer.mp4", moving(12, 3, (64, 96)), 10)
+    (sound / "loop").symlink_to(sound)
+    report = check(sound)
+    errors, warnings = kinds(report.errors), kinds(report.warnings)
+    assert set(errors) == {"unreadable"}
+    assert [item.split(": ")[0].rpartition("/")[2] for item in errors["unreadable"]] == ["cut.mp4", "empty.mp4"]
+    assert set(warnings) == {"static", "duplicates", "copies", "frame_rates", "sizes", "columns"}
+    assert warnings["static"] == ("still.mp4",)
+    assert warnings["duplicates"] == ("twice.mp4: 1 of 20",)
+    assert warnings["copies"] == ("copy.mp4 is 1.mp4",)
+    assert set(warnings["columns"]) == {"still.mp4", "twice.mp4", "copy.mp4", "größer.mp4"}
+
+
+def test_frames_that_do_not_decode_are_an_error_though_the_file_opens(sound, monkeypatch):
+    read = module.open_corpus(sound).episodes[0].__class__.read
+
+    def fails(self, frames):
+        if self.id == "1.mp4" and max(frames) > 15:
+            raise DilaError("1.mp4 does not decode at frame 16")
+        return read(self, frames)
+
+    monkeypatch.setattr(module.open_corpus(sound).episodes[0].__class__, "read", fails)
+    report = check(sound)
+    assert kinds(report.errors) == {"unreadable": ("1.mp4: 1.mp4 does not decode at frame 16",)}
+    assert report.looked_at == 40
+
+
+def test_times_out_of_order_are_an_error_and_gaps_a_warning(sound, monkeypatch):
+    from dataclasses import replace
+
+    corpus = module.open_corpus(sound)
+    back, gap = np.arange(20) / 10, np.arange(20) / 10
+    back[9] = back[7]
+    gap[12:] += 3.0
+    told = [replace(e, info=replace(e.info, times=t)) for e, t in zip(corpus.episodes, (back, gap), strict=False)]
+    monkeypatch.setattr(module, "open_corpus", lambda *_: replace(corpus, episodes=(*told, corpus.episodes[2])))
+    report = check(sound)
+    assert kinds(report.errors) == {"times": ("0.mp4",)}
+    assert kinds(report.warnings)["gaps"] == ("0.mp4", "1.mp4")
+
+
+def test_values_that_are_not_finite_are_told(sound):
+    columns = {f"{n}.mp4": {"action": np.full((20, 2), np.nan if n == 1 else 1.0, np.float32)} for n in range(3)}
+    write_table(sound / "actions.parquet", columns, {})
+    assert kinds(check(sound).warnings) == {"values": ("1.mp4",)}
+
+
+def test_what_is_looked_at_lies_evenly_and_misses_no_pair_when_it_is_all():
+    assert stretches(1000, 24) == [list(range(s, s + 8)) for s in (0, 496, 992)]
+    assert stretches(5, 64) == [[0, 1, 2, 3, 4]]
+    assert stretches(1, 0) == [[0]]
+    assert stretches(0, 0) == []
+    whole = stretches(100, 0)
+    assert {(a, b) for part in whole for a, b in pairwise(part)} == {(i, i + 1) for i in range(99)}
+
+
+def test_nothing_to_check_is_refused(tmp_path):
+    with pytest.raises(DilaError, match="does not exist"):
+        check(tmp_path / "no")
+    with pytest.raises(DilaError, match="frames = -1"):
+        check(tmp_path, frames=-1)
