@@ -170,6 +170,7 @@ def test_more_episodes_go_into_new_files(tmp_path):
     np.testing.assert_allclose(data.episodes[3].frames[CAMERA].mean((1, 2, 3)), 30 + 4 * np.arange(8), atol=2)
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tmp_path):
     make = PrimitiveRenderer(4, 32, 0, "rotation", False)
     for workers in (1, 2):

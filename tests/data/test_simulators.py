@@ -24,7 +24,9 @@ ALONE = "miniworld"
 CHOSEN = [os.environ["DILA_TEST_SIMULATOR"]] if "DILA_TEST_SIMULATOR" in os.environ else set(SIMULATORS) - {ALONE}
 
 
-@pytest.fixture(scope="module", params=sorted(CHOSEN))
+@pytest.fixture(scope="module", params=[
+    pytest.param(name, marks=pytest.mark.slow if name == "robosuite-push" else ()) for name in sorted(CHOSEN)
+])  # fmt: skip
 def name(request):
     if importlib.util.find_spec(PACKAGES[request.param]) is None:
         pytest.skip(f"{PACKAGES[request.param]} is not installed")

@@ -5,6 +5,7 @@ there are no shadows and one sample, and the picture is drawn at twice the size 
 """
 
 import atexit
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class MujocoView:
         hidden: Sequence[int] = (),
         sites: bool = False,
     ):
-        import mujoco
+        mujoco: Any = importlib.import_module("mujoco")
 
         model.vis.quality.offsamples, model.vis.quality.shadowsize = 0, 512
         self.model = model
@@ -57,7 +58,7 @@ class MujocoView:
 
     def __call__(self, data: Any, size: int) -> UInt8[Tensor, "3 Y X"]:
         """The picture of ``mujoco.MjData``."""
-        import mujoco
+        mujoco: Any = importlib.import_module("mujoco")
 
         if self.renderer is None or self.renderer.height != 2 * size:
             self.renderer = self._open(2 * size)
@@ -67,7 +68,7 @@ class MujocoView:
         return halved(self.renderer.render())
 
     def _open(self, side: int) -> Any:
-        import mujoco
+        mujoco: Any = importlib.import_module("mujoco")
 
         self.model.vis.global_.offwidth = max(side, self.model.vis.global_.offwidth)
         self.model.vis.global_.offheight = max(side, self.model.vis.global_.offheight)

@@ -4,6 +4,7 @@ Parallel, so that the state of an object says exactly where it is in the picture
 radius 1 around it `radius` times exp(log_scale) widths large, turned by the angle.
 """
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Painter:
     """
 
     def __init__(self) -> None:
-        import moderngl
+        moderngl: Any = importlib.import_module("moderngl")
 
         try:
             self.context: Any = moderngl.create_context(standalone=True, backend="egl")

@@ -5,6 +5,7 @@ for two steps of 0.08 s; ``state`` = the nine of them as they are, then hinges, 
 qy, qz]: radians and metres, without the noise that the simulator adds to observations.
 """
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,7 +102,7 @@ class Kitchen:
 
     def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
         """Joint velocities that move the hand straight there: damped least squares on its Jacobian."""
-        import mujoco
+        mujoco: Any = importlib.import_module("mujoco")
 
         jacobian = np.zeros((3, self.env.model.nv))
         mujoco.mj_jacSite(self.env.model, self.env.data, jacobian, None, self.site)

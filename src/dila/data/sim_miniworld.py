@@ -117,6 +117,16 @@ class Rooms:
         return None
 
 
+def _image(path: str) -> Any:
+    """An image as pyglet holds it: RGBA, the first row at the bottom."""
+    import pyglet
+    from PIL import Image
+
+    with Image.open(path) as image:
+        picture = image.convert("RGBA").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return pyglet.image.ImageData(*picture.size, "RGBA", picture.tobytes())
+
+
 def _make() -> Any:
     draw_off_screen()
     if importlib.util.find_spec("miniworld") is None:
@@ -124,12 +134,16 @@ def _make() -> Any:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
+            import pyglet
             from miniworld.entity import Box, MeshEnt
             from miniworld.miniworld import MiniWorldEnv
         except (ImportError, OSError) as error:
             raise DilaError(
                 f"MiniWorld cannot draw off-screen here ({error}); install EGL (Debian: libegl1)"
             ) from error
+
+        # Its own way of reading a texture takes pyglet more than a second each, a regular expression by pixels.
+        pyglet.image.load = _image
 
         class FourFurnishedRooms(MiniWorldEnv):
             """The floor plan; bare at first, for the constructor builds a world that nobody sees."""

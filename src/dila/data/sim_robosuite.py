@@ -150,7 +150,7 @@ def _make(scene: str) -> Any:
             from robosuite.controllers import load_composite_controller_config
         except ImportError as error:
             raise MissingExtra("recording robosuite", "robosuite", "sim") from error
-        controller = load_composite_controller_config(controller="BASIC", robot="Panda")
+        controller: Any = load_composite_controller_config(controller="BASIC", robot="Panda")
         parts = controller["body_parts"]
         parts["right"] |= {"type": "OSC_POSITION", "output_max": [SCALE] * 3, "output_min": [-SCALE] * 3}
         controller["body_parts"] = {"right": parts["right"]}
