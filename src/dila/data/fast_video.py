@@ -1,6 +1,6 @@
 """torchcodec (extra ``fast-video``) in the place of PyAV, where it gives the same frames.
 
-It needs FFmpeg of the system, and spares about a tenth of the time of a clip (benchmarks/data.py). See
+It needs FFmpeg of the system, and spares about a tenth of the time of a clip (docs/log.md). See
 https://github.com/meta-pytorch/torchcodec.
 
 Only what has been found equal to the pixel goes this way: 8-bit pictures, upright, evenly spaced in time. Everything
