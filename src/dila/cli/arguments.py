@@ -4,7 +4,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
 
 if TYPE_CHECKING:
     from dila.imagine.pictures import Rows
@@ -13,11 +15,12 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+Data = Annotated[str, tyro.conf.arg(metavar="PATH")]
+"""A path, or the address of data elsewhere (``hf://``, ``s3://``, ``gs://``, ``https://``), whose slashes stay."""
+
 
 def read(verb: Callable[..., Result], name: str, arguments: Sequence[str], **options: Any) -> Result:
     """Run a verb on its command line. Wrong flags end the process with 2, as all bad input does."""
-    import tyro
-
     return tyro.cli(verb, prog=f"dila {name}", args=list(arguments), **options)
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import print_json, read
+from dila.cli.arguments import Data, print_json, read
 
 if TYPE_CHECKING:
     from dila.data.check import Finding, Report
@@ -17,7 +16,7 @@ LISTED = 10
 
 
 def check(
-    path: Positional[Path], json: bool = False, frames: int = 64, fps: float | None = None, strict: bool = False
+    path: Positional[Data], json: bool = False, frames: int = 64, fps: float | None = None, strict: bool = False
 ) -> int:
     """Tell what a corpus is and what is wrong with it. Exit code 0: fine; 1: errors; 2: it cannot be opened at all.
 

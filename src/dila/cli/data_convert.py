@@ -5,15 +5,16 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import read
+from dila.cli.arguments import Data, read
 
 SHOWN = 20
 
 
 def convert(
-    path: Positional[Path],
+    path: Positional[Data],
     out: Positional[Path],
     fps: float | None = None,
+    camera: str | None = None,
     size: int | None = None,
     task: str | None = None,
     workers: int = 1,
@@ -26,13 +27,14 @@ def convert(
         path: a video, a folder of frames, or a folder with any number of them at any depth.
         out: folder of the data set.
         fps: frames a second, instead of what the files say; without it, episodes of the most common rate are taken.
+        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
         size: pixels a side to resize to; without it, episodes of the first one's size are taken.
         task: what is done in the videos, in words.
         workers: processes.
     """
     from dila.data.convert import convert as run
 
-    done = run(path, out, fps, size, task, workers)
+    done = run(path, out, fps, size, task, workers, camera=camera)
     print(f"wrote {done.out}: {done.episodes} episodes, {len(done.skipped)} skipped")
     for one in done.skipped[:SHOWN]:
         print(f"  skipped {one.path}: {one.reason}")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import read
+from dila.cli.arguments import Data, read
 
 
 def show(
-    path: Positional[Path],
+    path: Positional[Data],
     out: Path = Path("outputs/corpus.png"),
     episodes: int = 8,
     moments: int = 8,

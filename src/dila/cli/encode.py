@@ -6,15 +6,16 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import read
+from dila.cli.arguments import Data, read
 
 
 def encode(
-    path: Positional[Path],
+    path: Positional[Data],
     out: Path | None = None,
     encoder: str = "efficientnet-lite0",
     size: int | None = None,
     fps: float | None = None,
+    camera: str | None = None,
     engine: Literal["local", "ray"] = "local",
     workers: int = 2,
     device: str = "auto",
@@ -30,6 +31,7 @@ def encode(
         encoder: name of the encoder.
         size: pixels a side that frames are brought to; the encoder's own when left out.
         fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
         engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
         workers: processes on the cluster.
         device: auto, cpu, cuda or mps; of local.
@@ -42,7 +44,7 @@ def encode(
     made = build_encoder({"name": encoder} | ({} if size is None else {"size": size}))
     if engine == "local":
         made.to(pick_device(device))
-    done = encode_corpus(path, made, out or default_cache(), fps=fps, engine=engine, workers=workers)
+    done = encode_corpus(path, made, out or default_cache(), fps=fps, camera=camera, engine=engine, workers=workers)
     print(
         f"{done.folder} has {done.episodes} episodes, {done.frames} frames; {done.new} episodes are new, "
         f"{len(done.skipped)} skipped"

@@ -6,14 +6,15 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import open_world, read
+from dila.cli.arguments import Data, open_world, read
 
 
 def label(
     model: Positional[str],
-    videos: Positional[Path],
+    videos: Positional[Data],
     out: Path = Path("outputs/latent_actions.parquet"),
     fps: float | None = None,
+    camera: str | None = None,
     batch: int = 8,
     device: str = "auto",
     engine: Literal["local", "ray"] = "local",
@@ -29,13 +30,14 @@ def label(
         videos: a video, a folder of frames, or a folder with any number of them at any depth.
         out: the file to write.
         fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
         batch: windows that go through the model at once.
         device: auto, cpu, cuda or mps.
         engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
         workers: processes on the cluster.
     """
     world = open_world(model, device)
-    done = world.label(videos, out, fps=fps, batch=batch, engine=engine, workers=workers)
+    done = world.label(videos, out, fps=fps, camera=camera, batch=batch, engine=engine, workers=workers)
     print(f"wrote {done.path}: {done.actions} latent actions of {done.videos} videos, {len(done.skipped)} skipped")
     for name, reason in done.skipped.items():
         print(f"  skipped {name}: {reason}")

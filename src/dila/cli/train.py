@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from dila.cli.arguments import read
+from dila.cli.arguments import Data, read
 from dila.recipes import RECIPES, recipe
 from dila.train.run import Run
 
@@ -36,7 +36,7 @@ def _trainer(name: str) -> Callable[..., Path]:
     """The verb for one recipe, whose fields are the defaults of its flags."""
 
     def train(
-        data: tuple[Path, ...],
+        data: tuple[Data, ...],
         out: Path = Path("runs") / name,
         cache_dir: Path | None = None,
         fresh: bool = False,

@@ -7,13 +7,13 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from dila.cli.arguments import read
+from dila.cli.arguments import Data, read
 from dila.train.run import DecoderRun
 
 
 def train_decoder(
     model: Positional[str],
-    data: Path,
+    data: Data,
     out: Path | None = None,
     cache_dir: Path | None = None,
     device: str = "auto",

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from dila.data.corpus import READERS, Corpus, open_corpus
+from dila.data.remote import is_remote
 from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
@@ -99,18 +100,18 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64) ->
             seen[episode.id] = _look(episode, frames)
         except Exception as error:  # a damaged file raises whatever its decoder likes
             unreadable[episode.id] = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
-    report = _described(Path(path), corpus, seen)
+    report = _described(str(path), corpus, seen, _disk(corpus.root if is_remote(path) else Path(path)))
     report.errors += list(_errors(corpus, unreadable))
     report.warnings += list(_warnings(corpus, seen, report))
     return report
 
 
-def _described(path: Path, corpus: Corpus, seen: Mapping[str, _Seen]) -> Report:
+def _described(path: str, corpus: Corpus, seen: Mapping[str, _Seen], size: int) -> Report:
     sizes = Counter(f"{s.size[1]} x {s.size[0]}" for s in seen.values() if s.size)
     cameras = Counter(str(getattr(e, "camera", None) or "") for e in corpus.episodes)
     cameras.pop("", None)
     return Report(
-        path=str(path),
+        path=path,
         readers=dict(Counter(_reader_of(e) for e in corpus.episodes)),
         episodes=len(corpus),
         frames=sum(len(e.times) for e in corpus.episodes),
@@ -120,7 +121,7 @@ def _described(path: Path, corpus: Corpus, seen: Mapping[str, _Seen]) -> Report:
         sizes=dict(sizes),
         cameras=dict(cameras),
         columns=_columns(corpus),
-        bytes=_disk(path),
+        bytes=size,
     )
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from dila.data.corpus import Corpus, Skipped, open_corpus
 from dila.data.lerobot_write import is_staged, publish, sources, stage_episode
 from dila.data.recording import begin, run_jobs
+from dila.data.remote import is_remote
 from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Tensor
@@ -48,6 +49,8 @@ def convert(
     task: str | None = None,
     workers: int = 1,
     progress: bool = True,
+    *,
+    camera: str | None = None,
 ) -> Converted:
     """Write a corpus as a LeRobot data set, version 3.0; interrupted, the same call goes on where it stopped.
 
@@ -59,29 +62,30 @@ def convert(
         task: what is done, in words; the name of `path` when None.
         workers: processes.
         progress: show a progress bar.
+        camera: of episodes that several cameras saw, this one alone.
 
     Raises:
         DilaError: nothing readable, no two frames anywhere, or `out` holds something else.
     """
-    path, out = Path(path), Path(out)
+    told, out = str(path) if is_remote(path) else str(Path(path).resolve()), Path(out)
     if workers < 1 or (size is not None and not 16 <= size <= 4096):
         raise DilaError(f"workers = {workers} must be at least 1 and size = {size} from 16 to 4096")
-    if out.resolve() == path.resolve():
+    if str(out.resolve()) == told:
         raise DilaError(f"{out} is the corpus itself; choose another folder for the result")
-    corpus = open_corpus(path, fps)
+    corpus = open_corpus(path, fps, camera)
     rate, even, skipped = _even(corpus)
     shape = (size, size) if size else _size(even[0])
     columns, dropped = _common(even)
     # What was decided is a setting: a corpus that grew must not go on with another size or other columns.
-    settings = {"source": "convert", "path": str(path.resolve()), "format": "lerobot", "rate": rate}
+    settings = {"source": "convert", "path": told, "format": "lerobot", "rate": rate}
     staging = begin(out, settings | {"size": list(shape), "columns": list(columns)})
     done = sources(out)
     left = [e for e in even if e.id not in done and not is_staged(staging, _name(e))]
     job = _Job(staging, rate, shape, size is not None, columns)
-    for failed in run_jobs(job, left, workers, len(even), f"converting {path.name}", progress):
+    for failed in run_jobs(job, left, workers, len(even), f"converting {Path(told).name}", progress):
         skipped += [failed] if failed else []
     names = {key: parts for key, parts in corpus.names.items() if key in columns}
-    publish(out, staging, [_name(e) for e in even], names, rate, task or path.resolve().name)
+    publish(out, staging, [_name(e) for e in even], names, rate, task or Path(told).name)
     shutil.rmtree(staging)
     written = len(sources(out))
     if not written:

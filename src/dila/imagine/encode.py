@@ -53,6 +53,7 @@ def encode_corpus(
     out: str | Path,
     *,
     fps: int | float | None = None,
+    camera: str | None = None,
     engine: Engine = "local",
     workers: int = 2,
     part: int = EPISODES_PER_PART,
@@ -65,6 +66,7 @@ def encode_corpus(
         encoder: without statistics: features are stored raw.
         out: folder of the cache; with a cluster, one that all its machines see.
         fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone.
         engine: ``local``, or ``ray`` for a cluster.
         workers: processes on the cluster.
         part: episodes that a worker does at a time.
@@ -76,7 +78,7 @@ def encode_corpus(
     """
     if part < 1:
         raise DilaError(f"part = {part} must be at least 1")
-    corpus = open_corpus(path, fps)
+    corpus = open_corpus(path, fps, camera)
     cache = FeatureCache(encoder, out, progress=progress)
     missing = cache.missing(corpus.episodes)
     skipped = {str(s.path): s.reason for s in corpus.skipped} | cache.skipped

@@ -75,6 +75,7 @@ def label(
     out: str | Path,
     *,
     fps: int | float | None = None,
+    camera: str | None = None,
     batch: int = 8,
     part: int = EPISODES_PER_PART,
     engine: Engine = "local",
@@ -88,6 +89,7 @@ def label(
         path: a video, a folder of images, or a folder with any number of them at any depth.
         out: the file to write; ends in ``.parquet``.
         fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone.
         batch: windows that go through the model at once, across videos.
         part: videos between two saves: what an interruption can lose, and what a worker does at a time.
         engine: ``local``, or ``ray`` for a cluster (`dila.imagine.cluster`), whose machines must all see ``out``'s
@@ -101,7 +103,7 @@ def label(
     out = Path(out)
     if out.suffix != ".parquet" or batch < 1 or part < 1:
         raise DilaError(f"{out} must end in .parquet, and batch = {batch} and part = {part} must be at least 1")
-    corpus = open_corpus(path, fps)
+    corpus = open_corpus(path, fps, camera)
     folder = out.with_name(f".{out.name}.parts")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,9 @@ def tiny_pusht() -> Run:
         model=preset("tiny"),
         encoder={"name": "efficientnet-lite0", "size": 128},
         stages=(
-            Stage(OneStep(terms, shown=0.5), steps=600, name="shown"),
-            Stage(OneStep(terms), steps=380),
-            Stage(Rollout(terms), steps=40),
+            Stage(OneStep(terms, shown=0.5), steps=420, name="shown"),
+            Stage(OneStep(terms), steps=260),
+            Stage(Rollout(terms), steps=30),
         ),
         clips=ClipSettings(frames=8, stride=0.2),
         optimiser=Optimiser(

@@ -82,7 +82,10 @@ def open_data(run: Run, data: str | Path | Sequence[str | Path]) -> dict[str, Co
     paths = [str(path) for path in ([data] if isinstance(data, str | Path) else data)]
     if run.weights is not None and len(run.weights) != len(paths):
         raise DilaError(f"weights has {len(run.weights)} numbers for {len(paths)} data set(s); give one for each")
-    return {name: open_corpus(path, run.clips.fps) for name, path in zip(name_data(paths), paths, strict=True)}
+    clips = run.clips
+    return {
+        name: open_corpus(path, clips.fps, clips.camera) for name, path in zip(name_data(paths), paths, strict=True)
+    }
 
 
 def resolve(run: Run, encoder: FrozenEncoder, corpora: Mapping[str, Corpus]) -> Run:

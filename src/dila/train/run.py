@@ -22,6 +22,7 @@ class ClipSettings:
         hop: raw frames from one clip's start to the next one's.
         held_out: share of the episodes never trained on. The split depends on their ids alone, so runs compare.
         fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone.
     """
 
     frames: int = 16
@@ -29,6 +30,7 @@ class ClipSettings:
     hop: int = 1
     held_out: float = 0.1
     fps: float | None = None
+    camera: str | None = None
 
 
 @dataclass(frozen=True)
