@@ -8,7 +8,7 @@ import torch
 
 from dila.cli.main import main
 from dila.data import convert as module
-from dila.data import write_table, write_video
+from dila.data import open_corpus, write_table, write_video
 from dila.data.convert import convert
 from dila.data.lerobot_write import CAMERA
 from dila.errors import DilaError
@@ -61,6 +61,20 @@ def test_what_fits_is_written_and_what_does_not_is_told(corpus, tmp_path):
         shade = episode.frames[CAMERA].mean((1, 2, 3))
         np.testing.assert_allclose(shade, 40 * i + 3 * np.arange(6 + i), atol=2)
     assert not (tmp_path / "out" / ".recording").exists()
+
+
+def test_what_is_converted_opens_again(corpus, tmp_path):
+    """Writer and reader of the package agree on the format, frames and actions side by side."""
+    convert(corpus, tmp_path / "out", progress=False)
+    again, before = open_corpus(tmp_path / "out"), open_corpus(corpus)
+    assert again.names["action"] == ("x", "y")
+    kept = [e for e in before.episodes if e.id not in ("fast.mp4", "large.mp4")]
+    for one, other in zip(again.episodes, kept, strict=True):
+        np.testing.assert_allclose(one.times, other.times, atol=1e-6)
+        np.testing.assert_array_equal(one.columns["action"], other.columns["action"])
+        np.testing.assert_array_equal(one.columns["state"], other.columns["state"])
+        mine, theirs = (e.read(range(len(other.times))).float() for e in (one, other))
+        assert (mine - theirs).abs().max() <= 3  # encoded twice
 
 
 def test_a_size_takes_all_sizes_and_chunks_change_nothing(corpus, tmp_path, monkeypatch):

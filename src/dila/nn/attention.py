@@ -108,7 +108,7 @@ class Attention(nn.Module):
 
     @staticmethod
     def _unit(x: Tensor, scale: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1, eps=1e-12) * scale.to(x.dtype)
+        return _ScaledUnit.apply(x, scale.to(x.dtype))
 
     def _place(self, x: Tensor, scale: Tensor, start: int) -> Tensor:
         """Normalise, scale, rotate. The released model rotates first, which makes the scales act on mixed pairs."""
@@ -123,6 +123,24 @@ class Attention(nn.Module):
             logits = logits + bias.to(logits.dtype)
         weights = logits.softmax(dim=-1).to(v.dtype)
         return dropout(weights, self.dropout, self.training) @ v
+
+
+class _ScaledUnit(torch.autograd.Function):
+    """Vectors of length 1 along the last axis, times a scale: `F.normalize` and a product, in half the passes."""
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse, scale)
+        return unit * scale
+
+    @staticmethod
+    def backward(ctx, g):
+        unit, inverse, scale = ctx.saved_tensors
+        along = g * unit
+        gx = torch.addcmul(g * scale, unit, (along @ scale.unsqueeze(-1)), value=-1).mul_(inverse)
+        return gx, along.flatten(0, -2).sum(0)
 
 
 def _causal_mask(queries: int, keys: int, like: Tensor) -> Float[Tensor, "Tq Tk"]:
