@@ -42,6 +42,12 @@ def test_the_learning_rate_warms_up_and_ends_at_the_floor():
     assert cosine.rate(110, 110) == pytest.approx(0.1)
     assert cosine.rate(9, 110, peak=0.5) == 0.5
     assert Optimiser(lr=1.0).rate(0, 10) == Optimiser(lr=1.0).rate(9, 10) == 1.0
+    held = Optimiser(lr=1.0, warmup=10, schedule="cosine", hold=0.6, floor=0.1)
+    assert [held.rate(step, 110) for step in (9, 40, 70)] == [1.0, 1.0, 1.0]
+    assert held.rate(90, 110) == pytest.approx(0.55)
+    assert held.rate(110, 110) == pytest.approx(0.1)
+    with pytest.raises(DilaError, match=r"optimiser\.hold = 1\.0"):
+        Optimiser(hold=1.0)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class Optimiser:
         weight_decay: of AdamW.
         warmup: steps of linear warm-up at the start of the run.
         schedule: of the whole run, after warm-up.
+        hold: share of the steps after warm-up that stay at the peak before the cosine begins.
         floor: where the cosine ends, as a fraction of the peak.
         clip: bound on the global norm of the gradient.
         decay_norms: decay norms, biases and the memory's ``A_log`` and ``D`` as well (the paper's), or leave them out.
@@ -53,9 +54,14 @@ class Optimiser:
     weight_decay: float = 1e-5
     warmup: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
+    hold: float = 0.0
     floor: float = 0.0
     clip: float = 6.0
     decay_norms: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.hold < 1:
+            raise DilaError(f"optimiser.hold = {self.hold} must be at least 0 and below 1")
 
     def rate(self, step: int, steps: int, peak: float | None = None) -> float:
         """Learning rate of a step, counted from 0, of a run of `steps`: without state, so that it needs no saving."""
@@ -65,7 +71,8 @@ class Optimiser:
         if self.schedule == "constant":
             return peak
         done = (step - self.warmup) / max(1, steps - self.warmup)
-        return peak * (self.floor + (1 - self.floor) * 0.5 * (1 + cos(pi * min(1.0, done))))
+        fallen = max(0.0, done - self.hold) / (1 - self.hold)
+        return peak * (self.floor + (1 - self.floor) * 0.5 * (1 + cos(pi * min(1.0, fallen))))
 
 
 @dataclass(frozen=True)
