@@ -32,6 +32,7 @@ from dila.evaluate.speed import (
     ready,
     timed,
 )
+from dila.imagine.rollout import rollout
 from dila.train.objectives import Weights
 from dila.train.run import Optimiser
 
@@ -51,7 +52,7 @@ def plain_ready(work: Work, model, e: torch.Tensor) -> Ready:
 
     @torch.no_grad()
     def run() -> torch.Tensor:
-        return plain.plan_costs(model, e, z, goal) if work.kind == "plan" else plain.rollout(model, e, z)
+        return plain.plan_costs(model, e, z, goal) if work.kind == "plan" else rollout(model, e, z)
 
     return Ready(run, run)
 

@@ -77,9 +77,11 @@ def open_data(run: Run, data: str | Path | Sequence[str | Path]) -> dict[str, Co
     """The corpora of a run by their names.
 
     Raises:
-        DilaError: one cannot be read or is given twice, or the run has weights for another number of them.
+        DilaError: there is none, one cannot be read or is given twice, or weights are given for another number.
     """
     paths = [str(path) for path in ([data] if isinstance(data, str | Path) else data)]
+    if not paths:
+        raise DilaError("data names nothing to train on; give the path of a video, a folder or a data set")
     if run.weights is not None and len(run.weights) != len(paths):
         raise DilaError(f"weights has {len(run.weights)} numbers for {len(paths)} data set(s); give one for each")
     clips = run.clips
