@@ -43,6 +43,7 @@ def bench(
         device: auto, cpu, cuda or mps.
         json: file for the same numbers.
     """
+    from dila.configs import write_json
     from dila.evaluate.speed import KINDS, Work, describe, grown, matmul_peak, measure_apart
     from dila.interop.pretrained import pick_device
     from dila.model.presets import preset
@@ -65,7 +66,8 @@ def bench(
                 rows.append(describe(each, measure_apart(each, where, repeats), peak))
                 print(_row(_cells(rows[-1])), flush=True)
     if json is not None:
-        _write(json, {"device": str(where), "matmul_tflop_per_second": peak, "rows": rows})
+        json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(json, {"device": str(where), "matmul_tflop_per_second": peak, "rows": rows})
 
 
 def _cells(row: dict) -> tuple[str, ...]:
@@ -78,15 +80,6 @@ def _cells(row: dict) -> tuple[str, ...]:
 
 def _row(cells: Sequence[str]) -> str:
     return f"{cells[0]:<14}{cells[1]:<8}" + "".join(f"{cell:>11}" for cell in cells[2:])
-
-
-def _write(path: Path, value: dict) -> None:
-    from json import dumps
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -19,9 +19,19 @@ from dila.data import primitives
 from dila.data.lerobot_write import LeRobotV3
 from dila.data.meshes3d import HELD_OUT, OBJECTS, OWN, SIDE, TEXTURES, assets, load_mesh, load_texture
 from dila.data.paint3d import Painter
-from dila.data.primitives import CHUNK, FPS, KINDS, background_path, backgrounds, compose, texture, trajectory
+from dila.data.primitives import (
+    CHUNK,
+    FPS,
+    KINDS,
+    background_path,
+    backgrounds,
+    check_settings,
+    compose,
+    known_columns,
+    texture,
+    trajectory,
+)  # fmt: skip
 from dila.data.recording import Recorded, Store, record
-from dila.errors import DilaError
 from dila.shapes import Tensor
 
 VERSION = 1
@@ -58,11 +68,7 @@ class ObjectRenderer:
             compose(front[i : i + CHUNK], near, far, background[:-1][i : i + CHUNK], self.size)
             for i in range(0, self.frames, CHUNK)
         ]
-        columns = {
-            "action": np.diff(states, axis=0).astype(np.float32),
-            "state": states[:-1].astype(np.float32),
-            "background": background[:-1].astype(np.float32),
-            "kind": np.full((self.frames, 1), KINDS.index(kind)),
+        columns = known_columns(states, background, kind) | {
             "object": np.full((self.frames, 1), OBJECTS.index(name)),
             "texture": np.full((self.frames, 1), worn),
             "held_out": np.full((self.frames, 1), int(held_out)),
@@ -102,10 +108,7 @@ def render_objects3d(
         MissingExtra: a package with meshes or moderngl is not installed.
         DilaError: an argument out of range, no drawing off-screen here, or `out` holds other settings.
     """
-    if frames < 2 or not 32 <= size <= 512 or size % 2 or not fps > 0:
-        raise DilaError(f"frames = {frames} must be at least 2, size = {size} even from 32 to 512, fps = {fps} above 0")
-    if kind not in (*KINDS, "mixed"):
-        raise DilaError(f"kind = {kind!r} must be mixed or one of {', '.join(KINDS)}")
+    check_settings(frames, size, kind, fps)
     assets()
     _painter()
     renderer = ObjectRenderer(frames, size, seed, kind, moving_background)

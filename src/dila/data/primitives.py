@@ -69,13 +69,7 @@ class PrimitiveRenderer:
             _draw(thing, near, far, states[i : i + CHUNK], background[i : i + CHUNK], self.size)
             for i in range(0, self.frames, CHUNK)
         ]
-        columns = {
-            "action": np.diff(states, axis=0).astype(np.float32),
-            "state": states[:-1].astype(np.float32),
-            "background": background[:-1].astype(np.float32),
-            "kind": np.full((self.frames, 1), KINDS.index(kind)),
-        }
-        return Recorded(torch.cat(pictures)[: self.frames], columns)
+        return Recorded(torch.cat(pictures)[: self.frames], known_columns(states, background, kind))
 
 
 def render_primitives(
@@ -109,10 +103,7 @@ def render_primitives(
     Raises:
         DilaError: an argument out of range, or `out` holds a recording with other settings.
     """
-    if frames < 2 or not 32 <= size <= 512 or size % 2 or not fps > 0:
-        raise DilaError(f"frames = {frames} must be at least 2, size = {size} even from 32 to 512, fps = {fps} above 0")
-    if kind not in (*KINDS, "mixed"):
-        raise DilaError(f"kind = {kind!r} must be mixed or one of {', '.join(KINDS)}")
+    check_settings(frames, size, kind, fps)
     renderer = PrimitiveRenderer(frames, size, seed, kind, moving_background)
     settings = {"source": "primitives", "version": VERSION, "fps": fps, **asdict(renderer)}
     return record(
@@ -126,6 +117,24 @@ def render_primitives(
         progress=progress,
         store=store,
     )
+
+
+def check_settings(frames: int, size: int, kind: str, fps: int | float) -> None:
+    """Raise DilaError for settings under which nothing can be drawn."""
+    if frames < 2 or not 32 <= size <= 512 or size % 2 or not fps > 0:
+        raise DilaError(f"frames = {frames} must be at least 2, size = {size} even from 32 to 512, fps = {fps} above 0")
+    if kind not in (*KINDS, "mixed"):
+        raise DilaError(f"kind = {kind!r} must be mixed or one of {', '.join(KINDS)}")
+
+
+def known_columns(states: np.ndarray, background: np.ndarray, kind: str) -> dict[str, np.ndarray]:
+    """What is known of an episode, from its states and its background's, one more of each than frames."""
+    return {
+        "action": np.diff(states, axis=0).astype(np.float32),
+        "state": states[:-1].astype(np.float32),
+        "background": background[:-1].astype(np.float32),
+        "kind": np.full((len(states) - 1, 1), KINDS.index(kind)),
+    }
 
 
 def background_path(rng: np.random.Generator, steps: int, moves: bool) -> np.ndarray:

@@ -98,9 +98,10 @@ def ready(work: Work, model: DiLA, e: Tensor) -> Ready:
         return _training(work, model, e)
     model.eval()
     z = actions(work, model, e)
+    goal = torch.zeros(*model.config.grid, model.config.structure_dim, device=e.device)
     verbs: dict[Kind, Callable[[], Tensor]] = {
         "rollout": lambda: rollout(model, e, z),
-        "plan": lambda: plan_costs(model, e, z, torch.zeros_like(model.observe(e).s[0, -1])),
+        "plan": lambda: plan_costs(model, e, z, goal),
         "label": lambda: model.infer(e),
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from dila.configs import write_json
 from dila.data import open_corpus, split_episodes
 from dila.data.pusht import record_pusht
 from dila.evaluate.first_look import (
@@ -49,7 +50,7 @@ class _Clock:
         finally:
             self.seconds[part] = round(self.seconds.get(part, 0.0) + time.monotonic() - start, 1)
             if self.path.parent.exists():
-                _write_json(self.path, self.seconds)
+                write_json(self.path, self.seconds)
 
 
 def quickstart(
@@ -86,7 +87,7 @@ def quickstart(
         "episodes": episodes,
         "dila_version": version(),
     }
-    _write_json(out / "report.json", report)
+    write_json(out / "report.json", report)
     _write_report(out / "report.html", report, rollouts, probes, figures)
     return report
 
@@ -110,12 +111,6 @@ def _draw(world: World, run: Run, data: Path, out: Path) -> dict[str, Any]:
         "rebinding": draw_rebinding(world, held, out),
         "structure": draw_structure(world, held, out),
     }
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _write_report(

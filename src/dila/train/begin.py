@@ -1,12 +1,11 @@
 """What a run begins from: its encoder, the model it goes on with, and the settings that ``run.json`` holds it to."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dila.configs import from_json, to_json
+from dila.configs import from_json, to_json, write_json
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
 from dila.model.dila import DiLA
@@ -62,9 +61,7 @@ def settle(run: Run, out: Path) -> None:
         if different:
             raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
     out.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, described)
 
 
 def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
