@@ -1,0 +1,153 @@
+"""What squeezes a latent action: nearest codes (VQ), codes approached by noise (NSVQ), or a Gaussian with a prior.
+
+Each reads ``... C`` and gives a `Bottlenecked`: what passes, the penalty that goes with it (its weight is the
+caller's), and the codes where there are any. All compute in float32, whatever autocast does around them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from dila.shapes import Float, Int, Tensor
+
+REPLACED = (*range(10, 100, 10), *range(100, 1_000, 100), *range(1_000, 5_000, 500))
+"""Training batches before which LAPA replaces dead codes: often at first, never after 5,000."""
+
+
+class Bottlenecked(NamedTuple):
+    """What comes out of a bottleneck."""
+
+    z: Float[Tensor, "... Dz"]
+    penalty: Float[Tensor, ""]
+    codes: Int[Tensor, "..."] | None
+    """Which entry of the codebook each vector is."""
+
+
+class Codebook(nn.Module):
+    """``codes`` vectors of ``dim`` numbers, how often each was used, and the replacing of those that are not.
+
+    Args:
+        codes: how many.
+        dim: numbers in each.
+        spread: standard deviation of the first entries.
+        replaced: numbers of the training batches before which unused codes are replaced.
+        dead: share of the uses below which a code counts as unused, in units of an equal share.
+    """
+
+    def __init__(
+        self, codes: int, dim: int, *, spread: float = 1.0, replaced: tuple[int, ...] = (), dead: float = 0.01
+    ):
+        super().__init__()
+        self.entries = nn.Parameter(spread * torch.randn(codes, dim))
+        self.replaced, self.dead = frozenset(replaced), dead
+        self.usage: Float[Tensor, " codes"]
+        self.batches: Int[Tensor, ""]
+        self.register_buffer("usage", torch.zeros(codes))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def nearest(self, x: Float[Tensor, "... D"]) -> Int[Tensor, "..."]:
+        """The entry closest to each vector; in training it is counted, and dead ones are replaced when due."""
+        if self.training:
+            self._begin_batch()
+        with torch.no_grad():
+            flat = x.reshape(-1, x.shape[-1])
+            distance = self.entries.square().sum(-1) - 2 * flat @ self.entries.T
+            codes = distance.argmin(-1)
+            if self.training:
+                self.usage += torch.bincount(codes, minlength=len(self.usage)).to(self.usage.dtype)
+        return codes.reshape(x.shape[:-1])
+
+    @torch.no_grad()
+    def replace_dead(self) -> int:
+        """Put copies of used entries, a little moved, in the place of unused ones; gives how many there were.
+
+        Which ones, and how moved, is drawn from the number of batches alone, so that all processes of a run agree.
+        """
+        share = self.usage / self.usage.sum().clamp_min(1)
+        unused = share < self.dead / len(share)
+        dead = int(unused.sum())
+        if 0 < dead < len(share):
+            draw = torch.Generator().manual_seed(int(self.batches))
+            alive = self.entries[~unused]
+            chosen = alive[torch.randint(len(alive), (dead,), generator=draw).to(alive.device)]
+            noise = torch.randn(chosen.shape, generator=draw).to(chosen)
+            self.entries[unused] = chosen + 0.02 * alive.std() * noise
+        self.usage.zero_()
+        return dead
+
+    def _begin_batch(self) -> None:
+        if self.replaced:
+            self.batches += 1
+            if int(self.batches) in self.replaced:
+                self.replace_dead()
+
+
+class NSVQ(Codebook):
+    """Noise-substitution vector quantisation (Vali and Backstrom 2022), as in LAPA.
+
+    In training the error of the nearest code is replaced by noise of the same length, through which gradients reach
+    both the input and the code, so that no penalty is needed; in evaluation the code itself passes.
+    """
+
+    def __init__(self, codes: int, dim: int, *, replaced: tuple[int, ...] = REPLACED):
+        super().__init__(codes, dim, replaced=replaced)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
+        """Quantise each vector."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            codes = self.nearest(x)
+            nearest = self.entries[codes]
+            if not self.training:
+                return Bottlenecked(nearest, x.new_zeros(()), codes)
+            noise = torch.randn_like(x)
+            noise = noise / noise.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            error = (x - nearest).square().sum(-1, keepdim=True).clamp_min(1e-24).sqrt()
+            return Bottlenecked(x + error * noise, x.new_zeros(()), codes)
+
+
+class VQ(Codebook):
+    """Vector quantisation with a straight-through gradient (van den Oord et al. 2017), as in Moto and villa-X.
+
+    The penalty moves each used code to its inputs, and by ``beta`` the inputs to their code.
+    """
+
+    def __init__(self, codes: int, dim: int, *, beta: float = 0.25, replaced: tuple[int, ...] = ()):
+        super().__init__(codes, dim, replaced=replaced)
+        self.beta = beta
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
+        """Quantise each vector."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            codes = self.nearest(x)
+            nearest = self.entries[codes]
+            penalty = (nearest - x.detach()).square().mean() + self.beta * (x - nearest.detach()).square().mean()
+            return Bottlenecked(x + (nearest - x).detach() if self.training else nearest, penalty, codes)
+
+
+class Gaussian(nn.Module):
+    """A Gaussian of ``dim`` numbers read off ``width``: a sample in training, the mean in evaluation.
+
+    The penalty is its divergence from the standard normal, summed over numbers and averaged over vectors, as in
+    AdaWorld.
+    """
+
+    def __init__(self, dim: int, width: int | None = None):
+        super().__init__()
+        self.moments = nn.Linear(width or dim, 2 * dim)
+
+    def forward(self, x: Float[Tensor, "... C"]) -> Bottlenecked:
+        """Mean or sample of each vector's Gaussian."""
+        with torch.autocast(x.device.type, enabled=False):
+            mean, log_variance = self.moments(x.float()).chunk(2, dim=-1)
+            penalty = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean()
+            z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean) if self.training else mean
+            return Bottlenecked(z, penalty, None)
+
+
+def perplexity(codes: Int[Tensor, "..."], count: int) -> Float[Tensor, ""]:
+    """exp of the entropy of how often each of ``count`` codes is used: 1 at collapse, ``count`` when all are alike."""
+    share = torch.bincount(codes.flatten(), minlength=count).float()
+    return torch.special.entr(share / share.sum().clamp_min(1)).sum().exp()
