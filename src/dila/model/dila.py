@@ -144,6 +144,11 @@ class DiLA(nn.Module):
         state, s_hat, e_hat = self.imagine(state, z)
         return self.absorb(state, e_hat, s_hat), e_hat
 
+    @property
+    def layers(self) -> tuple[nn.ModuleList, ...]:
+        """Lists of transformer layers: what gradient checkpointing runs again."""
+        return self.backbone.spatial, self.backbone.temporal, self.fdm.layers, self.decoder.layers
+
     def _infer(self, seen: Observation) -> LatentActions:
         return self.idm(seen.s[:, 1:] - seen.s[:, :-1])
 
