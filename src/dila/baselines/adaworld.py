@@ -50,7 +50,7 @@ class AdaWorldConfig:
 class AdaWorld(FrameModel):
     """Two frames to a Gaussian: a sample in training, its mean afterwards."""
 
-    penalty = "divergence"
+    penalty = "kl"
     config: AdaWorldConfig
 
     def __init__(self, config: AdaWorldConfig):

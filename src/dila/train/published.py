@@ -17,12 +17,12 @@ class PublishedWeights:
     Args:
         feature: squared error of the predicted frame.
         commitment: of the codebook and its inputs (Moto, villa-X); the part of the inputs is ``beta`` of the model.
-        divergence: of the Gaussian from the standard normal (AdaWorld).
+        kl: divergence of the Gaussian from the standard normal (AdaWorld).
     """
 
     feature: float = 1.0
     commitment: float = 1.0
-    divergence: float = 2e-4
+    kl: float = 2e-4
 
 
 @dataclass(frozen=True)
