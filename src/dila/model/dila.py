@@ -75,6 +75,7 @@ class DiLA(nn.Module):
         self.idm = inverse_dynamics(config)
         self.bottleneck = bottleneck(config)
         self.penalty = "kl" if isinstance(config.bottleneck, Gaussian) else None  # name of the bottleneck's loss
+        self.acts = not isinstance(config.bottleneck, NoAction)
         self.fdm = forward_dynamics(config)
         self.decoder = FusionDecoder(config)
         self.action_encoder = action_encoder(config) if config.real_action_dim else None
@@ -96,7 +97,7 @@ class DiLA(nn.Module):
 
     def require_actions(self) -> None:
         """Raises DilaError for a model without latent actions."""
-        if isinstance(self.config.bottleneck, NoAction):
+        if not self.acts:
             raise DilaError("this model was trained without latent actions, so it has none to give or follow")
 
     def forward(self, e: Features) -> Prediction:

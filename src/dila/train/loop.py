@@ -10,6 +10,7 @@
     out/decoder/                       state of the decoder's training
 """
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -25,7 +26,6 @@ from tqdm import tqdm
 from dila.configs import to_json
 from dila.errors import DilaError
 from dila.interop.pretrained import Pretrained, load_pretrained
-from dila.metrics.latent import effective_rank, scale
 from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.train.begin import RUN, begin, grown, settle
@@ -55,9 +55,11 @@ from dila.train.objectives import Batch, Outcome
 from dila.train.register import hold_to_register, write_register
 from dila.train.run import Run, Stage
 from dila.train.stop import StopRequest
-from dila.train.watch import HeldOut, save_picture
+from dila.train.watch import HeldOut, save_picture, vital_signs
 
 PICTURES = "pictures"
+
+_warnings = logging.getLogger(__name__)
 
 
 def train(
@@ -261,7 +263,7 @@ class Trainer:
         return outcomes[-1]._replace(total=table[0], losses=losses), grad, rate
 
     def _log(self, log: Log | None, bar: "tqdm[Any]", stage: Stage, outcome: Outcome, more: dict[str, float]) -> None:
-        latent = {"scale_s": scale(outcome.s), "scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
+        latent = vital_signs(outcome)
         # Averaged over processes, so that all of them come to the same verdict.
         numbers = self.accelerator.reduce(torch.stack(list(latent.values())), reduction="mean").tolist()
         watched = dict(zip(latent, numbers, strict=True))
@@ -361,6 +363,11 @@ class Trainer:
         guard = self.settings.guard
         if guard is None or self.step <= self.settings.optimiser.warmup:
             return
+        if watched.get("perplexity", math.inf) < guard.perplexity:
+            _warnings.warning(
+                "step %d: the codes of z have collapsed, perplexity %.2f (1 when all are the same)",
+                self.step, watched["perplexity"],
+            )  # fmt: skip
         dead = [name for name in ("scale_s", "scale_z") if watched[name] < guard.scale]
         self.dying = self.dying + 1 if dead else 0
         if self.dying >= guard.patience:

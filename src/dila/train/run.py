@@ -144,10 +144,12 @@ class Guard:
     Args:
         scale: standard deviation of z or s below which it counts as dead.
         patience: logged steps in a row, after warm-up.
+        perplexity: of the discrete codes in a batch, below which a warning is logged: dead ones may yet be replaced.
     """
 
     scale: float = 1e-3
     patience: int = 5
+    perplexity: float = 1.5
 
 
 @dataclass(frozen=True)
