@@ -10,7 +10,6 @@
     out/decoder/                       state of the decoder's training
 """
 
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from dila.configs import to_json
 from dila.errors import DilaError
 from dila.interop.pretrained import Pretrained, load_pretrained
+from dila.metrics.latent import effective_rank, scale
 from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.train.begin import RUN, begin, grown, settle
@@ -55,11 +55,9 @@ from dila.train.objectives import Batch, Outcome
 from dila.train.register import hold_to_register, write_register
 from dila.train.run import Run, Stage
 from dila.train.stop import StopRequest
-from dila.train.watch import HeldOut, save_picture, vital_signs
+from dila.train.watch import HeldOut, save_picture
 
 PICTURES = "pictures"
-
-_warnings = logging.getLogger(__name__)
 
 
 def train(
@@ -263,7 +261,9 @@ class Trainer:
         return outcomes[-1]._replace(total=table[0], losses=losses), grad, rate
 
     def _log(self, log: Log | None, bar: "tqdm[Any]", stage: Stage, outcome: Outcome, more: dict[str, float]) -> None:
-        latent = vital_signs(outcome)
+        latent = {"scale_s": scale(outcome.s), "scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
+        if outcome.perplexity is not None:
+            latent["perplexity"] = outcome.perplexity
         # Averaged over processes, so that all of them come to the same verdict.
         numbers = self.accelerator.reduce(torch.stack(list(latent.values())), reduction="mean").tolist()
         watched = dict(zip(latent, numbers, strict=True))
@@ -363,17 +363,13 @@ class Trainer:
         guard = self.settings.guard
         if guard is None or self.step <= self.settings.optimiser.warmup:
             return
-        if watched.get("perplexity", math.inf) < guard.perplexity:
-            _warnings.warning(
-                "step %d: the codes of z have collapsed, perplexity %.2f (1 when all are the same)",
-                self.step, watched["perplexity"],
-            )  # fmt: skip
-        dead = [name for name in ("scale_s", "scale_z") if watched[name] < guard.scale]
+        least = {"scale_s": guard.scale, "scale_z": guard.scale, "perplexity": guard.perplexity}
+        dead = [name for name, bound in least.items() if watched.get(name, bound) < bound]
         self.dying = self.dying + 1 if dead else 0
         if self.dying >= guard.patience:
+            told = " and ".join(f"{name} below {least[name]:g}" for name in dead)
             raise DilaError(
-                f"the latents died: {' and '.join(dead)} stayed below {guard.scale:g} for {self.dying} logged steps "
-                f"up to step {self.step}; {self._way_back()}"
+                f"the latents died: {told} for {self.dying} logged steps up to step {self.step}; {self._way_back()}"
             )
 
     def _way_back(self) -> str:

@@ -20,8 +20,8 @@ from dila.model.losses import (
     structure_loss,
     symmetry_loss,
 )
-from dila.nn.bottleneck import Bottlenecked
-from dila.shapes import Actions, Features, Float, Int, LatentActions, Structure, Tensor
+from dila.nn.bottleneck import Bottlenecked, perplexity
+from dila.shapes import Actions, Features, Float, LatentActions, Structure, Tensor
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,14 @@ class Batch(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The sum to minimise, each term before its weight, and what to watch: z before its bottleneck, and its codes."""
+    """The sum to minimise, each term before its weight, and the quantities to watch: z before its bottleneck."""
 
     total: Float[Tensor, ""]
     losses: dict[str, Float[Tensor, ""]]
     s: Structure
     z: LatentActions
-    codes: Int[Tensor, "B K tokens"] | None = None
+    perplexity: Float[Tensor, ""] | None = None
+    """Of the codes, of a model that has any."""
 
 
 class Objective(Protocol):
@@ -177,7 +178,8 @@ def _outcome(model: DiLA, seen: _Seen, terms: Terms) -> Outcome:
     if model.penalty and weights[model.penalty]:
         losses[model.penalty] = seen.z.penalty
     total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-    return Outcome(total, losses, seen.s.detach(), seen.z_seen.detach(), seen.z.codes)
+    used = None if seen.z.codes is None else perplexity(seen.z.codes, int(seen.z.codes.max()) + 1)
+    return Outcome(total, losses, seen.s.detach(), seen.z_seen.detach(), used)
 
 
 def _feature(model: DiLA, seen: _Seen, terms: Terms) -> Tensor:

@@ -143,13 +143,13 @@ class Guard:
 
     Args:
         scale: standard deviation of z or s below which it counts as dead.
+        perplexity: of the codes in a batch, below which they count as dead; all the same is 1.
         patience: logged steps in a row, after warm-up.
-        perplexity: of the discrete codes in a batch, below which a warning is logged: dead ones may yet be replaced.
     """
 
     scale: float = 1e-3
+    perplexity: float = 1.01
     patience: int = 5
-    perplexity: float = 1.5
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,9 @@ from dila.imagine.rollout import rollout
 from dila.metrics.features import one_step_ratio, rollout_ratio
 from dila.metrics.latent import effective_rank, scale
 from dila.model.dila import DiLA
-from dila.nn.bottleneck import perplexity
 from dila.protocols import FrameDecoder
 from dila.shapes import Actions, Features, Float, Frames, LatentActions, Pixels, Tensor
 from dila.train.material import Material, Split, cut, features, flat_actions, frame_size, mix
-from dila.train.objectives import Outcome
 from dila.train.run import Run
 from dila.vision import FrozenEncoder
 
@@ -137,14 +135,6 @@ class HeldOut:
             drawn = [decoder.decode(row.to(self.device)).cpu() for row in rows]
             pictures = [_resized(self.frames.float() / 255, drawn[0].shape[-2:]), *drawn]
         return rearrange(torch.stack(pictures, dim=1), "b row t c y x -> c (b row y) (t x)")
-
-
-def vital_signs(outcome: Outcome) -> dict[str, Float[Tensor, ""]]:
-    """Scales and rank of the latents of a training step, and the perplexity of its codes where z has any."""
-    signs = {"scale_s": scale(outcome.s), "scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
-    if outcome.codes is not None:
-        signs["perplexity"] = perplexity(outcome.codes, int(outcome.codes.max()) + 1)
-    return signs
 
 
 def save_picture(path: Path, picture: Float[Tensor, "3 Y X"]) -> None:
