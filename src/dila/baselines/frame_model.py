@@ -41,6 +41,8 @@ class FrameModel(nn.Module, ABC):
 
     penalty: str | None = None
     """Name of the bottleneck's penalty."""
+    acts = True
+    """There are latent actions to infer and to follow."""
 
     def __init__(self, config: Any):
         super().__init__()

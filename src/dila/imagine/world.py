@@ -187,6 +187,8 @@ class World:
     def _dila(self, verb: str) -> DiLA:
         if not isinstance(self.model, DiLA):
             raise DilaError(f"{verb} needs a DiLA, a model with structure and content, not {type(self.model).__name__}")
+        if self.model.config.content is not None:
+            raise DilaError(f"{verb} needs a model with content, but this one was trained without (content=NoContent)")
         return self.model
 
 

@@ -147,6 +147,27 @@ class Gaussian(nn.Module):
             return Bottlenecked(z, penalty, None)
 
 
+class Open(nn.Module):
+    """No bottleneck: everything passes."""
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
+        """``x`` as it is."""
+        return Bottlenecked(x, x.new_zeros(()), None)
+
+
+class Tokens(nn.Module):
+    """A vector cut into equal tokens, each through the same bottleneck; the codes get an axis of tokens."""
+
+    def __init__(self, each: nn.Module, tokens: int):
+        super().__init__()
+        self.each, self.tokens = each, tokens
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
+        """What the tokens became, side by side again."""
+        z, penalty, codes = self.each(x.unflatten(-1, (self.tokens, -1)))
+        return Bottlenecked(z.flatten(-2), penalty, codes)
+
+
 def perplexity(codes: Int[Tensor, "..."], count: int) -> Float[Tensor, ""]:
     """exp of the entropy of how often each of ``count`` codes is used: 1 at collapse, ``count`` when all are alike."""
     share = torch.bincount(codes.flatten(), minlength=count).float()

@@ -1,8 +1,10 @@
 """Training runs by name. A recipe is a function that returns a `dila.train.run.Run`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from dila.errors import DilaError
+from dila.recipes.ablations import ABLATIONS, ablated
 from dila.recipes.paper import paper
 from dila.recipes.small import small
 from dila.recipes.tiny_pusht import tiny_pusht
@@ -10,12 +12,22 @@ from dila.train.run import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {"tiny_pusht": tiny_pusht, "small": small, "paper": paper}
 
+ABLATION = "ablation"
+
 
 def recipe(name: str) -> Run:
-    """The run with this name. Raises DilaError for an unknown one."""
+    """The run with this name: a recipe's, or ``ablation:NAME[@RECIPE]``, of tiny_pusht where no recipe is named.
+
+    Raises:
+        DilaError: an unknown one.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == ABLATION:
+        change, _, of = rest.partition("@")
+        return replace(ablated(change, recipe(of or tiny_pusht.__name__)), name=name)
     if name not in RECIPES:
         raise DilaError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "paper", "recipe", "small", "tiny_pusht"]
+__all__ = ["ABLATION", "ABLATIONS", "RECIPES", "paper", "recipe", "small", "tiny_pusht"]
