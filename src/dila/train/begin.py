@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dila.configs import from_json, to_json, write_json
+from dila.configs import KIND, from_json, to_json, write_json
 from dila.errors import DilaError
+from dila.interop.models import AnyModel, build
 from dila.interop.pretrained import load_pretrained
-from dila.model.dila import DiLA
+from dila.model.config import DiLAConfig
 from dila.train.run import Run
 from dila.vision import FrozenEncoder, build_encoder
 
@@ -18,7 +19,7 @@ FREE = frozenset({"workers", "keep", "checkpoint_minutes", "checkpoint_every", "
 """Fields of a run that may change when it is resumed: none of them changes what is learnt or logged."""
 
 
-def begin(run: Run) -> tuple[FrozenEncoder, DiLA | None]:
+def begin(run: Run) -> tuple[FrozenEncoder, AnyModel | None]:
     """The encoder, and the model to start from where the run names one."""
     if run.start is None:
         return build_encoder(run.encoder), None
@@ -26,13 +27,13 @@ def begin(run: Run) -> tuple[FrozenEncoder, DiLA | None]:
     return pretrained.encoder, pretrained.model
 
 
-def grown(model: DiLA | None, run: Run) -> DiLA:
+def grown(model: AnyModel | None, run: Run) -> AnyModel:
     """A fresh model of the run's config, with the weights of `model` where there is one.
 
     Raises:
         DilaError: `model` is of another architecture.
     """
-    fresh = DiLA(run.model)
+    fresh = build(run.model)
     if model is None:
         return fresh
     try:
@@ -54,7 +55,7 @@ def settle(run: Run, out: Path) -> None:
     described = to_json(run)
     if path.is_file():
         try:
-            stored = to_json(from_json(Run, json.loads(path.read_text(encoding="utf-8")), str(path)))
+            stored = to_json(from_json(Run, _of_today(json.loads(path.read_text(encoding="utf-8"))), str(path)))
         except ValueError as error:
             raise DilaError(f"{path} cannot be read as JSON: {error}; remove the folder to start anew") from error
         different = [told for told in _differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
@@ -62,6 +63,13 @@ def settle(run: Run, out: Path) -> None:
             raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, described)
+
+
+def _of_today(described: Any) -> Any:
+    """A described run whose model says of which kind it is: before there were several it did not have to."""
+    if isinstance(described, dict) and isinstance(described.get("model"), dict):
+        described["model"].setdefault(KIND, DiLAConfig.__name__)
+    return described
 
 
 def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:

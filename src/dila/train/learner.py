@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dila.model.dila import DiLA
+from dila.interop.models import AnyModel
 from dila.shapes import Actions, Features, Float, Tensor
 from dila.train.objectives import Batch, Outcome
 from dila.train.run import AnyObjective, Optimiser, Precision
@@ -24,7 +24,7 @@ class Learner(nn.Module):
 
     objective: AnyObjective
 
-    def __init__(self, model: DiLA, objective: AnyObjective, precision: Precision, action_dim: int | None = None):
+    def __init__(self, model: AnyModel, objective: AnyObjective, precision: Precision, action_dim: int | None = None):
         super().__init__()
         self.model = model
         self.objective = objective
@@ -39,7 +39,7 @@ class Learner(nn.Module):
         if a is not None:
             a = (a.float() - self.action_mean) / self.action_std
         with torch.autocast(e.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.objective(self.model, Batch(e, a))
+            return self.objective(self.model, Batch(e, a))  # type: ignore[arg-type] (`Run` checks that they fit)
 
     @torch.no_grad()
     def scale_actions(self, mean: Float[Tensor, " Da"], std: Float[Tensor, " Da"], *, trained: bool) -> None:
@@ -56,7 +56,7 @@ class Learner(nn.Module):
             layer.weight.mul_(self.action_std)
 
     @contextmanager
-    def raw_actions(self) -> Iterator[DiLA]:
+    def raw_actions(self) -> Iterator[AnyModel]:
         """The model as it takes actions in their own units; afterwards its weights are back, bit for bit."""
         if self.model.action_encoder is None or not len(self.action_mean):
             yield self.model
@@ -92,13 +92,13 @@ class Learner(nn.Module):
         self.action_std.copy_(kept["std"])
 
 
-def recompute_layers(model: DiLA) -> None:
+def recompute_layers(model: AnyModel) -> None:
     """Keep each transformer layer's input alone, and run the layer again in the backward pass.
 
     Gradient checkpointing (https://docs.pytorch.org/docs/stable/checkpoint.html): the same gradients for about a third
     more work in much less memory.
     """
-    for layers in (model.backbone.spatial, model.backbone.temporal, model.fdm.layers, model.decoder.layers):
+    for layers in model.layers:
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
@@ -107,6 +107,8 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     """AdamW whose weight decay leaves out vectors and ``A_log``, or nothing with ``decay_norms``."""
     decayed, kept = [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         spared = parameter.ndim < 2 or name.endswith("A_log")
         (kept if spared and not settings.decay_norms else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from dila.configs import to_json
 from dila.errors import DilaError
+from dila.interop.models import AnyModel
 from dila.interop.pretrained import Pretrained, load_pretrained
 from dila.metrics.latent import effective_rank, scale
-from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.train.begin import RUN, begin, grown, settle
 from dila.train.checkpoint import (
@@ -133,7 +133,7 @@ class Trainer:
     """
 
     def __init__(
-        self, run: Run, out: Path, material: Material, model: DiLA | None, accelerator: Any, stop: StopRequest,
+        self, run: Run, out: Path, material: Material, model: AnyModel | None, accelerator: Any, stop: StopRequest,
         progress: bool,
     ):  # fmt: skip
         self.settings, self.out, self.material, self.stop = run, out, material, stop
@@ -261,7 +261,9 @@ class Trainer:
         return outcomes[-1]._replace(total=table[0], losses=losses), grad, rate
 
     def _log(self, log: Log | None, bar: "tqdm[Any]", stage: Stage, outcome: Outcome, more: dict[str, float]) -> None:
-        latent = {"scale_s": scale(outcome.s), "scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
+        latent = {"scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
+        if outcome.s is not None:
+            latent["scale_s"] = scale(outcome.s)
         if outcome.perplexity is not None:
             latent["perplexity"] = outcome.perplexity
         # Averaged over processes, so that all of them come to the same verdict.
@@ -314,7 +316,7 @@ class Trainer:
             pretrained = Pretrained(model, self.material.encoder, self.decoder, run.clips.stride, run.clips.frames)
             save_checkpoint(self.out, pretrained, state, run.keep, notes)
 
-    def _learner(self, model: DiLA | None) -> Learner:
+    def _learner(self, model: AnyModel | None) -> Learner:
         run = self.settings
         trained = model is not None and model.action_encoder is not None
         model = grown(model, run)
@@ -367,7 +369,7 @@ class Trainer:
         dead = [name for name, bound in least.items() if watched.get(name, bound) < bound]
         self.dying = self.dying + 1 if dead else 0
         if self.dying >= guard.patience:
-            told = " and ".join(f"{name} below {least[name]:g}" for name in dead)
+            told = " and ".join(f"{name} stayed below {least[name]:g}" for name in dead)
             raise DilaError(
                 f"the latents died: {told} for {self.dying} logged steps up to step {self.step}; {self._way_back()}"
             )

@@ -69,7 +69,8 @@ class Outcome(NamedTuple):
 
     total: Float[Tensor, ""]
     losses: dict[str, Float[Tensor, ""]]
-    s: Structure
+    s: Structure | None
+    """None of a model without structure."""
     z: LatentActions
     perplexity: Float[Tensor, ""] | None = None
     """Of the codes, of a model that has any."""

@@ -5,10 +5,12 @@ from math import cos, pi
 from typing import Any, Literal
 
 from dila.errors import DilaError
+from dila.interop.models import AnyConfig, kind_of
 from dila.model.config import DiLAConfig
 from dila.train.objectives import ActionConditioned, OneStep, Rollout
+from dila.train.published import Published
 
-AnyObjective = OneStep | Rollout | ActionConditioned
+AnyObjective = OneStep | Rollout | ActionConditioned | Published
 Precision = Literal["bf16", "fp32"]
 
 
@@ -187,7 +189,7 @@ class Run:
     """
 
     name: str
-    model: DiLAConfig
+    model: AnyConfig
     encoder: dict[str, Any]
     stages: tuple[Stage, ...]
     clips: ClipSettings = field(default_factory=ClipSettings)
@@ -223,9 +225,19 @@ class Run:
             if count < 1:
                 raise DilaError(f"run {self.name}: {name} = {count} must be at least 1")
         for i, stage in enumerate(self.stages):
+            self._check_objective(i, stage.objective)
             needed = stage.objective.context + 1 if isinstance(stage.objective, ActionConditioned) else 2
             if self.clip_frames(stage) < needed:
                 raise DilaError(f"run {self.name}: stages[{i}] needs clips of {needed} frames or more; raise frames")
+
+    def _check_objective(self, i: int, objective: AnyObjective) -> None:
+        kind, published = kind_of(self.model), isinstance(objective, Published)
+        if published == isinstance(self.model, DiLAConfig):
+            fitting = "OneStep, Rollout or ActionConditioned" if published else "Published"
+            raise DilaError(
+                f"run {self.name}: stages[{i}].objective is {type(objective).__name__}, which a {kind} model does not "
+                f"train by; use {fitting}"
+            )
 
     @property
     def steps(self) -> int:

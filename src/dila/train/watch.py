@@ -16,9 +16,9 @@ from dila.data import Clips, Mixture, collate_clips
 from dila.errors import DilaError
 from dila.imagine.pictures import fit_colours, paint
 from dila.imagine.rollout import rollout
+from dila.interop.models import AnyModel
 from dila.metrics.features import one_step_ratio, rollout_ratio
 from dila.metrics.latent import effective_rank, scale
-from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.shapes import Actions, Features, Float, Frames, LatentActions, Pixels, Tensor
 from dila.train.material import Material, Split, cut, features, flat_actions, frame_size, mix
@@ -81,7 +81,7 @@ class HeldOut:
         self.frames: Frames | None = torch.stack([frames for _, frames in shown]) if shown else None
 
     @torch.no_grad()
-    def evaluate(self, model: DiLA, decoder: FrameDecoder | None) -> Seen:
+    def evaluate(self, model: AnyModel, decoder: FrameDecoder | None) -> Seen:
         """Errors as ratios to copying, by place in the clip and by horizon, and a contact sheet.
 
         The rows of the sheet, for each clip: the true frames, one-step predictions, the rollout from the first frame.
@@ -93,7 +93,7 @@ class HeldOut:
         seen = _joined(parts)
         return Seen(self._values(seen), self._sheet(seen, decoder))
 
-    def _predict(self, model: DiLA, part: slice) -> Predicted:
+    def _predict(self, model: AnyModel, part: slice) -> Predicted:
         e = self.e[part].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             prediction = model(e)
