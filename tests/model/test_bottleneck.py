@@ -10,7 +10,19 @@ from dila.errors import DilaError
 from dila.imagine.isolate import isolate
 from dila.imagine.layout import Layout
 from dila.imagine.rebind import rebind
-from dila.model.config import DiLAConfig, Discrete, Gaussian, NoAction, NoContent, WholeChange
+from dila.model.config import (
+    BackboneConfig,
+    DiLAConfig,
+    Discrete,
+    ForwardDynamicsConfig,
+    FusionDecoderConfig,
+    Gaussian,
+    InverseDynamicsConfig,
+    MemoryConfig,
+    NoAction,
+    NoContent,
+    WholeChange,
+)
 from dila.model.dila import DiLA, repeat_state
 from dila.protocols import LatentActionModel
 from dila.train.objectives import ActionConditioned, Batch, OneStep, Rollout, Terms, Weights
@@ -25,6 +37,20 @@ ACTING = {
     "both": {"content": NoContent(), "bottleneck": Discrete(codes=8, tokens=4)},
 }
 ALL = ACTING | {"no action": {"bottleneck": NoAction()}}
+TOY = DiLAConfig(
+    grid=(2, 2),
+    feature_dim=8,
+    structure_dim=6,
+    content_dim=8,
+    action_dim=8,
+    mlp_hidden=16,
+    dropout=0.0,
+    backbone=BackboneConfig(1, 1, 2, 8),
+    memory=MemoryConfig(depth=1, state_dim=4),
+    idm=InverseDynamicsConfig(channels=(8,), blocks=(0,), hidden=16, dropout=0.0, pairwise=True),
+    fdm=ForwardDynamicsConfig(dim=16, depth=1, heads=2, head_dim=8, dropout=0.0),
+    decoder=FusionDecoderConfig(depth=1, heads=2, head_dim=8, predicts="change"),
+)
 ONLY_FEATURE = Terms(Weights(structure=0.0, action=0.0, diversity=0.0, norm=0.0, symmetry=0.0))
 
 
@@ -117,15 +143,14 @@ def test_discrete_actions_are_entries_of_the_codebook(variant, clip):
     model = variant("discrete")
     tokens = model.infer(clip(40, batch=8)).unflatten(-1, (2, 4)).flatten(0, 1)
     entries = model.bottleneck.each.entries
-    distance = torch.cdist(tokens.reshape(-1, 4), entries).amin(-1)
-    assert distance.max() < 1e-5
+    assert (tokens.reshape(-1, 1, 4) == entries).all(-1).any(-1).all()
     assert 1 < len(torch.unique(tokens.flatten(1), dim=0)) <= 3**2
 
 
 def test_real_actions_become_discrete_too(variant):
     model = variant("discrete")
     z = model.encode_actions(torch.randn(2, 5, 3)).reshape(-1, 4)
-    assert torch.cdist(z, model.bottleneck.each.entries).amin(-1).max() < 1e-5
+    assert (z[:, None] == model.bottleneck.each.entries).all(-1).any(-1).all()
 
 
 def test_the_gaussian_is_drawn_in_training_and_certain_afterwards(variant, clip):
@@ -179,16 +204,15 @@ def test_without_action_nothing_is_inferred_imagined_or_planned(variant, clip):
     assert rebind(model, e, e.flip(0)).e.shape == isolate(model, e).e.shape == e[:, 1:].shape
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_it_overfits_four_clips(name, small_config):
-    torch.manual_seed(0)
-    config = replace(small_config, real_action_dim=None, action_dim=8, **{"structure_dim": 6, **ALL[name]})
-    model = DiLA(replace(config, decoder=replace(config.decoder, predicts="change")))
-    first, drift = torch.randn(4, 1, 4, 6, 24), torch.randn(4, 3, 1, 1, 24).cumsum(1)
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"wide"}))
+def test_it_overfits_four_clips(name):
+    """Four clips whose features drift, each its own way: to half the error of copying the first frame."""
+    model = DiLA(replace(TOY, **ALL[name]))
+    first, drift = torch.randn(4, 1, 2, 2, 8), torch.randn(4, 2, 1, 1, 8).cumsum(1)
     e = torch.cat([first, first + drift], dim=1)
-    terms = ONLY_FEATURE if name == "no action" else Terms(Weights(structure=1.0, norm=0.0))
-    optimiser = torch.optim.Adam(model.parameters(), lr=4e-3)
-    for _ in range(120):
+    terms = ONLY_FEATURE if name == "no action" else Terms(Weights(structure=1.0, norm=0.0, symmetry=0.0))
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-2)
+    for _ in range(30):
         optimiser.zero_grad()
         OneStep(terms)(model, Batch(e)).total.backward()
         optimiser.step()

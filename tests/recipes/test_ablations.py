@@ -45,6 +45,8 @@ def test_without_content_the_capacity_is_the_same(of):
 @pytest.mark.parametrize("name", ["discrete", "gaussian", *(f"z-{width}" for width in (2, 8, 128, 512))])
 @pytest.mark.parametrize("of", RECIPES)
 def test_another_bottleneck_does_not_change_the_capacity(name, of):
+    if (name, of) in SAME:
+        return
     with torch.device("meta"):
         full, other = (count_parameters(DiLA(recipe(name).model)) for name in (of, f"ablation:{name}@{of}"))
     assert other == pytest.approx(full, rel=0.15 if of == "tiny_pusht" else 0.05)
