@@ -48,6 +48,7 @@ from dila.train.material import (
     default_cache,
     fingerprint,
     gather,
+    held,
     open_data,
     resolve,
 )  # fmt: skip
@@ -136,7 +137,9 @@ class Trainer:
         self, run: Run, out: Path, material: Material, model: AnyModel | None, accelerator: Any, stop: StopRequest,
         progress: bool,
     ):  # fmt: skip
+        on_gpu = accelerator.device.type != "cpu"  # a CPU has the cache mapped into its memory anyway
         self.settings, self.out, self.material, self.stop = run, out, material, stop
+        self.read_from = held(material, accelerator.device, run.hold) if on_gpu else material
         self.accelerator, self.progress = accelerator, progress and accelerator.is_main_process
         self.decoder = self._decoder()
         accelerator.wait_for_everyone()
@@ -205,7 +208,7 @@ class Trainer:
 
     def _one_stage(self, number: int, stage: Stage, end: int, log: Log | None, bar: "tqdm[Any]") -> None:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        batches = Batches(self.settings, stage, self.material, self.accelerator.device, rank, world)
+        batches = Batches(self.settings, stage, self.read_from, self.accelerator.device, rank, world)
         if number == self.stage and self.sampler:
             batches.sampler.load_state_dict(self.sampler)
         self.stage = number

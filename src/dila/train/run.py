@@ -184,6 +184,7 @@ class Run:
         recompute: keep only each layer's input for the backward pass and run the layer again there: about a third more
             work, much less memory, the same gradients.
         workers: processes that read data; 0 reads in the training process.
+        hold: gigabytes of cached features that are kept on a GPU; if there are more, clips are read one by one.
         weights: how often each data set is drawn from, in their order, whatever the sum; None draws every clip once.
         tolerate: share of the clips that may fail to be read before the run stops.
     """
@@ -212,6 +213,7 @@ class Run:
     compile: bool = False
     recompute: bool = False
     workers: int = 0
+    hold: float = 2.0
     weights: tuple[float, ...] | None = None
     tolerate: float = 0.1
 
