@@ -18,11 +18,13 @@ class PublishedWeights:
         feature: squared error of the predicted frame.
         commitment: of the codebook and its inputs (Moto, villa-X); the part of the inputs is ``beta`` of the model.
         kl: divergence of the Gaussian from the standard normal (AdaWorld).
+        denoising: of a frame under noise (AdaWorld's diffusion model, whose feature loss is then 0).
     """
 
     feature: float = 1.0
     commitment: float = 1.0
     kl: float = 2e-4
+    denoising: float = 1.0
 
 
 @dataclass(frozen=True)
