@@ -46,33 +46,35 @@ def test_vq_passes_the_gradient_straight_through_and_its_penalty_is_beta_of_the_
     torch.testing.assert_close(grad, 0.25 * 2 * (x - quantise.entries[out.codes]).detach() / x.numel())
 
 
-def test_dead_entries_become_neighbours_of_used_ones():
-    quantise = NSVQ(8, 6, replaced=())
-    with torch.no_grad():
-        quantise.entries[2:] += 1000
-    quantise(torch.randn(20, 6))
-    alive = quantise.entries[quantise.usage > 0].detach()
-    dead = 8 - len(alive)
-    assert dead >= 6
-    assert quantise.replace_dead() == dead
-    assert torch.cdist(quantise.entries, alive).min(-1).values.max() < 1
+def test_dead_entries_become_inputs():
+    quantise, x = NSVQ(8, 6, replaced=()), torch.randn(20, 6) * 1e-3
+    quantise(x)
+    alive = quantise.usage > 0
+    kept = quantise.entries[alive].detach().clone()
+    assert quantise.replace_dead() == 8 - len(kept) > 0
+    assert torch.equal(quantise.entries[alive], kept)
+    assert torch.cdist(quantise.entries[~alive], x).min(-1).values.max() == 0
     assert quantise.usage.sum() == 0
+    quantise(x)
+    assert (quantise.usage > 0).sum() > 4
 
 
-def test_replacing_is_due_by_the_number_of_batches_and_the_same_everywhere():
-    def trained():
+def test_replacing_is_due_by_the_number_of_batches_and_goes_on_from_what_was_saved():
+    def entries(resumed):
         torch.manual_seed(3)
-        quantise = NSVQ(16, 6, replaced=(3,))
-        for _ in range(3):
-            quantise(torch.randn(2, 6).expand(9, 2, 6))
-        torch.rand(2)
-        return quantise
+        quantise, x = NSVQ(8, 6, replaced=(3,)), torch.randn(9, 6)
+        first, seen = quantise.entries.detach().clone(), []
+        for batch in range(5):
+            if resumed and batch == 3:
+                saved, quantise = quantise.state_dict(), NSVQ(8, 6, replaced=(3,))
+                quantise.load_state_dict(saved)
+            quantise(x * 1e-3)
+            seen.append(torch.equal(quantise.entries, first))
+        return seen, quantise.entries
 
-    before, one = NSVQ(16, 6), trained()
-    torch.manual_seed(3)
-    assert not torch.equal(NSVQ(16, 6).entries, one.entries)
-    assert torch.equal(one.entries, trained().entries)
-    assert {"usage", "batches", "entries"} == set(before.state_dict())
+    (seen, whole), (_, resumed) = entries(False), entries(True)
+    assert seen == [True, True, True, False, False]
+    assert torch.equal(whole, resumed)
 
 
 def test_a_gaussian_is_its_mean_in_evaluation_and_costs_its_divergence(x):

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from dila.cli.arguments import Data, read
-from dila.recipes import ABLATION, ABLATIONS, RECIPES, recipe
+from dila.recipes import ABLATION, ABLATIONS, ABOUT, BASELINE, RECIPES, recipe
 from dila.train.run import Run
 
 _HELP = """usage: dila train RECIPE --data PATH [PATH ...] [--weights W [W ...]] [--out DIR] [options]
@@ -21,6 +21,9 @@ recipes:
 ablations, of tiny_pusht or of another recipe as in ablation:discrete@small:
 {ablations}
 
+baselines, at the size of tiny_pusht or at another as in baseline:lapa@small and baseline:lapa@published:
+{baselines}
+
 `dila train RECIPE --help` lists every field of the recipe; each is a flag, such as --batch 8 --optimiser.lr 1e-4."""
 
 
@@ -28,7 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     """Read the recipe's name, then the rest with the recipe as the default of every flag."""
     if not arguments or arguments[0].startswith("-"):
         ablations = {f"{ABLATION}:{name}": change for name, change in ABLATIONS.items()}
-        print(_HELP.format(recipes=_listing(RECIPES), ablations=_listing(ablations)))
+        baselines = {f"{BASELINE}:{name}": about for name, about in ABOUT.items()}
+        print(_HELP.format(recipes=_listing(RECIPES), ablations=_listing(ablations), baselines=_lines(baselines)))
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
     made = read(_trainer(name), f"train {name}", rest, config=(tyro.conf.AvoidSubcommands,))
@@ -64,8 +68,12 @@ def _trainer(name: str) -> Callable[..., Path]:
 
 
 def _listing(named: Mapping[str, object]) -> str:
-    width = max(map(len, named))
-    return "\n".join(f"  {name:<{width}}  {_summary(make)}" for name, make in named.items())
+    return _lines({name: _summary(make) for name, make in named.items()})
+
+
+def _lines(told: Mapping[str, str]) -> str:
+    width = max(map(len, told))
+    return "\n".join(f"  {name:<{width}}  {line}" for name, line in told.items())
 
 
 def _summary(make: object) -> str:

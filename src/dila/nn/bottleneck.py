@@ -11,8 +11,8 @@ from torch import nn
 
 from dila.shapes import Float, Int, Tensor
 
-REPLACED = (*range(10, 100, 10), *range(100, 1_000, 100), *range(1_000, 5_000, 500))
-"""Training batches before which LAPA replaces dead codes: often at first, never after 5,000."""
+REPLACED = (1, *range(10, 100, 10), *range(100, 1_000, 100), *range(1_000, 5_000, 500))
+"""Training batches after which dead codes are replaced: LAPA's, often at first, never after 5,000; and the first."""
 
 
 class Bottlenecked(NamedTuple):
@@ -27,24 +27,25 @@ class Bottlenecked(NamedTuple):
 class Codebook(nn.Module):
     """``codes`` vectors of ``dim`` numbers, how often each was used, and the replacing of those that are not.
 
+    All that replacing needs is in buffers, which processes that train together share: they replace alike.
+
     Args:
         codes: how many.
         dim: numbers in each.
-        spread: standard deviation of the first entries.
-        replaced: numbers of the training batches before which unused codes are replaced.
+        replaced: numbers of the training batches after which unused codes are replaced.
         dead: share of the uses below which a code counts as unused, in units of an equal share.
     """
 
-    def __init__(
-        self, codes: int, dim: int, *, spread: float = 1.0, replaced: tuple[int, ...] = (), dead: float = 0.01
-    ):
+    def __init__(self, codes: int, dim: int, *, replaced: tuple[int, ...] = (), dead: float = 0.01):
         super().__init__()
-        self.entries = nn.Parameter(spread * torch.randn(codes, dim))
+        self.entries = nn.Parameter(torch.randn(codes, dim))
         self.replaced, self.dead = frozenset(replaced), dead
         self.usage: Float[Tensor, " codes"]
         self.batches: Int[Tensor, ""]
-        self.register_buffer("usage", torch.zeros(codes))
+        self.sample: Float[Tensor, "codes D"]
+        self.register_buffer("usage", torch.zeros(codes))  # since dead ones were last replaced
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("sample", torch.zeros(codes, dim))  # inputs of the last batch
 
     def nearest(self, x: Float[Tensor, "... D"]) -> Int[Tensor, "..."]:
         """The entry closest to each vector; in training it is counted, and dead ones are replaced when due."""
@@ -56,31 +57,23 @@ class Codebook(nn.Module):
             codes = distance.argmin(-1)
             if self.training:
                 self.usage += torch.bincount(codes, minlength=len(self.usage)).to(self.usage.dtype)
+                self.sample.copy_(flat[torch.randint(len(flat), (len(self.sample),), device=flat.device)])
         return codes.reshape(x.shape[:-1])
 
     @torch.no_grad()
     def replace_dead(self) -> int:
-        """Put copies of used entries, a little moved, in the place of unused ones; gives how many there were.
-
-        Which ones, and how moved, is drawn from the number of batches alone, so that all processes of a run agree.
-        """
+        """Put inputs of the last batch in the place of unused entries; gives how many there were."""
         share = self.usage / self.usage.sum().clamp_min(1)
         unused = share < self.dead / len(share)
-        dead = int(unused.sum())
-        if 0 < dead < len(share):
-            draw = torch.Generator().manual_seed(int(self.batches))
-            alive = self.entries[~unused]
-            chosen = alive[torch.randint(len(alive), (dead,), generator=draw).to(alive.device)]
-            noise = torch.randn(chosen.shape, generator=draw).to(chosen)
-            self.entries[unused] = chosen + 0.02 * alive.std() * noise
+        self.entries[unused] = self.sample[unused]
         self.usage.zero_()
-        return dead
+        return int(unused.sum())
 
     def _begin_batch(self) -> None:
         if self.replaced:
-            self.batches += 1
             if int(self.batches) in self.replaced:
                 self.replace_dead()
+            self.batches += 1
 
 
 class NSVQ(Codebook):
@@ -113,7 +106,7 @@ class VQ(Codebook):
     The penalty moves each used code to its inputs, and by ``beta`` the inputs to their code.
     """
 
-    def __init__(self, codes: int, dim: int, *, beta: float = 0.25, replaced: tuple[int, ...] = ()):
+    def __init__(self, codes: int, dim: int, *, beta: float = 0.25, replaced: tuple[int, ...] = REPLACED):
         super().__init__(codes, dim, replaced=replaced)
         self.beta = beta
 

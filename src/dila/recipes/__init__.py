@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from dila.errors import DilaError
 from dila.recipes.ablations import ABLATIONS, ablated
+from dila.recipes.baselines import ABOUT, BASELINE, baseline_recipe
 from dila.recipes.paper import paper
 from dila.recipes.small import small
 from dila.recipes.tiny_pusht import tiny_pusht
@@ -18,6 +19,8 @@ ABLATION = "ablation"
 def recipe(name: str) -> Run:
     """The run with this name: a recipe's, or ``ablation:NAME[@RECIPE]``, of tiny_pusht where no recipe is named.
 
+    Or ``baseline:NAME[@SIZE]``, see `dila.recipes.baselines`.
+
     Raises:
         DilaError: an unknown one.
     """
@@ -25,9 +28,11 @@ def recipe(name: str) -> Run:
     if kind == ABLATION:
         change, _, of = rest.partition("@")
         return replace(ablated(change, recipe(of or tiny_pusht.__name__)), name=name)
+    if kind == BASELINE:
+        return baseline_recipe(rest)
     if name not in RECIPES:
         raise DilaError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
     return RECIPES[name]()
 
 
-__all__ = ["ABLATION", "ABLATIONS", "RECIPES", "paper", "recipe", "small", "tiny_pusht"]
+__all__ = ["ABLATION", "ABLATIONS", "ABOUT", "BASELINE", "RECIPES", "paper", "recipe", "small", "tiny_pusht"]

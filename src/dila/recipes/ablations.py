@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from dila.errors import DilaError
-from dila.model.config import Discrete, Gaussian, NoAction, NoContent, WholeChange
+from dila.model.config import DiLAConfig, Discrete, Gaussian, NoAction, NoContent, WholeChange
 from dila.train.objectives import OneStep, Rollout, Weights
 from dila.train.run import Run, Stage
 
@@ -27,6 +27,8 @@ def ablated(name: str, run: Run) -> Run:
     """
     if name not in ABLATIONS:
         raise DilaError(f"unknown ablation {name!r}: choose one of {', '.join(ABLATIONS)}")
+    if not isinstance(run.model, DiLAConfig):
+        raise DilaError(f"ablation {name} is one of DiLA, which {run.name} does not train; choose another recipe")
     changed = ABLATIONS[name](run)
     if changed == run:
         raise DilaError(f"ablation {name} changes nothing in recipe {run.name}, which is so already; train that")

@@ -334,7 +334,7 @@ class Trainer:
         """The decoder, trained first, so that pictures of all steps show frames; only the main process needs it."""
         material, settings = self.material, self.settings.decoder
         if settings is None or not self.accelerator.is_main_process:
-            return None
+            return material.encoder.inverse()
         return fit_decoder(
             material.encoder, material.train_frames, material.train, settings, self.out / "decoder", stop=self.stop,
             progress=self.progress,
