@@ -21,6 +21,7 @@ from torch import nn
 
 from dila.baselines.adaworld import AdaWorld, AdaWorldConfig
 from dila.baselines.frame_model import Foretold
+from dila.baselines.presets import BASELINES, TINY
 from dila.errors import MissingExtra
 from dila.protocols import LatentActionModel
 from dila.shapes import Actions, Features, Float, Int, LatentActions, Tensor
@@ -214,7 +215,7 @@ def published() -> AdaWorldDiffusionConfig:
 
 def tiny() -> AdaWorldDiffusionConfig:
     """A size that trains on two CPU cores, on 8 x 8 x 272 features of the embedded encoder."""
-    lam = AdaWorldConfig((8, 8), 272, width=96, heads=4, encoder_depth=3, decoder_depth=3, predicts="change")
+    lam = BASELINES["adaworld"][TINY]
     return AdaWorldDiffusionConfig(
         (8, 8), 272, lam, context=2, channels=(32, 64), heads=(1, 2), picture_dim=64, guidance=1.0
     )

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
 from dila.baselines.frame_model import FrameModel
 from dila.model.losses import feature_loss, motion_weight
 from dila.nn.bottleneck import perplexity
@@ -39,7 +40,7 @@ class Published:
     weights: PublishedWeights = field(default_factory=PublishedWeights)
     motion: float = 0.0
 
-    def __call__(self, model: FrameModel, batch: Batch) -> Outcome:
+    def __call__(self, model: FrameModel | AdaWorldDiffusion, batch: Batch) -> Outcome:
         """The loss of one batch."""
         e, made = batch.e, model(batch.e)
         weight = motion_weight(e, self.motion) if self.motion else None
