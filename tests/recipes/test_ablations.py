@@ -10,11 +10,12 @@ from dila.configs import from_json, to_json
 from dila.errors import DilaError
 from dila.model.config import Discrete, Gaussian, NoAction
 from dila.model.dila import DiLA, count_parameters
-from dila.recipes import ABLATIONS, RECIPES, recipe
+from dila.recipes import ABLATIONS, recipe
 from dila.recipes.ablations import ablated
 from dila.train.objectives import OneStep
 from dila.train.run import Run
 
+RECIPES = ("tiny_pusht", "small", "paper")
 SAME = {
     ("z-32", "tiny_pusht"), ("pairwise", "tiny_pusht"), ("no-symmetry-loss", "tiny_pusht"), ("z-128", "small"),
     ("bidirectional", "small"), ("z-256", "paper"), ("bidirectional", "paper"),

@@ -3,14 +3,15 @@
 from typing import NamedTuple
 
 from dila.baselines.adaworld import AdaWorld, AdaWorldConfig
+from dila.baselines.adaworld_diffusion import AdaWorldDiffusion, AdaWorldDiffusionConfig
 from dila.baselines.lapa import LAPA, LAPAConfig
 from dila.baselines.moto import Moto, MotoConfig
 from dila.baselines.villax import VillaX, VillaXConfig
 from dila.model.config import DiLAConfig
 from dila.model.dila import DiLA
 
-AnyConfig = DiLAConfig | LAPAConfig | MotoConfig | AdaWorldConfig | VillaXConfig
-AnyModel = DiLA | LAPA | Moto | AdaWorld | VillaX
+AnyConfig = DiLAConfig | LAPAConfig | MotoConfig | AdaWorldConfig | AdaWorldDiffusionConfig | VillaXConfig
+AnyModel = DiLA | LAPA | Moto | AdaWorld | AdaWorldDiffusion | VillaX
 
 
 class Kind(NamedTuple):
@@ -25,6 +26,7 @@ MODELS: dict[str, Kind] = {
     "lapa": Kind(LAPAConfig, LAPA),
     "moto": Kind(MotoConfig, Moto),
     "adaworld": Kind(AdaWorldConfig, AdaWorld),
+    "adaworld_diffusion": Kind(AdaWorldDiffusionConfig, AdaWorldDiffusion),
     "villax": Kind(VillaXConfig, VillaX),
 }
 
@@ -37,4 +39,3 @@ def kind_of(config: AnyConfig) -> str:
 def build(config: AnyConfig) -> AnyModel:
     """A fresh model."""
     return MODELS[kind_of(config)].model(config)  # type: ignore[arg-type]
-

@@ -5,13 +5,20 @@ from dataclasses import replace
 
 from dila.errors import DilaError
 from dila.recipes.ablations import ABLATIONS, ablated
+from dila.recipes.adaworld_diffusion import adaworld_diffusion, adaworld_diffusion_published
 from dila.recipes.baselines import ABOUT, BASELINE, baseline_recipe
 from dila.recipes.paper import paper
 from dila.recipes.small import small
 from dila.recipes.tiny_pusht import tiny_pusht
 from dila.train.run import Run
 
-RECIPES: dict[str, Callable[[], Run]] = {"tiny_pusht": tiny_pusht, "small": small, "paper": paper}
+RECIPES: dict[str, Callable[[], Run]] = {
+    "tiny_pusht": tiny_pusht,
+    "small": small,
+    "paper": paper,
+    "adaworld_diffusion": adaworld_diffusion,
+    "adaworld_diffusion_published": adaworld_diffusion_published,
+}
 
 ABLATION = "ablation"
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
 from dila.configs import KIND, from_json, to_json, write_json
 from dila.errors import DilaError
 from dila.interop.models import AnyModel, build
@@ -34,6 +35,8 @@ def grown(model: AnyModel | None, run: Run) -> AnyModel:
         DilaError: `model` is of another architecture.
     """
     fresh = build(run.model)
+    if isinstance(fresh, AdaWorldDiffusion) and not isinstance(model, AdaWorldDiffusion):
+        return _over(model, fresh, run)
     if model is None:
         return fresh
     try:
@@ -42,6 +45,18 @@ def grown(model: AnyModel | None, run: Run) -> AnyModel:
         raise DilaError(f"{run.start} is of another architecture than the run's model: {error}") from error
     if unknown or any(not name.startswith("action_encoder.") for name in lacking):
         raise DilaError(f"{run.start} is of another architecture than the run's model; set run.model to its config")
+    return fresh
+
+
+def _over(lam: AnyModel | None, fresh: AdaWorldDiffusion, run: Run) -> AdaWorldDiffusion:
+    """A fresh diffusion model that follows the actions of a trained latent action model."""
+    if lam is None:
+        raise DilaError(
+            f"run {run.name} needs a trained latent action model to follow; set start, as in --start FOLDER"
+        )
+    if lam.config != fresh.config.lam:
+        raise DilaError(f"{run.start} is not the latent action model of run {run.name}; set model.lam to its config")
+    fresh.lam.load_state_dict(lam.state_dict())
     return fresh
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
 from dila.baselines.frame_model import FrameModel
 from dila.model.losses import feature_loss, motion_weight
 from dila.nn.bottleneck import perplexity
@@ -18,11 +19,13 @@ class PublishedWeights:
         feature: squared error of the predicted frame.
         commitment: of the codebook and its inputs (Moto, villa-X); the part of the inputs is ``beta`` of the model.
         kl: divergence of the Gaussian from the standard normal (AdaWorld).
+        denoising: of a frame under noise (AdaWorld's diffusion model, whose feature loss is then 0).
     """
 
     feature: float = 1.0
     commitment: float = 1.0
     kl: float = 2e-4
+    denoising: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Published:
     weights: PublishedWeights = field(default_factory=PublishedWeights)
     motion: float = 0.0
 
-    def __call__(self, model: FrameModel, batch: Batch) -> Outcome:
+    def __call__(self, model: FrameModel | AdaWorldDiffusion, batch: Batch) -> Outcome:
         """The loss of one batch."""
         e, made = batch.e, model(batch.e)
         weight = motion_weight(e, self.motion) if self.motion else None
