@@ -28,7 +28,9 @@ SMALL = {
 
 
 def config_of(name, **changes):
-    return replace(BASELINES[name]["tiny"], grid=GRID, feature_dim=D, **{"predicts": "features"} | SMALL[name] | changes)
+    return replace(
+        BASELINES[name]["tiny"], grid=GRID, feature_dim=D, **{"predicts": "features"} | SMALL[name] | changes
+    )
 
 
 @pytest.fixture(params=SMALL)
@@ -172,7 +174,10 @@ def test_published_sizes_of_z():
 
 @pytest.mark.parametrize(
     ("name", "size", "told"),
-    [("genie", "tiny", "no baseline 'genie': choose one of lapa, moto"), ("lapa", "huge", "no size 'huge': choose one")],
+    [
+        ("genie", "tiny", "no baseline 'genie': choose one of lapa, moto"),
+        ("lapa", "huge", "no size 'huge': choose one"),
+    ],
 )
 def test_unknown_names_are_told_the_known(name, size, told):
     with pytest.raises(DilaError, match=told):

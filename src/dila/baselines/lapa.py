@@ -130,7 +130,9 @@ class _ToCodes(nn.Module):
         self.narrow = nn.Linear(config.width, dim)
         halved = [part for _ in range(halvings) for part in (nn.Conv2d(dim, dim, 3, stride=2, padding=1), nn.ReLU())]
         # Pooling does nothing where halving reaches the grid of codes, as it does in the published sizes.
-        self.convolve = nn.Sequential(*halved, nn.AdaptiveAvgPool2d(config.code_grid), nn.Conv2d(dim, dim, 3, padding=1))
+        self.convolve = nn.Sequential(
+            *halved, nn.AdaptiveAvgPool2d(config.code_grid), nn.Conv2d(dim, dim, 3, padding=1)
+        )
 
     def forward(self, x: Float[Tensor, "B T H W C"]) -> Float[Tensor, "B T N D"]:
         """Each frame alone."""

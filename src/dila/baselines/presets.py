@@ -22,9 +22,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "lapa": {
         PUBLISHED: LAPAConfig(),
         SMALL: LAPAConfig(**_SMALL, width=512, heads=8, spatial_depth=5, temporal_depth=5, decoder_depth=5),
-        TINY: LAPAConfig(
-            **_TINY, width=160, heads=4, head_dim=40, spatial_depth=2, temporal_depth=2, decoder_depth=2
-        ),
+        TINY: LAPAConfig(**_TINY, width=160, heads=4, head_dim=40, spatial_depth=2, temporal_depth=2, decoder_depth=2),
     },
     "moto": {
         PUBLISHED: MotoConfig(),
@@ -39,11 +37,22 @@ BASELINES: dict[str, dict[str, Any]] = {
     "villax": {
         PUBLISHED: VillaXConfig(),
         SMALL: VillaXConfig(
-            **_SMALL, width=512, encoder_depth=7, decoder_width=512, decoder_heads=8, decoder_hidden=1792,
+            **_SMALL,
+            width=512,
+            encoder_depth=7,
+            decoder_width=512,
+            decoder_heads=8,
+            decoder_hidden=1792,
             decoder_depth=5,
         ),
         TINY: VillaXConfig(
-            **_TINY, width=128, heads=4, encoder_depth=4, decoder_width=128, decoder_heads=4, decoder_hidden=448,
+            **_TINY,
+            width=128,
+            heads=4,
+            encoder_depth=4,
+            decoder_width=128,
+            decoder_heads=4,
+            decoder_hidden=448,
             decoder_depth=3,
         ),
     },

@@ -1,4 +1,4 @@
-"""How large each model is (paper table 8): counted on torch's meta device, so that nothing is made and it takes no time."""
+"""How large each model is (paper table 8): counted on torch's meta device, so that nothing is made."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ TOLD = {
     ("adaworld", PUBLISHED): 470_000_000,
     ("villax", PUBLISHED): 239_000_000,
 }
-"""Trainable parameters as published: table 8, but Moto's without its frozen ViT-MAE (440M with it) and AdaWorld's as its
-layers add up (table 8 rounds to 500M)."""
+"""Trainable parameters as published: table 8, but Moto's without its frozen ViT-MAE (440M with it) and AdaWorld's as
+its layers add up (table 8 rounds to 500M)."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ def sizes() -> list[Size]:
     """All models at all their sizes."""
     named: dict[str, dict[str, AnyConfig]] = {"dila": {size: make() for size, make in PRESETS.items()}} | BASELINES
     return [
-        Size(
-            model, size, (*config.grid, config.feature_dim), config.action_dim, count(config), TOLD.get((model, size))
-        )
+        Size(model, size, (*config.grid, config.feature_dim), config.action_dim, count(config), TOLD.get((model, size)))
         for model, its in named.items()
         for size, config in its.items()
     ]

@@ -270,7 +270,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     if missing := [name for name in needed if name not in described]:
         raise DilaError(f"{path} lacks the field {', '.join(missing)}; copy the folder anew")
     if described["kind"] not in MODELS:
-        raise DilaError(f"{path} describes a model of kind {described['kind']!r}, but here are only {', '.join(MODELS)}")
+        raise DilaError(
+            f"{path} describes a model of kind {described['kind']!r}, but here are only {', '.join(MODELS)}"
+        )
     if not all(isinstance(described[name], Mapping | None) for name in ("encoder", "decoder")):
         raise DilaError(f"{path}: encoder and decoder should be objects; copy the folder anew")
     return described

@@ -96,7 +96,7 @@ class PEG(nn.Module):
 
 
 def sinusoids(count: int, dim: int, device: torch.device) -> Float[Tensor, "N D"]:
-    """Fixed positions 0..count-1 (Vaswani et al. 2017): sines in the first half of the channels, cosines in the rest."""
+    """Fixed positions 0..count-1 (Vaswani et al. 2017): sines in the first half of the channels, then cosines."""
     half = (dim + 1) // 2
     frequency = 10000.0 ** (-torch.arange(half, device=device) / half)
     angle = torch.arange(count, device=device)[:, None] * frequency
@@ -104,7 +104,7 @@ def sinusoids(count: int, dim: int, device: torch.device) -> Float[Tensor, "N D"
 
 
 def grid_sinusoids(grid: tuple[int, int], dim: int, device: torch.device) -> Float[Tensor, "N D"]:
-    """Fixed positions of the cells of a grid, row-major: its row in the first half of the channels, its column after."""
+    """Fixed positions of the cells of a grid, row-major: the row in the first half of the channels, then the column."""
     rows, cols = grid
     row, col = sinusoids(rows, dim // 2, device), sinusoids(cols, dim - dim // 2, device)
     return torch.cat([row.repeat_interleave(cols, dim=0), col.repeat(rows, 1)], dim=-1)

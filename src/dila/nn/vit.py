@@ -1,4 +1,4 @@
-"""Vision-transformer parts (Vaswani et al. 2017, Dosovitskiy et al. 2021): scaled dot-product attention, MLPs, residuals.
+"""Vision-transformer parts (Vaswani et al. 2017, Dosovitskiy et al. 2021): attention, MLPs, residuals.
 
 Unlike `dila.nn.attention`, whose cosine attention is the released DiLA's. Tokens are ``... N D``, of clips ``B T N D``.
 """

@@ -63,7 +63,7 @@ def _described(config: Mapping[str, Any] | str, known: dict[str, tuple[Any, type
 
 __all__ = [
     "DECODERS", "ENCODERS", "CachedEpisode", "ConvDecoder", "ConvDecoderConfig", "DINOv2", "DINOv2Config",
-    "EfficientNetLite", "EfficientNetLiteConfig", "FeatureCache", "FeatureStatistics", "FrozenEncoder", "HeldEpisode", "PatchDecoder",
-    "PatchPixels", "PatchesConfig", "RAEDecoder", "RAEDecoderConfig", "build_decoder", "build_encoder", "decoder_loss", "fit_statistics", "fit_statistics_from",
-    "hold",
+    "EfficientNetLite", "EfficientNetLiteConfig", "FeatureCache", "FeatureStatistics", "FrozenEncoder", "HeldEpisode",
+    "PatchDecoder", "PatchPixels", "PatchesConfig", "RAEDecoder", "RAEDecoderConfig", "build_decoder", "build_encoder",
+    "decoder_loss", "fit_statistics", "fit_statistics_from", "hold",
 ]  # fmt: skip

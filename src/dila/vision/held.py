@@ -1,4 +1,4 @@
-"""Features of a small cache in the memory of a device, so that a fast one does not wait for clips to be read one by one."""
+"""Features of a small cache in the memory of a device, so that it does not wait for clips to be read one by one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Pixels as features: patches of the frame, flat, and the exact way back. What models that draw pixels read and predict.
+"""Pixels as features: patches of the frame, flat, and the exact way back; for models that draw pixels.
 
 With this encoder a model of features is a model of pixels: 256 pixels in patches of 32 are 8 x 8 x 3072.
 """
@@ -42,7 +42,7 @@ class PatchPixels(FrozenEncoder):
 
     name: ClassVar[str] = "pixels"
 
-    def __init__(self, config: PatchesConfig = PatchesConfig(), statistics: FeatureStatistics | None = None):  # noqa: B008
+    def __init__(self, config: PatchesConfig = PatchesConfig(), statistics: FeatureStatistics | None = None):
         self.settings = config
         size = rows_and_columns(config.size)
         self.grid = (size[0] // config.patch, size[1] // config.patch)
@@ -78,7 +78,7 @@ class PatchDecoder:
 
     name: ClassVar[str] = "pixels"
 
-    def __init__(self, config: PatchesConfig = PatchesConfig(), statistics: FeatureStatistics | None = None):  # noqa: B008
+    def __init__(self, config: PatchesConfig = PatchesConfig(), statistics: FeatureStatistics | None = None):
         self.settings = config
         self.statistics = statistics or unchanged(3 * config.patch**2)
 
