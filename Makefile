@@ -28,7 +28,7 @@ $(LIGHT): $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(FULL): $(SOURCES) | $(BIN)/python
-	$(INSTALL) -e '.[dev,sim,dinov2]'
+	$(INSTALL) -e '.[dev,sim,dinov2,diffusion]'
 	@touch $(LIGHT) $@
 
 setup: $(FULL)  ## install the package with all that its tests need, into .venv

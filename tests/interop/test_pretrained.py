@@ -198,7 +198,7 @@ def test_a_damaged_file_is_named(folder):
     [
         ({"format": 2, "dila_version": "9.1"}, r"format 2, written by dila 9\.1, .* pip install -U dila-wm"),
         ({"format": None}, "no field format"),
-        ({"kind": "lapa"}, "kind 'lapa'"),
+        ({"kind": "lava"}, "kind 'lava'"),
         ({"stride": -1.0}, "stride = -1"),
         ({"stride": "fast"}, "stride = fast"),
         ({"frames": 1}, "frames = 1"),

@@ -15,10 +15,10 @@ from dila.interop.pretrained import load_pretrained
 from dila.train import loop
 from dila.train.log import read_log
 from dila.train.loop import train
-from dila.train.material import Batches, Material, Split, action_statistics, gather, open_data, resolve
+from dila.train.material import Batches, Material, Split, action_statistics, gather, held, open_data, resolve
 from dila.train.objectives import ActionConditioned, OneStep
 from dila.train.run import Stage
-from dila.vision import build_encoder
+from dila.vision import HeldEpisode, build_encoder
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +138,19 @@ def test_actions_that_are_not_known_do_not_count():
     mean, std = action_statistics([Known(), Known()], 2)
     torch.testing.assert_close(mean, torch.tensor([1.0, 3.0, 1.0, 3.0]))
     assert bool(std.isfinite().all())
+
+
+def test_what_a_device_holds_trains_as_what_is_read_from_disk(folders, cache):
+    run = small_run(weights=(0.5, 0.5), workers=1)
+    encoder, corpora = build_encoder(run.encoder), open_data(run, folders)
+    run = resolve(run, encoder, corpora)
+    material = gather(run, encoder, corpora, cache, progress=False)
+    on_disk, cpu = replace(run, workers=0), torch.device("cpu")
+    assert held(material, cpu, 1e-6) is material  # too small a device
+    kept = held(material, cpu, 1.0)
+    assert all(isinstance(episode, HeldEpisode) for episode in kept.train)
+    assert kept.splits[0].held_out is material.splits[0].held_out
+    ours, theirs = (iter(Batches(r, run.stages[0], m, cpu)) for r, m in ((run, kept), (on_disk, material)))
+    for _ in range(4):
+        for one, other in zip(next(ours), next(theirs), strict=True):
+            assert torch.equal(one.e, other.e)

@@ -22,6 +22,8 @@ VERBS: dict[str, str] = {
     "data convert": "write any corpus as a LeRobot data set",
     "import-released": "make a released checkpoint a folder that the other verbs take",
     "bench": "what training, rollouts, plans and labels cost on this machine",
+    "compare": "train DiLA, ablations and baselines on equal terms, one JSON a run",
+    "params": "how many parameters DiLA and the baselines have at each size",
     "parity": "compare with recorded numbers of the released model",
 }
 """Every verb with its line of help; ``a-b`` and ``a b`` live in `dila.cli.a_b`, whose `main` reads the rest."""

@@ -1,14 +1,14 @@
 """``dila train``."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from dila.cli.arguments import Data, read
-from dila.recipes import RECIPES, recipe
+from dila.recipes import ABLATION, ABLATIONS, ABOUT, BASELINE, RECIPES, recipe
 from dila.train.run import Run
 
 _HELP = """usage: dila train RECIPE --data PATH [PATH ...] [--weights W [W ...]] [--out DIR] [options]
@@ -18,14 +18,21 @@ Train a recipe on video: a file, a folder of videos, a folder of frames, or seve
 recipes:
 {recipes}
 
+ablations, of tiny_pusht or of another recipe as in ablation:discrete@small:
+{ablations}
+
+baselines, at the size of tiny_pusht or at another as in baseline:lapa@small and baseline:lapa@published:
+{baselines}
+
 `dila train RECIPE --help` lists every field of the recipe; each is a flag, such as --batch 8 --optimiser.lr 1e-4."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Read the recipe's name, then the rest with the recipe as the default of every flag."""
     if not arguments or arguments[0].startswith("-"):
-        listing = "\n".join(f"  {name:<12}  {_summary(make)}" for name, make in RECIPES.items())
-        print(_HELP.format(recipes=listing))
+        ablations = {f"{ABLATION}:{name}": change for name, change in ABLATIONS.items()}
+        baselines = {f"{BASELINE}:{name}": about for name, about in ABOUT.items()}
+        print(_HELP.format(recipes=_listing(RECIPES), ablations=_listing(ablations), baselines=_lines(baselines)))
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
     made = read(_trainer(name), f"train {name}", rest, config=(tyro.conf.AvoidSubcommands,))
@@ -34,10 +41,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def _trainer(name: str) -> Callable[..., Path]:
     """The verb for one recipe, whose fields are the defaults of its flags."""
+    folder = Path("runs") / name.replace(":", "-")
 
     def train(
         data: tuple[Data, ...],
-        out: Path = Path("runs") / name,
+        out: Path = folder,
         cache_dir: Path | None = None,
         fresh: bool = False,
         run: Annotated[Run, tyro.conf.arg(name="")] = recipe(name),  # noqa: B008
@@ -57,6 +65,15 @@ def _trainer(name: str) -> Callable[..., Path]:
         return train(run, data, out, cache_dir=cache_dir, resume=not fresh)
 
     return train
+
+
+def _listing(named: Mapping[str, object]) -> str:
+    return _lines({name: _summary(make) for name, make in named.items()})
+
+
+def _lines(told: Mapping[str, str]) -> str:
+    width = max(map(len, told))
+    return "\n".join(f"  {name:<{width}}  {line}" for name, line in told.items())
 
 
 def _summary(make: object) -> str:

@@ -8,7 +8,7 @@ known quantity off z, on held-out episodes, against shuffled labels and against 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -20,7 +20,7 @@ from dila.imagine.rollout import rollout
 from dila.imagine.world import World
 from dila.metrics.features import one_step_ratio, pooled_rollout_ratio, rollout_ratio
 from dila.protocols import Episode
-from dila.shapes import Features, Float, Int, Tensor, UInt8
+from dila.shapes import Bool, Features, Float, Int, Tensor, UInt8
 
 PART = 8
 """Clips that go through the model at once."""
@@ -75,9 +75,9 @@ def measure_rollouts(world: World, episodes: Sequence[Episode], horizon: int = 8
     chosen = _spread(len(cut), clips)
     true, imagined, stepped = [], [], []
     for start in range(0, len(chosen), PART):
-        e = collate_clips([cut[i] for i in chosen[start : start + PART]]).frames
+        e = collate_clips([cut[i] for i in chosen[start : start + PART]]).frames.to(world.device)
         with world.running():
-            prediction = _dila(world)(e)
+            prediction = cast(Any, world.model)(e)
             imagined.append(rollout(world.model, e[:, :1], prediction.z).float())
         stepped.append(prediction.e_hat.float())
         true.append(e)
@@ -100,18 +100,21 @@ def measure_probe(
     target: str = "",
 ) -> Probes:
     """Probes from z to the change of some components of a column, fitted on ``train`` and scored on ``held``."""
-    fitted = _transitions(world, train, column, components, PAIRS)
-    scored = _transitions(world, held, column, components, PAIRS)
-    both = Transitions(
-        *(torch.cat(pair) for pair in zip(fitted, scored._replace(episode=-1 - scored.episode), strict=True))
-    )
-    test = both.episode < 0
+    both, test = _both(world, train, held, column, components)
     return Probes(
         target or f"change of {column}",
         probe(both.z, both.y, both.episode, held_out=test),
         chance(both.z, both.y, both.episode, held_out=test),
         probe(both.de, both.y, both.episode, held_out=test),
     )
+
+
+def measure_z_probe(
+    world: World, train: Sequence[Episode], held: Sequence[Episode], components: Sequence[int], *, column: str = "state"
+) -> ProbeResult:
+    """The probe from z alone: `measure_probe` without its controls, which are the same for all models."""
+    both, test = _both(world, train, held, column, components)
+    return probe(both.z, both.y, both.episode, held_out=test)
 
 
 def draw_rollouts(world: World, frames: Sequence[Episode], out: Path, horizon: int = 8, clips: int = 3) -> list[Path]:
@@ -175,6 +178,17 @@ def to_json(rollouts: Rollouts, probes: Probes) -> dict[str, Any]:
     }
 
 
+def _both(
+    world: World, train: Sequence[Episode], held: Sequence[Episode], column: str, components: Sequence[int]
+) -> tuple[Transitions, Bool[Tensor, " N"]]:
+    """Transitions of both parts, and which rows are held out."""
+    fitted = _transitions(world, train, column, components, PAIRS)
+    scored = _transitions(world, held, column, components, PAIRS)
+    both = zip(fitted, scored._replace(episode=-1 - scored.episode), strict=True)
+    rows = Transitions(*(torch.cat(pair) for pair in both))
+    return rows, rows.episode < 0
+
+
 def _transitions(
     world: World, episodes: Sequence[Episode], column: str, components: Sequence[int], limit: int
 ) -> Transitions:
@@ -185,7 +199,7 @@ def _transitions(
     for i in _spread(len(cut), max(1, limit // (world.frames - 1))):
         clip = cut[i]
         with torch.no_grad(), world.running():
-            z = world.model.infer(clip.frames[None]).float()[0]
+            z = world.model.infer(clip.frames[None].to(world.device)).float()[0]
         y = clip.columns[column][:, list(components)]
         episode = torch.full((len(z),), int(clip.episode))
         parts.append(Transitions(z, feature_changes(clip.frames[None].float()), y[1:] - y[:-1], episode))

@@ -25,6 +25,7 @@ class Layout:
     """
 
     def __init__(self, model: DiLA):
+        model.require_actions()
         self.model = model
 
     def read(self, e: Features) -> Structure:
@@ -34,14 +35,13 @@ class Layout:
 
     def infer(self, e: Features) -> LatentActions:
         """Latent actions between consecutive frames."""
-        s = self.read(e)
-        return self.model.idm(s[:, 1:] - s[:, :-1])
+        return self.model.act(self.read(e))
 
     def start(self, e: Features, z: LatentActions | None = None) -> LayoutState:
         """Read context frames; ``z`` are their actions where known, else they are inferred from the context."""
         s, fdm = self.read(e), None
         if e.shape[1] > 1 and not self.model.config.quirks.single_frame_rollout:
-            z = self.model.idm(s[:, 1:] - s[:, :-1]) if z is None else z
+            z = self.model.act(s) if z is None else z
             _, fdm = self.model.fdm(s[:, :-1], z)
         return LayoutState(s[:, -1], fdm)
 

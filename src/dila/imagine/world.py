@@ -148,16 +148,19 @@ class World:
         """Latent actions of all videos under a path, as one Parquet file: see `dila.imagine.label`."""
         return label(self, path, out, **options)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        held = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
+        return next((parameter.device for parameter in held), torch.device("cpu"))
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """No gradients, and bfloat16 where asked for: what every verb here runs in.
 
         Not `torch.inference_mode`: its tensors could not be used in training or to plan by gradients afterwards.
         """
-        device = "cpu"
-        if isinstance(self.model, nn.Module):
-            device = next((p.device.type for p in self.model.parameters()), device)
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             yield
 
     def _features(self, video: Video, limit: int | None = None, least: int = 1) -> Float[Tensor, "B T H W D"]:
@@ -187,6 +190,8 @@ class World:
     def _dila(self, verb: str) -> DiLA:
         if not isinstance(self.model, DiLA):
             raise DilaError(f"{verb} needs a DiLA, a model with structure and content, not {type(self.model).__name__}")
+        if self.model.config.content is not None:
+            raise DilaError(f"{verb} needs a model with content, but this one was trained without (content=NoContent)")
         return self.model
 
 

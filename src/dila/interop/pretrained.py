@@ -25,16 +25,14 @@ from torch import nn
 
 from dila.configs import from_json, to_json
 from dila.errors import DilaError
+from dila.interop.models import MODELS, AnyModel, kind_of
 from dila.interop.released import load_released
-from dila.model.config import DiLAConfig
-from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.shapes import Tensor
 from dila.version import version
 from dila.vision import FeatureStatistics, FrozenEncoder, build_decoder, build_encoder
 
 FORMAT = 1
-KIND = "dila"
 CONFIG, MODEL, ENCODER, DECODER = "config.json", "model.safetensors", "encoder.safetensors", "decoder.safetensors"
 CHECKPOINTS = "checkpoints"
 RELEASED_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
@@ -49,7 +47,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 class Pretrained(NamedTuple):
     """A model with its eyes and its clock: all that using it needs."""
 
-    model: DiLA
+    model: AnyModel
     encoder: FrozenEncoder
     decoder: FrameDecoder | None
     stride: float
@@ -184,7 +182,8 @@ def _load_folder(folder: Path) -> Pretrained:
     statistics = FeatureStatistics.load(folder / ENCODER) if described["statistics"] else None
     encoder = build_encoder(described["encoder"], statistics)
     with torch.device("meta"):
-        model = DiLA(from_json(DiLAConfig, described["model"], f"{folder / CONFIG}: model"))
+        kind = MODELS[described["kind"]]
+        model = kind.model(from_json(kind.config, described["model"], f"{folder / CONFIG}: model"))  # type: ignore[arg-type]
     _load_tensors(model, folder / MODEL)
     pretrained = Pretrained(
         model.eval(), encoder, _load_decoder(folder, described, statistics), described["stride"], described["frames"]
@@ -243,7 +242,7 @@ def _download(
 def _describe(pretrained: Pretrained, notes: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "kind": KIND,
+        "kind": kind_of(pretrained.model.config),
         "dila_version": version(),
         "model": to_json(pretrained.model.config),
         "encoder": pretrained.encoder.config(),
@@ -270,8 +269,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     needed = ("kind", "model", "encoder", "statistics", "decoder", "stride", "frames")
     if missing := [name for name in needed if name not in described]:
         raise DilaError(f"{path} lacks the field {', '.join(missing)}; copy the folder anew")
-    if described["kind"] != KIND:
-        raise DilaError(f"{path} describes a model of kind {described['kind']!r}, but only {KIND!r} can be loaded here")
+    if described["kind"] not in MODELS:
+        raise DilaError(
+            f"{path} describes a model of kind {described['kind']!r}, but here are only {', '.join(MODELS)}"
+        )
     if not all(isinstance(described[name], Mapping | None) for name in ("encoder", "decoder")):
         raise DilaError(f"{path}: encoder and decoder should be objects; copy the folder anew")
     return described

@@ -116,6 +116,8 @@ def _choices(config: DiLAConfig) -> dict[str, object]:
         "time_padding": config.time_padding,
         "idm.pairwise": config.idm.pairwise,
         "decoder.predicts": config.decoder.predicts,
+        "content": config.content,
+        "bottleneck": config.bottleneck,
     }
 
 

@@ -79,6 +79,34 @@ class FusionDecoderConfig:
 
 
 @dataclass(frozen=True)
+class NoContent:
+    """No content and no memory of it (table 2): the decoder reads structure and the first frame alone."""
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """z as so many tokens, each one of ``codes`` (table 2: 4 x 4 of 32 numbers, so ``action_dim=512``), by NSVQ."""
+
+    codes: int = 8
+    tokens: int = 16
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """z drawn from a Gaussian in training, its mean afterwards (table 2); the loss ``kl`` holds it to its prior."""
+
+
+@dataclass(frozen=True)
+class WholeChange:
+    """No bottleneck: z is the change of structure itself, and ``action_dim`` follows."""
+
+
+@dataclass(frozen=True)
+class NoAction:
+    """No IDM and no FDM (figure 5): the decoder is shown the true next structure, and nothing can be imagined."""
+
+
+@dataclass(frozen=True)
 class Quirks:
     """Behaviours of the released code that its checkpoints were trained with; only `dila.interop` sets any.
 
@@ -106,6 +134,8 @@ class DiLAConfig:
         real_action_dim: Da of the action encoder, or None for a model of latent actions only.
         time_padding: what the depthwise convolutions see before the first frame.
         dropout: of the backbone's and the decoder's feed-forward layers.
+        content: what becomes of appearance; None, the paper's, gathers it in `memory`.
+        bottleneck: what squeezes z; None, the paper's, is its width alone.
     """
 
     grid: tuple[int, int] = (16, 16)
@@ -124,6 +154,16 @@ class DiLAConfig:
     fdm: ForwardDynamicsConfig = field(default_factory=ForwardDynamicsConfig)
     decoder: FusionDecoderConfig = field(default_factory=FusionDecoderConfig)
     quirks: Quirks = field(default_factory=Quirks)
+    content: NoContent | None = None
+    bottleneck: Discrete | Gaussian | WholeChange | NoAction | None = None
+
+    def __post_init__(self):
+        if isinstance(self.bottleneck, Discrete) and self.action_dim % self.bottleneck.tokens:
+            raise DilaError(
+                f"action_dim = {self.action_dim} does not divide into bottleneck.tokens = {self.bottleneck.tokens}"
+            )
+        if isinstance(self.bottleneck, WholeChange | NoAction):
+            object.__setattr__(self, "action_dim", self.grid[0] * self.grid[1] * self.structure_dim)
 
     @property
     def dim(self) -> int:

@@ -16,9 +16,14 @@ MemoryState = tuple[MambaState, ...]
 """One state a layer; its tensors are led by the batch: ``B N ...``."""
 
 
-def content_head(config: DiLAConfig) -> ResMLP:
+def content_head(config: DiLAConfig) -> nn.Module:
     """The map h -> c at each token."""
-    return ResMLP(config.dim, config.hidden, config.content_dim)
+    return ResMLP(config.dim, config.hidden, config.content_dim) if config.content is None else _Nothing()
+
+
+def content_memory(config: DiLAConfig) -> nn.Module:
+    """The map c -> c_mem, which takes and returns its state."""
+    return ContentMemory(config) if config.content is None else _NothingKept()
 
 
 class ContentMemory(nn.Module):
@@ -54,6 +59,20 @@ class ContentMemory(nn.Module):
     def _rows(self, state: MambaState) -> MambaState:
         window = state.window.flatten(0, 1)
         return MambaState(_zeros(window) if self.forget_window else window, state.x.flatten(0, 1))
+
+
+class _Nothing(nn.Module):
+    """Content without channels."""
+
+    def forward(self, h: Tensor) -> Content:
+        return h[..., :0]
+
+
+class _NothingKept(nn.Module):
+    """Its memory."""
+
+    def forward(self, c: Content, state: MemoryState | None = None) -> tuple[Content, MemoryState]:
+        return c, ()
 
 
 def _zeros(window: Tensor) -> Tensor:

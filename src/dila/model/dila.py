@@ -12,13 +12,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from dila.errors import DilaError
 from dila.model.action_encoder import action_encoder
 from dila.model.backbone import Backbone, BackboneCache
-from dila.model.config import DiLAConfig
-from dila.model.content import ContentMemory, MemoryState, content_head
-from dila.model.forward_dynamics import ForwardDynamics, ForwardDynamicsCache
+from dila.model.bottleneck import bottleneck
+from dila.model.config import DiLAConfig, Gaussian, NoAction
+from dila.model.content import MemoryState, content_head, content_memory
+from dila.model.forward_dynamics import ForwardDynamicsCache, forward_dynamics
 from dila.model.fusion_decoder import FusionDecoder, Origin
-from dila.model.inverse_dynamics import InverseDynamics
+from dila.model.inverse_dynamics import inverse_dynamics
 from dila.model.structure import structure_head
 from dila.shapes import Actions, Content, Features, Float, LatentActions, Structure, Tensor
 
@@ -69,9 +71,12 @@ class DiLA(nn.Module):
         self.backbone = Backbone(config)
         self.structure = structure_head(config)
         self.content = content_head(config)
-        self.memory = ContentMemory(config)
-        self.idm = InverseDynamics(config)
-        self.fdm = ForwardDynamics(config)
+        self.memory = content_memory(config)
+        self.idm = inverse_dynamics(config)
+        self.bottleneck = bottleneck(config)
+        self.penalty = "kl" if isinstance(config.bottleneck, Gaussian) else None  # name of the bottleneck's loss
+        self.acts = not isinstance(config.bottleneck, NoAction)
+        self.fdm = forward_dynamics(config)
         self.decoder = FusionDecoder(config)
         self.action_encoder = action_encoder(config) if config.real_action_dim else None
 
@@ -82,8 +87,18 @@ class DiLA(nn.Module):
         return self._observe(e)[0]
 
     def infer(self, e: Features) -> LatentActions:
-        """Latent actions between consecutive frames."""
-        return self._infer(self.observe(e))
+        """Latent actions between consecutive frames. Raises DilaError for a model without any."""
+        self.require_actions()
+        return self.act(self.observe(e).s)
+
+    def act(self, s: Structure) -> LatentActions:
+        """Latent actions of a clip's structure (equation 1)."""
+        return self.bottleneck(self.idm(s[:, 1:] - s[:, :-1])).z
+
+    def require_actions(self) -> None:
+        """Raises DilaError for a model without latent actions."""
+        if not self.acts:
+            raise DilaError("this model was trained without latent actions, so it has none to give or follow")
 
     def forward(self, e: Features) -> Prediction:
         """Infer the actions of a clip and predict each frame from the true ones before it (equations 1 to 4)."""
@@ -91,7 +106,7 @@ class DiLA(nn.Module):
 
     def predict(self, seen: Observation, e: Features, z: LatentActions | None = None) -> Prediction:
         """Predict frames 1..K of an observed clip under ``z``, by default the clip's own actions."""
-        z = self._infer(seen) if z is None else z
+        z = self.act(seen.s) if z is None else z
         ds_hat, _ = self.fdm(seen.s[:, :-1], z)
         s_hat = seen.s[:, :-1] + ds_hat
         e_hat, _ = self.decoder(s_hat, seen.c_mem[:, :-1], self.decoder.origin(e[:, 0]))
@@ -100,7 +115,7 @@ class DiLA(nn.Module):
     def encode_actions(self, a: Actions) -> LatentActions:
         """Latent actions of real ones; the model must have been made with ``real_action_dim``."""
         assert self.action_encoder is not None, "this model has no action encoder: set DiLAConfig.real_action_dim"
-        return self.action_encoder(a)
+        return self.bottleneck(self.action_encoder(a)).z
 
     # Frame by frame
 
@@ -109,7 +124,7 @@ class DiLA(nn.Module):
         seen, backbone, memory = self._observe(e)
         origin, fdm, decoder = self.decoder.origin(e[:, 0]), None, None
         if e.shape[1] > 1 and not self.config.quirks.single_frame_rollout:
-            z = self._infer(seen) if z is None else z
+            z = self.act(seen.s) if z is None else z
             ds_hat, fdm = self.fdm(seen.s[:, :-1], z)
             _, decoder = self.decoder(seen.s[:, :-1] + ds_hat, seen.c_mem[:, :-1], origin)
         return State(seen.s[:, -1], seen.c_mem[:, -1], origin, backbone, memory, fdm, decoder)
@@ -127,6 +142,7 @@ class DiLA(nn.Module):
         self, s: Float[Tensor, "B H W Ds"], z: Float[Tensor, "B Dz"], past: ForwardDynamicsCache | None
     ) -> tuple[Float[Tensor, "B H W Ds"], ForwardDynamicsCache]:
         """The next frame's structure alone (equation 2), and what the FDM keeps of this one."""
+        self.require_actions()
         cache = None if self.config.quirks.single_frame_rollout else past
         ds_hat, kept = self.fdm(s.unsqueeze(1), z.unsqueeze(1), cache)
         return s + ds_hat.squeeze(1), kept
@@ -143,9 +159,6 @@ class DiLA(nn.Module):
         """Latent rollout (equation 5): structure moves by the FDM alone, content remembers what was drawn."""
         state, s_hat, e_hat = self.imagine(state, z)
         return self.absorb(state, e_hat, s_hat), e_hat
-
-    def _infer(self, seen: Observation) -> LatentActions:
-        return self.idm(seen.s[:, 1:] - seen.s[:, :-1])
 
     def _observe(self, e: Features) -> tuple[Observation, BackboneCache, MemoryState]:
         h, backbone = self.backbone(e)

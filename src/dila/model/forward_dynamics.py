@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dila.model.config import DiLAConfig
+from dila.model.config import DiLAConfig, NoAction, WholeChange
 from dila.nn.attention import Attention
 from dila.nn.feedforward import feed_forward
 from dila.nn.position import PEG, RelativePositionBias
@@ -19,15 +19,34 @@ from dila.shapes import Float, LatentActions, Structure, Tensor
 ForwardDynamicsCache = tuple[TemporalCache, ...]
 
 
+def forward_dynamics(config: DiLAConfig) -> nn.Module:
+    """The map (s, z) -> ds_hat, which takes and returns its past."""
+    return Given() if isinstance(config.bottleneck, NoAction) else ForwardDynamics(config)
+
+
+class Given(nn.Module):
+    """In place of the FDM where nothing acts: the change is the true one."""
+
+    layers = ()
+
+    def forward(self, s: Structure, z: LatentActions, cache: object = None) -> tuple[Structure, tuple[()]]:
+        """``z``, the flattened change, on the grid of ``s``."""
+        return z.view_as(s), ()
+
+
 class ForwardDynamics(nn.Module):
-    """Causal spatio-temporal transformer over the grid's tokens and one action token a frame."""
+    """Causal spatio-temporal transformer over the grid's tokens and one action token a frame.
+
+    Where z is the whole change of structure, every token is conditioned by its own part of it.
+    """
 
     def __init__(self, config: DiLAConfig):
         super().__init__()
         sizes = config.fdm
         dim = sizes.dim
+        self.part = config.structure_dim if isinstance(config.bottleneck, WholeChange) else config.action_dim
         self.structure_in = nn.Sequential(nn.Linear(config.structure_dim, dim), feed_forward(dim, sizes.dropout))
-        self.action_in = nn.Sequential(nn.Linear(config.action_dim, dim), feed_forward(dim, sizes.dropout))
+        self.action_in = nn.Sequential(nn.Linear(self.part, dim), feed_forward(dim, sizes.dropout))
         self.bias = RelativePositionBias(dim, sizes.heads)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(sizes.depth))
         self.norm_out = nn.LayerNorm(dim, bias=False)
@@ -39,8 +58,10 @@ class ForwardDynamics(nn.Module):
         self, s: Structure, z: LatentActions, cache: ForwardDynamicsCache | None = None
     ) -> tuple[Structure, ForwardDynamicsCache]:
         """Predicted change of the next frames, one or many, given those before them in ``cache``."""
-        a = self.action_in(z).unsqueeze(2)
-        tokens = torch.cat([flatten(self.structure_in(s)), a], dim=2)
+        a = self.action_in(z.unflatten(-1, (-1, self.part)))
+        token = a.mean(2, keepdim=True)
+        tokens = torch.cat([flatten(self.structure_in(s)), token], dim=2)
+        a = token if a.shape[2] == 1 else torch.cat([a, token], dim=2)
         bias = F.pad(self.bias(s.shape[2:4]), (0, 1, 0, 1))  # the action token has no place: bias 0
         kept = []
         for i, layer in enumerate(self.layers):
@@ -67,7 +88,7 @@ class _Layer(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "B K N1 D"],
-        a: Float[Tensor, "B K 1 D"],
+        a: Float[Tensor, "B K A D"],
         s: Structure,
         bias: Float[Tensor, "heads N1 N1"],
         cache: TemporalCache | None,

@@ -69,7 +69,10 @@ class _Layer(nn.Module):
         self.peg = PEG(dim, config.time_padding)
         self.attention = Attention(dim, sizes.heads, sizes.head_dim)
         self.across_origin = Attention(dim, sizes.heads, sizes.head_dim, context_dim=config.feature_dim, null_tokens=2)
-        self.across_content = Attention(dim, sizes.heads, sizes.head_dim, context_dim=config.content_dim, null_tokens=2)
+        self.across_content: Attention | None = None
+        if config.content is None:
+            shape = {"context_dim": config.content_dim, "null_tokens": 2}
+            self.across_content = Attention(dim, sizes.heads, sizes.head_dim, **shape)
         self.ff = feed_forward(dim, config.dropout)
 
     def forward(
@@ -78,6 +81,7 @@ class _Layer(nn.Module):
         position, kept = self.peg(x, window)
         tokens = flatten(x + position)
         tokens = tokens + self.attention.space(tokens, bias)
-        seen = self.across_origin.across(tokens, origin)
-        tokens = tokens + seen + self.across_content.across(tokens, self.across_content.read(content))
-        return unflatten(tokens + self.ff(tokens), x), kept
+        told = tokens + self.across_origin.across(tokens, origin)
+        if self.across_content is not None:
+            told = told + self.across_content.across(tokens, self.across_content.read(content))
+        return unflatten(told + self.ff(told), x), kept

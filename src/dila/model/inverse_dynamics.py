@@ -11,11 +11,16 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from dila.model.config import DiLAConfig
+from dila.model.config import DiLAConfig, NoAction, WholeChange
 from dila.nn.dropout import Dropout
 from dila.shapes import LatentActions, Structure, Tensor
 
 _GROUPS = 8
+
+
+def inverse_dynamics(config: DiLAConfig) -> nn.Module:
+    """The map ds -> z, before z's bottleneck."""
+    return nn.Flatten(2) if isinstance(config.bottleneck, WholeChange | NoAction) else InverseDynamics(config)
 
 
 class InverseDynamics(nn.Module):

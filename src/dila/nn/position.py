@@ -95,3 +95,18 @@ class PEG(nn.Module):
     def _tap(self, x: Float[Tensor, "B T H W D"], tap: int, bias: Tensor | None = None) -> Float[Tensor, "BT D H W"]:
         weight = self.conv.weight[:, :, tap]  # D 1 3 3
         return F.conv2d(rearrange(x, "b t h w d -> (b t) d h w"), weight, bias, padding=1, groups=weight.shape[0])
+
+
+def sinusoids(count: int, dim: int, device: torch.device) -> Float[Tensor, "N D"]:
+    """Fixed positions 0..count-1 (Vaswani et al. 2017): sines in the first half of the channels, then cosines."""
+    half = (dim + 1) // 2
+    frequency = 10000.0 ** (-torch.arange(half, device=device) / half)
+    angle = torch.arange(count, device=device)[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)[:, :dim]
+
+
+def grid_sinusoids(grid: tuple[int, int], dim: int, device: torch.device) -> Float[Tensor, "N D"]:
+    """Fixed positions of the cells of a grid, row-major: the row in the first half of the channels, then the column."""
+    rows, cols = grid
+    row, col = sinusoids(rows, dim // 2, device), sinusoids(cols, dim - dim // 2, device)
+    return torch.cat([row.repeat_interleave(cols, dim=0), col.repeat(rows, 1)], dim=-1)

@@ -5,20 +5,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dila.configs import from_json, to_json, write_json
+from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
+from dila.configs import KIND, from_json, to_json, write_json
 from dila.errors import DilaError
+from dila.interop.models import AnyModel, build
 from dila.interop.pretrained import load_pretrained
-from dila.model.dila import DiLA
+from dila.model.config import DiLAConfig
 from dila.train.run import Run
 from dila.vision import FrozenEncoder, build_encoder
 
 RUN = "run.json"
 
-FREE = frozenset({"workers", "keep", "checkpoint_minutes", "checkpoint_every", "trackers", "recompute", "tolerate"})
+FREE = frozenset(
+    {"workers", "keep", "checkpoint_minutes", "checkpoint_every", "trackers", "recompute", "tolerate", "hold"}
+)
 """Fields of a run that may change when it is resumed: none of them changes what is learnt or logged."""
 
 
-def begin(run: Run) -> tuple[FrozenEncoder, DiLA | None]:
+def begin(run: Run) -> tuple[FrozenEncoder, AnyModel | None]:
     """The encoder, and the model to start from where the run names one."""
     if run.start is None:
         return build_encoder(run.encoder), None
@@ -26,13 +30,15 @@ def begin(run: Run) -> tuple[FrozenEncoder, DiLA | None]:
     return pretrained.encoder, pretrained.model
 
 
-def grown(model: DiLA | None, run: Run) -> DiLA:
+def grown(model: AnyModel | None, run: Run) -> AnyModel:
     """A fresh model of the run's config, with the weights of `model` where there is one.
 
     Raises:
         DilaError: `model` is of another architecture.
     """
-    fresh = DiLA(run.model)
+    fresh = build(run.model)
+    if isinstance(fresh, AdaWorldDiffusion) and not isinstance(model, AdaWorldDiffusion):
+        return _over(model, fresh, run)
     if model is None:
         return fresh
     try:
@@ -41,6 +47,18 @@ def grown(model: DiLA | None, run: Run) -> DiLA:
         raise DilaError(f"{run.start} is of another architecture than the run's model: {error}") from error
     if unknown or any(not name.startswith("action_encoder.") for name in lacking):
         raise DilaError(f"{run.start} is of another architecture than the run's model; set run.model to its config")
+    return fresh
+
+
+def _over(lam: AnyModel | None, fresh: AdaWorldDiffusion, run: Run) -> AdaWorldDiffusion:
+    """A fresh diffusion model that follows the actions of a trained latent action model."""
+    if lam is None:
+        raise DilaError(
+            f"run {run.name} needs a trained latent action model to follow; set start, as in --start FOLDER"
+        )
+    if lam.config != fresh.config.lam:
+        raise DilaError(f"{run.start} is not the latent action model of run {run.name}; set model.lam to its config")
+    fresh.lam.load_state_dict(lam.state_dict())
     return fresh
 
 
@@ -54,7 +72,7 @@ def settle(run: Run, out: Path) -> None:
     described = to_json(run)
     if path.is_file():
         try:
-            stored = to_json(from_json(Run, json.loads(path.read_text(encoding="utf-8")), str(path)))
+            stored = to_json(from_json(Run, _of_today(json.loads(path.read_text(encoding="utf-8"))), str(path)))
         except ValueError as error:
             raise DilaError(f"{path} cannot be read as JSON: {error}; remove the folder to start anew") from error
         different = [told for told in _differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
@@ -62,6 +80,13 @@ def settle(run: Run, out: Path) -> None:
             raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, described)
+
+
+def _of_today(described: Any) -> Any:
+    """A described run whose model says of which kind it is: before there were several it did not have to."""
+    if isinstance(described, dict) and isinstance(described.get("model"), dict):
+        described["model"].setdefault(KIND, DiLAConfig.__name__)
+    return described
 
 
 def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dila.model.dila import DiLA
+from dila.interop.models import AnyModel
 from dila.shapes import Actions, Features, Float, Tensor
 from dila.train.objectives import Batch, Outcome
 from dila.train.run import AnyObjective, Optimiser, Precision
@@ -29,7 +29,7 @@ class Learner(nn.Module):
 
     objective: AnyObjective
 
-    def __init__(self, model: DiLA, objective: AnyObjective, precision: Precision, action_dim: int | None = None):
+    def __init__(self, model: AnyModel, objective: AnyObjective, precision: Precision, action_dim: int | None = None):
         super().__init__()
         self.model = model
         self.objective = objective
@@ -44,7 +44,7 @@ class Learner(nn.Module):
         if a is not None:
             a = (a.float() - self.action_mean) / self.action_std
         with torch.autocast(e.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.objective(self.model, Batch(e, a))
+            return self.objective(self.model, Batch(e, a))  # type: ignore[arg-type] (`Run` checks that they fit)
 
     @torch.no_grad()
     def scale_actions(self, mean: Float[Tensor, " Da"], std: Float[Tensor, " Da"], *, trained: bool) -> None:
@@ -61,7 +61,7 @@ class Learner(nn.Module):
             layer.weight.mul_(self.action_std)
 
     @contextmanager
-    def raw_actions(self) -> Iterator[DiLA]:
+    def raw_actions(self) -> Iterator[AnyModel]:
         """The model as it takes actions in their own units; afterwards its weights are back, bit for bit."""
         if self.model.action_encoder is None or not len(self.action_mean):
             yield self.model
@@ -122,17 +122,26 @@ def compile_layers(model: nn.Module) -> None:
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of each part of a model; a part that has none is one itself."""
+    """The layers of each part of a model; a part that has none is one itself.
+
+    A part with buffers keeps count of something, and must not run twice.
+    """
     for part in model.children():
         lists = (module for module in part.modules() if isinstance(module, nn.ModuleList))
-        own = [layer for layers in lists for layer in layers if not type(layer).__module__.startswith("torch.")]
-        yield from own or [part]
+        own = [layer for layers in lists for layer in layers if _ours(layer)]
+        yield from (layer for layer in own or [part] if _ours(layer) and not any(True for _ in layer.buffers()))
+
+
+def _ours(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("dila.")
 
 
 def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     """AdamW whose weight decay leaves out vectors and ``A_log``, or nothing with ``decay_norms``."""
     decayed, kept = [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         spared = parameter.ndim < 2 or name.endswith("A_log")
         (kept if spared and not settings.decay_norms else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]

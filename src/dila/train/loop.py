@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from dila.configs import to_json
 from dila.errors import DilaError
+from dila.interop.models import AnyModel
 from dila.interop.pretrained import Pretrained, load_pretrained
 from dila.metrics.latent import effective_rank, scale
-from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.train.begin import RUN, begin, grown, settle
 from dila.train.checkpoint import (
@@ -48,6 +48,7 @@ from dila.train.material import (
     default_cache,
     fingerprint,
     gather,
+    held,
     open_data,
     resolve,
 )  # fmt: skip
@@ -133,10 +134,12 @@ class Trainer:
     """
 
     def __init__(
-        self, run: Run, out: Path, material: Material, model: DiLA | None, accelerator: Any, stop: StopRequest,
+        self, run: Run, out: Path, material: Material, model: AnyModel | None, accelerator: Any, stop: StopRequest,
         progress: bool,
     ):  # fmt: skip
+        on_gpu = accelerator.device.type != "cpu"  # a CPU has the cache mapped into its memory anyway
         self.settings, self.out, self.material, self.stop = run, out, material, stop
+        self.read_from = held(material, accelerator.device, run.hold) if on_gpu else material
         self.accelerator, self.progress = accelerator, progress and accelerator.is_main_process
         self.decoder = self._decoder()
         accelerator.wait_for_everyone()
@@ -203,7 +206,7 @@ class Trainer:
 
     def _one_stage(self, number: int, stage: Stage, end: int, log: Log | None, bar: "tqdm[Any]") -> None:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        batches = Batches(self.settings, stage, self.material, self.accelerator.device, rank, world)
+        batches = Batches(self.settings, stage, self.read_from, self.accelerator.device, rank, world)
         if number == self.stage and self.sampler:
             batches.sampler.load_state_dict(self.sampler)
         self.stage = number
@@ -259,7 +262,11 @@ class Trainer:
         return outcomes[-1]._replace(total=table[0], losses=losses), grad, rate
 
     def _log(self, log: Log | None, bar: "tqdm[Any]", stage: Stage, outcome: Outcome, more: dict[str, float]) -> None:
-        latent = {"scale_s": scale(outcome.s), "scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
+        latent = {"scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
+        if outcome.s is not None:
+            latent["scale_s"] = scale(outcome.s)
+        if outcome.perplexity is not None:
+            latent["perplexity"] = outcome.perplexity
         # Averaged over processes, so that all of them come to the same verdict.
         numbers = self.accelerator.reduce(torch.stack(list(latent.values())), reduction="mean").tolist()
         watched = dict(zip(latent, numbers, strict=True))
@@ -310,7 +317,7 @@ class Trainer:
             pretrained = Pretrained(model, self.material.encoder, self.decoder, run.clips.stride, run.clips.frames)
             save_checkpoint(self.out, pretrained, state, run.keep, notes)
 
-    def _learner(self, model: DiLA | None) -> Learner:
+    def _learner(self, model: AnyModel | None) -> Learner:
         run = self.settings
         trained = model is not None and model.action_encoder is not None
         model = grown(model, run)
@@ -330,7 +337,7 @@ class Trainer:
         """The decoder, trained first, so that pictures of all steps show frames; only the main process needs it."""
         material, settings = self.material, self.settings.decoder
         if settings is None or not self.accelerator.is_main_process:
-            return None
+            return material.encoder.inverse()
         return fit_decoder(
             material.encoder, material.train_frames, material.train, settings, self.out / "decoder", stop=self.stop,
             progress=self.progress,
@@ -361,12 +368,13 @@ class Trainer:
         guard = self.settings.guard
         if guard is None or self.step <= self.settings.optimiser.warmup:
             return
-        dead = [name for name in ("scale_s", "scale_z") if watched[name] < guard.scale]
+        least = {"scale_s": guard.scale, "scale_z": guard.scale, "perplexity": guard.perplexity}
+        dead = [name for name, bound in least.items() if watched.get(name, bound) < bound]
         self.dying = self.dying + 1 if dead else 0
         if self.dying >= guard.patience:
+            told = " and ".join(f"{name} stayed below {least[name]:g}" for name in dead)
             raise DilaError(
-                f"the latents died: {' and '.join(dead)} stayed below {guard.scale:g} for {self.dying} logged steps "
-                f"up to step {self.step}; {self._way_back()}"
+                f"the latents died: {told} for {self.dying} logged steps up to step {self.step}; {self._way_back()}"
             )
 
     def _way_back(self) -> str:

@@ -27,7 +27,17 @@ from dila.protocols import Episode
 from dila.shapes import Actions, Float, Frames, Tensor
 from dila.train.objectives import ActionConditioned, Batch
 from dila.train.run import Run, Stage
-from dila.vision import FeatureCache, FeatureStatistics, FrozenEncoder, fit_statistics, fit_statistics_from
+from dila.vision import (
+    CachedEpisode,
+    FeatureCache,
+    FeatureStatistics,
+    FrozenEncoder,
+    HeldEpisode,
+    fit_statistics,
+    fit_statistics_from,
+    hold,
+)  # fmt: skip
+from dila.vision.held import size
 
 STATISTICS_FRAMES = 4096
 READ = 64
@@ -148,6 +158,19 @@ def _normalised(split: Split, statistics: FeatureStatistics) -> Split:
     return split._replace(train=train, held_out=held_out)
 
 
+def held(material: Material, device: torch.device, gigabytes: float) -> Material:
+    """The training features on a device, if they are cached and take no more than so many gigabytes in all."""
+    encoder, frames = material.encoder, sum(len(e.times) for e in material.train if isinstance(e, CachedEpisode))
+    if size(frames, encoder.grid, encoder.feature_dim) > gigabytes:
+        return material
+    return material._replace(
+        splits=tuple(
+            split._replace(train=[hold(e, device) if isinstance(e, CachedEpisode) else e for e in split.train])
+            for split in material.splits
+        )
+    )
+
+
 def cut(run: Run, episodes: Sequence[Episode], frames: int, size: tuple[int, int] | None = None) -> Clips:
     """Clips of `frames` frames at the run's stride."""
     return Clips(episodes, frames, run.clips.stride, run.clips.hop, size)
@@ -216,14 +239,17 @@ class Batches:
         self.sampler = EpochSampler(clips.lengths, self.share, run.seed, rank, world, run.weights)
         self.parts = run.accumulate
         self.skipped: list[str] = []
+        # What lies on a device cannot be handed over by other processes, and need not be brought there.
+        on_device = any(isinstance(episode, HeldEpisode) for episode in material.train)
+        workers = 0 if on_device else run.workers
         self.loader = DataLoader(
             clips,
             batch_size=self.share // self.parts,
             sampler=self.sampler,
-            num_workers=run.workers,
-            persistent_workers=run.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             collate_fn=collate_clips,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda" and not on_device,
             # Of its own: a loader draws a seed each epoch, which from the global generator would undo exact resuming.
             generator=torch.Generator().manual_seed(run.seed),
         )

@@ -20,6 +20,7 @@ from dila.model.losses import (
     structure_loss,
     symmetry_loss,
 )
+from dila.nn.bottleneck import Bottlenecked, perplexity
 from dila.shapes import Actions, Features, Float, LatentActions, Structure, Tensor
 
 
@@ -33,6 +34,7 @@ class Weights:
     diversity: float = 0.03
     norm: float = 0.001
     symmetry: float = 0.001
+    kl: float = 1e-4
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,15 @@ class Batch(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The sum to minimise, each term before its weight, and the quantities to watch."""
+    """The sum to minimise, each term before its weight, and the quantities to watch: z before its bottleneck."""
 
     total: Float[Tensor, ""]
     losses: dict[str, Float[Tensor, ""]]
-    s: Structure
+    s: Structure | None
+    """None of a model without structure."""
     z: LatentActions
+    perplexity: Float[Tensor, ""] | None = None
+    """Of the codes, of a model that has any."""
 
 
 class Objective(Protocol):
@@ -80,10 +85,13 @@ class Objective(Protocol):
 
 
 class _Seen(NamedTuple):
-    """Everything the terms are made of. ``z`` drives the prediction, ``z_seen`` is read from the true change."""
+    """Everything the terms are made of. ``z`` drives the prediction, ``z_seen`` is what the IDM says of the change.
+
+    The terms that read the IDM again compare what it says, before a bottleneck's noise.
+    """
 
     s: Structure
-    z: LatentActions
+    z: Bottlenecked
     z_seen: LatentActions
     ds_hat: Structure
     s_hat: Structure
@@ -108,13 +116,14 @@ class OneStep:
     def __call__(self, model: DiLA, batch: Batch) -> Outcome:
         """Teacher-forced prediction of frames 1..K."""
         e, seen = batch.e, model.observe(batch.e)
-        z = model.idm(seen.s[:, 1:] - seen.s[:, :-1])
-        ds_hat, _ = model.fdm(seen.s[:, :-1], z)
+        z_seen = model.idm(seen.s[:, 1:] - seen.s[:, :-1])
+        z = model.bottleneck(z_seen)
+        ds_hat, _ = model.fdm(seen.s[:, :-1], z.z)
         s_hat = seen.s[:, :-1] + ds_hat
         shown = round(self.shown * len(e))
         drawn = torch.cat([seen.s[:shown, 1:], s_hat[shown:]]) if shown else s_hat
         e_hat, _ = model.decoder(drawn, seen.c_mem[:, :-1], model.decoder.origin(e[:, 0]))
-        return _outcome(model, _Seen(seen.s, z, z, ds_hat, s_hat, e_hat, e[:, 1:], e[:, :1]), self.terms)
+        return _outcome(model, _Seen(seen.s, z, z_seen, ds_hat, s_hat, e_hat, e[:, 1:], e[:, :1]), self.terms)
 
 
 @dataclass(frozen=True)
@@ -126,10 +135,11 @@ class Rollout:
     def __call__(self, model: DiLA, batch: Batch) -> Outcome:
         """Autoregressive prediction of frames 1..K."""
         s = model.observe(batch.e).s
-        z = model.idm(s[:, 1:] - s[:, :-1])
-        ds_hat, _ = model.fdm(s[:, :-1], z)
-        s_hat, e_hat = _imagine(model, batch.e[:, :1], z)
-        return _outcome(model, _Seen(s, z, z, ds_hat, s_hat, e_hat, batch.e[:, 1:], batch.e[:, :1]), self.terms)
+        z_seen = model.idm(s[:, 1:] - s[:, :-1])
+        z = model.bottleneck(z_seen)
+        ds_hat, _ = model.fdm(s[:, :-1], z.z)
+        s_hat, e_hat = _imagine(model, batch.e[:, :1], z.z)
+        return _outcome(model, _Seen(s, z, z_seen, ds_hat, s_hat, e_hat, batch.e[:, 1:], batch.e[:, :1]), self.terms)
 
 
 @dataclass(frozen=True)
@@ -144,11 +154,11 @@ class ActionConditioned:
         assert batch.a is not None, "the action-conditioned stage needs actions in its batches"
         z_all = model.encode_actions(batch.a)
         first = self.context - 1
-        z = z_all[:, first:]
-        s_hat, e_hat = _imagine(model, batch.e[:, : self.context], z, z_all[:, :first])
+        z = Bottlenecked(z_all[:, first:], z_all.new_zeros(()), None)
+        s_hat, e_hat = _imagine(model, batch.e[:, : self.context], z.z, z_all[:, :first])
         s = model.observe(batch.e[:, first:]).s if self.terms.as_released else model.observe(batch.e).s[:, first:]
         z_seen = model.idm(s[:, 1:] - s[:, :-1])
-        ds_hat, _ = model.fdm(s[:, :-1], z)
+        ds_hat, _ = model.fdm(s[:, :-1], z.z)
         target, origin = batch.e[:, self.context :], batch.e[:, first : self.context]
         return _outcome(model, _Seen(s, z, z_seen, ds_hat, s_hat, e_hat, target, origin), self.terms)
 
@@ -166,8 +176,11 @@ def _outcome(model: DiLA, seen: _Seen, terms: Terms) -> Outcome:
     weights = asdict(terms.weights)
     losses = {name: term(model, seen, terms) for name, term in _SINGLE.items() if weights[name]}
     losses |= _inverse_terms(model, seen, terms)
+    if model.penalty and weights[model.penalty]:
+        losses[model.penalty] = seen.z.penalty
     total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-    return Outcome(total, losses, seen.s.detach(), seen.z_seen.detach())
+    used = None if seen.z.codes is None else perplexity(seen.z.codes, int(seen.z.codes.max()) + 1)
+    return Outcome(total, losses, seen.s.detach(), seen.z_seen.detach(), used)
 
 
 def _feature(model: DiLA, seen: _Seen, terms: Terms) -> Tensor:
@@ -186,7 +199,7 @@ _SINGLE = {
     "feature": _feature,
     "structure": _structure,
     "diversity": lambda model, seen, terms: diversity_loss(seen.z_seen),
-    "norm": lambda model, seen, terms: norm_loss(seen.z),
+    "norm": lambda model, seen, terms: norm_loss(seen.z.z),
 }
 
 

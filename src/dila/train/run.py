@@ -5,10 +5,12 @@ from math import cos, pi
 from typing import Any, Literal
 
 from dila.errors import DilaError
+from dila.interop.models import AnyConfig, kind_of
 from dila.model.config import DiLAConfig
 from dila.train.objectives import ActionConditioned, OneStep, Rollout
+from dila.train.published import Published
 
-AnyObjective = OneStep | Rollout | ActionConditioned
+AnyObjective = OneStep | Rollout | ActionConditioned | Published
 Precision = Literal["bf16", "fp32"]
 
 
@@ -143,10 +145,12 @@ class Guard:
 
     Args:
         scale: standard deviation of z or s below which it counts as dead.
+        perplexity: of the codes in a batch, below which they count as dead; all the same is 1.
         patience: logged steps in a row, after warm-up.
     """
 
     scale: float = 1e-3
+    perplexity: float = 1.01
     patience: int = 5
 
 
@@ -180,12 +184,13 @@ class Run:
         recompute: keep only each layer's input for the backward pass and run the layer again there: about a third more
             work, much less memory, the same gradients.
         workers: processes that read data; 0 reads in the training process.
+        hold: gigabytes of cached features that are kept on a GPU; if there are more, clips are read one by one.
         weights: how often each data set is drawn from, in their order, whatever the sum; None draws every clip once.
         tolerate: share of the clips that may fail to be read before the run stops.
     """
 
     name: str
-    model: DiLAConfig
+    model: AnyConfig
     encoder: dict[str, Any]
     stages: tuple[Stage, ...]
     clips: ClipSettings = field(default_factory=ClipSettings)
@@ -208,6 +213,7 @@ class Run:
     compile: bool = False
     recompute: bool = False
     workers: int = 0
+    hold: float = 2.0
     weights: tuple[float, ...] | None = None
     tolerate: float = 0.1
 
@@ -221,9 +227,19 @@ class Run:
             if count < 1:
                 raise DilaError(f"run {self.name}: {name} = {count} must be at least 1")
         for i, stage in enumerate(self.stages):
+            self._check_objective(i, stage.objective)
             needed = stage.objective.context + 1 if isinstance(stage.objective, ActionConditioned) else 2
             if self.clip_frames(stage) < needed:
                 raise DilaError(f"run {self.name}: stages[{i}] needs clips of {needed} frames or more; raise frames")
+
+    def _check_objective(self, i: int, objective: AnyObjective) -> None:
+        kind, published = kind_of(self.model), isinstance(objective, Published)
+        if published == isinstance(self.model, DiLAConfig):
+            fitting = "OneStep, Rollout or ActionConditioned" if published else "Published"
+            raise DilaError(
+                f"run {self.name}: stages[{i}].objective is {type(objective).__name__}, which a {kind} model does not "
+                f"train by; use {fitting}"
+            )
 
     @property
     def steps(self) -> int:

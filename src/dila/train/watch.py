@@ -16,9 +16,9 @@ from dila.data import Clips, Mixture, collate_clips
 from dila.errors import DilaError
 from dila.imagine.pictures import fit_colours, paint
 from dila.imagine.rollout import rollout
+from dila.interop.models import AnyModel
 from dila.metrics.features import one_step_ratio, rollout_ratio
 from dila.metrics.latent import effective_rank, scale
-from dila.model.dila import DiLA
 from dila.protocols import FrameDecoder
 from dila.shapes import Actions, Features, Float, Frames, LatentActions, Pixels, Tensor
 from dila.train.material import Material, Split, cut, features, flat_actions, frame_size, mix
@@ -42,7 +42,8 @@ class Predicted(NamedTuple):
 
     z: LatentActions
     one_step: Features
-    rollout: Features
+    rollout: Features | None
+    """None where nothing acts."""
     action_rollout: Features | None
     """Under real actions, where the run uses any."""
 
@@ -80,7 +81,7 @@ class HeldOut:
         self.frames: Frames | None = torch.stack([frames for _, frames in shown]) if shown else None
 
     @torch.no_grad()
-    def evaluate(self, model: DiLA, decoder: FrameDecoder | None) -> Seen:
+    def evaluate(self, model: AnyModel, decoder: FrameDecoder | None) -> Seen:
         """Errors as ratios to copying, by place in the clip and by horizon, and a contact sheet.
 
         The rows of the sheet, for each clip: the true frames, one-step predictions, the rollout from the first frame.
@@ -92,30 +93,31 @@ class HeldOut:
         seen = _joined(parts)
         return Seen(self._values(seen), self._sheet(seen, decoder))
 
-    def _predict(self, model: DiLA, part: slice) -> Predicted:
+    def _predict(self, model: AnyModel, part: slice) -> Predicted:
         e = self.e[part].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             prediction = model(e)
-            rolled = rollout(model, e[:, :1], prediction.z)
+            rolled = rollout(model, e[:, :1], prediction.z).float().cpu() if model.acts else None
             by_actions = None
             if self.a is not None:
                 by_actions = rollout(model, e[:, :1], model.encode_actions(self.a[part].to(self.device)))
                 by_actions = by_actions.float().cpu()
-        return Predicted(prediction.z.float().cpu(), prediction.e_hat.float().cpu(), rolled.float().cpu(), by_actions)
+        return Predicted(prediction.z.float().cpu(), prediction.e_hat.float().cpu(), rolled, by_actions)
 
     def _values(self, seen: Predicted) -> dict[str, Any]:
         each = {}
         if len(self.parts) > 1:
             for name, part in self.parts.items():
-                by_actions = None if seen.action_rollout is None else seen.action_rollout[part]
-                its = Predicted(seen.z[part], seen.one_step[part], seen.rollout[part], by_actions)
+                its = Predicted(*(None if whole is None else whole[part] for whole in seen))
                 each |= {f"{name}/{key}": value for key, value in self._numbers(its, self.e[part]).items()}
                 each[f"{name}/on"] = self.on[name]
         on = " and ".join(sorted(set(self.on.values())))
         return {"on": on, **self._numbers(seen, self.e), **each}
 
     def _numbers(self, seen: Predicted, e: Features) -> dict[str, Any]:
-        ratios = {"one_step": one_step_ratio(seen.one_step, e), "rollout": rollout_ratio(seen.rollout, e)}
+        ratios = {"one_step": one_step_ratio(seen.one_step, e)}
+        if seen.rollout is not None:
+            ratios["rollout"] = rollout_ratio(seen.rollout, e)
         if seen.action_rollout is not None:
             ratios["action_rollout"] = rollout_ratio(seen.action_rollout, e)
         means = {f"{name}_ratio": float(ratio.mean()) for name, ratio in ratios.items()}
@@ -125,7 +127,8 @@ class HeldOut:
 
     def _sheet(self, seen: Predicted, decoder: FrameDecoder | None) -> Tensor:
         first = self.e[self.shown, :1]
-        rows = [torch.cat([first, predicted[self.shown]], dim=1) for predicted in (seen.one_step, seen.rollout)]
+        predicted = [row for row in (seen.one_step, seen.rollout) if row is not None]
+        rows = [torch.cat([first, row[self.shown]], dim=1) for row in predicted]
         if decoder is None or self.frames is None:
             pictures = coloured([self.e[self.shown], *rows])
         else:
@@ -154,10 +157,7 @@ def coloured(rows: list[Features]) -> list[Pixels]:
 
 
 def _joined(parts: list[Predicted]) -> Predicted:
-    z, one_step, rolled, by_actions = zip(*parts, strict=True)
-    return Predicted(
-        torch.cat(z), torch.cat(one_step), torch.cat(rolled), None if by_actions[0] is None else torch.cat(by_actions)
-    )
+    return Predicted(*(None if its[0] is None else torch.cat(its) for its in zip(*parts, strict=True)))
 
 
 def _resized(frames: Pixels, size: Sequence[int]) -> Float[Tensor, "B T 3 _ _"]:

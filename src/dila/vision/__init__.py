@@ -11,16 +11,20 @@ from dila.vision.conv_decoder import ConvDecoder, ConvDecoderConfig, decoder_los
 from dila.vision.dinov2 import DINOv2, DINOv2Config
 from dila.vision.efficientnet import EfficientNetLite, EfficientNetLiteConfig
 from dila.vision.encoder import FrozenEncoder
+from dila.vision.held import HeldEpisode, hold
+from dila.vision.pixels import PatchDecoder, PatchesConfig, PatchPixels
 from dila.vision.rae_decoder import RAEDecoder, RAEDecoderConfig
 from dila.vision.statistics import FeatureStatistics, fit_statistics
 
 ENCODERS: dict[str, tuple[Any, type]] = {
     EfficientNetLite.name: (EfficientNetLite, EfficientNetLiteConfig),
     DINOv2.name: (DINOv2, DINOv2Config),
+    PatchPixels.name: (PatchPixels, PatchesConfig),
 }
 DECODERS: dict[str, tuple[Any, type]] = {
     ConvDecoder.name: (ConvDecoder, ConvDecoderConfig),
     RAEDecoder.name: (RAEDecoder, RAEDecoderConfig),
+    PatchDecoder.name: (PatchDecoder, PatchesConfig),
 }
 
 
@@ -59,6 +63,7 @@ def _described(config: Mapping[str, Any] | str, known: dict[str, tuple[Any, type
 
 __all__ = [
     "DECODERS", "ENCODERS", "CachedEpisode", "ConvDecoder", "ConvDecoderConfig", "DINOv2", "DINOv2Config",
-    "EfficientNetLite", "EfficientNetLiteConfig", "FeatureCache", "FeatureStatistics", "FrozenEncoder", "RAEDecoder",
-    "RAEDecoderConfig", "build_decoder", "build_encoder", "decoder_loss", "fit_statistics", "fit_statistics_from",
+    "EfficientNetLite", "EfficientNetLiteConfig", "FeatureCache", "FeatureStatistics", "FrozenEncoder", "HeldEpisode",
+    "PatchDecoder", "PatchPixels", "PatchesConfig", "RAEDecoder", "RAEDecoderConfig", "build_decoder", "build_encoder",
+    "decoder_loss", "fit_statistics", "fit_statistics_from", "hold",
 ]  # fmt: skip

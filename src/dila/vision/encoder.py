@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dila.errors import DilaError
+from dila.protocols import FrameDecoder
 from dila.shapes import Features, Float, Frames, Pixels, Tensor
 from dila.vision.statistics import FeatureStatistics
 
@@ -85,6 +86,10 @@ class FrozenEncoder(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """JSON-ready description from which `dila.vision.build_encoder` makes the same encoder, statistics aside."""
+
+    def inverse(self) -> FrameDecoder | None:
+        """The exact way back from features to frames, where there is one."""
+        return None
 
     @torch.no_grad()
     def encode(self, o: Frames | Pixels) -> Features:

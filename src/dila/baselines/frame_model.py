@@ -1,0 +1,119 @@
+"""What the baselines share: a latent action between two frames, and the next frame as a function of one frame and z.
+
+None of the published models carries anything from frame to frame but the frame itself, so the state of a rollout is the
+features of the last frame, predicted ones as well as true ones: that is how LAPA, Moto and AdaWorld's latent action
+model are applied again and again. Each model reads and predicts features ``B T H W D``; under the encoder "pixels" they
+are the frame's patches, and the model the published one.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from dila.nn.bottleneck import Bottlenecked
+from dila.shapes import Actions, Features, Float, Int, LatentActions, Tensor
+
+Predicts = Literal["features", "change", "unit"]
+"""What the last linear map gives: the next frame; what is added to the frame before, at first nothing; or the next
+frame through a sigmoid, for pixels in 0..1."""
+
+
+class Foretold(NamedTuple):
+    """Teacher-forced prediction of frames 1..K, each from the true frame before it."""
+
+    z: LatentActions
+    e_hat: Features
+    penalties: dict[str, Float[Tensor, ""]]
+    """What the bottleneck asks besides a good prediction, by the name of its weight in `dila.train.published`."""
+    codes: Int[Tensor, "B K tokens"] | None
+    """Entries of the codebook, where there is one."""
+
+
+class FrameModel(nn.Module, ABC):
+    """A latent action model by two functions: `squeeze` two frames to a latent action, `draw` a frame and z.
+
+    Args:
+        config: of the model; it has ``grid``, ``feature_dim``, ``action_dim`` and ``real_action_dim``.
+    """
+
+    penalty: str | None = None
+    """Name of the bottleneck's penalty."""
+    acts = True
+    """There are latent actions to infer and to follow."""
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+        self.action_encoder = _action_encoder(config) if config.real_action_dim else None
+
+    @abstractmethod
+    def squeeze(self, e: Features) -> Bottlenecked:
+        """The latent action of each transition, ``B K Dz``; codes are ``B K tokens``."""
+
+    @abstractmethod
+    def draw(self, e: Features, z: LatentActions) -> Features:
+        """The frame that follows each of K frames under its z, whatever stands before and after it."""
+
+    def forward(self, e: Features) -> Foretold:
+        """Infer the actions of a clip and predict each frame from the true one before it."""
+        z, penalty, codes = self.squeeze(e)
+        penalties = {} if self.penalty is None else {self.penalty: penalty}
+        return Foretold(z, self.draw(e[:, :-1], z), penalties, codes)
+
+    def infer(self, e: Features) -> LatentActions:
+        """Latent actions between consecutive frames."""
+        return self.squeeze(e).z
+
+    def encode_actions(self, a: Actions) -> LatentActions:
+        """Latent actions of real ones; the model must have been made with ``real_action_dim``."""
+        assert self.action_encoder is not None, "this model has no action encoder: set real_action_dim"
+        return self.action_encoder(a)
+
+    def start(self, e: Features) -> Float[Tensor, "B H W D"]:
+        """The state: the last context frame."""
+        return e[:, -1]
+
+    def step(
+        self, state: Float[Tensor, "B H W D"], z: Float[Tensor, "B Dz"]
+    ) -> tuple[Float[Tensor, "B H W D"], Float[Tensor, "B H W D"]]:
+        """Draw the next frame, which is the next state."""
+        e_hat = self.draw(state.unsqueeze(1), z.unsqueeze(1)).squeeze(1)
+        return e_hat, e_hat
+
+
+class Head(nn.Module):
+    """The last linear map of a decoder, see `Predicts`."""
+
+    def __init__(self, dim: int, feature_dim: int, predicts: Predicts):
+        super().__init__()
+        self.predicts = predicts
+        self.to_features = nn.Linear(dim, feature_dim)
+        if predicts == "change":
+            nn.init.zeros_(self.to_features.weight)
+            nn.init.zeros_(self.to_features.bias)
+
+    def forward(self, x: Float[Tensor, "... C"], e: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """The next frame from tokens and the frame before."""
+        out = self.to_features(x)
+        if self.predicts == "change":
+            return e + out
+        return out.sigmoid() if self.predicts == "unit" else out
+
+
+def pairs(e: Features) -> Float[Tensor, "BK 2 H W D"]:
+    """Each two consecutive frames as a clip of its own."""
+    return torch.stack([e[:, :-1], e[:, 1:]], dim=2).flatten(0, 1)
+
+
+def tokens(e: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B T N D"]:
+    """Grid to tokens, row-major."""
+    return rearrange(e, "b t h w d -> b t (h w) d")
+
+
+def _action_encoder(config: Any) -> nn.Sequential:
+    """As DiLA's: Linear, SiLU, Linear."""
+    dim = config.action_dim
+    return nn.Sequential(nn.Linear(config.real_action_dim, dim), nn.SiLU(), nn.Linear(dim, dim))

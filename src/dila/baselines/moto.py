@@ -1,0 +1,107 @@
+"""Moto's latent motion tokeniser (Chen et al. 2024, arXiv 2412.04445).
+
+Learned queries read two frames through a few transformer layers and are quantised; a decoder adds all codes, as one
+vector, to every patch of the first frame and draws the second. Published with the tokens of a frozen ViT-MAE in, and
+pixels out; here the features of the frozen encoder in and out.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from dila.baselines.frame_model import FrameModel, Head, Predicts, pairs, tokens
+from dila.nn.bottleneck import VQ, Bottlenecked
+from dila.nn.vit import vit_layer
+from dila.shapes import Features, Float, LatentActions, Tensor
+
+
+@dataclass(frozen=True)
+class MotoConfig:
+    """Sizes; the defaults are the published trainable parts on patches of 16 pixels of frames of 224.
+
+    Args:
+        grid: rows and columns of the feature grid.
+        feature_dim: D.
+        width: channels of all layers.
+        heads: of attention.
+        encoder_depth: layers that read two frames.
+        decoder_depth: layers that draw one.
+        queries: codes of a transition; z is all of them side by side.
+        codes: of the codebook.
+        code_dim: numbers of each.
+        beta: weight of the commitment.
+        predicts: see `dila.baselines.frame_model.Predicts`.
+        real_action_dim: Da of the action encoder, or None.
+    """
+
+    grid: tuple[int, int] = (14, 14)
+    feature_dim: int = 768
+    width: int = 768
+    heads: int = 12
+    encoder_depth: int = 4
+    decoder_depth: int = 12
+    queries: int = 8
+    codes: int = 128
+    code_dim: int = 32
+    beta: float = 0.25
+    predicts: Predicts = "features"
+    real_action_dim: int | None = None
+
+    @property
+    def action_dim(self) -> int:
+        """Dz: all codes of a transition."""
+        return self.queries * self.code_dim
+
+    def for_features(self, grid: tuple[int, int], feature_dim: int) -> "MotoConfig":
+        """The same model for an encoder with this grid and this many channels."""
+        return replace(self, grid=tuple(grid), feature_dim=feature_dim)
+
+
+class Moto(FrameModel):
+    """Two frames to eight codes, and a frame under them."""
+
+    penalty = "commitment"
+    config: MotoConfig
+
+    def __init__(self, config: MotoConfig):
+        super().__init__(config)
+        dim, cells = config.width, config.grid[0] * config.grid[1]
+        self.to_tokens = nn.Linear(config.feature_dim, dim)
+        self.queries = _learned(config.queries, dim)
+        self.between = _learned(1, dim)
+        self.positions = _learned(config.queries + 2 * cells + 1, dim)
+        self.reading = nn.ModuleList(vit_layer(dim, config.heads) for _ in range(config.encoder_depth))
+        self.reading_norm = nn.LayerNorm(dim)
+        self.to_codes = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.code_dim))
+        self.vq = VQ(config.codes, config.code_dim, beta=config.beta)
+        self.to_patches = nn.Linear(config.feature_dim, dim)
+        self.cells = _learned(cells, dim)
+        self.from_codes = nn.Linear(config.action_dim, dim)
+        self.drawing = nn.ModuleList(vit_layer(dim, config.heads) for _ in range(config.decoder_depth))
+        self.drawing_norm = nn.LayerNorm(dim)
+        self.head = Head(dim, config.feature_dim, config.predicts)
+
+    def squeeze(self, e: Features) -> Bottlenecked:
+        """What the queries keep of each two frames."""
+        first, second = self.to_tokens(tokens(pairs(e))).unbind(1)
+        asked = (part.expand(len(first), -1, -1) for part in (self.queries, self.between))
+        queries, between = asked
+        x = torch.cat([queries, first, between, second], dim=1) + self.positions
+        for layer in self.reading:
+            x = layer(x)
+        out = self.vq(self.to_codes(self.reading_norm(x[:, : self.config.queries])))
+        z = rearrange(out.z, "(b k) n d -> b k (n d)", b=len(e))
+        return Bottlenecked(z, out.penalty, rearrange(out.codes, "(b k) n -> b k n", b=len(e)))
+
+    def draw(self, e: Features, z: LatentActions) -> Features:
+        """Patches of each frame, the action added to all of them."""
+        x = self.to_patches(tokens(e)) + self.cells + self.from_codes(z).unsqueeze(2)
+        for layer in self.drawing:
+            x = layer(x)
+        return self.head(self.drawing_norm(x).view(*e.shape[:-1], -1), e)
+
+
+def _learned(count: int, dim: int) -> Float[Tensor, "N D"]:
+    return nn.Parameter(0.02 * torch.randn(count, dim))

@@ -1,0 +1,138 @@
+"""villa-X's latent action model (Chen et al. 2025, arXiv 2507.23682), its visual part.
+
+A causal spatio-temporal encoder reads the whole clip; the mean of two frames' tokens is pooled by four queries and
+quantised. The decoder puts all codes, as one token, before the patches of the first frame and draws the second.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from dila.baselines.frame_model import FrameModel, Head, Predicts, tokens
+from dila.nn.bottleneck import VQ, Bottlenecked
+from dila.nn.position import grid_sinusoids, sinusoids
+from dila.nn.vit import Residual, SelfAttention, SwiGLU, space_time_layer
+from dila.shapes import Features, Float, LatentActions, Tensor
+
+GATE = 0.1
+"""Where learned gates start: layers are almost silent at first (Touvron et al. 2021)."""
+
+
+@dataclass(frozen=True)
+class VillaXConfig:
+    """Sizes; the defaults are the published model on patches of 14 pixels of frames of 224.
+
+    The decoder's width is not published; ours meets the published number of parameters.
+
+    Args:
+        grid: rows and columns of the feature grid.
+        feature_dim: D.
+        width: channels of the encoder.
+        heads: of its attention.
+        encoder_depth: layers within frames and, causally, over time.
+        decoder_width: channels of the decoder.
+        decoder_heads: of its attention.
+        decoder_hidden: channels inside its feed-forwards.
+        decoder_depth: layers within a frame.
+        queries: codes of a transition; z is all of them side by side.
+        codes: of the codebook.
+        code_dim: numbers of each.
+        beta: weight of the commitment.
+        predicts: see `dila.baselines.frame_model.Predicts`.
+        real_action_dim: Da of the action encoder, or None.
+    """
+
+    grid: tuple[int, int] = (16, 16)
+    feature_dim: int = 588
+    width: int = 768
+    heads: int = 8
+    encoder_depth: int = 12
+    decoder_width: int = 1024
+    decoder_heads: int = 16
+    decoder_hidden: int = 3584
+    decoder_depth: int = 8
+    queries: int = 4
+    codes: int = 32
+    code_dim: int = 128
+    beta: float = 0.25
+    predicts: Predicts = "features"
+    real_action_dim: int | None = None
+
+    @property
+    def action_dim(self) -> int:
+        """Dz: all codes of a transition."""
+        return self.queries * self.code_dim
+
+    def for_features(self, grid: tuple[int, int], feature_dim: int) -> "VillaXConfig":
+        """The same model for an encoder with this grid and this many channels."""
+        return replace(self, grid=tuple(grid), feature_dim=feature_dim)
+
+
+class VillaX(FrameModel):
+    """A clip to four codes a transition, each knowing the frames before it, and a frame under them."""
+
+    penalty = "commitment"
+    config: VillaXConfig
+
+    def __init__(self, config: VillaXConfig):
+        super().__init__(config)
+        dim, wide = config.width, config.decoder_width
+        self.to_tokens = nn.Linear(config.feature_dim, dim)
+        self.reading = nn.ModuleList(
+            space_time_layer(dim, config.heads, causal=True, unit=True, gate=GATE) for _ in range(config.encoder_depth)
+        )
+        self.reading_norm = nn.LayerNorm(dim)
+        self.pool = _Pool(dim, config.heads, config.queries)
+        self.to_codes = nn.Linear(dim, config.code_dim)
+        self.vq = VQ(config.codes, config.code_dim, beta=config.beta)
+        self.to_patches = nn.Linear(config.feature_dim, wide)
+        self.from_codes = nn.Linear(config.action_dim, wide)
+        self.drawing = nn.ModuleList(_drawing_layer(config) for _ in range(config.decoder_depth))
+        self.drawing_norm = nn.RMSNorm(wide)
+        self.head = Head(wide, config.feature_dim, config.predicts)
+
+    def squeeze(self, e: Features) -> Bottlenecked:
+        """What the queries keep of the mean of each two frames."""
+        moments = sinusoids(e.shape[1], self.config.width, e.device)[:, None]
+        x = self.to_tokens(tokens(e)) + self._cells(self.config.width, e) + moments
+        for layer in self.reading:
+            x = layer(x)
+        x = self.reading_norm(x)
+        out = self.vq(self.to_codes(self.pool((x[:, :-1] + x[:, 1:]) / 2)))
+        return out._replace(z=rearrange(out.z, "b k n d -> b k (n d)"))
+
+    def draw(self, e: Features, z: LatentActions) -> Features:
+        """Patches of each frame after one token of its action."""
+        x = self.to_patches(tokens(e)) + self._cells(self.config.decoder_width, e)
+        x = torch.cat([self.from_codes(z).unsqueeze(2).to(x.dtype), x], dim=2)
+        for layer in self.drawing:
+            x = layer(x)
+        return self.head(self.drawing_norm(x[:, :, 1:]).view(*e.shape[:-1], -1), e)
+
+    def _cells(self, dim: int, e: Tensor) -> Float[Tensor, "N C"]:
+        return grid_sinusoids(self.config.grid, dim, e.device)
+
+
+class _Pool(nn.Module):
+    """A few learned queries that attend to all tokens of a frame."""
+
+    def __init__(self, dim: int, heads: int, queries: int):
+        super().__init__()
+        self.heads = heads
+        self.queries = nn.Parameter(torch.randn(queries, dim) * dim**-0.5)
+        self.to_q, self.to_kv, self.to_out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "B K N D"]) -> Float[Tensor, "B K M D"]:
+        """One vector a query."""
+        q = rearrange(self.to_q(self.queries), "m (heads d) -> heads m d", heads=self.heads)
+        k, v = rearrange(self.to_kv(x), "b k n (two heads d) -> two b k heads n d", two=2, heads=self.heads)
+        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1).to(v.dtype)
+        return self.to_out(rearrange(weights @ v, "b k heads m d -> b k m (heads d)"))
+
+
+def _drawing_layer(config: VillaXConfig) -> nn.Sequential:
+    dim = config.decoder_width
+    layers = (SelfAttention(dim, config.decoder_heads), SwiGLU(dim, config.decoder_hidden))
+    return nn.Sequential(*(Residual(dim, layer, norm=nn.RMSNorm, gate=GATE) for layer in layers))

@@ -1,0 +1,41 @@
+"""Every model that can be trained, saved and loaded, by its name: the one table of them."""
+
+from typing import NamedTuple
+
+from dila.baselines.adaworld import AdaWorld, AdaWorldConfig
+from dila.baselines.adaworld_diffusion import AdaWorldDiffusion, AdaWorldDiffusionConfig
+from dila.baselines.lapa import LAPA, LAPAConfig
+from dila.baselines.moto import Moto, MotoConfig
+from dila.baselines.villax import VillaX, VillaXConfig
+from dila.model.config import DiLAConfig
+from dila.model.dila import DiLA
+
+AnyConfig = DiLAConfig | LAPAConfig | MotoConfig | AdaWorldConfig | AdaWorldDiffusionConfig | VillaXConfig
+AnyModel = DiLA | LAPA | Moto | AdaWorld | AdaWorldDiffusion | VillaX
+
+
+class Kind(NamedTuple):
+    """A config and the model that it makes."""
+
+    config: type[AnyConfig]
+    model: type[AnyModel]
+
+
+MODELS: dict[str, Kind] = {
+    "dila": Kind(DiLAConfig, DiLA),
+    "lapa": Kind(LAPAConfig, LAPA),
+    "moto": Kind(MotoConfig, Moto),
+    "adaworld": Kind(AdaWorldConfig, AdaWorld),
+    "adaworld_diffusion": Kind(AdaWorldDiffusionConfig, AdaWorldDiffusion),
+    "villax": Kind(VillaXConfig, VillaX),
+}
+
+
+def kind_of(config: AnyConfig) -> str:
+    """The name of a config's kind of model, which ``config.json`` tells."""
+    return next(name for name, kind in MODELS.items() if kind.config is type(config))
+
+
+def build(config: AnyConfig) -> AnyModel:
+    """A fresh model."""
+    return MODELS[kind_of(config)].model(config)  # type: ignore[arg-type]

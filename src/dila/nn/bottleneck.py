@@ -1,0 +1,167 @@
+"""What squeezes a latent action: nearest codes (VQ), codes approached by noise (NSVQ), or a Gaussian with a prior.
+
+Each reads ``... C`` and gives a `Bottlenecked`: what passes, the penalty that goes with it (its weight is the
+caller's), and the codes where there are any. All compute in float32, whatever autocast does around them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from dila.shapes import Float, Int, Tensor
+
+REPLACED = (1, *range(10, 100, 10), *range(100, 1_000, 100), *range(1_000, 5_000, 500))
+"""Training batches after which dead codes are replaced: LAPA's, often at first, never after 5,000; and the first."""
+
+
+class Bottlenecked(NamedTuple):
+    """What comes out of a bottleneck."""
+
+    z: Float[Tensor, "... Dz"]
+    penalty: Float[Tensor, ""]
+    codes: Int[Tensor, "..."] | None
+    """Which entry of the codebook each vector is."""
+
+
+class Codebook(nn.Module):
+    """``codes`` vectors of ``dim`` numbers, how often each was used, and the replacing of those that are not.
+
+    All that replacing needs is in buffers, which processes that train together share: they replace alike.
+
+    Args:
+        codes: how many.
+        dim: numbers in each.
+        replaced: numbers of the training batches after which unused codes are replaced.
+        dead: share of the uses below which a code counts as unused, in units of an equal share.
+    """
+
+    def __init__(self, codes: int, dim: int, *, replaced: tuple[int, ...] = (), dead: float = 0.01):
+        super().__init__()
+        self.entries = nn.Parameter(torch.randn(codes, dim))
+        self.replaced, self.dead = frozenset(replaced), dead
+        self.usage: Float[Tensor, " codes"]
+        self.batches: Int[Tensor, ""]
+        self.sample: Float[Tensor, "codes D"]
+        self.register_buffer("usage", torch.zeros(codes))  # since dead ones were last replaced
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("sample", torch.zeros(codes, dim))  # inputs of the last batch
+
+    def nearest(self, x: Float[Tensor, "... D"]) -> Int[Tensor, "..."]:
+        """The entry closest to each vector; in training it is counted, and dead ones are replaced when due."""
+        if self.training:
+            self._begin_batch()
+        with torch.no_grad():
+            flat = x.reshape(-1, x.shape[-1])
+            distance = self.entries.square().sum(-1) - 2 * flat @ self.entries.T
+            codes = distance.argmin(-1)
+            if self.training:
+                self.usage += torch.bincount(codes, minlength=len(self.usage)).to(self.usage.dtype)
+                self.sample.copy_(flat[torch.randint(len(flat), (len(self.sample),), device=flat.device)])
+        return codes.reshape(x.shape[:-1])
+
+    @torch.no_grad()
+    def replace_dead(self) -> int:
+        """Put inputs of the last batch in the place of unused entries; gives how many there were."""
+        share = self.usage / self.usage.sum().clamp_min(1)
+        unused = share < self.dead / len(share)
+        self.entries[unused] = self.sample[unused]
+        self.usage.zero_()
+        return int(unused.sum())
+
+    def _begin_batch(self) -> None:
+        if self.replaced:
+            if int(self.batches) in self.replaced:
+                self.replace_dead()
+            self.batches += 1
+
+
+class NSVQ(Codebook):
+    """Noise-substitution vector quantisation (Vali and Backstrom 2022), as in LAPA.
+
+    In training the error of the nearest code is replaced by noise of the same length, through which gradients reach
+    both the input and the code, so that no penalty is needed; in evaluation the code itself passes.
+    """
+
+    def __init__(self, codes: int, dim: int, *, replaced: tuple[int, ...] = REPLACED):
+        super().__init__(codes, dim, replaced=replaced)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
+        """Quantise each vector."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            codes = self.nearest(x)
+            nearest = self.entries[codes]
+            if not self.training:
+                return Bottlenecked(nearest, x.new_zeros(()), codes)
+            noise = torch.randn_like(x)
+            noise = noise / noise.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            error = (x - nearest).square().sum(-1, keepdim=True).clamp_min(1e-24).sqrt()
+            return Bottlenecked(x + error * noise, x.new_zeros(()), codes)
+
+
+class VQ(Codebook):
+    """Vector quantisation with a straight-through gradient (van den Oord et al. 2017), as in Moto and villa-X.
+
+    The penalty moves each used code to its inputs, and by ``beta`` the inputs to their code.
+    """
+
+    def __init__(self, codes: int, dim: int, *, beta: float = 0.25, replaced: tuple[int, ...] = REPLACED):
+        super().__init__(codes, dim, replaced=replaced)
+        self.beta = beta
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
+        """Quantise each vector."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            codes = self.nearest(x)
+            nearest = self.entries[codes]
+            penalty = (nearest - x.detach()).square().mean() + self.beta * (x - nearest.detach()).square().mean()
+            return Bottlenecked(x + (nearest - x).detach() if self.training else nearest, penalty, codes)
+
+
+class Gaussian(nn.Module):
+    """A Gaussian of ``dim`` numbers read off ``width``: a sample in training, the mean in evaluation.
+
+    The penalty is its divergence from the standard normal, summed over numbers and averaged over vectors, as in
+    AdaWorld.
+    """
+
+    def __init__(self, dim: int, width: int | None = None):
+        super().__init__()
+        self.moments = nn.Linear(width or dim, 2 * dim)
+
+    def forward(self, x: Float[Tensor, "... C"]) -> Bottlenecked:
+        """Mean or sample of each vector's Gaussian."""
+        with torch.autocast(x.device.type, enabled=False):
+            mean, log_variance = self.moments(x.float()).chunk(2, dim=-1)
+            penalty = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean()
+            z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean) if self.training else mean
+            return Bottlenecked(z, penalty, None)
+
+
+class Open(nn.Module):
+    """No bottleneck: everything passes."""
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
+        """``x`` as it is."""
+        return Bottlenecked(x, x.new_zeros(()), None)
+
+
+class Tokens(nn.Module):
+    """A vector cut into equal tokens, each through the same bottleneck; the codes get an axis of tokens."""
+
+    def __init__(self, each: nn.Module, tokens: int):
+        super().__init__()
+        self.each, self.tokens = each, tokens
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
+        """What the tokens became, side by side again."""
+        z, penalty, codes = self.each(x.unflatten(-1, (self.tokens, -1)))
+        return Bottlenecked(z.flatten(-2), penalty, codes)
+
+
+def perplexity(codes: Int[Tensor, "..."], count: int) -> Float[Tensor, ""]:
+    """exp of the entropy of how often each of ``count`` codes is used: 1 at collapse, ``count`` when all are alike."""
+    share = torch.bincount(codes.flatten(), minlength=count).float()
+    return torch.special.entr(share / share.sum().clamp_min(1)).sum().exp()

@@ -1,0 +1,124 @@
+"""Ablations by name (paper table 2, figure 5, and what a sceptic asks): each changes one thing of a recipe.
+
+``dila train ablation:discrete --data ...`` trains that of ``tiny_pusht``, ``ablation:discrete@paper`` the paper's.
+What each is for stands in docs/ablations.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from dila.errors import DilaError
+from dila.model.config import DiLAConfig, Discrete, Gaussian, NoAction, NoContent, WholeChange
+from dila.train.objectives import OneStep, Rollout, Weights
+from dila.train.run import Run, Stage
+
+Change = Callable[[Run], Run]
+
+WIDTHS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Numbers in z."""
+
+
+def ablated(name: str, run: Run) -> Run:
+    """The run with one thing changed.
+
+    Raises:
+        DilaError: an unknown name, or an ablation that leaves this run as it is.
+    """
+    if name not in ABLATIONS:
+        raise DilaError(f"unknown ablation {name!r}: choose one of {', '.join(ABLATIONS)}")
+    if not isinstance(run.model, DiLAConfig):
+        raise DilaError(f"ablation {name} is one of DiLA, which {run.name} does not train; choose another recipe")
+    changed = ABLATIONS[name](run)
+    if changed == run:
+        raise DilaError(f"ablation {name} changes nothing in recipe {run.name}, which is so already; train that")
+    return changed
+
+
+def no_content(run: Run) -> Run:
+    """No content: structure four times as wide (128 at base), the maps around it half as wide again."""
+    sizes = run.model
+    wide = {"structure_dim": 4 * sizes.structure_dim, "mlp_hidden": sizes.hidden * 3 // 2}
+    return _model(run, content=NoContent(), **wide)
+
+
+def discrete(run: Run) -> Run:
+    """Discrete z: 16 tokens of 32 numbers, each one of 8 codes, by NSVQ."""
+    return _model(run, action_dim=16 * 32, bottleneck=Discrete(codes=8, tokens=16))
+
+
+def gaussian(run: Run) -> Run:
+    """Gaussian z: sampled in training, KL divergence from the prior at weight 1e-4."""
+    return _model(_weights(run, kl=1e-4), bottleneck=Gaussian())
+
+
+def no_bottleneck(run: Run) -> Run:
+    """No bottleneck: z is the whole change of structure, which the FDM takes token by token."""
+    return _model(run, bottleneck=WholeChange())
+
+
+def no_action(run: Run) -> Run:
+    """No latent action: no IDM and FDM, structure trained by reconstruction alone; no rollouts."""
+    off = {field.name: 0.0 for field in fields(Weights) if field.name != "feature"}
+    run = _model(_weights(run, **off), bottleneck=NoAction())
+    return replace(run, stages=tuple(map(_in_one_step, run.stages)))
+
+
+def pairwise(run: Run) -> Run:
+    """Pairwise IDM: z of two frames, whatever stands around them."""
+    return _model(run, idm=replace(run.model.idm, pairwise=True))
+
+
+def bidirectional(run: Run) -> Run:
+    """Bidirectional IDM (the paper's): z sees neighbouring transitions on both sides; not odd by construction."""
+    return _model(run, idm=replace(run.model.idm, pairwise=False, odd=False))
+
+
+def _width(numbers: int) -> Change:
+    def width(run: Run) -> Run:
+        return _model(run, action_dim=numbers)
+
+    width.__doc__ = f"z of {numbers} numbers."
+    return width
+
+
+def _without(term: str) -> Change:
+    def without(run: Run) -> Run:
+        return _weights(run, **{term: 0.0})
+
+    without.__doc__ = f"The {term} term of the loss off."
+    return without
+
+
+def _model(run: Run, **changes: Any) -> Run:
+    return replace(run, model=replace(run.model, **changes))
+
+
+def _weights(run: Run, **changes: float) -> Run:
+    return replace(run, stages=tuple(_weighed(stage, changes) for stage in run.stages))
+
+
+def _weighed(stage: Stage, changes: dict[str, float]) -> Stage:
+    terms = replace(stage.objective.terms, weights=replace(stage.objective.terms.weights, **changes))
+    return replace(stage, objective=replace(stage.objective, terms=terms))
+
+
+def _in_one_step(stage: Stage) -> Stage:
+    rolled = isinstance(stage.objective, Rollout)
+    return replace(stage, objective=OneStep(stage.objective.terms)) if rolled else stage
+
+
+_TERMS = ("feature", "structure", "action", "diversity", "norm", "symmetry")
+
+ABLATIONS: dict[str, Change] = {
+    "no-content": no_content,
+    "discrete": discrete,
+    "gaussian": gaussian,
+    "no-bottleneck": no_bottleneck,
+    "no-action": no_action,
+    **{f"z-{numbers}": _width(numbers) for numbers in WIDTHS},
+    "pairwise": pairwise,
+    "bidirectional": bidirectional,
+    **{f"no-{term}-loss": _without(term) for term in _TERMS},
+}
+"""Each ablation's name and the change it makes; the first line of its docstring is its line of help."""

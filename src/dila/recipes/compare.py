@@ -1,0 +1,294 @@
+"""DiLA, its ablations and the baselines on equal terms: the same data, features, clips seen and seeds, one JSON a run.
+
+::
+
+    python -m dila.recipes.compare --data recordings/pusht --out runs/compare --parallel 2
+
+    out/results/baseline-lapa-seed0.json    what a run scored, see `Settings` and `measure`
+    out/baseline-lapa-seed0/                the run
+
+What is finished is skipped, what was interrupted goes on; a run that failed has its reason in its JSON.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+import torch
+
+from dila.configs import write_json
+from dila.data import Clips, collate_clips, open_corpus, split_episodes
+from dila.errors import DilaError
+from dila.evaluate.first_look import measure_rollouts, measure_z_probe
+from dila.evaluate.parameters import count
+from dila.imagine.world import World
+from dila.interop.pretrained import load_pretrained, pick_device
+from dila.protocols import Episode
+from dila.recipes import recipe
+from dila.train.begin import begin
+from dila.train.learner import Learner
+from dila.train.log import read_log
+from dila.train.loop import train
+from dila.train.material import default_cache, gather, open_data, resolve
+from dila.train.run import Run
+from dila.version import commit, version
+from dila.vision import FeatureCache
+
+NAMES = (
+    "dila", "baseline:lapa", "baseline:moto", "baseline:adaworld", "baseline:villax", "ablation:no-content",
+    "ablation:discrete", "ablation:gaussian",
+)  # fmt: skip
+"""DiLA, the models of table 1 and the ablations of table 2."""
+
+AGENT = ("agent_x", "agent_y")
+LOSS_CLIPS = 64
+"""Held-out clips that losses are told of."""
+
+_BASE = {"tiny": "tiny_pusht", "small": "small"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a comparison share.
+
+    Args:
+        data: the corpus.
+        out: folder of runs and results.
+        names: ``dila``, ``baseline:NAME``, ``ablation:NAME``.
+        seeds: how many each, from 0.
+        size: of the models, and so whose recipe: tiny or small.
+        steps: optimiser steps of each run, its stages shortened alike; the recipe's when None.
+        parallel: runs at once, on the one device.
+        cache_dir: of features, see `dila.train.loop.train`.
+        device: auto, cpu, cuda or mps.
+        probed: components of the column ``state`` whose change the probe reads off z; none where there are none.
+    """
+
+    data: str
+    out: Path = Path("runs/compare")
+    names: tuple[str, ...] = NAMES
+    seeds: int = 5
+    size: Literal["tiny", "small"] = "tiny"
+    steps: int | None = None
+    parallel: int = 1
+    cache_dir: Path | None = None
+    device: str = "auto"
+    probed: tuple[str, ...] = AGENT
+
+
+def compare(settings: Settings) -> list[dict[str, Any]]:
+    """Train and measure all that is not there yet; gives every run's result, printed as a table.
+
+    Raises:
+        DilaError: an unknown name, or results of other settings in ``out``.
+        SystemExit: stopped by a signal, saved.
+    """
+    jobs = [(name, seed) for seed in range(settings.seeds) for name in settings.names]
+    runs = {job: run_of(settings, *job) for job in jobs}
+    left = [job for job in jobs if _result(settings, *job, runs[job]) is None]
+    if left:
+        _fill_cache(settings, runs[left[0]])
+    if settings.parallel == 1:
+        for job in left:
+            _told(one(settings, *job), job)
+    elif left:
+        # Spawned: a forked process cannot use CUDA.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(settings.parallel, context, initializer=_begin, initargs=(settings.parallel,)) as pool:
+            started = {pool.submit(one, settings, *job): job for job in left}
+            for done in as_completed(started):
+                _told(done.result(), started[done])
+    results = [result for job in jobs if (result := _result(settings, *job, runs[job])) is not None]
+    print(table(results))
+    return results
+
+
+def run_of(settings: Settings, name: str, seed: int) -> Run:
+    """The run with this name and seed at the size and length of the comparison.
+
+    It has no decoder and no guard: a run whose latents die is a result as well.
+    """
+    base = _BASE[settings.size]
+    named = {"dila": base, "baseline": f"{name}@{settings.size}", "ablation": f"{name}@{base}"}
+    kind = name.partition(":")[0]
+    if kind not in named:
+        raise DilaError(f"names: there is no {name!r}; choose dila, baseline:NAME or ablation:NAME")
+    run = recipe(named[kind])
+    run = run if settings.steps is None else shortened(run, settings.steps)
+    return replace(
+        run, seed=seed, decoder=None, guard=None, trackers=(), keep=1, evaluate_every=run.steps, log_every=20
+    )
+
+
+def shortened(run: Run, steps: int) -> Run:
+    """The run in so many steps, each stage's share kept; warm-up is a tenth of it at most.
+
+    Raises:
+        DilaError: fewer steps than stages.
+    """
+    if steps < len(run.stages):
+        raise DilaError(f"steps = {steps} must be at least {len(run.stages)}, one for each stage of {run.name}")
+    ends = [round(steps * sum(s.steps for s in run.stages[: i + 1]) / run.steps) for i in range(len(run.stages))]
+    ends = [max(end, i + 1) for i, end in enumerate(ends)]
+    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    stages = tuple(replace(stage, steps=max(1, count)) for stage, count in zip(run.stages, lengths, strict=True))
+    first = replace(stages[0], steps=steps - sum(stage.steps for stage in stages[1:]))
+    warmup = min(run.optimiser.warmup, steps // 10)
+    return replace(run, stages=(first, *stages[1:]), optimiser=replace(run.optimiser, warmup=warmup))
+
+
+def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
+    """Train and measure one run, and write its JSON."""
+    run, folder = run_of(settings, name, seed), settings.out / _slug(name, seed)
+    told: dict[str, Any] = {
+        "name": name,
+        "seed": seed,
+        "size": settings.size,
+        "steps": run.steps,
+        "clips": run.steps * run.batch,
+        "dila_version": version(),
+        "commit": commit(),
+        "device": _device_name(settings.device),
+    }
+    began = time.monotonic()
+    try:
+        checkpoint = train(run, settings.data, folder, cache_dir=settings.cache_dir, progress=False)
+        told |= {"seconds_training": _seconds(folder, run.batch), "held_out": _evaluation(folder)}
+        told |= measure(settings, run, checkpoint)
+    except DilaError as error:
+        told["failed"] = str(error)
+    told["seconds"] = round(time.monotonic() - began, 1)
+    path = _path(settings, name, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, told)
+    return told
+
+
+def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
+    """Size; losses, rollout error over copying by horizon, and the probe, all on held-out episodes."""
+    pretrained = load_pretrained(checkpoint, device=settings.device)
+    world = World(*pretrained, bf16=run.precision == "bf16")
+    told: dict[str, Any] = {"parameters": count(pretrained.model.config)}
+    corpus = open_corpus(settings.data)
+    cache = FeatureCache(
+        pretrained.encoder, settings.cache_dir or default_cache(), pretrained.encoder.statistics, progress=False
+    )
+    training, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
+    told["losses"] = _losses(world, run, held)
+    if not pretrained.model.acts:
+        return told
+    told["rollout"] = asdict(measure_rollouts(world, held))
+    told["rollout_error_vs_copy_last"] = told["rollout"]["pooled"]
+    components = [corpus.names["state"].index(name) for name in settings.probed if "state" in corpus.names]
+    if components:
+        probed = measure_z_probe(world, training, held, components)
+        told |= {"probe_r2": probed.r2, "probe": probed.to_json()}
+    return told
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Mean and spread over seeds of each name, as text."""
+    lines = [f"{'name':<24}{'runs':>5}{'parameters':>12}{'rollout/copy':>18}{'probe R2':>18}{'train s':>9}"]
+    for name in dict.fromkeys(result["name"] for result in results):
+        its = [result for result in results if result["name"] == name and "failed" not in result]
+        failed = sum(result["name"] == name for result in results) - len(its)
+        size = f"{its[0]['parameters']:,}" if its else ""
+        scores = [_spread([r[key] for r in its if key in r]) for key in ("rollout_error_vs_copy_last", "probe_r2")]
+        seconds = f"{fmean(r['seconds_training'] for r in its):.0f}" if its else ""
+        line = f"{name:<24}{len(its):>5}{size:>12}{scores[0]:>18}{scores[1]:>18}{seconds:>9}"
+        lines.append(line + (f"  {failed} failed" if failed else ""))
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{fmean(values):.3f} +- {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+def _begin(parallel: int) -> None:
+    # More threads than cores make torch spin.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel))
+
+
+def _fill_cache(settings: Settings, run: Run) -> None:
+    """Encode the data once, before several runs want it at a time."""
+    encoder, _ = begin(run)
+    encoder.to(pick_device(settings.device))
+    corpora = open_data(run, settings.data)
+    gather(resolve(run, encoder, corpora), encoder, corpora, Path(settings.cache_dir or default_cache()))
+
+
+def _result(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any] | None:
+    """What a finished run scored; None if it is still to do."""
+    path = _path(settings, name, seed)
+    if not path.is_file():
+        return None
+    result = json.loads(path.read_text(encoding="utf-8"))
+    for key, wanted in (("steps", run.steps), ("size", settings.size)):
+        if result[key] != wanted:
+            raise DilaError(f"{path} is of a run with {key} = {result[key]}, not {wanted}; choose another out")
+    return result
+
+
+def _told(result: dict[str, Any], job: tuple[str, int]) -> None:
+    print(f"{job[0]} seed {job[1]}: {result.get('failed', 'done')}, {result['seconds']:.0f} s", flush=True)
+
+
+def _slug(name: str, seed: int) -> str:
+    return f"{name.replace(':', '-')}-seed{seed}"
+
+
+def _path(settings: Settings, name: str, seed: int) -> Path:
+    return settings.out / "results" / f"{_slug(name, seed)}.json"
+
+
+def _seconds(folder: Path, batch: int) -> float:
+    """Time in optimiser steps, over all the sittings that a run took."""
+    logged, seconds = 0, 0.0
+    for record in read_log(folder):
+        if record["kind"] == "train":
+            seconds += (record["step"] - logged) * batch / record["clips_per_second"]
+            logged = record["step"]
+    return round(seconds, 1)
+
+
+@torch.no_grad()
+def _losses(world: World, run: Run, episodes: Sequence[Episode]) -> dict[str, float]:
+    """Each term of the last stage's objective on held-out clips, before its weight."""
+    clips = Clips(episodes, run.clips.frames, run.clips.stride, hop=run.clips.frames)
+    learner = Learner(world.model, run.stages[-1].objective, run.precision).eval()  # type: ignore[arg-type]
+    seen = []
+    for start in range(0, min(len(clips), LOSS_CLIPS), run.batch):
+        few = range(start, min(len(clips), start + run.batch))
+        seen.append(learner(collate_clips([clips[i] for i in few]).frames.to(world.device)).losses)
+    return {name: fmean(float(losses[name]) for losses in seen) for name in seen[0]}
+
+
+def _evaluation(folder: Path) -> dict[str, Any]:
+    """The last evaluation of the run itself: held-out errors, liveliness of z."""
+    last = [record for record in read_log(folder) if record["kind"] == "evaluation"][-1]
+    return {key: value for key, value in last.items() if key != "kind"}
+
+
+def _device_name(device: str) -> str:
+    kind = pick_device(device)
+    return torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and run."""
+    import tyro
+
+    compare(tyro.cli(Settings, prog="dila compare", description=__doc__, args=arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What the baselines minimise: the error of the next frame, and what their bottleneck asks."""
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
+from dila.baselines.frame_model import FrameModel
+from dila.model.losses import feature_loss, motion_weight
+from dila.nn.bottleneck import perplexity
+from dila.train.objectives import Batch, Outcome
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Weight of each term, by its name; a model has those that its bottleneck gives. 0 leaves a term out.
+
+    Args:
+        feature: squared error of the predicted frame.
+        commitment: of the codebook and its inputs (Moto, villa-X); the part of the inputs is ``beta`` of the model.
+        kl: divergence of the Gaussian from the standard normal (AdaWorld).
+        denoising: of a frame under noise (AdaWorld's diffusion model, whose feature loss is then 0).
+    """
+
+    feature: float = 1.0
+    commitment: float = 1.0
+    kl: float = 2e-4
+    denoising: float = 1.0
+
+
+@dataclass(frozen=True)
+class Published:
+    """A baseline's own training, every frame from the true one before it.
+
+    Args:
+        weights: of the sum; the defaults are the published ones.
+        motion: strength of the weight on tokens that changed since the first frame, as in `Terms`; published 0.
+    """
+
+    weights: PublishedWeights = field(default_factory=PublishedWeights)
+    motion: float = 0.0
+
+    def __call__(self, model: FrameModel | AdaWorldDiffusion, batch: Batch) -> Outcome:
+        """The loss of one batch."""
+        e, made = batch.e, model(batch.e)
+        weight = motion_weight(e, self.motion) if self.motion else None
+        weights = asdict(self.weights)
+        losses = {"feature": feature_loss(made.e_hat, e[:, 1:], weight), **made.penalties}
+        losses = {name: loss for name, loss in losses.items() if weights[name]}
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        used = None if made.codes is None else perplexity(made.codes, model.config.codes)
+        return Outcome(total, losses, None, made.z.detach(), used)

@@ -1,0 +1,109 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from dila.errors import DilaError
+from dila.recipes import compare as module
+from dila.recipes import recipe
+from dila.recipes.compare import NAMES, Settings, compare, run_of, shortened, table
+
+
+@pytest.fixture
+def settings(first_look, tmp_path):
+    return Settings(
+        str(first_look.folder / "pusht"), tmp_path / "out", ("dila", "baseline:adaworld"), seeds=1, steps=4,
+        cache_dir=first_look.folder / "features", device="cpu",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def toy(first_look, monkeypatch):
+    """Recipes at toy scale."""
+    made = run_of
+
+    def small(settings, name, seed):
+        run = replace(made(settings, name, seed), encoder=first_look.run.encoder, batch=4, evaluate_clips=2)
+        if name == "dila":
+            return replace(run, model=first_look.run.model)
+        return replace(run, model=replace(run.model, width=16, heads=2, encoder_depth=1, decoder_depth=1))
+
+    monkeypatch.setattr(module, "run_of", small)
+
+
+def test_runs_are_trained_measured_written_and_then_skipped(settings, toy, monkeypatch, capsys):
+    first = compare(settings)
+    assert [(result["name"], result["seed"], result["steps"], result["clips"]) for result in first] == [
+        ("dila", 0, 4, 16),
+        ("baseline:adaworld", 0, 4, 16),
+    ]
+    for result in first:
+        assert {"parameters", "losses", "rollout_error_vs_copy_last", "probe_r2", "seconds", "commit"} <= result.keys()
+        assert len(result["rollout"]["by_horizon"]) == 8
+    assert set(first[1]["losses"]) == {"feature", "kl"}
+    assert "baseline:adaworld" in capsys.readouterr().out
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained again"))
+    assert compare(settings) == first
+    with pytest.raises(DilaError, match="is of a run with steps = 4, not 5; choose another out"):
+        compare(replace(settings, steps=5))
+
+
+def test_a_run_that_fails_is_told_and_others_go_on(settings, toy, monkeypatch):
+    trained = module.train
+
+    def break_dila(run, *arguments, **options):
+        if run.name == "tiny_pusht":
+            raise DilaError("the loss is not finite")
+        return trained(run, *arguments, **options)
+
+    monkeypatch.setattr(module, "train", break_dila)
+    failed, done = compare(settings)
+    assert failed["failed"] == "the loss is not finite"
+    assert "failed" not in done
+    assert "1 failed" in table([failed, done])
+    stored = json.loads((settings.out / "results" / "dila-seed0.json").read_text())
+    assert stored == failed
+
+
+def test_a_model_without_actions_is_measured_as_far_as_it_goes(settings, first_look, monkeypatch):
+    made = run_of
+    small = {"width": 16, "mlp_hidden": 16, "content_dim": 16, "structure_dim": 4}
+
+    def toy(settings, name, seed):
+        run = made(settings, name, seed)
+        model = replace(run.model, **small, decoder=first_look.run.model.decoder)
+        return replace(run, encoder=first_look.run.encoder, batch=4, evaluate_clips=2, model=model)
+
+    monkeypatch.setattr(module, "run_of", toy)
+    (result,) = compare(replace(settings, names=("ablation:no-action",)))
+    assert "rollout" not in result
+    assert set(result["losses"]) == {"feature"}
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_every_name_has_a_run_of_as_many_clips(size):
+    settings = Settings("data", size=size, steps=40)
+    runs = [run_of(settings, name, 3) for name in NAMES]
+    assert {(run.steps, run.batch, run.seed, run.clips, run.encoder["name"]) for run in runs} == {
+        (40, runs[0].batch, 3, runs[0].clips, runs[0].encoder["name"])
+    }
+    with pytest.raises(DilaError, match="there is no 'genie'"):
+        run_of(settings, "genie", 0)
+
+
+@pytest.mark.parametrize("steps", [3, 7, 100, 760, 1000])
+def test_shortened_runs_have_the_steps_and_every_stage(steps):
+    run = shortened(recipe("tiny_pusht"), steps)
+    assert run.steps == steps
+    assert [type(s.objective) for s in run.stages] == [type(s.objective) for s in recipe("tiny_pusht").stages]
+    assert run.optimiser.warmup <= steps // 10
+    with pytest.raises(DilaError, match="steps = 2 must be at least 3"):
+        shortened(run, 2)
+
+
+@pytest.mark.slow
+def test_several_at_once_score_what_one_after_the_other_does(settings):
+    short = replace(settings, names=("baseline:moto", "baseline:adaworld"), steps=2)
+    one = compare(short)
+    both = compare(replace(short, out=settings.out.with_name("both"), parallel=2))
+    assert [r["rollout"] for r in one] == pytest.approx([r["rollout"] for r in both])
