@@ -108,7 +108,8 @@ class HeldOut:
         each = {}
         if len(self.parts) > 1:
             for name, part in self.parts.items():
-                its = Predicted(*(None if whole is None else whole[part] for whole in seen))
+                cut_out: list[Any] = [None if whole is None else whole[part] for whole in seen]
+                its = Predicted(*cut_out)
                 each |= {f"{name}/{key}": value for key, value in self._numbers(its, self.e[part]).items()}
                 each[f"{name}/on"] = self.on[name]
         on = " and ".join(sorted(set(self.on.values())))
@@ -157,7 +158,8 @@ def coloured(rows: list[Features]) -> list[Pixels]:
 
 
 def _joined(parts: list[Predicted]) -> Predicted:
-    return Predicted(*(None if its[0] is None else torch.cat(its) for its in zip(*parts, strict=True)))
+    whole: list[Any] = [None if its[0] is None else torch.cat(its) for its in zip(*parts, strict=True)]
+    return Predicted(*whole)
 
 
 def _resized(frames: Pixels, size: Sequence[int]) -> Float[Tensor, "B T 3 _ _"]:
