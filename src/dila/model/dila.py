@@ -160,12 +160,6 @@ class DiLA(nn.Module):
         state, s_hat, e_hat = self.imagine(state, z)
         return self.absorb(state, e_hat, s_hat), e_hat
 
-    @property
-    def layers(self) -> tuple[nn.ModuleList, ...]:
-        """Lists of transformer layers: what gradient checkpointing runs again."""
-        moving = self.fdm.layers if self.acts else nn.ModuleList()
-        return self.backbone.spatial, self.backbone.temporal, moving, self.decoder.layers
-
     def _observe(self, e: Features) -> tuple[Observation, BackboneCache, MemoryState]:
         h, backbone = self.backbone(e)
         c = self.content(h)
