@@ -6,7 +6,7 @@ c      B T H W Dc   content of a frame                   c_mem  B T H W Dc   con
 z      B K Dz       latent actions                       s_hat, e_hat        predictions of frames 1..K
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -161,7 +161,7 @@ class DiLA(nn.Module):
         return self.absorb(state, e_hat, s_hat), e_hat
 
     @property
-    def layers(self) -> tuple[nn.ModuleList, ...]:
+    def layers(self) -> tuple[Iterable[nn.Module], ...]:
         """Lists of transformer layers: what gradient checkpointing runs again."""
         moving = self.fdm.layers if self.acts else nn.ModuleList()
         return self.backbone.spatial, self.backbone.temporal, moving, self.decoder.layers
