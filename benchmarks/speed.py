@@ -2,9 +2,9 @@
 
     python benchmarks/speed.py [--preset base] [--threads 2] [--out benchmarks/results/cpu.json]
 
-Every measurement is a process of its own. Prints JSON: a row a measurement, and `ratios` of plain to ours (`memory`:
-ours to plain). "The same" is checked in the run: each row has the relative difference of its numbers from the plain
-ones in float32.
+Every measurement is a process of its own. Prints JSON: a row a measurement, and `ratios` of plain to ours; `memory` is
+ours to plain, with `recompute`, whose price in time is `train_bf16_recompute`. "The same" is checked in the run: each
+row has the relative difference of its numbers from the plain ones in float32.
 """
 
 import argparse
@@ -37,6 +37,8 @@ from dila.train.objectives import Weights
 from dila.train.run import Optimiser
 
 CPU = torch.device("cpu")
+TRAINING = ("train", "train_rollout")
+SIZES = ("kind", "batch", "frames", "candidates")
 
 
 def plain_ready(work: Work, model, e: torch.Tensor) -> Ready:
@@ -44,7 +46,7 @@ def plain_ready(work: Work, model, e: torch.Tensor) -> Ready:
     import plain
 
     model = plain.plain(model)
-    if work.kind in ("train", "train_rollout"):
+    if work.kind in TRAINING:
         return _plain_training(work, model, e)
     model.eval()
     z = actions(work, model, e)
@@ -98,15 +100,17 @@ def measured(work: Work, way: str, repeats: int) -> dict:
 
 
 def compare(work: Work, repeats: int) -> list[dict]:
-    """The plain way in float32, and ours in float32 and bfloat16."""
-    theirs = measured(replace(work, precision="fp32"), "plain", 1)
-    rows = [{"way": "plain", **asdict(replace(work, precision="fp32")), **theirs}]
-    for precision in ("fp32", "bf16"):
-        ours = measured(replace(work, precision=precision), "ours", repeats)
+    """The plain way in float32, ours in float32 and bfloat16, and a training step that saves memory."""
+    work = replace(work, precision="fp32")
+    variants = [work, replace(work, precision="bf16")]
+    if work.kind in TRAINING:
+        variants.append(replace(work, precision="bf16", recompute=True))
+    theirs = measured(work, "plain", 1)
+    rows = [{"way": "plain", **asdict(work), **theirs}]
+    for variant in variants:
+        ours = measured(variant, "ours", repeats)
         off = (ours["numbers"] - theirs["numbers"]).norm() / theirs["numbers"].norm()
-        rows.append(
-            {"way": "ours", **asdict(replace(work, precision=precision)), **ours, "relative_difference": float(off)}
-        )
+        rows.append({"way": "ours", **asdict(variant), **ours, "relative_difference": float(off)})
     for row in rows:
         row.pop("numbers")
         print(json.dumps(row), file=sys.stderr, flush=True)
@@ -116,30 +120,31 @@ def compare(work: Work, repeats: int) -> list[dict]:
 def ratios(rows: list[dict]) -> dict[str, float]:
     """How many times faster, the worst case of each kind; of memory, ours over the plain way's."""
 
-    def faster(kinds: tuple[str, ...], precision: str, key: str = "seconds") -> float:
+    def factors(kinds: tuple[str, ...], precision: str, recompute: bool, key: str = "seconds") -> list[float]:
         found = []
         for row in rows:
-            if row["way"] == "ours" and row["kind"] in kinds and row["precision"] == precision:
-                theirs = next(
-                    r for r in rows
-                    if r["way"] == "plain" and all(r[k] == row[k] for k in ("kind", "batch", "frames", "candidates"))
-                )  # fmt: skip
+            asked = row["way"] == "ours" and (row["precision"], row["recompute"]) == (precision, recompute)
+            if asked and row["kind"] in kinds:
+                theirs = next(r for r in rows if r["way"] == "plain" and all(r[k] == row[k] for k in SIZES))
                 found.append(theirs[key] / row[key])
-        return round(min(found), 2)
+        return found
 
-    training = ("train", "train_rollout")
-    return {
-        "train_fp32": faster(("train",), "fp32"),
-        "train_bf16": faster(("train",), "bf16"),
-        "train_rollout_fp32": faster(("train_rollout",), "fp32"),
-        "train_rollout_bf16": faster(("train_rollout",), "bf16"),
-        "rollout_fp32": faster(("rollout",), "fp32"),
-        "rollout": faster(("rollout",), "bf16"),
-        "plan_fp32": faster(("plan",), "fp32"),
-        "plan": faster(("plan",), "bf16"),
-        "memory_fp32": round(1 / faster(training, "fp32", "peak_gib"), 3),
-        "memory": round(1 / faster(training, "bf16", "peak_gib"), 3),
+    told = {
+        "train_fp32": factors(("train",), "fp32", False),
+        "train_bf16": factors(("train",), "bf16", False),
+        "train_bf16_recompute": factors(("train",), "bf16", True),
+        "train_rollout_fp32": factors(("train_rollout",), "fp32", False),
+        "train_rollout_bf16": factors(("train_rollout",), "bf16", False),
+        "train_rollout_bf16_recompute": factors(("train_rollout",), "bf16", True),
+        "rollout_fp32": factors(("rollout",), "fp32", False),
+        "rollout": factors(("rollout",), "bf16", False),
+        "plan_fp32": factors(("plan",), "fp32", False),
+        "plan": factors(("plan",), "bf16", False),
     }
+    memory = factors(TRAINING, "bf16", True, "peak_gib")
+    return {name: round(min(found), 2) for name, found in told.items() if found} | (
+        {"memory": round(1 / min(memory), 3)} if memory else {}
+    )
 
 
 def main() -> None:
@@ -170,7 +175,7 @@ def main() -> None:
         "date": date.today().isoformat(), "machine": platform.processor() or platform.machine(),
         "threads": told.threads, "torch": torch.__version__,
         "matmul_tflops": {name: matmul_peak(name, CPU) for name in ("fp32", "bf16")},
-        "ratios": ratios(rows) if not told.only else {}, "rows": rows,
+        "ratios": ratios(rows), "rows": rows,
     }  # fmt: skip
     text = json.dumps(result, indent=1)
     if told.out:

@@ -100,6 +100,6 @@ def test_under_autocast_codes_are_those_of_float32(x):
 
 
 def test_perplexity_counts_the_codes_in_use():
-    assert perplexity(torch.zeros(4, 3, dtype=torch.int64), 8) == pytest.approx(1)
-    assert perplexity(torch.arange(8).repeat(2, 3), 8) == pytest.approx(8)
-    assert perplexity(torch.arange(4).repeat(5), 8) == pytest.approx(4)
+    assert perplexity(torch.zeros(4, 3, dtype=torch.int64)) == pytest.approx(1)
+    assert perplexity(torch.arange(8).repeat(2, 3)) == pytest.approx(8)
+    assert perplexity(torch.arange(4).repeat(5)) == pytest.approx(4)

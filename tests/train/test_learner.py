@@ -4,7 +4,9 @@ from dataclasses import replace
 import torch
 from train_world import small_model
 
+from dila.model.config import Discrete
 from dila.model.dila import DiLA
+from dila.nn.bottleneck import Codebook
 from dila.train.learner import Learner, make_optimiser, recompute_layers
 from dila.train.objectives import OneStep, Rollout
 from dila.train.run import Optimiser
@@ -60,3 +62,11 @@ def test_recomputed_layers_give_the_same_loss_and_gradients(small_config, awake,
             if mine.grad is not None:
                 torch.testing.assert_close(theirs.grad, mine.grad, msg=name)
     assert list(other.state_dict()) == list(model.state_dict())
+
+
+def test_a_codebook_counts_a_batch_once_when_layers_are_run_again(small_config, clip):
+    model = DiLA(replace(small_config, action_dim=8, bottleneck=Discrete(codes=4, tokens=2)))
+    recompute_layers(model)
+    Learner(model, OneStep(), "fp32")(clip(3)).total.backward()
+    (codebook,) = (module for module in model.modules() if isinstance(module, Codebook))
+    assert (int(codebook.batches), int(codebook.usage.sum())) == (1, 2 * 2 * 2)

@@ -70,7 +70,7 @@ class AdaWorld(FrameModel):
         self.head = Head(dim, config.feature_dim, config.predicts)
 
     @property
-    def layers(self) -> tuple[nn.Module, ...]:
+    def layers(self) -> tuple[nn.ModuleList, ...]:
         """Encoder and decoder."""
         return self.reading, self.drawing
 

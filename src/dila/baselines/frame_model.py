@@ -59,7 +59,7 @@ class FrameModel(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def layers(self) -> tuple[nn.Module, ...]:
+    def layers(self) -> tuple[nn.ModuleList, ...]:
         """Lists of transformer layers: what gradient checkpointing runs again."""
 
     def forward(self, e: Features) -> Foretold:

@@ -93,7 +93,7 @@ class LAPA(FrameModel):
         self.head = Head(dim, config.feature_dim, config.predicts)
 
     @property
-    def layers(self) -> tuple[nn.Module, ...]:
+    def layers(self) -> tuple[nn.ModuleList, ...]:
         """Encoder and decoder."""
         return self.spatial, self.temporal, self.drawing
 

@@ -84,7 +84,7 @@ class Moto(FrameModel):
         self.head = Head(dim, config.feature_dim, config.predicts)
 
     @property
-    def layers(self) -> tuple[nn.Module, ...]:
+    def layers(self) -> tuple[nn.ModuleList, ...]:
         """Encoder and decoder."""
         return self.reading, self.drawing
 

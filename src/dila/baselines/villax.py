@@ -94,7 +94,7 @@ class VillaX(FrameModel):
         self.head = Head(wide, config.feature_dim, config.predicts)
 
     @property
-    def layers(self) -> tuple[nn.Module, ...]:
+    def layers(self) -> tuple[nn.ModuleList, ...]:
         """Encoder and decoder."""
         return self.reading, self.drawing
 

@@ -1,6 +1,7 @@
 """How large each model is (paper table 8): counted on torch's meta device, so that nothing is made."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -34,7 +35,7 @@ class Size:
 
 def sizes() -> list[Size]:
     """All models at all their sizes."""
-    named: dict[str, dict[str, AnyConfig]] = {"dila": {size: make() for size, make in PRESETS.items()}} | BASELINES
+    named: dict[str, dict[str, Any]] = {"dila": {size: make() for size, make in PRESETS.items()}} | BASELINES
     return [
         Size(model, size, (*config.grid, config.feature_dim), config.action_dim, count(config), TOLD.get((model, size)))
         for model, its in named.items()

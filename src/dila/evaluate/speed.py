@@ -15,12 +15,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from dila.imagine.graph import Graphed
 from dila.imagine.layout import Layout
 from dila.imagine.rollout import rollout, steps
 from dila.model.dila import DiLA, repeat_state
 from dila.model.presets import preset
 from dila.shapes import Float, Tensor
-from dila.train.learner import Learner, make_optimiser
+from dila.train.learner import Learner, compile_layers, make_optimiser, recompute_layers
 from dila.train.objectives import OneStep, Rollout
 from dila.train.run import Optimiser, Precision
 
@@ -41,6 +42,8 @@ class Work:
         batch: clips.
         frames: of a clip; of a rollout or plan, frames imagined.
         candidates: of a plan.
+        recompute: training keeps each layer's input alone and runs the layer again backward.
+        compiled: layers through torch.compile; on CUDA, rollouts, plans and labels as CUDA graphs besides.
     """
 
     kind: Kind
@@ -49,6 +52,8 @@ class Work:
     batch: int = 1
     frames: int = 16
     candidates: int = 16
+    recompute: bool = False
+    compiled: bool = False
 
 
 class Measured(NamedTuple):
@@ -94,22 +99,25 @@ def actions(work: Work, model: DiLA, e: Tensor) -> Float[Tensor, "B K Dz"]:
 def ready(work: Work, model: DiLA, e: Tensor) -> Ready:
     """The work as this package does it."""
     autocast = _autocast(work, e)
+    if work.compiled:
+        compile_layers(model)
     if work.kind in ("train", "train_rollout"):
         return _training(work, model, e)
     model.eval()
     z = actions(work, model, e)
     goal = torch.zeros(*model.config.grid, model.config.structure_dim, device=e.device)
-    verbs: dict[Kind, Callable[[], Tensor]] = {
-        "rollout": lambda: rollout(model, e, z),
-        "plan": lambda: plan_costs(model, e, z, goal),
-        "label": lambda: model.infer(e),
+    verbs: dict[Kind, Callable[[Tensor, Tensor], Tensor]] = {
+        "rollout": lambda e, z: rollout(model, e, z),
+        "plan": lambda e, z: plan_costs(model, e, z, goal),
+        "label": lambda e, z: model.infer(e),
     }
 
-    def run() -> Tensor:
+    def verb(e: Tensor, z: Tensor) -> Tensor:
         with torch.no_grad(), autocast():
-            return verbs[work.kind]().float()
+            return verbs[work.kind](e, z).float()
 
-    return Ready(run, run)
+    done = Graphed(verb, e, z) if work.compiled and e.is_cuda else verb
+    return Ready(lambda: done(e, z), lambda: done(e, z))
 
 
 def plan_costs(
@@ -175,6 +183,8 @@ def describe(work: Work, measured: Measured, peak: float) -> dict[str, Any]:
 def _training(work: Work, model: DiLA, e: Tensor) -> Ready:
     objective = OneStep() if work.kind == "train" else Rollout()
     learner = Learner(model, objective, work.precision)
+    if work.recompute:
+        recompute_layers(model)
     optimiser = make_optimiser(model, Optimiser())
 
     def run() -> None:

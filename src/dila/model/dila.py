@@ -6,7 +6,7 @@ c      B T H W Dc   content of a frame                   c_mem  B T H W Dc   con
 z      B K Dz       latent actions                       s_hat, e_hat        predictions of frames 1..K
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -159,12 +159,6 @@ class DiLA(nn.Module):
         """Latent rollout (equation 5): structure moves by the FDM alone, content remembers what was drawn."""
         state, s_hat, e_hat = self.imagine(state, z)
         return self.absorb(state, e_hat, s_hat), e_hat
-
-    @property
-    def layers(self) -> tuple[Iterable[nn.Module], ...]:
-        """Lists of transformer layers: what gradient checkpointing runs again."""
-        moving = self.fdm.layers if self.acts else nn.ModuleList()
-        return self.backbone.spatial, self.backbone.temporal, moving, self.decoder.layers
 
     def _observe(self, e: Features) -> tuple[Observation, BackboneCache, MemoryState]:
         h, backbone = self.backbone(e)

@@ -27,8 +27,6 @@ def forward_dynamics(config: DiLAConfig) -> "ForwardDynamics | Given":
 class Given(nn.Module):
     """In place of the FDM where nothing acts: the change is the true one."""
 
-    layers: tuple[nn.Module, ...] = ()
-
     def forward(self, s: Structure, z: LatentActions, cache: object = None) -> tuple[Structure, tuple[()]]:
         """``z``, the flattened change, on the grid of ``s``."""
         return z.view_as(s), ()

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
@@ -12,6 +13,8 @@ from dila.shapes import Float, Tensor
 
 LOGIT_SCALE = 8.0
 """Queries and keys are unit vectors times learned scales; logits are 8 q.k (Henry et al. 2020), not q.k/sqrt(dh)."""
+_LONG = 64
+"""Keys from which CUDA's fused kernel pays."""
 
 
 class KeysValues(NamedTuple):
@@ -116,12 +119,25 @@ class Attention(nn.Module):
         return rotate(self._unit(x, scale), start)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Plain products: over the short sequences here the fused CPU kernel's backward is several times slower."""
+        """Plain products: over the short sequences here the fused CPU kernel's backward is several times slower.
+
+        CUDA's fused kernel takes the long ones.
+        """
+        if q.is_cuda and k.shape[-2] >= _LONG:
+            return self._fused(q, k, v, bias)
         logits = (q * LOGIT_SCALE) @ k.transpose(-1, -2)
         if bias is not None:
             logits = logits + bias.to(logits.dtype)
         weights = logits.softmax(dim=-1).to(v.dtype)
         return dropout(weights, self.dropout, self.training) @ v
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        mask = None if bias is None else bias.to(q.dtype).expand(q[..., 0, 0].numel() // q.shape[-3], -1, -1, -1)
+        out = F.scaled_dot_product_attention(
+            q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), mask,
+            dropout_p=self.dropout if self.training else 0.0, scale=LOGIT_SCALE,
+        )  # fmt: skip
+        return out.unflatten(0, q.shape[:-3])
 
 
 class _ScaledUnit(torch.autograd.Function):
@@ -129,7 +145,8 @@ class _ScaledUnit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, scale):
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).to(x.dtype)  # CUDA's autocast makes it float32
+        inverse = norm.clamp_min(1e-12).reciprocal_()
         unit = x * inverse
         ctx.save_for_backward(unit, inverse, scale)
         return unit * scale

@@ -161,7 +161,7 @@ class Tokens(nn.Module):
         return Bottlenecked(z.flatten(-2), penalty, codes)
 
 
-def perplexity(codes: Int[Tensor, "..."], count: int) -> Float[Tensor, ""]:
-    """exp of the entropy of how often each of ``count`` codes is used: 1 at collapse, ``count`` when all are alike."""
-    share = torch.bincount(codes.flatten(), minlength=count).float()
+def perplexity(codes: Int[Tensor, "..."]) -> Float[Tensor, ""]:
+    """exp of the entropy of how often each code is used: 1 at collapse, their number when all are used alike."""
+    share = torch.bincount(codes.flatten()).float()
     return torch.special.entr(share / share.sum().clamp_min(1)).sum().exp()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dila.nn import kernels
 from dila.shapes import Float, Tensor
 
 
@@ -59,8 +60,8 @@ class Mamba(nn.Module):
         dt = F.softplus(self.dt_proj(dt))
         A = -self.A_log.float().exp()
         x = u.new_zeros(u.shape[0], *A.shape, dtype=torch.float32) if state is None else state.x
-        with torch.autocast(u.device.type, enabled=False):  # the recurrence stays in float32
-            out, x = selective_scan(u.float(), dt.float(), A, B.float(), C.float(), self.D.float(), x.float())
+        with torch.autocast(u.device.type, enabled=False):
+            out, x = selective_scan(u, dt, A, B, C, self.D.float(), x.float())
         return self.out_proj(out.to(gate.dtype) * F.silu(gate)), MambaState(window, x)
 
     def _convolve(self, u: Float[Tensor, "R T E"], window: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -83,12 +84,16 @@ def selective_scan(
     D: Float[Tensor, " E"],
     x: Float[Tensor, "R E S"],
 ) -> tuple[Float[Tensor, "R T E"], Float[Tensor, "R E S"]]:
-    """Run the recurrence from state ``x``; returns the outputs and the last state.
+    """Run the recurrence, in float32 at least, from state ``x``; returns the outputs and the last state.
 
-    Forward and backward keep no state per time step: rows are taken in blocks small enough for the processor's
-    cache, and the backward runs each block forward again.
+    Forward and backward keep no state per time step: the backward runs the recurrence forward again. On CUDA it is the
+    kernel of `dila.nn.triton_scan`; elsewhere rows are taken in blocks small enough for the processor's cache.
     """
-    y, last = _Scan.apply(u, dt, A, B, C, x)
+    if kernels.scan is not None and kernels.fits(u):
+        y, last = kernels.scan(u, dt, A, B, C, x)
+    else:
+        u, dt, B, C = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (u, dt, B, C))
+        y, last = _Scan.apply(u, dt, A, B, C, x)
     return y + u * D, last
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from dila.nn import kernels
 from dila.shapes import Float, Int, Tensor
 
 TimePadding = Literal["zeros", "replicate"]
@@ -43,13 +44,12 @@ class RelativePositionBias(nn.Module):
     def forward(self, grid: tuple[int, int]) -> Float[Tensor, "heads N N"]:
         """The additive bias between all pairs of cells, row-major."""
         weight = next(self.parameters())
-        offsets, index = _offsets(grid)
-        table = self.net(offsets.to(weight.device, weight.dtype))
-        return table[index.to(weight.device)].permute(2, 0, 1)
+        offsets, index = _offsets(grid, weight.device)
+        return self.net(offsets.to(weight.dtype))[index].permute(2, 0, 1)
 
 
 @lru_cache(maxsize=16)
-def _offsets(grid: tuple[int, int]) -> tuple[Float[Tensor, "P 2"], Int[Tensor, "N N"]]:
+def _offsets(grid: tuple[int, int], device: torch.device) -> tuple[Float[Tensor, "P 2"], Int[Tensor, "N N"]]:
     """The distinct offsets of a grid, each axis divided by its length, and which of them each pair of cells has."""
     rows, cols = grid
     dy, dx = torch.meshgrid(torch.arange(1 - rows, rows), torch.arange(1 - cols, cols), indexing="ij")
@@ -57,7 +57,7 @@ def _offsets(grid: tuple[int, int]) -> tuple[Float[Tensor, "P 2"], Int[Tensor, "
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     y, x = y.flatten(), x.flatten()
     index = (y[:, None] - y + rows - 1) * (2 * cols - 1) + (x[:, None] - x + cols - 1)
-    return offset.sign() * (1 + offset.abs()).log(), index
+    return (offset.sign() * (1 + offset.abs()).log()).to(device), index.to(device)
 
 
 class PEG(nn.Module):
@@ -84,6 +84,8 @@ class PEG(nn.Module):
 
     def _convolve(self, x: Float[Tensor, "B T2 H W D"]) -> Float[Tensor, "B T H W D"]:
         """The 3-D convolution as three depthwise 2-D ones, one a time tap: much the faster on a CPU."""
+        if kernels.peg is not None and kernels.fits(x):
+            return kernels.peg(x, self.conv.weight.flatten(1).T, self.conv.bias)
         frames = x.shape[1] - 2
         out = self._tap(x[:, 2:], 2, self.conv.bias)
         for tap in range(2):

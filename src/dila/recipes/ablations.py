@@ -6,12 +6,11 @@ What each is for stands in docs/ablations.md.
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 from dila.errors import DilaError
 from dila.model.config import DiLAConfig, Discrete, Gaussian, NoAction, NoContent, WholeChange
 from dila.train.objectives import OneStep, Rollout, Weights
-from dila.train.published import Published
 from dila.train.run import Run, Stage
 
 Change = Callable[[Run], Run]
@@ -38,7 +37,7 @@ def ablated(name: str, run: Run) -> Run:
 
 def no_content(run: Run) -> Run:
     """No content: structure four times as wide (128 at base), the maps around it half as wide again."""
-    sizes = _sizes(run)
+    sizes = _dila(run)
     wide = {"structure_dim": 4 * sizes.structure_dim, "mlp_hidden": sizes.hidden * 3 // 2}
     return _model(run, content=NoContent(), **wide)
 
@@ -67,12 +66,12 @@ def no_action(run: Run) -> Run:
 
 def pairwise(run: Run) -> Run:
     """Pairwise IDM: z of two frames, whatever stands around them."""
-    return _model(run, idm=replace(_sizes(run).idm, pairwise=True))
+    return _model(run, idm=replace(_dila(run).idm, pairwise=True))
 
 
 def bidirectional(run: Run) -> Run:
     """Bidirectional IDM (the paper's): z sees neighbouring transitions on both sides; not odd by construction."""
-    return _model(run, idm=replace(_sizes(run).idm, pairwise=False, odd=False))
+    return _model(run, idm=replace(_dila(run).idm, pairwise=False, odd=False))
 
 
 def _width(numbers: int) -> Change:
@@ -91,9 +90,9 @@ def _without(term: str) -> Change:
     return without
 
 
-def _sizes(run: Run) -> DiLAConfig:
-    assert isinstance(run.model, DiLAConfig)
-    return run.model
+def _dila(run: Run) -> DiLAConfig:
+    """The run's model, which `ablated` has seen to be a DiLA."""
+    return cast(DiLAConfig, run.model)
 
 
 def _model(run: Run, **changes: Any) -> Run:
@@ -105,15 +104,15 @@ def _weights(run: Run, **changes: float) -> Run:
 
 
 def _weighed(stage: Stage, changes: dict[str, float]) -> Stage:
-    objective = stage.objective
-    assert not isinstance(objective, Published)
+    objective = cast(OneStep | Rollout, stage.objective)
     terms = replace(objective.terms, weights=replace(objective.terms.weights, **changes))
     return replace(stage, objective=replace(objective, terms=terms))
 
 
 def _in_one_step(stage: Stage) -> Stage:
-    objective = stage.objective
-    return replace(stage, objective=OneStep(objective.terms)) if isinstance(objective, Rollout) else stage
+    if not isinstance(stage.objective, Rollout):
+        return stage
+    return replace(stage, objective=OneStep(stage.objective.terms))
 
 
 _TERMS = ("feature", "structure", "action", "diversity", "norm", "symmetry")

@@ -1,7 +1,7 @@
 """The baselines as runs: ``baseline:NAME`` at the size and on the data of ``tiny_pusht``, ``@small``, ``@published``.
 
 At ``tiny`` and ``small`` everything but model and objective is that of DiLA's recipe of this size: encoder, data,
-number of clips, optimiser, weight of what moves. At ``published`` it is what each one's authors published, where they did.
+number of clips, optimiser, weight of what moves. At ``published`` it is what its authors published, where they did.
 """
 
 from dataclasses import replace

@@ -68,6 +68,7 @@ class Settings:
         parallel: runs at once, on the one device.
         cache_dir: of features, see `dila.train.loop.train`.
         device: auto, cpu, cuda or mps.
+        commit: of the source, where there is no git to ask.
         probed: components of the column ``state`` whose change the probe reads off z; none where there are none.
     """
 
@@ -80,6 +81,7 @@ class Settings:
     parallel: int = 1
     cache_dir: Path | None = None
     device: str = "auto"
+    commit: str | None = None
     probed: tuple[str, ...] = AGENT
 
 
@@ -154,7 +156,7 @@ def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
         "steps": run.steps,
         "clips": run.steps * run.batch,
         "dila_version": version(),
-        "commit": commit(),
+        "commit": settings.commit or commit(),
         "device": _device_name(settings.device),
     }
     began = time.monotonic()

@@ -1,7 +1,9 @@
 """The one module that training runs forward: model and objective together, so that wrappers for many devices work."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -10,9 +12,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dila.interop.models import AnyModel
+from dila.nn.bottleneck import Codebook
 from dila.shapes import Actions, Features, Float, Tensor
 from dila.train.objectives import Batch, Outcome
 from dila.train.run import AnyObjective, Optimiser, Precision
+
+_M_MMAP_THRESHOLD = -3
+"""Of ``mallopt`` (https://man7.org/linux/man-pages/man3/mallopt.3.html)."""
 
 
 class Learner(nn.Module):
@@ -92,15 +98,44 @@ class Learner(nn.Module):
         self.action_std.copy_(kept["std"])
 
 
-def recompute_layers(model: AnyModel) -> None:
-    """Keep each transformer layer's input alone, and run the layer again in the backward pass.
+def recompute_layers(model: nn.Module) -> None:
+    """Keep each layer's input alone, and run the layer again in the backward pass.
 
     Gradient checkpointing (https://docs.pytorch.org/docs/stable/checkpoint.html): the same gradients for about a third
-    more work in much less memory.
+    more work in much less memory. On Linux freed memory then goes back to the system at once: glibc would keep every
+    block below 32 MB for itself, which at `base` size is a gigabyte.
     """
-    for layers in model.layers:
-        for layer in layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    for layer in _layers(model):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 18)
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Let `torch.compile` fuse each layer by itself.
+
+    Layers of a kind share one compilation, where the whole model takes minutes
+    (https://docs.pytorch.org/tutorials/recipes/regional_compilation.html).
+    """
+    for layer in _layers(model):
+        layer.compile()
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers that a model names; else those of each part of it, and a part that has none is one itself.
+
+    A codebook is never among them: it counts how often it is read.
+    """
+    named = getattr(model, "layers", None)
+    if named is not None:
+        yield from (layer for layers in named for layer in layers)
+        return
+    for part in model.children():
+        lists = (module for module in part.modules() if isinstance(module, nn.ModuleList))
+        own = [layer for layers in lists for layer in layers if not type(layer).__module__.startswith("torch.")]
+        if own or not any(isinstance(module, Codebook) for module in part.modules()):
+            yield from own or [part]
 
 
 def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:

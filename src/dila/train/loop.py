@@ -39,7 +39,7 @@ from dila.train.checkpoint import (
 )  # fmt: skip
 from dila.train.decoder import fit_decoder
 from dila.train.faults import Faults
-from dila.train.learner import Learner, make_optimiser, recompute_layers
+from dila.train.learner import Learner, compile_layers, make_optimiser, recompute_layers
 from dila.train.log import Log
 from dila.train.material import (
     Batches,
@@ -146,8 +146,6 @@ class Trainer:
         torch.manual_seed(run.seed)
         self.learner = self._learner(model)
         torch.manual_seed(run.seed + accelerator.process_index)  # dropout differs between processes
-        if run.compile:
-            self.learner.compile()
         self.wrapped: nn.Module = accelerator.prepare(self.learner)
         self.optimiser = make_optimiser(self.learner.model, run.optimiser)
         self.step = 0
@@ -325,6 +323,8 @@ class Trainer:
         model = grown(model, run)
         if run.recompute:
             recompute_layers(model)
+        if run.compile:
+            compile_layers(model)
         action_dim = run.model.real_action_dim if run.uses_actions else None
         learner = Learner(model, run.stages[0].objective, run.precision, action_dim)
         if action_dim is not None:

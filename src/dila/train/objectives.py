@@ -179,7 +179,7 @@ def _outcome(model: DiLA, seen: _Seen, terms: Terms) -> Outcome:
     if model.penalty and weights[model.penalty]:
         losses[model.penalty] = seen.z.penalty
     total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-    used = None if seen.z.codes is None else perplexity(seen.z.codes, int(seen.z.codes.max()) + 1)
+    used = None if seen.z.codes is None else perplexity(seen.z.codes)
     return Outcome(total, losses, seen.s.detach(), seen.z_seen.detach(), used)
 
 

@@ -48,5 +48,5 @@ class Published:
         losses = {"feature": feature_loss(made.e_hat, e[:, 1:], weight), **made.penalties}
         losses = {name: loss for name, loss in losses.items() if weights[name]}
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        used = None if made.codes is None else perplexity(made.codes, model.config.codes)
+        used = None if made.codes is None else perplexity(made.codes)
         return Outcome(total, losses, None, made.z.detach(), used)

@@ -180,7 +180,7 @@ class Run:
         guard: when to stop because latents died; None never does.
         start: a trained model to begin from (folder, run or Hub id); its encoder, statistics and sizes are then used.
         trackers: where the log goes besides ``log.jsonl``. TensorBoard is skipped when not installed.
-        compile: torch.compile the learner.
+        compile: each layer through torch.compile; a minute at the start, worth it on a GPU.
         recompute: keep only each layer's input for the backward pass and run the layer again there: about a third more
             work, much less memory, the same gradients.
         workers: processes that read data; 0 reads in the training process.

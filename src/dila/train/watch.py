@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from dila.imagine.rollout import rollout
 from dila.interop.models import AnyModel
 from dila.metrics.features import one_step_ratio, rollout_ratio
 from dila.metrics.latent import effective_rank, scale
-from dila.protocols import FrameDecoder
+from dila.protocols import FrameDecoder, LatentActionModel
 from dila.shapes import Actions, Features, Float, Frames, LatentActions, Pixels, Tensor
 from dila.train.material import Material, Split, cut, features, flat_actions, frame_size, mix
 from dila.train.run import Run
@@ -94,13 +94,13 @@ class HeldOut:
         return Seen(self._values(seen), self._sheet(seen, decoder))
 
     def _predict(self, model: AnyModel, part: slice) -> Predicted:
-        e = self.e[part].to(self.device)
+        e, acting = self.e[part].to(self.device), cast(LatentActionModel[Any], model)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             prediction = model(e)
-            rolled = rollout(model, e[:, :1], prediction.z).float().cpu() if model.acts else None
+            rolled = rollout(acting, e[:, :1], prediction.z).float().cpu() if model.acts else None
             by_actions = None
             if self.a is not None:
-                by_actions = rollout(model, e[:, :1], model.encode_actions(self.a[part].to(self.device)))
+                by_actions = rollout(acting, e[:, :1], model.encode_actions(self.a[part].to(self.device)))
                 by_actions = by_actions.float().cpu()
         return Predicted(prediction.z.float().cpu(), prediction.e_hat.float().cpu(), rolled, by_actions)
 
@@ -108,7 +108,8 @@ class HeldOut:
         each = {}
         if len(self.parts) > 1:
             for name, part in self.parts.items():
-                its = Predicted(*(None if whole is None else whole[part] for whole in seen))
+                cut_out: list[Any] = [None if whole is None else whole[part] for whole in seen]
+                its = Predicted(*cut_out)
                 each |= {f"{name}/{key}": value for key, value in self._numbers(its, self.e[part]).items()}
                 each[f"{name}/on"] = self.on[name]
         on = " and ".join(sorted(set(self.on.values())))
@@ -157,7 +158,8 @@ def coloured(rows: list[Features]) -> list[Pixels]:
 
 
 def _joined(parts: list[Predicted]) -> Predicted:
-    return Predicted(*(None if its[0] is None else torch.cat(its) for its in zip(*parts, strict=True)))
+    whole: list[Any] = [None if its[0] is None else torch.cat(its) for its in zip(*parts, strict=True)]
+    return Predicted(*whole)
 
 
 def _resized(frames: Pixels, size: Sequence[int]) -> Float[Tensor, "B T 3 _ _"]:
