@@ -1,7 +1,7 @@
 """A probe that is not linear: how much of y can be read off x by a small network, where a line may not do.
 
 Two hidden layers, AdamW on all rows at once, stopped where inner held-out episodes are read best. Inputs come
-standardised; wide ones are first turned to their principal directions, which loses nothing that so few rows can tell.
+standardised; wide ones are first turned to their principal directions, on which so few rows lie anyway.
 """
 
 import torch
@@ -73,12 +73,12 @@ def _trained(
 
 
 def _narrowed(x: Tensor, x_new: Tensor) -> tuple[Tensor, Tensor]:
+    """Principal directions, all on one scale: spread alike, noise would drown the rest."""
     if x.shape[1] <= WIDEST:
         return x, x_new
-    products = x.double() @ x.double().T
-    values, vectors = torch.linalg.eigh(products)
-    keep = slice(-min(WIDEST, len(x)), None)
-    root = values[keep].clamp_min(1e-12).sqrt()
-    axes = (vectors[:, keep] / root).float()
-    spread = root.float() / len(x) ** 0.5
-    return (x @ (x.T @ axes)) / spread, (x_new @ (x.T @ axes)) / spread
+    values, vectors = torch.linalg.eigh(x.double() @ x.double().T)
+    keep = values > 1e-6 * values[-1]
+    keep[: -min(WIDEST, len(x))] = False
+    axes = (x.double().T @ (vectors[:, keep] / values[keep].sqrt())).float()
+    scale = (values[keep].mean() / len(x)).sqrt().float()
+    return x @ axes / scale, x_new @ axes / scale

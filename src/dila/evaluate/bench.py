@@ -1,6 +1,7 @@
 """A model, its data and the clips that tables are made of, opened once for all of them."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,7 @@ def open_bench(
     if not held:
         raise DilaError(f"{data} has one recording only, and nothing to hold out; give more")
     encoder: Any = world.encoder
-    cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics)
+    cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=sys.stderr.isatty())
     cached_train, cached_held = cache.episodes(train), cache.episodes(held)
     read = {episode.id for episode in cached_held}
     held_frames = [episode for episode in held if episode.id in read]

@@ -97,7 +97,8 @@ def _draw(bench: Bench, sources: Sequence[Tensor], scenes: Sequence[Tensor], mad
     strips = {}
     for i, (source, row) in enumerate(zip(drawn_sources, grid, strict=True)):
         strips[f"source {i + 1}"] = source
-        strips |= {f"source {i + 1}'s actions in scene {j + 1}": clip for j, clip in list(enumerate(row))[-2:]}
+        others = [(j, clip) for j, clip in enumerate(row) if bench.settings.source or j != i]
+        strips |= {f"source {i + 1}'s actions in scene {j + 1}": clip for j, clip in others[:2]}
     write_sheet(sheet, strips, columns=min(9, len(blank)))
     caption = (
         "Left: the clips whose actions are taken. Top: the scenes. Inside: imagined from each scene's first frame."

@@ -1,11 +1,12 @@
 """Figure 4: rebinding and motion isolation, with numbers.
 
 Rebinding draws the structure of clip A with the content of clip B, of another episode. Is A's layout kept? A linear
-probe, fitted on true features of training episodes, reads the true state off what was drawn; it should agree with A's
+probe, fitted on true frames of training episodes, reads the true state off what was drawn; it should agree with A's
 state (``layout_r2/structure_clip``) and not with B's (``layout_r2/content_clip``); on true frames it is as good as it
-can be. Is B's look kept? Means and spreads of the channels over the picture are compared: ``look_distance`` is 0 when
-they are B's, 1 when they are A's. Isolation freezes A's structure: ``motion_left`` is the motion still drawn, as a share
-of the clip's own.
+can be. Raw features (``e``) ask for many rows; the structure that the model sees in what it drew (``s``) for fewer,
+but those are the model's own eyes. Is B's look kept? Means and spreads of the channels over the picture are compared:
+``look_distance`` is 0 when they are B's, 1 when they are A's. Isolation freezes A's structure: ``motion_left`` is the
+motion still drawn, as a share of the clip's own.
 """
 
 import time
@@ -15,6 +16,7 @@ import torch
 
 from dila.analysis.probe import predict
 from dila.data import Clips, collate_clips
+from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
 from dila.evaluate.cycle import partners
 from dila.evaluate.disentangle import dila_of
@@ -24,6 +26,7 @@ from dila.evaluate.result import Result, Score, score_ratio
 from dila.imagine.isolate import isolate
 from dila.imagine.pictures import write_clip, write_sheet
 from dila.imagine.rebind import rebind
+from dila.model.dila import DiLA
 from dila.shapes import Features, Float, Tensor
 
 
@@ -31,9 +34,11 @@ def measure_motion(bench: Bench) -> Result:
     """Rebind every pinned clip with the content of another, and freeze its structure.
 
     Raises:
-        DilaError: the model has no structure and content, or there is one episode only.
+        DilaError: the model has no structure and content, there is one episode only, or clips are of two frames.
     """
     began = time.monotonic()
+    if bench.pins.frames < 3:
+        raise DilaError("motion needs clips of three frames or more; pin longer ones")
     model = dila_of(bench, "motion")
     cut, other = bench.cut(bench.held), partners(bench.pins.owners)
     kept: dict[str, list[Tensor]] = defaultdict(list)
@@ -45,15 +50,16 @@ def measure_motion(bench: Bench) -> Result:
         e_a, e_b = a.frames.to(bench.device), b.frames.to(bench.device)
         with bench.world.running():
             bound, still = rebind(model, e_a, e_b).e.float(), isolate(model, e_a).e.float()
+            s = [model.observe(clip).s.float() for clip in (bound, e_a[:, 1:])]
         told = _look(bound, e_a, e_b) | _left(still, e_a)
-        told |= {"bound": bound.cpu(), "true": a.frames.float()[:, 1:]}
+        told |= {"e bound": bound, "e true": a.frames[:, 1:].float(), "s bound": s[0], "s true": s[1]}
         told |= {f"a {name}": values for name, values in a.columns.items() if name != "action"}
         told |= {f"b {name}": values for name, values in b.columns.items() if name != "action"}
         for name, values in told.items():
             kept[name].append(values.cpu())
         pictures |= _draw(bench, e_a, e_b, bound, still, len(pictures))
     rows = {name: torch.cat(parts) for name, parts in kept.items()}
-    scores = _scores(rows, bench.owners) + _layout(bench, rows)
+    scores = _scores(rows, bench.owners) + _layout(bench, model, rows)
     return bench.finish("motion", began, scores, pictures=pictures)
 
 
@@ -77,38 +83,48 @@ def _scores(rows: dict[str, Tensor], owners: Tensor) -> list[Score]:
     return [look, score_ratio("motion_left", rows["left"], rows["own"], owners)]
 
 
-def _layout(bench: Bench, rows: dict[str, Tensor]) -> list[Score]:
-    """How well a probe of true features reads A's and B's states off the rebound clips; none without states."""
-    e, columns, episode = _training(bench)
-    scores: list[Score] = []
+def _layout(bench: Bench, model: DiLA, rows: dict[str, Tensor]) -> list[Score]:
+    """How well a probe of true frames reads A's and B's states off the rebound clips; none without states."""
+    inputs, columns, episode = _training(bench, model)
     a, b = ({k.removeprefix(s): v for k, v in rows.items() if k.startswith(s)} for s in ("a ", "b "))
+    known = find_factors(a, bench.names)
+    scores: list[Score] = []
     for factor in find_factors(columns, bench.names):
-        if factor.column != "state" or factor not in find_factors(a, bench.names):
+        if factor.column != "state" or factor not in known:
             continue
         y = factor.of(columns)[:, 1:].flatten(0, 1)
-        drawn = torch.cat([rows["bound"].flatten(0, 1).flatten(1), rows["true"].flatten(0, 1).flatten(1)])
-        told = predict(e, y, episode, drawn, bench.settings.seed).split(len(drawn) // 2)
-        scores += _agreements(factor, told[0], told[1], a, b)
+        for name, x in inputs.items():
+            drawn = torch.cat([_flat(rows[f"{name} bound"]), _flat(rows[f"{name} true"])])
+            bound, true = predict(x, y, episode, drawn, bench.settings.seed).split(len(drawn) // 2)
+            scores += _agreements(f"{factor.name}/{name}", factor, bound, true, a, b)
     return scores
 
 
-def _agreements(factor: Factor, bound: Tensor, true: Tensor, a: dict[str, Tensor], b: dict[str, Tensor]) -> list[Score]:
+def _agreements(
+    name: str, factor: Factor, bound: Tensor, true: Tensor, a: dict[str, Tensor], b: dict[str, Tensor]
+) -> list[Score]:
     state_a, state_b = (factor.of(side)[:, 1:].flatten(0, 1) for side in (a, b))
     return [
-        Score(f"layout_r2/structure_clip/{factor.name}", _r2(bound, state_a), better="higher"),
-        Score(f"layout_r2/content_clip/{factor.name}", _r2(bound, state_b), better="lower"),
-        Score(f"layout_r2/true_frames/{factor.name}", _r2(true, state_a), better="neither"),
+        Score(f"layout_r2/structure_clip/{name}", _r2(bound, state_a), better="higher"),
+        Score(f"layout_r2/content_clip/{name}", _r2(bound, state_b), better="lower"),
+        Score(f"layout_r2/true_frames/{name}", _r2(true, state_a), better="neither"),
     ]
 
 
-def _training(bench: Bench) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """True features of training clips, their columns, and their episodes: one row a frame but the first."""
+def _training(bench: Bench, model: DiLA) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Features and structure of training clips, their columns, and their episodes: one row a frame but the first."""
     frames = min(4, bench.world.frames)
     cut = Clips(bench.train, frames, bench.world.stride, hop=frames)
     batch = collate_clips([cut[i] for i in spread(len(cut), -(-bench.settings.pairs // (frames - 1)))])
     columns = {name: values for name, values in batch.columns.items() if name != "action"}
-    episode = torch.as_tensor(batch.episode)[:, None].expand(-1, frames - 1).flatten()
-    return batch.frames[:, 1:].float().flatten(0, 1).flatten(1), columns, episode
+    with bench.world.running():
+        parts = [model.observe(e.to(bench.device)).s[:, 1:].float().cpu() for e in batch.frames.split(PART)]
+    inputs = {"e": _flat(batch.frames[:, 1:].float()), "s": _flat(torch.cat(parts))}
+    return inputs, columns, torch.as_tensor(batch.episode)[:, None].expand(-1, frames - 1).flatten()
+
+
+def _flat(maps: Float[Tensor, "B K H W D"]) -> Float[Tensor, "N HWD"]:
+    return maps.flatten(0, 1).flatten(1)
 
 
 def _r2(predicted: Tensor, true: Tensor) -> float:

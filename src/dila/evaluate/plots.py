@@ -50,11 +50,13 @@ def draw_bars(
     width = 0.8 / max(1, len(series))
     with _figure(path, (max(4.5, 0.32 * len(names) * len(series) + 1.8), 3.4)) as axes:
         for i, name in enumerate(series):
-            told = [groups[group].get(name, Point(None)) for group in names]
-            heights = [0.0 if point.value is None else point.value for point in told]
-            places = np.arange(len(names)) + (i - (len(series) - 1) / 2) * width
+            told = [(place, bars) for place, bars in enumerate(groups.values()) if name in bars]
+            points = [bars[name] for _, bars in told]
+            heights = [0.0 if point.value is None else point.value for point in points]
+            # Only a group's own bars take room, side by side around its middle.
+            places = [place + (list(bars).index(name) - (len(bars) - 1) / 2) * width for place, bars in told]
             axes.bar(places, heights, 0.92 * width, label=name, color=INKS[i % len(INKS)])
-            axes.errorbar(places, heights, _reach(told, heights), fmt="none", ecolor="#1d2430", elinewidth=0.8)
+            axes.errorbar(places, heights, _reach(points, heights), fmt="none", ecolor="#1d2430", elinewidth=0.8)
         turned = max(map(len, names)) > 9
         axes.set_xticks(
             range(len(names)), names, rotation=30 if turned else 0, ha="right" if turned else "center",
@@ -69,7 +71,7 @@ def draw_bars(
 def draw_curves(
     path: Path,
     curves: Mapping[str, Sequence[float]],
-    x: Sequence[float],
+    x: Sequence[int | float],
     labels: tuple[str, str],
     title: str = "",
     *,
@@ -105,17 +107,32 @@ def draw_points(
     with _figure(path, (5.6, 4.6)) as axes:
         if colours:
             every = np.concatenate(list(points.values()))
-            cmap = "twilight" if "angle" in colours[1] or "direction" in colours[1] else "viridis"
-            shown = axes.scatter(*every.T, c=colours[0], s=7, cmap=cmap, alpha=0.8, linewidths=0)
+            reach = float(np.abs(colours[0]).max()) or 1.0
+            signed = (
+                {"cmap": "coolwarm", "vmin": -reach, "vmax": reach} if colours[0].min() < 0 else {"cmap": "viridis"}
+            )
+            shown = axes.scatter(*every.T, c=colours[0], s=9, alpha=0.85, linewidths=0, **signed)
             axes.figure.colorbar(shown, ax=axes, label=colours[1])
         else:
             for i, (name, part) in enumerate(points.items()):
                 axes.scatter(*part.T, s=7, label=name, color=INKS[i % len(INKS)], alpha=0.65, linewidths=0)
-        for arrow in arrows:
-            axes.annotate("", (arrow.x, arrow.y), (0, 0), arrowprops={"arrowstyle": "->", "color": "#1d2430"})
-            axes.annotate(arrow.name, (1.08 * arrow.x, 1.08 * arrow.y), ha="center", va="center", fontsize=8)
+        _point(axes, arrows)
         _dress(axes, *labels, title, not colours and len(points) > 1, None)
     return path
+
+
+def _point(axes: Any, arrows: Sequence[Arrow]) -> None:
+    """Arrows with their names; a name that would lie on another moves further out."""
+    taken: list[np.ndarray] = []
+    for arrow in arrows:
+        tip = np.array([arrow.x, arrow.y])
+        place, room = 1.12 * tip, 0.14 * float(np.linalg.norm(tip))
+        while any(np.linalg.norm(place - other) < room for other in taken):
+            place = 1.1 * place
+        taken.append(place)
+        axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->", "color": "#1d2430"})
+        back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+        axes.text(*place, arrow.name, ha="center", va="center", fontsize=8, bbox=back)
 
 
 def _reach(told: Sequence[Point], heights: Sequence[float]) -> np.ndarray:

@@ -27,7 +27,7 @@ def psnr(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
 
 
 def ssim(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
-    """Structural similarity (Wang et al. 2004): Gaussian of 1.5 over 11 pixels, where it lies inside the picture.
+    """Structural similarity (Wang et al. 2004): Gaussian of 1.5 over 11 pixels, pictures mirrored at their edges.
 
     The numbers are torchmetrics' ``StructuralSimilarityIndexMeasure(data_range=1)``. Pictures smaller than 11 pixels
     are enlarged to that.
@@ -35,6 +35,7 @@ def ssim(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
     x, y = torch.broadcast_tensors(x.float(), y.float())
     shape = x.shape[:-3]
     x, y = (_large_enough(part.reshape(-1, *part.shape[-3:])).flatten(0, 1)[:, None] for part in (x, y))
+    x, y = (F.pad(part, (_REACH,) * 4, mode="reflect") for part in (x, y))
     mean_x, mean_y, xx, yy, xy = (_blur(part) for part in (x, y, x * x, y * y, x * y))
     var_x, var_y = (xx - mean_x.square()).clamp_min(0), (yy - mean_y.square()).clamp_min(0)
     structure = (2 * (xy - mean_x * mean_y) + _K2**2) / (var_x + var_y + _K2**2)
