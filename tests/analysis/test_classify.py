@@ -20,7 +20,7 @@ def test_a_class_that_is_there_is_told():
 
 
 def test_a_class_that_is_not_there_is_guessed_at_chance():
-    x, label, episode, held = data(0.05)
+    _, label, episode, held = data(0.05)
     told = classify(torch.randn(200, 6), label, episode, held)
     assert abs(told.above_chance) < 0.3
     assert told.interval.low <= told.accuracy <= told.interval.high

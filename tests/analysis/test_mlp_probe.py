@@ -21,7 +21,7 @@ def test_it_reads_what_no_line_can():
 
 
 def test_wide_inputs_are_narrowed_without_loss():
-    x, y, episode = curved(3)
+    x, _, episode = curved(3)
     wide = x @ torch.linalg.qr(torch.randn(500, 3)).Q.T
     line = x[:, :2]
     told = probe(wide, line, episode, fit=fit_mlp)

@@ -11,9 +11,8 @@ from dila.evaluate.pins import Pin, check_pins, make_pins, read_pins, write_pins
 class Recorded:
     """An episode of so many frames, ten a second."""
 
-    columns: dict = {}
-
     def __init__(self, name, length, told="a"):
+        self.columns = {}
         self.id, self.times, self.told = name, np.arange(length) / 10, told
 
     def read(self, frames):

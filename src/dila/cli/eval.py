@@ -19,6 +19,7 @@ def evaluate(
     data: Positional[Data],
     out: Path = Path("outputs/evaluation.json"),
     pins: Path | None = None,
+    decoder: str | None = None,
     frames: int = 16,
     context: int = 1,
     clips: int = 64,
@@ -54,6 +55,7 @@ def evaluate(
         data: a corpus; its held-out episodes are judged, the others fit probes.
         out: .json; pictures go to the folder ``pictures`` beside it.
         pins: clips to judge on, from `dila eval pin`; spread over the held-out episodes when left out.
+        decoder: a trained model whose decoder draws for a model that has none, so that all are drawn alike.
         frames: of a clip, context and imagined ones together; shortened to what the data allow.
         context: true frames that the model sees.
         clips: how many.
@@ -90,7 +92,7 @@ def evaluate(
         frames, context, clips, column, components, change, pairs, pictures, still, source, i3d, seed
     )  # fmt: skip
     bench = open_bench(
-        model, data, out.parent / "pictures", settings, pins=pins, device=device, cache_dir=cache_dir,
+        model, data, out.parent / "pictures", settings, pins=pins, decoder=decoder, device=device, cache_dir=cache_dir,
         held_out=held_out, fps=fps, camera=camera, name=name, seed=run_seed,
     )  # fmt: skip
     wanted = (tables or tuple(TABLES)) if what == "all" else (what,)

@@ -19,7 +19,7 @@ from dila.evaluate.result import Result, Score, Subject
 from dila.imagine.label import hash_world
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained
-from dila.protocols import Episode
+from dila.protocols import Episode, FrameDecoder
 from dila.shapes import Features, Int, Tensor, UInt8
 from dila.train.material import default_cache
 from dila.version import version
@@ -175,6 +175,7 @@ def open_bench(
     settings: Settings | None = None,
     *,
     pins: str | Path | Pins | None = None,
+    decoder: str | Path | None = None,
     device: str = "auto",
     cache_dir: str | Path | None = None,
     held_out: float = 0.1,
@@ -191,6 +192,7 @@ def open_bench(
         out: folder for pictures.
         settings: of the tables.
         pins: a file of pins, or pins; made from the data when None.
+        decoder: a trained model whose decoder draws for one that has none; it must see with the same encoder.
         device: "auto", "cpu", "cuda", "mps".
         cache_dir: of features; the user's cache folder when None.
         held_out: share of the episodes held out, as in training.
@@ -204,6 +206,8 @@ def open_bench(
     """
     settings = settings or Settings()
     world = World(*load_pretrained(model, device=device))
+    if world.decoder is None and decoder is not None:
+        world.decoder = borrow_decoder(decoder, world, device)
     corpus = open_corpus(data, fps, camera)
     train, held = split_episodes(corpus, held_out)
     if not held:
@@ -224,6 +228,24 @@ def open_bench(
     return Bench(
         world, subject, str(data), dict(corpus.names), cached_train, cached_held, held_frames, pins, settings, out
     )
+
+
+def borrow_decoder(path: str | Path, world: World, device: str) -> FrameDecoder:
+    """The decoder of another trained model, to draw what this one predicts.
+
+    Raises:
+        DilaError: it has none, or sees other features: another encoder, or other statistics of the same.
+    """
+    other, encoder = load_pretrained(path, device=device), world.encoder
+    if other.decoder is None:
+        raise DilaError(f"{path} has no decoder to lend; train one with: dila train-decoder")
+    mine, theirs = (getattr(e, "statistics", None) for e in (encoder, other.encoder))
+    alike = (mine is None) == (theirs is None)
+    if mine is not None and theirs is not None:
+        alike = all(torch.allclose(getattr(mine, n), getattr(theirs, n), rtol=0.02, atol=0.02) for n in ("mean", "var"))
+    if encoder.config() != other.encoder.config() or not alike:
+        raise DilaError(f"{path} sees other features than this model, so its decoder cannot draw them; give another")
+    return other.decoder
 
 
 def describe(path: str | Path, world: World, name: str | None, seed: int | None) -> Subject:

@@ -125,7 +125,10 @@ def untrained_like(model: LatentActionModel, seed: int) -> LatentActionModel | N
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return type(model)(config).eval().to(device)  # pyright: ignore[reportCallIssue]
+        try:
+            return type(model)(config).eval().to(device)  # pyright: ignore[reportCallIssue]
+        except TypeError:  # it is made of more than its config
+            return None
 
 
 def spread(length: int, count: int) -> list[int]:
