@@ -139,15 +139,18 @@ class DecoderRun:
 
 @dataclass(frozen=True)
 class Guard:
-    """When a run stops by itself because its latents died.
+    """When a run stops by itself because its latents died, and which steps it leaves out.
 
     Args:
         scale: standard deviation of z or s below which it counts as dead.
-        patience: logged steps in a row, after warm-up.
+        patience: logged steps in a row, after warm-up; or steps in a row that were left out.
+        spike: leave out steps whose gradient's norm is so many times the median of the last hundred, or not finite,
+            and count them in the log; None leaves out none, and ends the run at the first that is not finite.
     """
 
     scale: float = 1e-3
     patience: int = 5
+    spike: float | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ class Run:
         workers: processes that read data; 0 reads in the training process.
         weights: how often each data set is drawn from, in their order, whatever the sum; None draws every clip once.
         tolerate: share of the clips that may fail to be read before the run stops.
+        deterministic: only algorithms that give the same bits each time, on GPUs too, where they are slower.
     """
 
     name: str
@@ -210,6 +214,7 @@ class Run:
     workers: int = 0
     weights: tuple[float, ...] | None = None
     tolerate: float = 0.1
+    deterministic: bool = False
 
     def __post_init__(self):
         if not self.stages:
