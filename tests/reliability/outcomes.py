@@ -84,5 +84,5 @@ def check_recorded(folder):
 
 def finish(verb, folder, corpus):
     process = victims.start(verb, folder, corpus)
-    process.join()
+    assert victims.told(process) == ""
     assert process.exitcode == 0

@@ -34,23 +34,23 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], capture_output=True)
 
 
-def told(verb, folder, corpus, capfd, before=None):
-    """How a process ends that cannot write: the last line of what it says."""
+def told(verb, folder, corpus, before=None):
+    """What a process says that cannot write."""
     process = victims.start(verb, folder, corpus, before=before)
-    process.join()
+    sentence = victims.told(process)
     assert process.exitcode == 1
-    return capfd.readouterr().err.strip().splitlines()[-1]
+    return sentence
 
 
 def plain(sentence):
-    return sentence.startswith("dila.errors.DilaError: ") and "cannot be written" in sentence
+    return sentence.startswith("DilaError: ") and "cannot be written" in sentence
 
 
 @pytest.mark.parametrize("size", [400, 3_000])
 @pytest.mark.parametrize("verb", victims.VERBS)
-def test_files_that_cannot_grow_end_in_one_sentence_and_cost_nothing(verb, size, corpus, whole, tmp_path, capfd):
+def test_files_that_cannot_grow_end_in_one_sentence_and_cost_nothing(verb, size, corpus, whole, tmp_path):
     folder = tmp_path / "work"
-    sentence = told(verb, folder, corpus, capfd, partial(only_files_of, size))
+    sentence = told(verb, folder, corpus, partial(only_files_of, size))
     assert plain(sentence), sentence
     assert "File too large" in sentence
     check_whole(folder)
@@ -59,10 +59,10 @@ def test_files_that_cannot_grow_end_in_one_sentence_and_cost_nothing(verb, size,
 
 
 @pytest.mark.parametrize("verb", ["train", "label"])
-def test_a_full_disk_ends_in_one_sentence_and_the_last_good_state_goes_on(verb, corpus, whole, small_disk, capfd):
+def test_a_full_disk_ends_in_one_sentence_and_the_last_good_state_goes_on(verb, corpus, whole, small_disk):
     enough = {"train": 300, "label": 24}[verb]
     folder = small_disk(enough) / "work"
-    sentence = told(verb, folder, corpus, capfd)
+    sentence = told(verb, folder, corpus)
     assert plain(sentence), sentence
     assert "No space left on device" in sentence
     check_whole(folder)
@@ -72,14 +72,14 @@ def test_a_full_disk_ends_in_one_sentence_and_the_last_good_state_goes_on(verb, 
 
 
 @pytest.mark.parametrize("verb", ["train", "encode", "label", "record", "record_lerobot"])
-def test_a_folder_that_may_not_be_written_to_is_named(verb, corpus, tmp_path, small_disk, capfd):
+def test_a_folder_that_may_not_be_written_to_is_named(verb, corpus, tmp_path, small_disk):
     if os.geteuid() == 0:  # whom permissions do not stop
         place = small_disk(64)
         subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     else:
         place = tmp_path / "locked"
         place.mkdir(mode=0o555)
-    sentence = told(verb, place / "work", corpus, capfd)
+    sentence = told(verb, place / "work", corpus)
     assert plain(sentence), sentence
     assert str(place) in sentence
 

@@ -106,14 +106,20 @@ class Changes:
         return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR)) and str(path)[:5] != "/dev/"
 
 
-def work(verb: str, folder: Path, data: Path, dies_at: int | None, before: Callable[[], None] | None) -> None:
-    """The process: what a test does to it `before`, then the verb."""
+def work(
+    verb: str, folder: Path, data: Path, dies_at: int | None, before: Callable[[], None] | None, tell: Any
+) -> None:
+    """The process: what a test does to it `before`, then the verb; an error is told, not printed."""
     torch.set_num_threads(1)
     changes, began = Changes(dies_at), time.monotonic()
     if before is not None:
         before()
     sys.addaudithook(changes)
-    VERBS[verb](folder, data)
+    try:
+        VERBS[verb](folder, data)
+    except Exception as error:
+        tell.send(f"{type(error).__name__}: {error}")
+        sys.exit(1)
     changes.dies_at = None
     told = {"changes": changes.count, "seconds": time.monotonic() - began}
     (folder.parent / f"{folder.name}.json").write_text(json.dumps(told))
@@ -122,12 +128,24 @@ def work(verb: str, folder: Path, data: Path, dies_at: int | None, before: Calla
 def start(
     verb: str, folder: Path, data: Path, dies_at: int | None = None, before: Callable[[], None] | None = None
 ) -> Any:
-    """A process at its work."""
+    """A process at its work; `told` gives what it said at its end."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=work, args=(verb, folder, data, dies_at, before))
+    hear, tell = context.Pipe(duplex=False)
+    process: Any = context.Process(target=work, args=(verb, folder, data, dies_at, before, tell))
+    process.hear = hear
     process.start()
+    tell.close()
     return process
+
+
+def told(process: Any) -> str:
+    """Why a process ended, or nothing."""
+    process.join()
+    try:
+        return process.hear.recv() if process.hear.poll() else ""
+    except EOFError:
+        return ""
 
 
 def digest(tensors: dict[str, Any]) -> dict[str, str]:

@@ -20,7 +20,7 @@ import torch
 
 from dila.errors import DilaError, writing
 from dila.interop.pretrained import CHECKPOINTS, Pretrained, save_pretrained
-from dila.vision.stored import load_plain
+from dila.vision.stored import load_plain, write_plain
 
 TRAINER = "trainer.pt"
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def save_checkpoint(
         try:
             with writing(folder):
                 save_pretrained(partial, pretrained, dict(notes))
-                torch.save(state._asdict(), partial / TRAINER)
+                write_plain(partial / TRAINER, state._asdict())
                 _to_disk(partial)
                 os.replace(partial, folder)
                 _to_disk(folder.parent)

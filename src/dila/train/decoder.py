@@ -23,7 +23,7 @@ from dila.train.material import default_cache
 from dila.train.run import DecoderRun, Optimiser
 from dila.train.stop import StopRequest
 from dila.vision import ConvDecoder, ConvDecoderConfig, FeatureCache, FrozenEncoder, decoder_loss
-from dila.vision.stored import load_plain
+from dila.vision.stored import load_plain, write_plain
 
 FILE = "decoder.pt"
 SAVE_MINUTES = 2.0
@@ -215,7 +215,7 @@ def _save(
     }  # fmt: skip
     partial = path.with_name(path.name + ".partial")
     with writing(path):
-        torch.save(stored, partial)
+        write_plain(partial, stored)
         os.replace(partial, path)
 
 

@@ -27,6 +27,16 @@ def load_plain(path: Path, *, mmap: bool = False) -> Any:
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
 
 
+def write_plain(path: Path, value: Any) -> None:
+    """``torch.save`` through a file of Python's, whose errors say what the disk said: torch's own do not.
+
+    Raises:
+        OSError: it cannot be written; or RuntimeError with that as its context.
+    """
+    with path.open("wb") as file:
+        torch.save(value, file)
+
+
 def _check_packed(path: Path) -> None:
     """torch stores its records as they are: one that is packed is not its work, and may unpack to anything."""
     try:
