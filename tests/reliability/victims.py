@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,25 @@ def train(folder: Path, data: Path) -> None:
         stages=(Stage(OneStep(), steps=5), Stage(Rollout(), steps=3, frames=3)), checkpoint_every=2, keep=2,
         evaluate_every=4, decoder=DecoderRun(steps=3, batch=4, size=16, width=8, max_width=8, frames=20),
     )  # fmt: skip
+    train(run, data, folder / "run", cache_dir=folder / "cache", progress=False)
+
+
+def train_plain(folder: Path, data: Path) -> None:
+    """Six steps of four clips without dropout, whose losses do not depend on how the clips are dealt out."""
+    from train_world import PatchConfig, PatchEncoder, small_model, small_run
+
+    from dila import vision
+    from dila.train.loop import train
+    from dila.train.objectives import OneStep, Rollout, Terms, Weights
+    from dila.train.run import Stage
+
+    vision.ENCODERS["patch"] = (PatchEncoder, PatchConfig)
+    model = replace(small_model(), dropout=0.0)
+    model = replace(model, idm=replace(model.idm, dropout=0.0), fdm=replace(model.fdm, dropout=0.0))
+    # Diversity and symmetry are of the clips of one process together, not means over clips.
+    terms = Terms(Weights(feature=1.0, structure=0.1, action=0.1, norm=0.01, diversity=0.0, symmetry=0.0))
+    stages = (Stage(OneStep(terms), steps=4), Stage(Rollout(terms), steps=2, frames=3))
+    run = small_run(stages=stages, model=model, checkpoint_every=1, keep=9)
     train(run, data, folder / "run", cache_dir=folder / "cache", progress=False)
 
 
@@ -83,9 +103,27 @@ def record_lerobot(folder: Path, data: Path) -> None:
     render_primitives(folder / "recorded", 6, 5, 32, 0, "rotation", progress=False, store=store)
 
 
+OTHERS: dict[str, Callable[[Path, Path], None]] = {"train_plain": train_plain}
 VERBS: dict[str, Callable[[Path, Path], None]] = {
     "train": train, "encode": encode, "label": label, "record": record, "record_lerobot": record_lerobot,
 }  # fmt: skip
+
+
+def joined(rank: int, world: int, port: int, die_at: int | None = None) -> None:
+    """Before the verb: be one of several processes, as a launcher would have it, and die after a step."""
+    from dila.train import loop
+
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ |= {key: str(value) for key, value in told.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    optimise = loop.Trainer._optimise
+
+    def until(trainer: Any, *arguments: Any) -> Any:
+        if trainer.step == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return optimise(trainer, *arguments)
+
+    loop.Trainer._optimise = until
 
 
 class Changes:
@@ -116,7 +154,7 @@ def work(
         before()
     sys.addaudithook(changes)
     try:
-        VERBS[verb](folder, data)
+        (VERBS | OTHERS)[verb](folder, data)
     except Exception as error:
         tell.send(f"{type(error).__name__}: {error}")
         sys.exit(1)

@@ -226,6 +226,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             if not streams:
                 raise DilaError(f"{path} holds no video stream; give a video file")
             stream = streams[0]
+            if stream.codec_context is None:
+                raise DilaError(f"{path} is coded in a way that nothing here decodes; convert it, for example to mp4")
             _check_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
             # What the container says is not what the stream may say half-way through.

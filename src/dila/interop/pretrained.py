@@ -184,9 +184,10 @@ def pick_device(name: str) -> torch.device:
 def _load_folder(folder: Path) -> Pretrained:
     described = _read_config(folder / CONFIG)
     statistics = FeatureStatistics.load(folder / ENCODER) if described["statistics"] else None
-    encoder = build_encoder(described["encoder"], statistics)
-    with torch.device("meta"):
-        model = DiLA(from_json(DiLAConfig, described["model"], f"{folder / CONFIG}: model"))
+    with _buildable(folder / CONFIG):
+        encoder = build_encoder(described["encoder"], statistics)
+        with torch.device("meta"):
+            model = DiLA(from_json(DiLAConfig, described["model"], f"{folder / CONFIG}: model"))
     _load_tensors(model, folder / MODEL)
     pretrained = Pretrained(
         model.eval(), encoder, _load_decoder(folder, described, statistics), described["stride"], described["frames"]
@@ -195,12 +196,21 @@ def _load_folder(folder: Path) -> Pretrained:
     return pretrained
 
 
+@contextmanager
+def _buildable(path: Path) -> Iterator[None]:
+    """Around making what a config describes: from elsewhere, its numbers may fit nothing."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DilaError(f"{path} describes what cannot be built: {_first_line(error)}; copy the folder anew") from error
+
+
 def _load_decoder(folder: Path, described: Mapping[str, Any], statistics: FeatureStatistics | None) -> Any:
     if described["decoder"] is None:
         return None
     # Without memory until its tensors come: how large it says it is has not been held against them yet.
     own = "weights" not in described["decoder"]
-    with torch.device("meta") if own else nullcontext():
+    with _buildable(folder / CONFIG), torch.device("meta") if own else nullcontext():
         decoder = build_decoder(described["decoder"], statistics)
     if _decoder_weights(decoder):
         _load_tensors(decoder, folder / DECODER)  # type: ignore[type-var]

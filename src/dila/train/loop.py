@@ -39,7 +39,7 @@ from dila.train.checkpoint import (
     tidy,
 )  # fmt: skip
 from dila.train.decoder import fit_decoder
-from dila.train.faults import Faults
+from dila.train.faults import Faults, with_others
 from dila.train.learner import Learner, make_optimiser, recompute_layers
 from dila.train.log import Log
 from dila.train.material import (
@@ -117,7 +117,7 @@ def train(
         material = hold_to_register(out, material, run.tolerate)
     elif accelerator.is_main_process:
         write_register(out, material)
-    with StopRequest() as stop, deterministic(run.deterministic):
+    with StopRequest() as stop, deterministic(run.deterministic), with_others(accelerator.num_processes):
         trainer = Trainer(run, out, material, model, accelerator, stop, progress)
         if checkpoint is not None:
             trainer.restore(checkpoint)
