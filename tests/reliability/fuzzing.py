@@ -182,8 +182,12 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def rounds(kind: str, source: Path, work: Path, seeds: range) -> None:
-    """The process: read so many changed copies, and write down what went wrong."""
+Job = tuple[str, Path, range]
+"""A reader, the true files, and the seeds of the changes."""
+
+
+def rounds(jobs: list[Job], work: Path, first: int) -> None:
+    """The process: read all changed copies from the `first` on, and write down what went wrong."""
     import logging
 
     import torch
@@ -194,9 +198,12 @@ def rounds(kind: str, source: Path, work: Path, seeds: range) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg's and HDF5's own remarks
     torch.set_num_threads(1)
     _limit()
+    each = [(kind, source, seed) for kind, source, seeds in jobs for seed in seeds]
     with (work / "faults.jsonl").open("a") as faults:
-        for seed in seeds:
-            (work / "round").write_text(str(seed))
+        for number, (kind, source, seed) in enumerate(each):
+            if number < first:
+                continue
+            (work / "round").write_text(str(number))
             case = work / "case"
             shutil.rmtree(case, ignore_errors=True)
             shutil.copytree(source, case)
@@ -210,23 +217,25 @@ def rounds(kind: str, source: Path, work: Path, seeds: range) -> None:
                 told = [traceback.format_exc(limit=-4)]
             signal.alarm(0)
             for reason in told:
-                faults.write(json.dumps({"seed": seed, "file": path.name, "reason": reason[:1500]}) + "\n")
+                fault = {"of": source.name, "seed": seed, "file": path.name, "reason": reason[:1500]}
+                faults.write(json.dumps(fault) + "\n")
                 faults.flush()
 
 
-def fuzz(kind: str, source: Path, work: Path, seeds: range) -> list[dict[str, Any]]:
+def fuzz(jobs: list[Job], work: Path) -> list[dict[str, Any]]:
     """Every fault of these rounds; a process that died is counted and the next goes on behind it."""
     work.mkdir(parents=True, exist_ok=True)
-    deaths, left = [], seeds
-    while left:
-        context = multiprocessing.get_context("forkserver")
-        process = context.Process(target=rounds, args=(kind, source, work, left))
+    each = [(source.name, seed) for _, source, seeds in jobs for seed in seeds]
+    deaths: list[dict[str, Any]] = []
+    first = 0
+    while first < len(each):
+        process = multiprocessing.get_context("forkserver").Process(target=rounds, args=(jobs, work, first))
         process.start()
         process.join()
         if process.exitcode == 0:
             break
         reached = int((work / "round").read_text())
-        deaths.append({"seed": reached, "file": "?", "reason": f"the process ended with {process.exitcode}"})
-        left = range(reached + 1, seeds.stop)
-    lines = (work / "faults.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines] + deaths
+        of, seed = each[reached]
+        deaths.append({"of": of, "seed": seed, "file": "?", "reason": f"the process ended with {process.exitcode}"})
+        first = reached + 1
+    return [json.loads(line) for line in (work / "faults.jsonl").read_text().splitlines()] + deaths

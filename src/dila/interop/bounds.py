@@ -29,5 +29,5 @@ def check_bounds(described: Any, where: str, deep: int = DEEP) -> None:
             check_bounds(value, f"{where}.{key}", deep - 1)
     elif isinstance(described, int):
         limit = LAYERS if where.rstrip("0123456789.").endswith(COUNTED) else NUMBER
-        if abs(described) > limit:
-            raise DilaError(f"{where} = {str(described)[:40]} is larger than {limit:,}; the file is damaged or harmful")
+        if not 0 <= described <= limit:
+            raise DilaError(f"{where} = {str(described)[:40]} is not in 0 to {limit:,}; the file is damaged or harmful")
