@@ -46,6 +46,8 @@ READERS: dict[str, Reader] = {
     "video": video,
     "frames": frames,
 }
+MAX_SECONDS = 30 * 86_400.0
+"""From the first frame of an episode to its last."""
 HELD_OUT = ("validation", "valid", "val", "test", "held_out")
 """What data sets call the episodes that they keep from training, in the order of preference."""
 
@@ -129,12 +131,19 @@ class _Finds:
                     self._name(find.columns)
                 elif isinstance(find, Split):
                     self.splits[find.name] = self.splits.get(find.name, ()) + find.ids
+                elif reason := _endless(find):
+                    self.skipped.append(Skipped(source, reason))
                 else:
                     self.episodes.append(find)
         except DilaError as error:
             self.skipped.append(Skipped(source, str(error)))
         except OSError as error:
             self.skipped.append(Skipped(source, f"{source} cannot be read: {error.strerror or error}"))
+        except Exception as error:  # damage that no reader foresaw is that source's alone, and listed like any other
+            told = (str(error).splitlines() or [""])[0][:200]
+            self.skipped.append(
+                Skipped(source, f"{source} is damaged ({type(error).__name__}: {told}); replace or remove it")
+            )
 
     def _name(self, columns: Mapping[str, tuple[str, ...]]) -> None:
         """Names count where all sources that give any agree."""
@@ -160,6 +169,14 @@ class _Finds:
         self.episodes = [e for e in self.episodes if getattr(e, "camera", None) == camera]
         ids = {e.id for e in self.episodes}
         self.splits = {split: tuple(i for i in some if i in ids) for split, some in self.splits.items()}
+
+
+def _endless(episode: Any) -> str | None:
+    """Why an episode is not sampled: two frames that lie ages apart would be asked for every moment between them."""
+    first, last = (float(t) for t in episode.times[[0, -1]]) if len(episode.times) else (0.0, 0.0)
+    if 0 <= last - first <= MAX_SECONDS:
+        return None
+    return f"{episode.id} claims to last from {first:g} to {last:g} s, more than {MAX_SECONDS / 86400:g} days; split it"
 
 
 def _name(source: Path, root: Path) -> str:

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 from dila.configs import from_json, to_json
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
+from dila.interop.bounds import check_bounds
 from dila.interop.models import MODELS, AnyModel, kind_of
 from dila.interop.released import load_released
 from dila.protocols import FrameDecoder
@@ -81,14 +82,15 @@ def save_pretrained(folder: str | Path, pretrained: Pretrained, notes: Mapping[s
         raise DilaError(f"{folder} is there and is no folder of a trained model; choose another name or remove it")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        _write_tensors(partial / MODEL, pretrained.model.state_dict())
-        if pretrained.encoder.statistics is not None:
-            pretrained.encoder.statistics.save(partial / ENCODER)
-        if weights := _decoder_weights(pretrained.decoder):
-            _write_tensors(partial / DECODER, weights)
-        (partial / CONFIG).write_text(json.dumps(_describe(pretrained, notes), indent=2) + "\n", encoding="utf-8")
-        _put_in_place(partial, folder)
+        with writing(folder):
+            partial.mkdir(parents=True)
+            _write_tensors(partial / MODEL, pretrained.model.state_dict())
+            if pretrained.encoder.statistics is not None:
+                pretrained.encoder.statistics.save(partial / ENCODER)
+            if weights := _decoder_weights(pretrained.decoder):
+                _write_tensors(partial / DECODER, weights)
+            (partial / CONFIG).write_text(json.dumps(_describe(pretrained, notes), indent=2) + "\n", encoding="utf-8")
+            _put_in_place(partial, folder)
     except OSError as error:
         raise DilaError(f"{folder} cannot be written: {error}") from error
     finally:
@@ -180,10 +182,11 @@ def pick_device(name: str) -> torch.device:
 def _load_folder(folder: Path) -> Pretrained:
     described = _read_config(folder / CONFIG)
     statistics = FeatureStatistics.load(folder / ENCODER) if described["statistics"] else None
-    encoder = build_encoder(described["encoder"], statistics)
-    with torch.device("meta"):
-        kind = MODELS[described["kind"]]
-        model = kind.model(from_json(kind.config, described["model"], f"{folder / CONFIG}: model"))  # type: ignore[arg-type]
+    with _buildable(folder / CONFIG):
+        encoder = build_encoder(described["encoder"], statistics)
+        with torch.device("meta"):
+            kind = MODELS[described["kind"]]
+            model = kind.model(from_json(kind.config, described["model"], f"{folder / CONFIG}: model"))  # type: ignore[arg-type]
     _load_tensors(model, folder / MODEL)
     pretrained = Pretrained(
         model.eval(), encoder, _load_decoder(folder, described, statistics), described["stride"], described["frames"]
@@ -192,10 +195,22 @@ def _load_folder(folder: Path) -> Pretrained:
     return pretrained
 
 
+@contextmanager
+def _buildable(path: Path) -> Iterator[None]:
+    """Around making what a config describes: from elsewhere, its numbers may fit nothing."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DilaError(f"{path} describes what cannot be built: {_first_line(error)}; copy the folder anew") from error
+
+
 def _load_decoder(folder: Path, described: Mapping[str, Any], statistics: FeatureStatistics | None) -> Any:
     if described["decoder"] is None:
         return None
-    decoder = build_decoder(described["decoder"], statistics)
+    # Without memory until its tensors come: how large it says it is has not been held against them yet.
+    own = "weights" not in described["decoder"]
+    with _buildable(folder / CONFIG), torch.device("meta") if own else nullcontext():
+        decoder = build_decoder(described["decoder"], statistics)
     if _decoder_weights(decoder):
         _load_tensors(decoder, folder / DECODER)  # type: ignore[type-var]
     return decoder.eval() if isinstance(decoder, nn.Module) else decoder
@@ -257,7 +272,7 @@ def _describe(pretrained: Pretrained, notes: Mapping[str, Any] | None) -> dict[s
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DilaError(f"{path} cannot be read as JSON: {_first_line(error)}; copy the folder anew") from error
     if not isinstance(described, dict) or not isinstance(described.get("format"), int):
         raise DilaError(f"{path} does not describe a trained model: it has no field format; check the path")
@@ -275,6 +290,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     if not all(isinstance(described[name], Mapping | None) for name in ("encoder", "decoder")):
         raise DilaError(f"{path}: encoder and decoder should be objects; copy the folder anew")
+    for name in ("model", "encoder", "decoder"):
+        check_bounds(described[name], f"{path}: {name}")
     return described
 
 
