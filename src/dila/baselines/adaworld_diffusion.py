@@ -228,7 +228,6 @@ def _network(config: AdaWorldDiffusionConfig) -> Any:
         raise MissingExtra("AdaWorld's diffusion model", "diffusers", "diffusion") from error
     crossing = len(config.channels) - 1
     return UNetSpatioTemporalConditionModel(
-        sample_size=config.grid,
         in_channels=2 * config.feature_dim,
         out_channels=config.feature_dim,
         down_block_types=("CrossAttnDownBlockSpatioTemporal",) * crossing + ("DownBlockSpatioTemporal",),

@@ -19,15 +19,13 @@ from dila.shapes import Float, LatentActions, Structure, Tensor
 ForwardDynamicsCache = tuple[TemporalCache, ...]
 
 
-def forward_dynamics(config: DiLAConfig) -> nn.Module:
+def forward_dynamics(config: DiLAConfig) -> "ForwardDynamics | Given":
     """The map (s, z) -> ds_hat, which takes and returns its past."""
     return Given() if isinstance(config.bottleneck, NoAction) else ForwardDynamics(config)
 
 
 class Given(nn.Module):
     """In place of the FDM where nothing acts: the change is the true one."""
-
-    layers = ()
 
     def forward(self, s: Structure, z: LatentActions, cache: object = None) -> tuple[Structure, tuple[()]]:
         """``z``, the flattened change, on the grid of ``s``."""

@@ -71,8 +71,8 @@ class _Layer(nn.Module):
         self.across_origin = Attention(dim, sizes.heads, sizes.head_dim, context_dim=config.feature_dim, null_tokens=2)
         self.across_content: Attention | None = None
         if config.content is None:
-            shape = {"context_dim": config.content_dim, "null_tokens": 2}
-            self.across_content = Attention(dim, sizes.heads, sizes.head_dim, **shape)
+            width = config.content_dim
+            self.across_content = Attention(dim, sizes.heads, sizes.head_dim, context_dim=width, null_tokens=2)
         self.ff = feed_forward(dim, config.dropout)
 
     def forward(
