@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dila.analysis import mlp_probe
 from dila.cli.main import main
 from dila.data import render_primitives
 from dila.errors import DilaError
@@ -20,6 +21,20 @@ from dila.imagine.windows import infer_long
 
 pytest.importorskip("matplotlib")
 SETTINGS = Settings(frames=6, clips=4, pairs=48, pictures=2, column="state", components=("agent_x",), change=True)
+
+
+class Plain:
+    """The verbs of any model, and no more."""
+
+    def infer(self, e):
+        return (e[:, 1:] - e[:, :-1]).mean((2, 3))
+
+    def start(self, e):
+        return e[:, -1]
+
+    def step(self, state, z):
+        state = state + z[:, None, None]
+        return state, state
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +54,11 @@ def transforms(tmp_path_factory):
     for name, moves in (("moving", True), ("still", False)):
         render_primitives(folder / name, 14, 16, 32, moving_background=moves, progress=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _quick_probes(monkeypatch):
+    monkeypatch.setattr(mlp_probe, "STEPS", 20)
 
 
 @pytest.fixture
@@ -107,7 +127,7 @@ def test_the_untrained_control_is_another_model_of_the_same_config(bench):
     assert any(not torch.equal(a, b) for a, b in zip(blank.parameters(), model.parameters(), strict=True))
     again = untrained_like(model, 0)
     assert all(torch.equal(a, b) for a, b in zip(blank.parameters(), again.parameters(), strict=True))
-    assert untrained_like(object(), 0) is None
+    assert untrained_like(Plain(), 0) is None
 
 
 def test_targets_are_those_of_the_transition():
@@ -184,9 +204,12 @@ def test_a_still_background_is_no_test_of_the_sceptics(bench, transforms, tmp_pa
 
 def test_a_model_without_structure_is_told_so(bench):
     world = bench.world
-    other = replace(bench, world=type(world)(object(), world.encoder, None, world.stride, world.frames))
+    other = replace(bench, world=type(world)(Plain(), world.encoder, None, world.stride, world.frames))
     with pytest.raises(DilaError, match="motion needs a model with structure and content"):
         dila_of(other, "motion")
+    told = measure_generation(other)
+    assert "no decoder" in told.notes[0]
+    assert {score.name.split("/")[0] for score in told.scores} == {"feature_error_over_copying", "feature_mse"}
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(bench):
@@ -218,7 +241,7 @@ def test_on_the_command_line(first_look, tmp_path, capsys):
     assert told["pins"] == json.loads(pins.read_text())["hash"]
     assert (tmp_path / "pictures" / "transfer.mp4").is_file()
     assert json.loads(out.read_text())["results"] == [told]
-    assert main([*arguments, "--context", "6"]) == 2
+    assert main([*arguments, *more, "--context", "6"]) == 2
     assert "leaves nothing to imagine" in capsys.readouterr().err
     assert main(["eval", "all", *arguments[2:4], "--tables", "elbow"]) == 2
     assert "there is no elbow" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def _trained(
             nn.Linear(x.shape[1], HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(),
             nn.Linear(HIDDEN, y.shape[1]),
         )  # fmt: skip
-        optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=decay)
+        optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=decay, fused=True)
         for step in range(1, steps + 1):
             optimiser.zero_grad()
             (network(x) - y).square().mean().backward()

@@ -8,7 +8,12 @@ from tyro.conf import Positional
 from dila.cli.arguments import print_json, read
 
 
-def report(runs: Positional[tuple[Path, ...]], out: Path = Path("outputs/report.html"), json: bool = False) -> None:
+def report(
+    runs: Positional[tuple[Path, ...]],
+    out: Path = Path("outputs/report.html"),
+    against: str | None = None,
+    json: bool = False,
+) -> None:
     """Compare evaluated runs: one self-contained page with tables, tests, curves, pictures and clips.
 
     Runs of one name are seeds of one model: mean and 95% interval over them. Models judged on the same pinned clips are
@@ -17,6 +22,7 @@ def report(runs: Positional[tuple[Path, ...]], out: Path = Path("outputs/report.
     Args:
         runs: results of dila eval, or folders with an evaluation.json in them at any depth.
         out: .html to write; the comparison is written beside it as .json.
+        against: the model that the page tests the others against, the first when left out; the JSON has all pairs.
         json: print the comparison as JSON.
     """
     from dila.configs import write_json
@@ -28,7 +34,7 @@ def report(runs: Positional[tuple[Path, ...]], out: Path = Path("outputs/report.
         raise DilaError(f"--out {out} must end in .html")
     if not runs:
         raise DilaError("runs names nothing to report; give results of dila eval, or folders that hold them")
-    rows = write_report(out, find_results(runs))
+    rows = write_report(out, find_results(runs), against)
     told = [row.to_json() for row in rows]
     write_json(out.with_suffix(".json"), told)
     if json:

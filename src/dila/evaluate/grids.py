@@ -19,7 +19,8 @@ from dila.evaluate.result import Result, score_rows
 from dila.imagine.pictures import write_sheet
 from dila.imagine.transfer import transfer
 from dila.imagine.windows import infer_long
-from dila.shapes import Features, Float, Tensor, UInt8
+from dila.protocols import Episode
+from dila.shapes import Float, Tensor, UInt8
 
 GAP = 3
 
@@ -64,7 +65,7 @@ def _read_again(bench: Bench, scenes: Sequence[Tensor], made: Tensor) -> Float[T
     return infer_long(bench.world.model, torch.cat([first, made], dim=1), bench.world.frames)
 
 
-def _first_clips(bench: Bench, episodes: Sequence, count: int) -> list[Features]:
+def _first_clips(bench: Bench, episodes: Sequence[Episode], count: int) -> list[Float[Tensor, "T H W D"]]:
     """A clip of each of some episodes, `Bench.pins.frames` long."""
     cut = Clips(episodes, bench.pins.frames, bench.world.stride)
     places: dict[int, list[int]] = {}
@@ -76,7 +77,7 @@ def _first_clips(bench: Bench, episodes: Sequence, count: int) -> list[Features]
     return [cut[items[len(items) // 2]].frames.to(bench.device) for items in chosen]
 
 
-def _sources(bench: Bench, count: int) -> list[Features]:
+def _sources(bench: Bench, count: int) -> list[Float[Tensor, "T H W D"]]:
     corpus = open_corpus(str(bench.settings.source))
     cut = Clips(corpus.episodes, bench.pins.frames, bench.world.stride)
     frames = [cut[i].frames for i in spread(len(cut), count)]
@@ -106,7 +107,7 @@ def _draw(bench: Bench, sources: Sequence[Tensor], scenes: Sequence[Tensor], mad
     return {sheet.name: "Actions of one clip in the scene of another.", video.name: caption}
 
 
-def _tiled(rows: Sequence[Sequence[UInt8[Tensor, "T 3 Y X"]]]) -> UInt8[Tensor, "T 3 Y X"]:
+def _tiled(rows: Sequence[Sequence[UInt8[Tensor, "T 3 Y X"]]]) -> UInt8[Tensor, "T 3 _ _"]:
     """Clips of one size beside and under one another, with a gap."""
     padded = [torch.cat([F.pad(clip, (GAP, GAP, GAP, GAP), value=255) for clip in row], dim=3) for row in rows]
     whole = torch.cat(padded, dim=2)

@@ -68,12 +68,12 @@ def statistics(e: Features) -> Float[Tensor, "B F"]:
     return torch.cat([e.float().mean((1, 2, 3)), e.float().std((1, 2, 3), correction=0)], dim=-1)
 
 
-def _look(bound: Features, a: Features, b: Features) -> dict[str, Tensor]:
+def _look(bound: Float[Tensor, "B K H W D"], a: Features, b: Features) -> dict[str, Tensor]:
     to_a, to_b = ((statistics(bound) - statistics(clip[:, 1:])).norm(dim=-1) for clip in (a, b))
     return {"to_a": to_a, "to_b": to_b}
 
 
-def _left(still: Features, e: Features) -> dict[str, Tensor]:
+def _left(still: Float[Tensor, "B K H W D"], e: Features) -> dict[str, Tensor]:
     own = (e[:, 2:].float() - e[:, 1:-1].float()).square().mean((1, 2, 3, 4))
     return {"left": (still[:, 1:] - still[:, :-1]).square().mean((1, 2, 3, 4)), "own": own}
 
@@ -132,7 +132,7 @@ def _r2(predicted: Tensor, true: Tensor) -> float:
     return float(1 - (predicted - true).square().sum() / total)
 
 
-def _draw(bench: Bench, a: Features, b: Features, bound: Features, still: Features, done: int) -> dict[str, str]:
+def _draw(bench: Bench, a: Features, b: Features, bound: Tensor, still: Tensor, done: int) -> dict[str, str]:
     written: dict[str, str] = {}
     world = bench.world
     if world.decoder is None:

@@ -82,8 +82,8 @@ def draw_curves(
     """Curves over a common axis, ``labels`` for x and y, with bands where there are intervals."""
     with _figure(path, (5.6, 3.4)) as axes:
         for i, (name, values) in enumerate(curves.items()):
-            ink = INKS[i % len(INKS)]
-            axes.plot(x[: len(values)], values, marker="o", markersize=3, label=name, color=ink)
+            ink, dash = INKS[i % len(INKS)], ("-", "--", ":")[i // len(INKS) % 3]
+            axes.plot(x[: len(values)], values, dash, marker="o", markersize=3, label=name, color=ink)
             if bands and name in bands:
                 axes.fill_between(x[: len(values)], *bands[name], color=ink, alpha=0.15, linewidth=0)
         if log_x:

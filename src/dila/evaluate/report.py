@@ -27,15 +27,23 @@ HEADLINES = (
     ("probe", "r2/z/ridge", "R² of a linear probe from z"),
     ("sceptic", "selectivity/z", "R² for the action minus that for the background's motion"),
 )
+NO_MODEL = ("copying", "decoder", "shuffled", "untrained", "features")
+"""Sides that say nothing of a model: not tested on the page."""
 CLIPS = 12
 """Pictures and clips of a table, at most, over all models."""
 
 
-def write_report(path: Path, found: Mapping[Path, Sequence[Result]]) -> list[Row]:
+def write_report(path: Path, found: Mapping[Path, Sequence[Result]], against: str | None = None) -> list[Row]:
     """Write the page, whole or not at all, and return the comparison that it shows.
 
+    Args:
+        path: of the page.
+        found: results by the file that they are in.
+        against: the model that the others are tested against on the page; the first when None. The comparison returned
+            holds the tests of all pairs.
+
     Raises:
-        DilaError: there are no results.
+        DilaError: there are no results, or none of the model ``against``.
         MissingExtra: matplotlib or scipy is not installed.
     """
     results = [result for members in found.values() for result in members]
@@ -43,12 +51,15 @@ def write_report(path: Path, found: Mapping[Path, Sequence[Result]]) -> list[Row
         raise DilaError("there are no results to report; make some with: dila eval")
     rows = compare(results)
     models = list(dict.fromkeys(result.subject.name for result in results))
+    against = against or models[0]
+    if against not in models:
+        raise DilaError(f"--against: there is no result of {against}; there are some of {', '.join(models)}")
     with tempfile.TemporaryDirectory() as folder:
         sections = [_models(results)]
         for what in dict.fromkeys(row.what for row in rows):
             shown = [row for row in rows if row.what == what]
             pictures = _pictures(found, what.split(" on ")[0]) if len(models) <= 8 else []
-            sections.append(_section(what, shown, models, Path(folder), pictures))
+            sections.append(_section(what, shown, models, against, Path(folder), pictures))
         sections.append(_notes(results))
         path.parent.mkdir(parents=True, exist_ok=True)
         subtitle = (
@@ -91,10 +102,15 @@ def _models(results: Sequence[Result]) -> Section:
 
 
 def _section(
-    what: str, rows: Sequence[Row], models: Sequence[str], folder: Path, pictures: Sequence[Figure]
+    what: str, rows: Sequence[Row], models: Sequence[str], against: str, folder: Path, pictures: Sequence[Figure]
 ) -> Section:
     shown: list[Table | Figure] = [_table(rows, models)]
-    tests = [(row, test) for row in rows for test in row.tests]
+    tests = [
+        (row, test)
+        for row in rows
+        for test in row.tests
+        if against in (test.first, test.second) and not _side(row).startswith(NO_MODEL)
+    ]
     if tests:
         shown.append(_test_table(tests))
     shown += _curves(what, rows, folder)
@@ -136,12 +152,7 @@ def _curves(what: str, rows: Sequence[Row], folder: Path) -> list[Figure]:
             families.setdefault(row.score.split("/")[0], []).append(row)
     figures = []
     for family, members in families.items():
-        curves = {
-            (f"{cell.model}, {_side(row)}" if len(members) > 1 else cell.model): cell.by_step
-            for row in members
-            for cell in row.cells
-            if len(cell.by_step) > 1
-        }
+        curves = _lines(members)
         longest = max(map(len, curves.values()))
         steps = members[0].steps[:longest] or tuple(range(1, longest + 1))
         by_pairs = family == "r2_by_pairs"
@@ -150,6 +161,22 @@ def _curves(what: str, rows: Sequence[Row], folder: Path) -> list[Figure]:
         path = draw_curves(folder / f"{name}.png", curves, steps, (label, family), log_x=by_pairs)
         figures.append(Figure(path, f"{family} by {label}."))
     return figures
+
+
+def _lines(members: Sequence[Row]) -> dict[str, Sequence[float]]:
+    """Of one model every side; of several each one's own sides, and those that say nothing of a model once."""
+    several = len({cell.model for row in members for cell in row.cells}) > 1
+    lines: dict[str, Sequence[float]] = {}
+    for row in members:
+        side = _side(row)
+        shared = side.startswith(NO_MODEL)
+        if several and (side.endswith("_drawn") or side == "decoder"):
+            continue
+        for cell in row.cells[:1] if several and shared else row.cells:
+            name = side if shared or not several else f"{cell.model}, {side}"
+            if len(cell.by_step) > 1:
+                lines[name] = cell.by_step
+    return lines
 
 
 def _bars(what: str, rows: Sequence[Row], folder: Path) -> list[Figure]:
@@ -196,4 +223,4 @@ def _side(row: Row) -> str:
 def _number(value: float, low: float | None, high: float | None) -> str:
     digits = 3 if abs(value) < 100 else 1
     told = f"{value:.{digits}f}"
-    return told if low is None or high is None else f"{told} [{low:.{digits}f}, {high:.{digits}f}]"
+    return told if low is None or high is None else f"{told}\u00a0[{low:.{digits}f},\u00a0{high:.{digits}f}]"
