@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +55,12 @@ from dila.train.material import (
 from dila.train.numerics import Spikes, deterministic
 from dila.train.objectives import Batch, Outcome
 from dila.train.register import hold_to_register, write_register
+from dila.train.processes import accelerator_of
 from dila.train.run import Run, Stage
 from dila.train.stop import StopRequest
 from dila.train.watch import HeldOut, save_picture
 
 PICTURES = "pictures"
-PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU")
-"""Ways of accelerate under which every process has the whole model."""
 
 
 def train(
@@ -96,7 +94,7 @@ def train(
         SystemExit: stopped by a signal, saved.
     """
     out = Path(out)
-    accelerator = _accelerator(run)
+    accelerator = accelerator_of(run)
     if not resume and (out / RUN).exists():
         raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
     encoder, model = begin(run)
@@ -387,21 +385,3 @@ class Trainer:
         last = newest(self.out)
         kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         return f"{kept}; lower the learning rate or change the weights of the loss, in another folder"
-
-
-def _accelerator(run: Run) -> Any:
-    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-
-    # Autocast is the learner's own. Without actions in every stage the action encoder has no gradient in some.
-    unused = run.model.real_action_dim is not None or run.uses_actions
-    handlers = [
-        DistributedDataParallelKwargs(find_unused_parameters=unused),
-        InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the others wait while one fills the feature cache
-    ]
-    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=handlers)
-    if accelerator.distributed_type.value not in PLAIN:
-        raise DilaError(
-            f"accelerate launch was told to use {accelerator.distributed_type.value}, which checkpoints here know "
-            "nothing of; start it without (plain DDP, as --multi_gpu or --cpu)"
-        )
-    return accelerator
