@@ -21,6 +21,9 @@ VERBS: dict[str, str] = {
     "data show": "a contact sheet of a corpus",
     "data convert": "write any corpus as a LeRobot data set",
     "import-released": "make a released checkpoint a folder that the other verbs take",
+    "demo": "play a model in the browser: steer, transfer, rebind, look inside",
+    "pack": "make a trained model small, with a model card",
+    "push": "upload a trained model to the Hugging Face Hub",
     "bench": "what training, rollouts, plans and labels cost on this machine",
     "parity": "compare with recorded numbers of the released model",
 }

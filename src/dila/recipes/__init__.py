@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from dila.errors import DilaError
+from dila.recipes.box import box
 from dila.recipes.paper import paper
 from dila.recipes.small import small
 from dila.recipes.tiny_pusht import tiny_pusht
 from dila.train.run import Run
 
-RECIPES: dict[str, Callable[[], Run]] = {"tiny_pusht": tiny_pusht, "small": small, "paper": paper}
+RECIPES: dict[str, Callable[[], Run]] = {"tiny_pusht": tiny_pusht, "box": box, "small": small, "paper": paper}
 
 
 def recipe(name: str) -> Run:
@@ -18,4 +19,4 @@ def recipe(name: str) -> Run:
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "paper", "recipe", "small", "tiny_pusht"]
+__all__ = ["RECIPES", "box", "paper", "recipe", "small", "tiny_pusht"]
