@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from dila.data import annotated, frames, hdf5, lerobot, something, trajectories, video
+from dila.data.examples import example
 from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
@@ -77,7 +78,8 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
 
     Args:
         path: file or folder, or the address of one (``hf://datasets/user/name``, ``s3://``, ``gs://``, ``https://``),
-            which is fetched into a local cache first, see `dila.data.remote.fetch`.
+            which is fetched into a local cache first, see `dila.data.remote.fetch`; or ``box`` and ``box/NAME``,
+            the clips that come with the package, where there is no such path.
         fps: frames a second, instead of what the files say.
         camera: of episodes that several cameras saw, keep this one alone, such as ``observation.images.front``.
 
@@ -86,7 +88,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     """
     if fps is not None and not 0 < fps < float("inf"):
         raise DilaError(f"fps = {fps} must be above 0")
-    path = fetch(str(path)) if is_remote(path) else Path(path)
+    path = fetch(str(path)) if is_remote(path) else example(path) or Path(path)
     if not path.exists():
         raise DilaError(f"{path} does not exist")
     reader = _reader(path)

@@ -3,7 +3,6 @@
 The frames of a step are drawn from the seed and the step alone, so that resuming needs weights, moments and a number.
 """
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -17,7 +16,15 @@ from tqdm import tqdm
 from dila.configs import to_json
 from dila.data import open_corpus, split_episodes
 from dila.errors import DilaError, writing
-from dila.interop.pretrained import CONFIG, DECODER, find_pretrained, load_pretrained, pick_device, save_pretrained
+from dila.interop.pretrained import (
+    CONFIG,
+    DECODER,
+    find_pretrained,
+    load_pretrained,
+    pick_device,
+    read_notes,
+    save_pretrained,
+)
 from dila.shapes import Float, Tensor, UInt8
 from dila.train.material import default_cache
 from dila.train.run import DecoderRun, Optimiser
@@ -84,7 +91,7 @@ def train_decoder(
         decoder = fit_decoder(encoder, frames, cached, settings, work, stop=stop, progress=progress)
     complete = pretrained._replace(decoder=decoder.cpu())
     if out is not None:
-        save_pretrained(folder, complete, _notes(find_pretrained(path)))
+        save_pretrained(folder, complete, read_notes(find_pretrained(path)))
     else:
         _attach(folder, complete)
     (work / FILE).unlink()
@@ -224,16 +231,12 @@ def _attach(folder: Path, complete: Any) -> None:
 
     Weights first: until the config names them, they are not looked at.
     """
-    whole = save_pretrained(folder.with_name(f"{folder.name}.decoded"), complete, _notes(folder))
+    whole = save_pretrained(folder.with_name(f"{folder.name}.decoded"), complete, read_notes(folder))
     for name in (DECODER, CONFIG):
         os.replace(whole / name, folder / name)
     for left in whole.iterdir():
         left.unlink()
     whole.rmdir()
-
-
-def _notes(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("notes", {})
 
 
 def _resized(frames: UInt8[Tensor, "N 3 Y X"], size: int) -> UInt8[Tensor, "N 3 {size} {size}"]:

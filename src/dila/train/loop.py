@@ -54,8 +54,8 @@ from dila.train.material import (
 )  # fmt: skip
 from dila.train.numerics import Spikes, deterministic
 from dila.train.objectives import Batch, Outcome
-from dila.train.register import hold_to_register, write_register
 from dila.train.processes import accelerator_of
+from dila.train.register import hold_to_register, write_register
 from dila.train.run import Run, Stage
 from dila.train.stop import StopRequest
 from dila.train.watch import HeldOut, save_picture
