@@ -9,6 +9,16 @@ from dila.planning.environment import Body, GoalEnvironment, Task
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
     "pusht-push": ("env_pusht:PushTBody", "env_pusht:PUSH"),
     "pusht-reach": ("env_pusht:PushTBody", "env_pusht:REACH"),
+    "pointmaze": ("env_simulators:MazeBody", "env_simulators:MAZE_REACH"),
+    "fetch-push": ("env_simulators:FetchBody", "env_simulators:FETCH_PUSH"),
+    "robosuite-push": ("env_simulators:RobosuiteBody", "env_simulators:CUBES_PUSH"),
+    "robodesk-open-slide": ("env_robodesk:DeskBody", "env_robodesk:OPEN_SLIDE"),
+    "robodesk-open-drawer": ("env_robodesk:DeskBody", "env_robodesk:OPEN_DRAWER"),
+    "robodesk-push-red": ("env_robodesk:DeskBody", "env_robodesk:PUSH_RED"),
+    "robodesk-push-green": ("env_robodesk:DeskBody", "env_robodesk:PUSH_GREEN"),
+    "robodesk-push-blue": ("env_robodesk:DeskBody", "env_robodesk:PUSH_BLUE"),
+    "robodesk-upright-block": ("env_robodesk:DeskBody", "env_robodesk:UPRIGHT_OFF"),
+    "robodesk-flat-block": ("env_robodesk:DeskBody", "env_robodesk:FLAT_OFF"),
 }
 """Body and task of each, by module of this folder and name; imported when used."""
 
