@@ -9,7 +9,7 @@ _COLOURS = ("#8a94a6", "#2457d6", "#1a8f4c", "#c2410c", "#7c3aed")
 _INK, _PAPER, _RULE = "#1d2430", "#ffffff", "#d7dce5"
 
 
-def write_curves(path: Path, curves: Mapping[str, Sequence[float]], line: float | None = None) -> None:
+def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], line: int | float | None = None) -> None:
     """Write curves over their index from 0, each with its name at its end, from 0 up; whole or not at all.
 
     Args:
@@ -25,10 +25,10 @@ def write_curves(path: Path, curves: Mapping[str, Sequence[float]], line: float 
     length = max((len(values) for values in curves.values()), default=2)
     wide, high = SIZE[0] - 3 * MARGIN, SIZE[1] - 2 * MARGIN
 
-    def place(i: float, value: float) -> tuple[float, float]:
+    def place(i: int, value: int | float) -> tuple[float, float]:
         return MARGIN + wide * i / max(1, length - 1), MARGIN + high * (1 - value / top)
 
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+    for share in (0, 0.25, 0.5, 0.75, 1):
         pen.line([place(0, share * top), place(length - 1, share * top)], fill=_RULE)
         pen.text((6, place(0, share * top)[1] - 8), f"{share * top:.3f}", fill=_INK, font=font)
     if line is not None:

@@ -16,4 +16,5 @@ def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
     share = successes / trials
     spread = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     middle, scale = share + z * z / (2 * trials), 1 + z * z / trials
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    # Rounding must not put the share itself outside.
+    return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))
