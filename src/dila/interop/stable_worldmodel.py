@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from dila.errors import DilaError
-from dila.imagine.rollout import rollout
+from dila.imagine.rollout import steps
 from dila.interop.actions import ActionSpace
 from dila.model.dila import DiLA, repeat_state
 from dila.planning.cost import Features, FrameCost, Structure
@@ -60,10 +60,10 @@ class CostModel:
         batch, samples = a.shape[:2]
         world = self.imagination.world
         with world.running():
-            model = self.imagination.layout() if self.space == "structure" else world.model
-            start = _Started(model, samples)
-            e = self.imagination.see(_pictures(info, "pixels"))
-            future = rollout(start, e, self.imagination.to_latent(a.flatten(0, 1))).float().unflatten(0, (batch, samples))
+            model: Any = self.imagination.layout() if self.space == "structure" else world.model
+            begun = repeat_state(model.start(self.imagination.see(_pictures(info, "pixels"))), samples)
+            z = self.imagination.to_latent(a.flatten(0, 1))
+            future = torch.stack([made for _, made in steps(model, begun, z)], 1).float().unflatten(0, (batch, samples))
         context = made["emb"][:, None].expand(-1, samples, *made["emb"].shape[1:])
         return made | {"predicted_emb": torch.cat([context, future], dim=2)}
 
@@ -91,21 +91,6 @@ class CostModel:
             return candidates.float()
         mean, std = (part.to(candidates.device).repeat(width // len(part)) for part in self.scale)
         return candidates.float() * std + mean
-
-
-class _Started:
-    """A model that begins each of its clips so many times: the context is read once for all candidates."""
-
-    def __init__(self, model: Any, copies: int):
-        self.model, self.copies, self.step = model, copies, model.step
-
-    def infer(self, e: Tensor) -> Tensor:
-        """As the model."""
-        return self.model.infer(e)
-
-    def start(self, e: Tensor) -> Any:
-        """The state of each candidate."""
-        return repeat_state(self.model.start(e), self.copies)
 
 
 def cost_model(

@@ -1,8 +1,8 @@
 """From latent to real actions: the third stage of the paper, and how it begins.
 
 The action encoder is first fitted by regression to the latent actions that the model infers on a few trajectories
-(VP2's protocol takes 100), on standardised actions, whose units are then put into its first layer. The model is then
-trained on under `ActionConditioned`, and the way back, z to action, is a ridge regression on the same trajectories.
+(VP2's protocol takes 100), on standardised actions, whose units are then put into its first layer. FDM and action encoder
+then learn to move structure (`dila.train.layout`, cheap), the whole model is trained on under `ActionConditioned`, and the way back, z to action, is a ridge regression on the same trajectories.
 """
 
 import os
@@ -22,6 +22,7 @@ from dila.interop.actions import ActionSpace, LatentToAction, names_of, r_square
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 from dila.model.dila import DiLA
 from dila.shapes import Float, Tensor
+from dila.train.layout import fit_layout, read_structure
 from dila.train.loop import train
 from dila.train.material import default_cache, flat_actions, open_data
 from dila.train.objectives import ActionConditioned, Terms, Weights
@@ -30,6 +31,8 @@ from dila.vision import FeatureCache
 
 START, TRAINING, MODEL = "start", "run", "model"
 """Inside the folder of an adaptation: the model with its fitted encoder, the run, and the result."""
+HOP = 3
+"""Raw frames from one clip's start to the next one's, where structure is held in memory."""
 HELD = 0.2
 """Share of the trajectories that the regression is scored on."""
 
@@ -42,7 +45,9 @@ class Adaptation:
         trajectories: that the action encoder is fitted on.
         fit_steps: of that regression, all rows at once.
         fit_lr: of it.
-        steps: under `ActionConditioned`; 0 leaves the model as it is but for its action encoder.
+        layout_steps: of FDM and action encoder alone, in structure space, before the stage: see `dila.train.layout`.
+        layout_lr: peak of the learning rate there.
+        steps: under `ActionConditioned`; 0 leaves the backbone and all that draws as they are.
         frames: of a clip; those that the model was trained on when None.
         context: true frames before the first imagined one.
         terms: of the loss.
@@ -57,6 +62,8 @@ class Adaptation:
     trajectories: int = 100
     fit_steps: int = 1500
     fit_lr: float = 3e-3
+    layout_steps: int = 500
+    layout_lr: float = 1e-3
     steps: int = 1000
     frames: int | None = None
     context: int = 2
@@ -71,10 +78,10 @@ class Adaptation:
     seed: int = 0
 
     def __post_init__(self):
-        if self.trajectories < 2 or self.fit_steps < 1 or self.steps < 0:
+        if self.trajectories < 2 or self.fit_steps < 1 or min(self.steps, self.layout_steps) < 0:
             raise DilaError(
                 f"trajectories = {self.trajectories} should be at least 2, fit_steps = {self.fit_steps} at least 1, "
-                f"steps = {self.steps} at least 0"
+                f"layout_steps = {self.layout_steps} and steps = {self.steps} at least 0"
             )
 
 
@@ -124,6 +131,8 @@ def adapt(
     encoder, to_latent_r2 = fit_encoder(pairs, pretrained.model.config.action_dim, how)
     inverse, from_latent_r2 = LatentToAction.fit(pairs.z, pairs.a)
     started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
+    if not (out / TRAINING / "run.json").is_file():
+        _move_by_actions(started.model, corpus, cache, run, how, progress)
     if how.steps:
         if not (out / TRAINING / "run.json").is_file():
             save_pretrained(out / START, started)
@@ -134,6 +143,22 @@ def adapt(
     save_pretrained(out / MODEL, started, {"adapted_from": os.path.basename(str(model)), "steps": how.steps})
     save_actions(out / MODEL, space, inverse)
     return Adapted(out / MODEL, space)
+
+
+def _move_by_actions(
+    model: DiLA, corpus: Corpus, cache: FeatureCache, run: Run, how: Adaptation, progress: bool
+) -> None:
+    """`fit_layout` on all training episodes."""
+    if not how.layout_steps:
+        return
+    training, _ = split_episodes(corpus, how.held_out)
+    clips = Clips(cache.episodes(training), run.clips.frames, run.clips.stride, hop=HOP)
+    s, a = read_structure(model, clips)
+    optimiser = replace(how.optimiser, lr=how.layout_lr)
+    fit_layout(
+        model, s, a, optimiser, how.layout_steps, 2 * how.batch, how.precision, how.seed, progress=progress
+    )
+    model.eval()
 
 
 @torch.no_grad()
