@@ -31,8 +31,6 @@ from dila.vision import FeatureCache
 
 START, TRAINING, MODEL = "start", "run", "model"
 """Inside the folder of an adaptation: the model with its fitted encoder, the run, and the result."""
-HOP = 3
-"""Raw frames from one clip's start to the next one's, where structure is held in memory."""
 HELD = 0.2
 """Share of the trajectories that the regression is scored on."""
 
@@ -152,8 +150,8 @@ def _move_by_actions(
     if not how.layout_steps:
         return
     training, _ = split_episodes(corpus, how.held_out)
-    clips = Clips(cache.episodes(training), run.clips.frames, run.clips.stride, hop=HOP)
-    s, a = read_structure(model, clips)
+    clips = Clips(cache.episodes(training), run.clips.frames, run.clips.stride, hop=run.clips.frames)
+    s, a = read_structure(model, clips, how.precision)
     optimiser = replace(how.optimiser, lr=how.layout_lr)
     fit_layout(
         model, s, a, optimiser, how.layout_steps, 2 * how.batch, how.precision, how.seed, progress=progress

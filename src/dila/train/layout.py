@@ -20,16 +20,20 @@ from dila.train.run import Optimiser, Precision
 
 
 @torch.no_grad()
-def read_structure(model: DiLA, clips: Clips, batch: int = 32) -> tuple[Structure, Actions]:
+def read_structure(
+    model: DiLA, clips: Clips, precision: Precision = "fp32", batch: int = 32
+) -> tuple[Structure, Actions]:
     """Structure and true actions of clips of features, held in memory; clips with unknown actions are left out."""
     layout, device = Layout(model), next(model.parameters()).device
     parts = []
     for clip in DataLoader(clips, batch_size=batch, collate_fn=collate_clips):
         a = flat_actions(clip)
         known = a.isfinite().all(dim=(1, 2))
-        parts.append((layout.read(clip.frames.to(device)).float().cpu()[known], a[known]))
-    s, a = zip(*parts, strict=True)
-    return torch.cat(s), torch.cat(a)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            s = layout.read(clip.frames.to(device))
+        parts.append((s.float().cpu()[known], a[known]))
+    structures, actions = zip(*parts, strict=True)
+    return torch.cat(structures), torch.cat(actions)
 
 
 def layout_loss(model: DiLA, s: Structure, a: Actions, context: int = 2) -> Tensor:
