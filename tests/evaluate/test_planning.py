@@ -1,4 +1,4 @@
-"""Planning measured, on Push-T with a model too small to be any good: that the bounds are right and nothing is redone."""
+"""Planning measured, on Push-T with a model too small to be any good: the bounds are right and nothing is redone."""
 
 import json
 from dataclasses import replace
@@ -103,7 +103,9 @@ def test_going_on_runs_what_is_missing_and_gives_the_same(measured, world, monke
 
     ran = []
     inner = planning.control
-    monkeypatch.setattr(planning, "control", lambda e, seeds, *a, **k: (ran.append(list(seeds)), inner(e, seeds, *a, **k))[1])
+    monkeypatch.setattr(
+        planning, "control", lambda e, seeds, *a, **k: (ran.append(list(seeds)), inner(e, seeds, *a, **k))[1]
+    )
     again = measure_planning(world, SPACE, QUICK, out, progress=False)
     assert ran == [[2]]
     assert again["arms"]["model"]["scores"] == report["arms"]["model"]["scores"]
@@ -119,7 +121,9 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
 
 
 def test_actions_of_another_simulator_are_refused(world, tmp_path):
-    with pytest.raises(DilaError, match="adapted to actions of 2 numbers, 3 to a transition, but pusht-reach takes 2, 2"):
+    with pytest.raises(
+        DilaError, match="adapted to actions of 2 numbers, 3 to a transition, but pusht-reach takes 2, 2"
+    ):
         measure_planning(world, replace(SPACE, repeats=3), QUICK, tmp_path, progress=False)
 
 
@@ -133,7 +137,7 @@ def test_the_summary_is_arithmetic():
     assert report["arms"]["model"]["success"] == 0.5
     assert report["arms"]["model"]["progress"] == pytest.approx(0.7)
     assert report["normalised"] == {"success": 0.5, "progress": pytest.approx(0.7)}
-    nothing = summarise(QUICK, {arm: arms["random"] for arm in ("random", "model", "simulator")})
+    nothing = summarise(QUICK, dict.fromkeys(("random", "model", "simulator"), arms["random"]))
     assert nothing["normalised"]["success"] is None
 
 

@@ -96,7 +96,7 @@ def test_costs_have_gradients_for_gradient_solvers(imagination, info, candidates
 
 def test_what_does_not_fit_is_refused_in_a_sentence(imagination, info, candidates):
     model = cost_model(imagination, SPACE)
-    with pytest.raises(DilaError, match="A = 3, not .*action_block"):
+    with pytest.raises(DilaError, match=r"A = 3, not .*action_block"):
         model.get_cost(info, candidates[..., :2])
     with pytest.raises(DilaError, match="leave out the normalisation"):
         model.get_cost(info | {"pixels": info["pixels"] * 4 - 2}, candidates)

@@ -52,7 +52,12 @@ class Plane:
 
 
 def run(planner, seeds=(0, 1, 2, 3), **changes):
-    options = {"dynamics": Simulation(), "cost": lambda goals: Score(), "limits": Limits.unit(2), "loop": LOOP} | changes
+    options = {
+        "dynamics": Simulation(),
+        "cost": lambda goals: Score(),
+        "limits": Limits.unit(2),
+        "loop": LOOP,
+    } | changes
     return control([Plane() for _ in seeds], seeds, planner, **options)
 
 

@@ -20,8 +20,9 @@ QUICK = Adaptation(trajectories=4, fit_steps=30, layout_steps=2, steps=2, batch=
 
 @pytest.fixture(scope="module")
 def trained(corpus, cache, tmp_path_factory):
-    from dila import vision
     from train_world import PatchConfig, PatchEncoder
+
+    from dila import vision
 
     vision.ENCODERS.setdefault(PatchEncoder.name, (PatchEncoder, PatchConfig))
     return train(small_run(), corpus, tmp_path_factory.mktemp("run") / "run", cache_dir=cache, progress=False)
@@ -97,7 +98,9 @@ def test_the_stage_moves_the_encoder_from_where_the_regression_left_it(adapted):
     moved = [name for name in ended if not torch.equal(started[name], ended[name])]
     assert any(name.startswith("action_encoder.") for name in moved)
     assert any(name.startswith("fdm.") for name in moved)
-    one, other = (load_pretrained(path).model.encode_actions(a) for path in (adapted.folder.parent / "start", adapted.folder))
+    one, other = (
+        load_pretrained(path).model.encode_actions(a) for path in (adapted.folder.parent / "start", adapted.folder)
+    )
     # Two steps move it a little; units put in twice, or not at all, would move it far.
     assert (one - other).norm() < 0.2 * one.norm()
 

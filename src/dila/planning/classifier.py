@@ -1,4 +1,4 @@
-"""A learned goal: a small classifier of frames where it is reached, from examples (as VP2's RoboDesk costs are made)."""
+"""A learned goal: a small classifier of frames where it is reached, from examples (as VP2's for RoboDesk)."""
 
 from typing import NamedTuple
 

@@ -16,7 +16,10 @@ from dila.shapes import Tensor, UInt8
 
 LIMIT = 150.0
 """Of a displacement: 60 a step, the fastest of the recordings."""
-BARS = (((-60.0, 0.0), (60.0, 0.0), (60.0, 30.0), (-60.0, 30.0)), ((-15.0, 30.0), (15.0, 30.0), (15.0, 120.0), (-15.0, 120.0)))
+BARS = (
+    ((-60.0, 0.0), (60.0, 0.0), (60.0, 30.0), (-60.0, 30.0)),
+    ((-15.0, 30.0), (15.0, 30.0), (15.0, 120.0), (-15.0, 120.0)),
+)
 """Corners of the two bars of the T in its own frame."""
 CORNERS = np.array([corner for bar in BARS for corner in bar])
 
@@ -93,7 +96,7 @@ def _moved(first: np.ndarray, now: np.ndarray) -> bool:
 
 
 def _stage_push(body: PushTBody, rng: np.random.Generator) -> Staged | None:
-    """From just before the block is touched to where it is 1.2 s later, if it went somewhere and stayed on the board."""
+    """From just before the block is touched to 1.2 s later, if it went somewhere and stayed on the board."""
     body.reset(rng)
     driver = Driver(rng, "push")
     staged = driven(body, lambda: _drive(body, driver), 60, _moved, lead=3, ahead=12)

@@ -19,7 +19,7 @@ from dila.planning.environment import SUCCESS, Staged, Task, driven
 
 COLOURS = ("red", "green", "blue")
 OPEN, PRESSED, LOW, STAY = 0.55, -0.00453, 0.6, 0.01
-"""RoboDesk's thresholds: of the slide, of a light, of a block that lies below the table, of blocks that did not move."""
+"""RoboDesk's thresholds: of the slide, of a light, of a block below the table, of blocks that did not move."""
 PULLED = 0.2
 LEAD = 12
 """Steps before the success at which an episode begins."""

@@ -1,4 +1,4 @@
-"""The MuJoCo simulators of `dila.data` to plan in: point maze, Fetch push and robosuite push (RoboDesk: `env_robodesk`).
+"""The MuJoCo simulators of `dila.data` to plan in: point maze, Fetch push, robosuite push.
 
 Pictures and actions are those of their recordings. A snapshot is MuJoCo's full integration state, and what the arm's
 controller keeps of its own. Starts and goals come from the recordings' scripts (`dila.planning.environment.driven`).
@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
 from dila.data.sim_fetch import FetchPush
 from dila.data.sim_pointmaze import PointMaze
 from dila.data.sim_robosuite import Push
@@ -94,9 +95,7 @@ class SimulatorBody:
 def _numbers(thing: Any) -> dict[str, Any]:
     """The attributes that are numbers."""
     return {
-        name: value
-        for name, value in vars(thing).items()
-        if isinstance(value, int | float | np.ndarray | type(None))
+        name: value for name, value in vars(thing).items() if isinstance(value, int | float | np.ndarray | type(None))
     }
 
 
@@ -168,9 +167,7 @@ def _cubes_distance(facts: np.ndarray, goal: np.ndarray) -> float:
     return float(max(np.linalg.norm(facts[i : i + 3] - goal[i : i + 3]) for i in (5, 12)))
 
 
-MAZE_REACH = Task(
-    partial(_stage, things=("x", "y"), lead=3, ahead=34, least=0.05, far=_maze_distance), _maze_distance
-)
+MAZE_REACH = Task(partial(_stage, things=("x", "y"), lead=3, ahead=34, least=0.05, far=_maze_distance), _maze_distance)
 FETCH_PUSH = Task(
     partial(_stage, things=("object_x", "object_y"), lead=15, ahead=30, least=0.003, far=_fetch_distance),
     _fetch_distance,

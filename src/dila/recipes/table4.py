@@ -1,8 +1,8 @@
 """The paper's table 4: visual planning by VP2's protocol, on every task, for several models.
 
-VP2's planner exactly (MPPI, 200 samples, 800 for slide and drawer, one iteration, gamma 0.05, 10 actions ahead, 14 plans
-an episode, from two frames) on its sum of squared pixels at 64 x 64, four seeds; each task's success is divided by that
-of the true simulator under the same planner and cost, and the mean of those is the aggregate.
+VP2's planner exactly (MPPI, 200 samples, 800 for slide and drawer, one iteration, gamma 0.05, 10 actions ahead, 14
+plans an episode, from two frames) on its sum of squared pixels at 64 x 64, four seeds; each task's success is divided
+by that of the true simulator under the same planner and cost, and the mean of those is the aggregate.
 
 Not VP2's: the tasks' starts and goals, which are made here (`dila.planning.environments`), and robosuite's scene.
 """
@@ -33,8 +33,8 @@ MANY = {"robodesk-open-slide": 800, "robodesk-open-drawer": 800}
 def table4(episodes: int = 100) -> dict[str, Planning]:
     """The settings of every task.
 
-    Hardware: one GPU. Time and score: not measured; at 200 samples of 10 frames all decoded, a plan of the base model is
-    2,000 frames through model and decoder.
+    Hardware: one GPU. Time and score: not measured; with 200 samples of 10 frames, all decoded, a plan of the base model
+    is 2,000 frames through model and decoder.
     """
     plan = Planning(
         "", episodes=episodes, planner="vp2", cost="pixels", over="sum", steps=14, horizon=10, context=2, upper="same"

@@ -1,12 +1,12 @@
 """From latent to real actions: the third stage of the paper, and how it begins.
 
 The action encoder is first fitted by regression to the latent actions that the model infers on a few trajectories
-(VP2's protocol takes 100), on standardised actions, whose units are then put into its first layer. FDM and action encoder
-then learn to move structure (`dila.train.layout`, cheap), the whole model is trained on under `ActionConditioned`, and the way back, z to action, is a ridge regression on the same trajectories.
+(VP2's protocol takes 100), on standardised actions, whose units are then put into its first layer. FDM and action
+encoder then learn to move structure (`dila.train.layout`, cheap), and the whole model is trained on under
+`ActionConditioned`. The way back, z to action, is a ridge regression on the same trajectories.
 """
 
 import os
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,9 +153,7 @@ def _move_by_actions(
     clips = Clips(cache.episodes(training), run.clips.frames, run.clips.stride, hop=run.clips.frames)
     s, a = read_structure(model, clips, how.precision)
     optimiser = replace(how.optimiser, lr=how.layout_lr)
-    fit_layout(
-        model, s, a, optimiser, how.layout_steps, 2 * how.batch, how.precision, how.seed, progress=progress
-    )
+    fit_layout(model, s, a, optimiser, how.layout_steps, 2 * how.batch, how.precision, how.seed, progress=progress)
     model.eval()
 
 
@@ -265,5 +263,3 @@ def _space(
         to_latent_r2,
         from_latent_r2,
     )
-
-
