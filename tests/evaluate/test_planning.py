@@ -120,6 +120,13 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
     assert set(report["arms"]) == {"random", "model", "simulator"}
 
 
+def test_episodes_of_two_models_are_not_mixed(measured, world, monkeypatch):
+    first = next(world.model.parameters())
+    monkeypatch.setattr(first, "data", first.data + 1)
+    with pytest.raises(DilaError, match="holds a plan with weights"):
+        measure_planning(world, SPACE, QUICK, measured[0], progress=False)
+
+
 def test_actions_of_another_simulator_are_refused(world, tmp_path):
     with pytest.raises(
         DilaError, match="adapted to actions of 2 numbers, 3 to a transition, but pusht-reach takes 2, 2"

@@ -9,6 +9,7 @@
     out/curves.png             mean score by step of each arm
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -123,10 +124,10 @@ def measure_planning(
         What ``report.json`` holds.
 
     Raises:
-        DilaError: ``out`` holds other settings, an unknown environment, or actions of another size.
+        DilaError: ``out`` holds other settings or another model's episodes, an unknown environment, or actions of another size.
     """
     out = Path(out)
-    _settle(out, plan)
+    _settle(out, plan, _digest(world.model))
     bench = _Bench(world, actions, plan)
     groups = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
     try:
@@ -221,9 +222,9 @@ def _limits(name: str, actions: ActionSpace, environment: GoalEnvironment) -> Li
     return Limits(torch.maximum(environment.limits.low, -bound), torch.minimum(environment.limits.high, bound))
 
 
-def _settle(out: Path, plan: Planning) -> None:
+def _settle(out: Path, plan: Planning, model: str) -> None:
     """Write ``plan.json``, or check that what is there differs in the number of episodes and the arms alone."""
-    path, described = out / "plan.json", json.loads(json.dumps(to_json(plan)))
+    path, described = out / "plan.json", {"weights": model} | json.loads(json.dumps(to_json(plan)))
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         free = {"episodes", "arms"}
@@ -232,6 +233,14 @@ def _settle(out: Path, plan: Planning) -> None:
             raise DilaError(f"{out} holds a plan with {told}; choose another folder")
     (out / "episodes").mkdir(parents=True, exist_ok=True)
     write_json(path, described)
+
+
+def _digest(model: Any) -> str:
+    """Changes with the model's weights: episodes of two models are not to be mixed."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _seeds(plan: Planning) -> range:

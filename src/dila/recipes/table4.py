@@ -33,8 +33,8 @@ MANY = {"robodesk-open-slide": 800, "robodesk-open-drawer": 800}
 def table4(episodes: int = 100) -> dict[str, Planning]:
     """The settings of every task.
 
-    Hardware: one GPU. Time and score: not measured; with 200 samples of 10 frames, all decoded, a plan of the base model
-    is 2,000 frames through model and decoder.
+    Hardware: one GPU. Time and score: not measured; with 200 samples of 10 frames, all decoded, a plan is
+    2,000 frames through model and decoder.
     """
     plan = Planning(
         "", episodes=episodes, planner="vp2", cost="pixels", over="sum", steps=14, horizon=10, context=2, upper="same"
