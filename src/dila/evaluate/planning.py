@@ -124,7 +124,8 @@ def measure_planning(
         What ``report.json`` holds.
 
     Raises:
-        DilaError: ``out`` holds other settings or another model's episodes, an unknown environment, or actions of another size.
+        DilaError: ``out`` holds other settings or another model's episodes, an unknown environment, or actions of
+            another size.
     """
     out = Path(out)
     _settle(out, plan, _digest(world.model))
