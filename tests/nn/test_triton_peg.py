@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dila.nn import kernels
 from dila.nn.position import PEG
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels run on CUDA")
@@ -18,6 +19,7 @@ def test_kernels_equal_the_convolution_in_double_precision(size, dtype):
     x = torch.randn(clips, frames + 2, rows, cols, channels, device="cuda", dtype=dtype, requires_grad=True)
     x_exact = x.detach().double().requires_grad_()
     weight = torch.randn(clips, frames, rows, cols, channels, device="cuda", dtype=dtype)
+    assert kernels.peg is not None
     found = []
     for layer, given in ((peg, x), (exact, x_exact)):
         y = layer._convolve(given)

@@ -10,7 +10,9 @@ from dila.shapes import Tensor
 scan: Callable[..., tuple[Tensor, Tensor]] | None = None
 peg: Callable[..., Tensor] | None = None
 if torch.version.cuda and find_spec("triton"):
-    pass
+    from dila.nn import triton_peg, triton_scan
+
+    scan, peg = triton_scan.scan, triton_peg.peg
 
 
 def fits(x: Tensor) -> bool:

@@ -271,7 +271,8 @@ class Trainer:
         if outcome.perplexity is not None:
             latent["perplexity"] = outcome.perplexity
         # Averaged over processes, so that all of them come to the same verdict.
-        numbers = self.accelerator.reduce(torch.stack(list(latent.values())), reduction="mean").tolist()
+        table = torch.stack([value.float().to(self.accelerator.device) for value in latent.values()])
+        numbers = self.accelerator.reduce(table, reduction="mean").tolist()
         watched = dict(zip(latent, numbers, strict=True))
         losses = {name: float(loss) for name, loss in outcome.losses.items()}
         drawn, skipped, listed = self.faults.agree(self.accelerator)
