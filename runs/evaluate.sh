@@ -4,7 +4,7 @@
 #   PARALLEL=8 runs/evaluate.sh runs/compare recordings/pusht --device cuda --column state --change
 # RUNS holds one folder a run, NAME-seedN (as runs/compare.sh leaves them). Writes RUNS/*/evaluation.json, RUNS/pins.json,
 # RUNS/report.html and RUNS/report.json. Runs without a decoder are drawn by that of the model $DECODER; without one, a
-# decoder is trained once for the first run that sees features (set DECODER=none to leave pixels out).
+# decoder is trained once for the first such run that sees features (set DECODER=none to leave pixels out).
 set -euo pipefail
 if [ $# -lt 2 ]; then
   sed -n '2,7p' "$0" | cut -c3- >&2
@@ -27,10 +27,11 @@ stride=$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1] + "/ru
 
 decoder=${DECODER:-$runs/decoder}
 if [ "$decoder" = "$runs/decoder" ] && [ ! -d "$decoder" ]; then
-  # The first run that sees features: pixels need no decoder.
+  # The first run that sees features and has no decoder of its own: pixels need none.
   first=$("$PYTHON" - "${folders[@]}" <<'PY'
 import json, sys
-print(next((f for f in sys.argv[1:] if "patch" not in json.load(open(f + "/run.json"))["encoder"]), ""))
+told = {folder: json.load(open(folder + "/run.json")) for folder in sys.argv[1:]}
+print(next((f for f, run in told.items() if "patch" not in run["encoder"] and run.get("decoder") is None), ""))
 PY
 )
   [ -z "$first" ] || dila train-decoder "$first" --data "$data" --out "$decoder" ${DECODER_OPTIONS:-}

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from dila.analysis import mlp_probe
 from dila.cli.main import main
 from dila.data import render_primitives
 from dila.errors import DilaError
-from dila.evaluate.bench import Settings, open_bench
+from dila.evaluate.bench import Settings, borrow_decoder, open_bench
 from dila.evaluate.cycle import one_step, partners
 from dila.evaluate.disentangle import dila_of
 from dila.evaluate.generation import measure_generation
 from dila.evaluate.probing import measure_probe, targets, untrained_like
 from dila.evaluate.tables import TABLES, measure_some
 from dila.imagine.windows import infer_long
+from dila.interop.pretrained import load_pretrained, save_pretrained
 
 pytest.importorskip("matplotlib")
 SETTINGS = Settings(frames=6, clips=4, pairs=48, pictures=2, column="state", components=("agent_x",), change=True)
@@ -217,6 +219,24 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(bench):
         measure_probe(replace(bench, settings=replace(SETTINGS, column="force")))
     with pytest.raises(DilaError, match="no component elbow; it has agent_x"):
         measure_probe(replace(bench, settings=replace(SETTINGS, components=("elbow",))))
+
+
+def test_a_model_without_a_decoder_borrows_one_that_sees_the_same(bench, tmp_path):
+    own = load_pretrained(bench.subject.path)
+    save_pretrained(tmp_path / "blind", own._replace(decoder=None))
+    options = {"device": "cpu", "held_out": 0.5, "pins": bench.pins}
+    folder = Path(bench.data).parent / "features"
+    seeing = open_bench(
+        tmp_path / "blind", bench.data, tmp_path, SETTINGS, decoder=bench.subject.path, cache_dir=folder, **options
+    )
+    assert seeing.world.decoder.config() == bench.world.decoder.config()
+    statistics = own.encoder.statistics
+    other = replace(statistics, mean=statistics.mean + 1)
+    save_pretrained(tmp_path / "other", own._replace(encoder=own.encoder.with_statistics(other)))
+    with pytest.raises(DilaError, match="sees other features"):
+        borrow_decoder(tmp_path / "other", bench.world, "cpu")
+    with pytest.raises(DilaError, match="no decoder to lend"):
+        borrow_decoder(tmp_path / "blind", bench.world, "cpu")
 
 
 def test_on_the_command_line(first_look, tmp_path, capsys):

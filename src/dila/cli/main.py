@@ -15,6 +15,8 @@ VERBS: dict[str, str] = {
     "rollout": "imagine the future of a clip under its own latent actions",
     "transfer": "replay the latent actions of one clip in the scene of another",
     "rebind": "draw the structure of one clip with the content of another",
+    "adapt": "teach a trained model real actions, which planning needs",
+    "plan": "reach goal images in a simulator, between a random policy and the true simulator",
     "isolate": "freeze the structure of a clip: what still moves is content",
     "data record": "record a simulator or generator, with its true actions kept aside",
     "data check": "what a corpus is and what is wrong with it, with an exit code",

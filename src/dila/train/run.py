@@ -25,6 +25,7 @@ class ClipSettings:
         held_out: share of the episodes never trained on. The split depends on their ids alone, so runs compare.
         fps: frames a second, instead of what the files say.
         camera: of episodes that several cameras saw, this one alone.
+        relative: components of the state that true actions are taken relative to, see `dila.data.relative`.
     """
 
     frames: int = 16
@@ -33,6 +34,7 @@ class ClipSettings:
     held_out: float = 0.1
     fps: float | None = None
     camera: str | None = None
+    relative: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
