@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -182,3 +183,14 @@ def test_published_sizes_of_z():
 def test_unknown_names_are_told_the_known(name, size, told):
     with pytest.raises(DilaError, match=told):
         baseline(name, size)
+
+
+@pytest.mark.parametrize("size", ["published", "small", "tiny"])
+def test_every_preset_runs_through(name, size, monkeypatch):
+    """On the meta device: shapes without numbers. It has no autocast."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    config = BASELINES[name][size]
+    with torch.device("meta"):
+        made = build(config).eval()(torch.empty(1, 3, *config.grid, config.feature_dim))
+    assert made.e_hat.shape == (1, 2, *config.grid, config.feature_dim)
+    assert made.z.shape == (1, 2, config.action_dim)

@@ -1,11 +1,16 @@
 """Candidates in a model: the same costs however they are computed, and nothing computed twice or in vain."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from dila.baselines.presets import BASELINES
 from dila.errors import DilaError
 from dila.imagine.rollout import rollout
+from dila.imagine.world import World
+from dila.interop.models import build
 from dila.planning.cost import Called, Features, Moment, Pixels, Reach, Score, Structure, Sum, vp2
 from dila.planning.dynamics import Dynamics, Imagination, Now, Simulation
 from dila.planning.gradient import Gradient
@@ -202,3 +207,18 @@ def test_both_are_dynamics(imagination):
     assert isinstance(Simulation(), Dynamics)
     with pytest.raises(DilaError, match="needs the model's eyes"):
         Simulation().costs(Now(torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), [Line()]), Structure(torch.zeros(1)))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_is_planned_with_by_features(name, world, now, candidates, pictures):
+    config = BASELINES[name]["tiny"].for_features((4, 4), 12)
+    model = build(replace(config, real_action_dim=3, predicts="features"))
+    imagination = Imagination(World(model, world.encoder, world.decoder, stride=0.2, frames=6))
+    goal = imagination.see(pictures(1, BATCH))
+    costs = imagination.costs(now, Features(goal))(candidates)
+    assert costs.shape == (BATCH, SAMPLES)
+    with torch.no_grad():
+        future = rollout(model, imagination.see(now.frames)[1:2], model.encode_actions(candidates[1, 3][None]))
+    torch.testing.assert_close(costs[1, 3], (future - goal[1]).square().mean(), atol=1e-5, rtol=1e-4)
+    with pytest.raises(DilaError, match="needs a DiLA"):
+        imagination.structure(now.frames)

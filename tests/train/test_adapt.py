@@ -7,6 +7,7 @@ import pytest
 import torch
 from train_world import small_run
 
+from dila.baselines.presets import BASELINES
 from dila.data import open_corpus
 from dila.data.relative import relative_actions
 from dila.errors import DilaError
@@ -14,6 +15,8 @@ from dila.interop.actions import LatentToAction, load_actions
 from dila.interop.pretrained import load_pretrained
 from dila.train.adapt import Adaptation, Pairs, adapt, fit_encoder
 from dila.train.loop import train
+from dila.train.published import Published
+from dila.train.run import Stage
 
 QUICK = Adaptation(trajectories=4, fit_steps=30, layout_steps=2, steps=2, batch=4, precision="fp32")
 
@@ -123,3 +126,18 @@ def test_places_become_displacements(tmp_path):
         relative_actions(open_corpus(tmp_path), ("px", "pz"))
     with pytest.raises(DilaError, match="1 components for actions of 2"):
         relative_actions(open_corpus(tmp_path), ("px",))
+
+
+def test_a_baselines_action_encoder_is_fitted_alone(corpus, cache, tmp_path):
+    tiny = BASELINES["adaworld"]["tiny"]
+    model = replace(tiny, grid=(4, 4), feature_dim=8, width=8, heads=2, encoder_depth=1, decoder_depth=1, action_dim=4)
+    run = small_run(model=model, stages=(Stage(Published(), 2),))
+    end = train(run, corpus, tmp_path / "run", cache_dir=cache, progress=False)
+    with pytest.raises(DilaError, match="is of kind adaworld, whose action encoder is fitted alone"):
+        adapt(end, corpus, tmp_path / "adapted", QUICK, cache_dir=cache, progress=False)
+    how = replace(QUICK, steps=0, layout_steps=0)
+    made = adapt(end, corpus, tmp_path / "adapted", how, cache_dir=cache, progress=False)
+    loaded = load_pretrained(made.folder).model
+    assert loaded.encode_actions(torch.randn(1, 3, 4)).shape == (1, 3, 4)
+    before = load_pretrained(end).model.state_dict()
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in before.items())

@@ -71,9 +71,9 @@ def _recorded_norms(config: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def _weights(config: dict[str, Any]) -> dict[str, float]:
-    """Weight of each of our terms in the recorded total; the released ones where the config names none."""
+    """Weight of each of the released terms in the recorded total; our defaults where the config names none."""
     recorded, weights = config.get("loss_weights", {}), asdict(Weights())
-    return {name: recorded.get(f"{_RELEASED_LOSS[name]}_loss", weight) for name, weight in weights.items()}
+    return {name: recorded.get(f"{released}_loss", weights[name]) for name, released in _RELEASED_LOSS.items()}
 
 
 def read_recording(folder: str | Path, device: str = "cpu") -> Recording:

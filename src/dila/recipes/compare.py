@@ -125,7 +125,7 @@ def run_of(settings: Settings, name: str, seed: int) -> Run:
     run = recipe(named[kind])
     run = run if settings.steps is None else shortened(run, settings.steps)
     return replace(
-        run, seed=seed, decoder=None, guard=None, trackers=(), keep=1, evaluate_every=run.steps, log_every=20
+        run, name=name, seed=seed, decoder=None, guard=None, trackers=(), keep=1, evaluate_every=run.steps, log_every=20
     )
 
 

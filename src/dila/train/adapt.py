@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from dila.data import Clips, Corpus, collate_clips, split_episodes
 from dila.errors import DilaError
 from dila.interop.actions import ActionSpace, LatentToAction, names_of, r_squared, save_actions
+from dila.interop.models import AnyModel, build, kind_of
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 from dila.model.dila import DiLA
 from dila.shapes import Float, Tensor
@@ -26,6 +27,7 @@ from dila.train.layout import fit_layout, read_structure
 from dila.train.loop import train
 from dila.train.material import default_cache, flat_actions, open_data
 from dila.train.objectives import ActionConditioned, Terms, Weights
+from dila.train.published import Published
 from dila.train.run import ClipSettings, Optimiser, Precision, Run, Stage
 from dila.vision import FeatureCache
 
@@ -118,10 +120,16 @@ def adapt(
         progress: show bars.
 
     Raises:
-        DilaError: no actions in the data, or as `load_pretrained` and `train`.
+        DilaError: no actions in the data; training of a model that is no DiLA, whose action encoder is fitted alone;
+            or as `load_pretrained` and `train`.
     """
     how, out = how or Adaptation(), Path(out)
     pretrained = load_pretrained(model)
+    if not isinstance(pretrained.model, DiLA) and (how.steps or how.layout_steps):
+        kind = kind_of(pretrained.model.config)
+        raise DilaError(
+            f"{model} is of kind {kind}, whose action encoder is fitted alone: set steps and layout_steps to 0"
+        )
     run = _run(pretrained, how, out)
     (corpus,) = open_data(run, data).values()
     cache = FeatureCache(pretrained.encoder, Path(cache_dir or default_cache()), progress=progress)
@@ -129,7 +137,7 @@ def adapt(
     encoder, to_latent_r2 = fit_encoder(pairs, pretrained.model.config.action_dim, how)
     inverse, from_latent_r2 = LatentToAction.fit(pairs.z, pairs.a)
     started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
-    if not (out / TRAINING / "run.json").is_file():
+    if isinstance(started.model, DiLA) and not (out / TRAINING / "run.json").is_file():
         _move_by_actions(started.model, corpus, cache, run, how, progress)
     if how.steps:
         if not (out / TRAINING / "run.json").is_file():
@@ -216,10 +224,10 @@ def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> tuple[nn.Sequ
         return encoder, r_squared(encoder(pairs.a[held]), pairs.z[held])
 
 
-def with_encoder(model: DiLA, encoder: nn.Sequential) -> DiLA:
+def with_encoder(model: AnyModel, encoder: nn.Sequential) -> AnyModel:
     """The model with this action encoder."""
     first: Any = encoder[0]
-    made = DiLA(replace(model.config, real_action_dim=first.in_features))
+    made = build(replace(model.config, real_action_dim=first.in_features))
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("action_encoder.")}
     tensors |= {f"action_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     made.load_state_dict(tensors)
@@ -227,11 +235,13 @@ def with_encoder(model: DiLA, encoder: nn.Sequential) -> DiLA:
 
 
 def _run(pretrained: Pretrained, how: Adaptation, out: Path) -> Run:
+    dila = isinstance(pretrained.model, DiLA)
+    objective = ActionConditioned(how.terms, how.context) if dila else Published()  # the latter is never trained by
     return Run(
         name="adapt",
         model=pretrained.model.config,
         encoder=pretrained.encoder.config(),
-        stages=(Stage(ActionConditioned(how.terms, how.context), steps=max(1, how.steps)),),
+        stages=(Stage(objective, steps=max(1, how.steps)),),
         clips=ClipSettings(
             how.frames or pretrained.frames, pretrained.stride, held_out=how.held_out, relative=how.relative
         ),
