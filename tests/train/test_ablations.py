@@ -9,9 +9,12 @@ from train_world import small_model, small_run
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
 from dila.model.config import Discrete, Gaussian, NoAction, NoContent, WholeChange
+from dila.model.dila import DiLA
 from dila.recipes.ablations import ablated
+from dila.train.learner import recompute_layers
 from dila.train.log import read_log
 from dila.train.loop import train
+from dila.train.objectives import Batch
 from dila.train.run import Guard
 
 KINDS = {
@@ -79,3 +82,18 @@ def test_rolling_out_without_actions_is_refused(corpus, cache, tmp_path):
     run = small_run(model=replace(small_model(), bottleneck=NoAction()))
     with pytest.raises(DilaError, match="trained without latent actions"):
         train(run, corpus, tmp_path / "run", cache_dir=cache, progress=False)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_layers_that_run_again_give_the_same_gradients(name):
+    run = ablated(name, small_run())
+    model, batch = DiLA(run.model), Batch(torch.randn(2, 4, 4, 4, 8))
+    gradients = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model.zero_grad()
+        run.stages[0].objective(model, batch).total.backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        recompute_layers(model)
+    assert len(gradients[0]) == len(gradients[1]) > 20
+    torch.testing.assert_close(*gradients)
