@@ -14,7 +14,11 @@ FULL := $(VENV)/.installed-full
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint types format check quickstart bench clean
+.PHONY: help setup test test-slow lint types format check quickstart bench bounds sbom audit clean
+
+# Of `make bounds`: extras whose lower bounds count too, and what is left free (a torch that has a wheel here).
+EXTRAS ?= dev
+BUT ?= none
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -58,6 +62,25 @@ quickstart: $(LIGHT)  ## record Push-T, train the tiny recipe, measure it, write
 
 bench: setup  ## run every benchmark; each prints JSON with its baseline
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+
+LOWEST := .venv-lowest
+bounds:  ## run the tests of the core under the lowest versions that pyproject.toml promises (the highest: make test)
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) requirements/lowest.py $(EXTRAS) --but $(BUT) > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e .
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt \
+		pytest pytest-timeout beartype hypothesis h5py psutil
+	$(LOWEST)/bin/python -m pytest -m "not slow" tests/nn tests/model tests/interop tests/train tests/vision tests/imagine tests/data \
+		$(addprefix --ignore=,tests/imagine/test_cluster.py tests/data/test_pusht.py tests/data/test_simulators.py tests/data/test_objects3d.py tests/vision/test_dinov2.py)
+
+sbom: setup  ## what is installed, as CycloneDX JSON in build/sbom.json
+	$(INSTALL) cyclonedx-bom
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o build/sbom.json $(BIN)/python
+
+audit: setup  ## known vulnerabilities of what is installed; needs the network
+	$(INSTALL) pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 clean:  ## remove caches and builds; the environment and the runs stay
 	rm -rf build dist site src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

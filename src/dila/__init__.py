@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["World", "__version__", "load"]
+__all__ = ["World", "__version__", "from_pretrained", "load", "push_to_hub"]
 
 
 def load(path: str | Path, device: str = "auto", *, bf16: bool = False, **options: Any) -> "World":
     """A trained model, ready for videos.
 
     Args:
-        path: a folder of a trained model, a run, a released file, or a Hugging Face Hub id ``user/name``.
+        path: a folder of a trained model, a run, a released file, a Hugging Face Hub id ``user/name``, or "box": the
+            small model that comes with the package.
         device: "auto" takes CUDA or Apple silicon where there is one.
         bf16: run the model in bfloat16 where that is safe: about twice as fast on recent processors.
         options: see `dila.interop.pretrained.load_pretrained`.
@@ -30,6 +31,17 @@ def load(path: str | Path, device: str = "auto", *, bf16: bool = False, **option
     from dila.interop.pretrained import load_pretrained
 
     return World(*load_pretrained(path, device=device, **options), bf16=bf16)
+
+
+from_pretrained = load
+"""The same by the name that it has in Hugging Face's packages."""
+
+
+def push_to_hub(path: str | Path, repo: str, **options: Any) -> str:
+    """Upload a trained model with a card of its run's numbers: see `dila.interop.hub.push_to_hub`."""
+    from dila.interop.hub import push_to_hub as push
+
+    return push(path, repo, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
 
 Config = TypeVar("Config")
 
@@ -29,8 +29,9 @@ def to_json(config: Any) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with writing(path):
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
 
 
 def from_json(cls: type[Config], described: Any, where: str = "") -> Config:

@@ -1,4 +1,4 @@
-"""What the layers above know of a model, an encoder, a decoder and a cost: never a class, only these verbs."""
+"""What the layers above know of a model, an encoder and a decoder: never a class, only these verbs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -88,13 +88,4 @@ class FrameDecoder(Protocol):
 
     def config(self) -> dict[str, Any]:
         """JSON-ready description from which `dila.vision.build_decoder` makes the same decoder again."""
-        ...
-
-
-@runtime_checkable
-class Cost(Protocol):
-    """What a plan is judged by; lower is better."""
-
-    def __call__(self, e_hat: Float[Tensor, "S K H W D"]) -> Float[Tensor, " S"]:
-        """One number a candidate future."""
         ...

@@ -47,7 +47,7 @@ def test_the_picture_is_where_the_state_says():
         dx, dy = axis[None, :] - cx, axis[:, None] - cy
         xx, yy, xy = (a * dx**2).sum(), (a * dy**2).sum(), (a * dx * dy).sum()
         assert abs(0.5 * torch.atan2(2 * xy, xx - yy) - angle) < 0.02
-    assert all(_object(rng, 48)[3].sum() > 0.1 * 48**2 for _ in range(4 * len(SHAPES)))
+    assert all(_object(rng, 48)[0][3].sum() > 0.1 * 48**2 for _ in range(4 * len(SHAPES)))
 
 
 def test_edges_are_smooth():
@@ -57,7 +57,7 @@ def test_edges_are_smooth():
 
 def test_the_background_moves_alone_and_changes_nothing_else():
     still, moving = (PrimitiveRenderer(12, 48, 5, "mixed", moves)(2) for moves in (False, True))
-    for key in ("action", "state", "kind"):
+    for key in ("action", "state", "kind", "shape", "colour"):
         np.testing.assert_array_equal(still.columns[key], moving.columns[key])
     assert np.ptp(still.columns["background"], axis=0).tolist() == [0, 0, 0]
     assert (np.ptp(moving.columns["background"], axis=0) > 0.01).all()

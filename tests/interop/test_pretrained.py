@@ -9,29 +9,14 @@ from safetensors.torch import load_file, save_file
 import dila
 from dila.data import write_video
 from dila.errors import DilaError
-from dila.interop.pretrained import Pretrained, find_pretrained, load_pretrained, pick_device, save_pretrained
+from dila.interop.pretrained import find_pretrained, load_pretrained, pick_device, save_pretrained
 from dila.interop.released import save_released
 from dila.model.dila import DiLA
 from dila.vision import (
     ConvDecoder,
     ConvDecoderConfig,
-    EfficientNetLite,
-    EfficientNetLiteConfig,
     FeatureStatistics,
 )
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    statistics = FeatureStatistics(torch.randn(40), torch.rand(40) + 0.5)
-    return EfficientNetLite(EfficientNetLiteConfig(size=32, taps=("stride8",), precision="fp32"), statistics)
-
-
-@pytest.fixture
-def pretrained(encoder, small_config, awake):
-    model = awake(replace(small_config, grid=(4, 4), feature_dim=40))
-    decoder = ConvDecoder(ConvDecoderConfig(40, (4, 4), size=32, width=8, max_width=16))
-    return Pretrained(model, encoder, decoder, 0.2, 8)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_every_recipe_says_what_it_costs(name):
 
 
 def test_an_unknown_recipe_lists_the_known():
-    with pytest.raises(DilaError, match="tiny_pusht, small, paper"):
+    with pytest.raises(DilaError, match="tiny_pusht, box, small, paper"):
         recipe("huge")
 
 

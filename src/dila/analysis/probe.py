@@ -7,8 +7,9 @@ rows are many, such as raw feature maps, are solved in the dual, whose cost grow
 (Saunders et al. 1998).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,10 @@ INNER = 0.25
 LEVEL = 0.95
 _COLUMNS = 4096
 _FLAT = 1e-12
+
+Fit = Callable[[Tensor, Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, float]]
+"""From standardised training inputs, targets, their episodes, new inputs and a generator to
+predictions at the new inputs and the penalty that was chosen."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,13 @@ class ProbeResult:
     train_episodes: int
     test_rows: int
     test_episodes: int
+    mse_by_episode: tuple[float, ...] = ()
+    """Of the held-out episodes in the order of their numbers: what paired tests are made of."""
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain numbers, lists and objects."""
-        return asdict(self) | {"r2_by_component": list(self.r2_by_component)}
+        lists = {"r2_by_component": list(self.r2_by_component), "mse_by_episode": list(self.mse_by_episode)}
+        return asdict(self) | lists
 
 
 def probe(
@@ -69,6 +77,7 @@ def probe(
     alphas: Sequence[float] = ALPHAS,
     seed: int = 0,
     resamples: int = 1000,
+    fit: Fit | None = None,
 ) -> ProbeResult:
     """Fit y from x on some episodes and score on the others.
 
@@ -80,6 +89,7 @@ def probe(
         alphas: penalties to choose from, in units of the number of rows.
         seed: of the splits and the bootstrap.
         resamples: of the bootstrap.
+        fit: another kind of probe than ridge, such as `dila.analysis.mlp_probe.fit_mlp`; it has no use for `alphas`.
 
     Raises:
         DilaError: rows do not match, are not finite, or are of too few episodes to split; or a held-out episode is also
@@ -88,13 +98,41 @@ def probe(
     x, y, episode = x.detach().cpu(), y.detach().double().cpu(), episode.cpu()
     _check(x, y, episode)
     generator = torch.Generator().manual_seed(seed)
-    test = held_out.cpu() if isinstance(held_out, Tensor) else _draw(episode, held_out, generator)
+    test = held_out.cpu() if isinstance(held_out, Tensor) else draw_episodes(episode, held_out, generator)
     if set(episode[test].tolist()) & set(episode[~test].tolist()) or not test.any() or test.all():
         raise DilaError("held_out should be whole episodes, some but not all of them")
-    train_x, train_y = _standardised(x, ~test), y[~test]
-    alpha = _choose(train_x[~test], train_y, episode[~test], alphas, generator)
-    predicted = _predict(train_x[~test], train_y, train_x[test], [alpha])[0]
+    inputs = _standardised(x, ~test)
+    fit = fit or partial(fit_ridge, alphas=alphas)
+    predicted, alpha = fit(inputs[~test], y[~test], episode[~test], inputs[test], generator)
     return _score(predicted, y[test], episode[test], alpha, _Counts.of(episode, test), resamples, generator)
+
+
+def predict(
+    x: Float[Tensor, "N Dx"],
+    y: Float[Tensor, "N Dy"],
+    episode: Int[Tensor, " N"],
+    x_new: Float[Tensor, "M Dx"],
+    seed: int = 0,
+) -> Float[Tensor, "M Dy"]:
+    """What a ridge probe fitted on all rows reads off new ones, whose truth may be unknown."""
+    x, y, episode = x.detach().cpu(), y.detach().double().cpu(), episode.cpu()
+    _check(x, y, episode)
+    both = torch.cat([x, x_new.detach().cpu()])
+    inputs = _standardised(both, torch.arange(len(both)) < len(x))
+    return fit_ridge(inputs[: len(x)], y, episode, inputs[len(x) :], torch.Generator().manual_seed(seed))[0]
+
+
+def fit_ridge(
+    x: Float[Tensor, "N Dx"],
+    y: Float[Tensor, "N Dy"],
+    episode: Int[Tensor, " N"],
+    x_new: Float[Tensor, "M Dx"],
+    generator: torch.Generator,
+    alphas: Sequence[float] = ALPHAS,
+) -> tuple[Float[Tensor, "M Dy"], float]:
+    """Predictions of a ridge regression whose penalty is chosen on held-out inner episodes, and that penalty."""
+    alpha = _choose(x, y, episode, alphas, generator)
+    return _predict(x, y, x_new, [alpha])[0], alpha
 
 
 def chance(
@@ -111,7 +149,7 @@ def chance(
     Arguments and errors as `probe`.
     """
     generator = torch.Generator().manual_seed(seed)
-    test = held_out.cpu() if isinstance(held_out, Tensor) else _draw(episode.cpu(), held_out, generator)
+    test = held_out.cpu() if isinstance(held_out, Tensor) else draw_episodes(episode.cpu(), held_out, generator)
     train = torch.nonzero(~test).flatten()
     shuffled = y.clone()
     shuffled[train] = y[train[torch.randperm(len(train), generator=generator)]]
@@ -145,7 +183,7 @@ def _check(x: Tensor, y: Tensor, episode: Tensor) -> None:
         raise DilaError(f"a probe needs at least 4 episodes to split, but there are {len(episode.unique())}; give more")
 
 
-def _draw(episode: Tensor, share: float, generator: torch.Generator) -> Bool[Tensor, " N"]:
+def draw_episodes(episode: Int[Tensor, " N"], share: float, generator: torch.Generator) -> Bool[Tensor, " N"]:
     """Rows of a random share of the episodes, at least one and not all."""
     names = episode.unique()
     count = min(max(round(share * len(names)), 1), len(names) - 1)
@@ -162,7 +200,7 @@ def _standardised(x: Tensor, train: Tensor) -> Tensor:
 def _choose(x: Tensor, y: Tensor, episode: Tensor, alphas: Sequence[float], generator: torch.Generator) -> float:
     if len(alphas) == 1:
         return float(alphas[0])
-    inner = _draw(episode, INNER, generator)
+    inner = draw_episodes(episode, INNER, generator)
     fits = _predict(x[~inner], y[~inner], x[inner], alphas)
     scale = y[~inner].var(0, correction=0).clamp_min(_FLAT)
     errors = [float(((fit - y[inner]).square() / scale).mean()) for fit in fits]
@@ -217,6 +255,7 @@ def _score(
         mse_interval=_interval(mses),
         alpha=alpha,
         **counts._asdict(),
+        mse_by_episode=tuple((sums.error.mean(1) / sums.rows).tolist()),
     )
 
 

@@ -69,11 +69,6 @@ class AdaWorld(FrameModel):
         self.drawing = nn.ModuleList(vit_layer(dim, config.heads) for _ in range(config.decoder_depth))
         self.head = Head(dim, config.feature_dim, config.predicts)
 
-    @property
-    def layers(self) -> tuple[nn.ModuleList, ...]:
-        """Encoder and decoder."""
-        return self.reading, self.drawing
-
     def squeeze(self, e: Features) -> Bottlenecked:
         """What the second frame's token gathered of each two frames."""
         x = tokens(pairs(e))

@@ -57,11 +57,6 @@ class FrameModel(nn.Module, ABC):
     def draw(self, e: Features, z: LatentActions) -> Features:
         """The frame that follows each of K frames under its z, whatever stands before and after it."""
 
-    @property
-    @abstractmethod
-    def layers(self) -> tuple[nn.ModuleList, ...]:
-        """Lists of transformer layers: what gradient checkpointing runs again."""
-
     def forward(self, e: Features) -> Foretold:
         """Infer the actions of a clip and predict each frame from the true one before it."""
         z, penalty, codes = self.squeeze(e)

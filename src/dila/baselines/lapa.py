@@ -92,11 +92,6 @@ class LAPA(FrameModel):
         self.drawing_norm = nn.LayerNorm(dim, bias=False)
         self.head = Head(dim, config.feature_dim, config.predicts)
 
-    @property
-    def layers(self) -> tuple[nn.ModuleList, ...]:
-        """Encoder and decoder."""
-        return self.spatial, self.temporal, self.drawing
-
     def squeeze(self, e: Features) -> Bottlenecked:
         """The codes of the change between each two frames."""
         x, bias = self.to_tokens(pairs(e)), self.bias(self.config.grid)

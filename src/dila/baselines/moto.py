@@ -83,11 +83,6 @@ class Moto(FrameModel):
         self.drawing_norm = nn.LayerNorm(dim)
         self.head = Head(dim, config.feature_dim, config.predicts)
 
-    @property
-    def layers(self) -> tuple[nn.ModuleList, ...]:
-        """Encoder and decoder."""
-        return self.reading, self.drawing
-
     def squeeze(self, e: Features) -> Bottlenecked:
         """What the queries keep of each two frames."""
         first, second = self.to_tokens(tokens(pairs(e))).unbind(1)

@@ -93,11 +93,6 @@ class VillaX(FrameModel):
         self.drawing_norm = nn.RMSNorm(wide)
         self.head = Head(wide, config.feature_dim, config.predicts)
 
-    @property
-    def layers(self) -> tuple[nn.ModuleList, ...]:
-        """Encoder and decoder."""
-        return self.reading, self.drawing
-
     def squeeze(self, e: Features) -> Bottlenecked:
         """What the queries keep of the mean of each two frames."""
         moments = sinusoids(e.shape[1], self.config.width, e.device)[:, None]

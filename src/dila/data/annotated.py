@@ -50,7 +50,10 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
         raise DilaError(f"{file} gives fps = {rate!r}; it must be a number above 0")
     reader = frames if path.is_dir() else video
     (episode,) = reader.episodes(path, name, rate)
-    columns, names = _columns(file, told, len(episode.times))
+    try:
+        columns, names = _columns(file, told, len(episode.times))
+    except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError) as error:
+        raise DilaError(f"{file} is not laid out as docs/data.md says ({error}); write it anew") from error
     yield Names(names)
     yield replace(episode, columns=columns)
     part = told.get("split") or ("held_out" if told.get("held_out") else "train" if "held_out" in told else None)

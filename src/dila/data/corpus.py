@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from dila.data import annotated, frames, hdf5, lerobot, something, trajectories, video
+from dila.data.examples import example
 from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
@@ -46,6 +47,8 @@ READERS: dict[str, Reader] = {
     "video": video,
     "frames": frames,
 }
+MAX_SECONDS = 30 * 86_400.0
+"""From the first frame of an episode to its last."""
 HELD_OUT = ("validation", "valid", "val", "test", "held_out")
 """What data sets call the episodes that they keep from training, in the order of preference."""
 
@@ -75,7 +78,8 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
 
     Args:
         path: file or folder, or the address of one (``hf://datasets/user/name``, ``s3://``, ``gs://``, ``https://``),
-            which is fetched into a local cache first, see `dila.data.remote.fetch`.
+            which is fetched into a local cache first, see `dila.data.remote.fetch`; or ``box`` and ``box/NAME``,
+            the clips that come with the package, where there is no such path.
         fps: frames a second, instead of what the files say.
         camera: of episodes that several cameras saw, keep this one alone, such as ``observation.images.front``.
 
@@ -84,7 +88,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     """
     if fps is not None and not 0 < fps < float("inf"):
         raise DilaError(f"fps = {fps} must be above 0")
-    path = fetch(str(path)) if is_remote(path) else Path(path)
+    path = fetch(str(path)) if is_remote(path) else example(path) or Path(path)
     if not path.exists():
         raise DilaError(f"{path} does not exist")
     reader = _reader(path)
@@ -129,12 +133,19 @@ class _Finds:
                     self._name(find.columns)
                 elif isinstance(find, Split):
                     self.splits[find.name] = self.splits.get(find.name, ()) + find.ids
+                elif reason := _endless(find):
+                    self.skipped.append(Skipped(source, reason))
                 else:
                     self.episodes.append(find)
         except DilaError as error:
             self.skipped.append(Skipped(source, str(error)))
         except OSError as error:
             self.skipped.append(Skipped(source, f"{source} cannot be read: {error.strerror or error}"))
+        except Exception as error:  # damage that no reader foresaw is that source's alone, and listed like any other
+            told = (str(error).splitlines() or [""])[0][:200]
+            self.skipped.append(
+                Skipped(source, f"{source} is damaged ({type(error).__name__}: {told}); replace or remove it")
+            )
 
     def _name(self, columns: Mapping[str, tuple[str, ...]]) -> None:
         """Names count where all sources that give any agree."""
@@ -160,6 +171,14 @@ class _Finds:
         self.episodes = [e for e in self.episodes if getattr(e, "camera", None) == camera]
         ids = {e.id for e in self.episodes}
         self.splits = {split: tuple(i for i in some if i in ids) for split, some in self.splits.items()}
+
+
+def _endless(episode: Any) -> str | None:
+    """Why an episode is not sampled: two frames that lie ages apart would be asked for every moment between them."""
+    first, last = (float(t) for t in episode.times[[0, -1]]) if len(episode.times) else (0.0, 0.0)
+    if 0 <= last - first <= MAX_SECONDS:
+        return None
+    return f"{episode.id} claims to last from {first:g} to {last:g} s, more than {MAX_SECONDS / 86400:g} days; split it"
 
 
 def _name(source: Path, root: Path) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+FORMATS = ("JPEG", "PNG")
+"""Told apart by their contents: Pillow knows formats that start other programs, whatever the file is called."""
 DEFAULT_FPS = 10.0
 
 
@@ -86,12 +89,12 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def _stored_fps(path: Path) -> float | None:
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         rate = float(meta["fps"]) if meta.get("fps") is not None else None
-    except (ValueError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise DilaError(f'{path} must be JSON such as {{"fps": 10}}: {error}') from error
     if rate is not None and not 0 < rate < float("inf"):
         raise DilaError(f"{path} gives fps = {rate}; it must be above 0")
@@ -105,11 +108,19 @@ def _bytes(path: Path) -> int:
         raise DilaError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def _opened(path: Path) -> Any:
+    from PIL import Image
+
+    if not path.is_file():  # reading from a pipe would wait for ever
+        raise FileNotFoundError(path)
+    return Image.open(path, formats=FORMATS)
+
+
 def _image_size(path: Path) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             width, height = image.size
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise DilaError(f"{path} is not a readable image; replace or remove it") from error
@@ -125,7 +136,7 @@ def _read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             if image.size != size[::-1]:
                 raise DilaError(
                     f"{path} is {image.width} x {image.height}, but the first image of its folder is "

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from dila.data.reading import (
     Stamp,
     action_rows,
     check_inside,
+    check_length,
     join,
     picture_from,
     rows,
     stacked,
     stamp,
 )
-from dila.data.video import hash_file
+from dila.data.video import MAX_PIXELS, hash_file
 from dila.errors import DilaError, MissingExtra
 from dila.shapes import Tensor, UInt8
 
@@ -42,6 +44,8 @@ ROBOMIMIC_FPS = 20.0
 """Control rate of robosuite, unless the file's ``env_args`` give another."""
 WORLDMODEL_FPS = 10.0
 RECON_FPS = 4.0
+MAX_CHUNK = 2**30
+"""Bytes of a chunk, unpacked, all of which reading one row takes."""
 Places = tuple[tuple[str, tuple[str, ...]], ...]
 """Columns, each with the places in the file that it is put together from."""
 RECON_COLUMNS = {
@@ -75,7 +79,7 @@ class Hdf5Episode:
         if not wanted:
             return self.read([0])[:0]
         with opened(self.path) as file:
-            stored = _rows(file[self.dataset], [self.first + f for f in wanted])
+            stored = _rows(_own(file, self.dataset), [self.first + f for f in wanted])
         return stacked([_picture(value, where) for value in stored], where)
 
     def fingerprint(self) -> str:
@@ -128,10 +132,28 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, KeyError, RuntimeError) as error:
+    # What is damaged has other types, shapes and members than its readers expect.
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError, MemoryError) as error:
         packed = "plugin" in str(error) or "filter" in str(error)
         mend = "if it is compressed, pip install hdf5plugin" if packed else "replace or remove it"
         raise DilaError(f"{path} is not a readable HDF5 file ({error}); {mend}") from error
+
+
+def _own(file: Any, place: str) -> Any:
+    """A data set of the file, as it may be read: from this file, and in chunks that fit into memory.
+
+    HDF5 has links and storage in other files, by any path: a file from elsewhere could show what it was never given.
+
+    Raises:
+        DilaError: it lies outside, or claims too much.
+    """
+    dataset = file[place]
+    if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
+        raise DilaError(f"{file.filename}: {place} lies in another file, which is not followed; copy it in (h5repack)")
+    chunk = prod(dataset.chunks or dataset.shape[1:]) * dataset.dtype.itemsize
+    if chunk > MAX_CHUNK or (dataset.ndim == 4 and prod(dataset.shape[1:3]) > MAX_PIXELS):
+        raise DilaError(f"{file.filename}: {place} claims rows or chunks of {chunk:,} bytes; store it in smaller ones")
+    return dataset
 
 
 def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
@@ -147,6 +169,7 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
         ids[demo] = [episode.id for episode in found]
         yield from found
     for key in file.get("mask", ()):
+        check_length(f"{path}: mask/{key}", len(_own(file, f"mask/{key}")))
         members = [value.decode() if isinstance(value, bytes) else str(value) for value in file["mask"][key][:]]
         yield Split(key, tuple(one for demo in members for one in ids.get(demo, ())))
 
@@ -158,7 +181,9 @@ def _demo(path: Path, group: Any, demo: str, recording: str, rate: float) -> lis
         raise DilaError("it has no images under obs; render them first (robomimic: dataset_states_to_obs.py)")
     if "actions" not in group:
         raise DilaError("it has no 'actions'")
-    count = len(observed[cameras[0]])
+    for key in cameras:
+        _own(group.file, f"data/{demo}/obs/{key}")
+    count = check_length(f"data/{demo}/obs/{cameras[0]}", len(observed[cameras[0]]))
     places = {"action": (f"data/{demo}/actions",)}
     if "states" in group:
         places["state"] = (f"data/{demo}/states",)
@@ -187,12 +212,14 @@ def _control_rate(data: Any) -> float | None:
 
 
 def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
-    lengths, offsets = file["ep_len"][:], file["ep_offset"][:]
+    lengths, offsets = (_all(path, file, key) for key in ("ep_len", "ep_offset"))
     columns = [key for key in file if key not in ("ep_len", "ep_offset") and hasattr(file[key], "shape")]
     images = [key for key in columns if _is_images(file[key])]
     cameras = [key for key in images if key.startswith("pixels")] or images
     if not cameras:
         raise DilaError(f"{path} has no column of images, such as pixels; record it with images")
+    for key in cameras:
+        _own(file, key)
     numbers = [key for key in columns if file[key].ndim <= 2 and _is_numbers(file[key])]
     places = {("state" if key == "proprio" and "state" not in numbers else key): (key,) for key in numbers}
     for number, (length, first) in enumerate(zip(lengths.tolist(), offsets.tolist(), strict=True)):
@@ -201,6 +228,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
         if first < 0 or length < 1 or short:
             yield Skipped(path, f"{recording} is left out: its rows {first} to {first + length} are not all there")
             continue
+        check_length(f"{path}: {recording}", length)
         load = partial(_columns, path, tuple(places.items()), first, length)
         lazy = LazyColumns(tuple(places), load)
         times = np.arange(length) / (fps or WORLDMODEL_FPS)
@@ -208,8 +236,17 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
             yield Hdf5Episode(join(recording, key), recording, key, path, key, first, times, lazy)
 
 
+def _all(path: Path, file: Any, key: str) -> np.ndarray:
+    """A short data set of whole numbers, one an episode."""
+    stored = _own(file, key)
+    check_length(f"{path}: {key}", len(stored))
+    if stored.ndim != 1 or stored.dtype.kind not in "iu":
+        raise DilaError(f"{path}: {key} should hold one whole number an episode; write it anew")
+    return stored[:].astype(np.int64)
+
+
 def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
-    count = len(file["images/rgb_left"])
+    count = check_length(f"{path}: images/rgb_left", len(_own(file, "images/rgb_left")))
     places = {c: parts for c, parts in RECON_COLUMNS.items() if all(part in file for part in parts)}
     _check_lengths(file, places, 0, count)
     columns = LazyColumns(tuple(places), partial(_columns, path, tuple(places.items()), 0, count))
@@ -237,7 +274,7 @@ def _kept_columns(version: Stamp, places: Places, first: int, count: int) -> dic
     path = version[0]
     with opened(path) as file:
         found = {
-            column: np.concatenate([rows(str(path), p, file[p][first : first + count]) for p in parts], axis=1)
+            column: np.concatenate([rows(str(path), p, _own(file, p)[first : first + count]) for p in parts], axis=1)
             for column, parts in places
         }
     if "action" in found:

@@ -167,7 +167,11 @@ def _check_table(path: Path, needed: Sequence[str], count: int) -> None:
 
 
 def _splits(path: Path, info: Mapping[str, Any], ids: Mapping[int, Sequence[str]]) -> Iterator[Split | Skipped]:
-    for name, told in (info.get("splits") or {}).items():
+    stored = info.get("splits") or {}
+    if not isinstance(stored, dict):
+        yield Skipped(path / INFO, "its 'splits' are left out: they are no names with a range of episodes each")
+        return
+    for name, told in stored.items():
         first, colon, last = str(told).partition(":")
         if not (colon and first.strip().isdecimal() and last.strip().isdecimal()):
             yield Skipped(path / INFO, f"split {name!r} is left out: {told!r} is not a range of episodes such as 0:50")

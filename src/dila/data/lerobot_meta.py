@@ -1,18 +1,21 @@
 """What the folder ``meta`` of a LeRobot data set tells: its features, and where each episode lies."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.data.lerobot_tables import ADDRESS, RENAMED, open_table
-from dila.data.reading import read_json
+from dila.data.lerobot_tables import ADDRESS, RENAMED, open_table, read_columns
+from dila.data.reading import check_length, read_json, read_text
 from dila.errors import DilaError
 
 INFO = "meta/info.json"
 NUMBERS = ("float", "int", "uint", "bool")
+FORM = re.compile(r"(0?[1-9])?d?")
 
 
 class Row(NamedTuple):
@@ -52,7 +55,7 @@ def read_info(path: Path) -> dict[str, Any]:
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 < value < float("inf")
+    return isinstance(value, int | float) and 1e-6 < value < 1e6
 
 
 def features(path: Path, info: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
@@ -98,10 +101,10 @@ def names(declared: Mapping[str, Any], numbers: Mapping[str, str]) -> dict[str, 
 def _v2(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
     listing = path / "meta" / "episodes.jsonl"
     try:
-        lines = [json.loads(line) for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [json.loads(line) for line in read_text(listing).splitlines() if line.strip()]
         size = int(info.get("chunks_size") or 1000)
         return [_v2_row(path, info, cameras, int(x["episode_index"]), int(x["length"]), size) for x in lines]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise DilaError(f"{listing} or {INFO} does not list the episodes as LeRobot v2 does: {error!r}") from error
 
 
@@ -110,11 +113,12 @@ def _v2_row(
 ) -> Row:
     place = {"episode_chunk": number // size, "episode_index": number}
     videos = {
-        key: (_inside(path, info["video_path"].format(video_key=key, **place)), 0.0)
+        key: (_inside(path, _filled(info["video_path"], video_key=key, **place)), 0.0)
         for key, kind in cameras.items()
         if kind == "video"
     }
-    return Row(number, length, _inside(path, info["data_path"].format(**place)), videos)
+    check_length(f"{path / 'meta'}: episode {number}", length)
+    return Row(number, length, _inside(path, _filled(info["data_path"], **place)), videos)
 
 
 def _v3(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
@@ -130,7 +134,7 @@ def _v3(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list
         missing = [key for key in keys if key not in parquet.schema_arrow.names]
         if missing:
             raise DilaError(f"{file} has no column {missing[0]!r}, which LeRobot v3.0 needs; fetch it again")
-        found += [_v3_row(path, info, videos, row) for row in parquet.read(columns=keys).to_pylist()]
+        found += [_v3_row(path, info, videos, row) for row in read_columns(file, parquet, keys).to_pylist()]
     return found
 
 
@@ -139,21 +143,33 @@ def _v3_row(path: Path, info: Mapping[str, Any], videos: Sequence[str], row: Map
         return {part: int(row[f"{prefix}/{part}"]) for part in ("chunk_index", "file_index")}
 
     try:
-        data = _inside(path, info["data_path"].format(**place("data")))
+        data = _inside(path, _filled(info["data_path"], **place("data")))
         files = {
             key: (
-                _inside(path, info["video_path"].format(video_key=key, **place(f"videos/{key}"))),
+                _inside(path, _filled(info["video_path"], video_key=key, **place(f"videos/{key}"))),
                 float(row[f"videos/{key}/from_timestamp"]),
             )
             for key in videos
         }
-        return Row(int(row["episode_index"]), int(row["length"]), data, files)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        length = check_length(f"{path / 'meta'}: episode {row['episode_index']}", int(row["length"]))
+        return Row(int(row["episode_index"]), length, data, files)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DilaError(f"{path / INFO} and meta/episodes do not fit together: {error!r}; fetch them again") from error
+
+
+def _filled(template: str, **values: Any) -> str:
+    """The template with its fields filled in: names alone, at most padded to a few digits.
+
+    `str.format` as it is reaches into attributes, and makes gigabytes of a width.
+    """
+    for _, field, form, conversion in Formatter().parse(template):
+        if field is not None and (field not in values or not FORM.fullmatch(form or "") or conversion):
+            raise ValueError(f"the path {template[:100]!r} has a field other than {', '.join(values)}")
+    return template.format(**values)
 
 
 def _inside(path: Path, name: str) -> Path:
     """A file of the data set; what leads out of it is refused."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DilaError(f"{path / INFO} points to {name}, outside of the data set")
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise DilaError(f"{path / INFO} points to {name!r}, outside of the data set")
     return path / name

@@ -1,13 +1,14 @@
 """The tables of LeRobot data sets: numbers and encoded images, by episode. Kept for a few files a process."""
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dila.data.reading import Stamp, rows, stamp
+from dila.data.reading import Stamp, check_table, rows, stamp
 from dila.errors import DilaError
 
 RENAMED = {"action": "action", "observation.state": "state"}
@@ -25,9 +26,27 @@ def open_table(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not path.is_file():  # reading from a pipe would wait for ever
+        raise DilaError(f"{path} is missing or no plain file; fetch it again")
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DilaError(f"{path} is not a readable parquet file: {error}") from error
+
+
+def read_columns(path: Path, parquet: Any, columns: Sequence[str], group: int | None = None) -> Any:
+    """Columns of the file, or of one of its row groups, as a table.
+
+    Raises:
+        DilaError: they are damaged, or claim more than fits.
+    """
+    import pyarrow as pa
+
+    check_table(path, parquet, columns)
+    try:
+        read = parquet.read if group is None else partial(parquet.read_row_group, group)
+        return read(columns=list(columns))
+    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise DilaError(f"{path} is not a readable parquet file: {error}") from error
 
 
@@ -51,15 +70,10 @@ def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
 @lru_cache(maxsize=8)
 def table(version: Stamp) -> dict[str, Any]:
     """Numbers of a data file, and where each of its episodes lies; a process keeps a few files."""
-    import pyarrow as pa
-
     path = version[0]
     parquet = open_table(path)
     wanted = [f.name for f in parquet.schema_arrow if _is_numeric(f.type)]
-    try:
-        read = parquet.read(columns=wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise DilaError(f"{path} is not a readable parquet file: {error}") from error
+    read = read_columns(path, parquet, wanted)
     number = read["episode_index"].to_numpy()
     edges = np.flatnonzero(np.concatenate([[True], number[1:] != number[:-1], [True]])) if len(number) else [0]
     places = {int(number[a]): (int(a), int(b)) for a, b in pairwise(edges)}
@@ -111,4 +125,4 @@ def group_of(path: Path, row: int) -> tuple[int, int]:
 @lru_cache(maxsize=4)
 def image_group(version: Stamp, column: str, group: int) -> Any:
     """Encoded images of one row group."""
-    return open_table(version[0]).read_row_group(group, columns=[column])[column].combine_chunks()
+    return read_columns(version[0], open_table(version[0]), [column], group)[column].combine_chunks()

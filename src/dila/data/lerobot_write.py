@@ -163,6 +163,8 @@ def publish(
     if features is None and staged:
         with np.load(staging / f"{staged[0]}.npz") as columns:
             features = _features(dict(columns), names, _about(staging, staged[0])["size"], fps)
+    if staged and not info.is_file():  # before any video, or a kill would leave a folder of videos without actions
+        _announce(out, [], features or {}, fps)
     # A process killed at the wrong moment left episodes both in place and staged.
     done = {row["source"] for row in rows}
     for shard in _shards(staging, [n for n in staged if _about(staging, n)["source"] not in done], video_mb):
@@ -284,9 +286,15 @@ def _describe(
     stats = {key: merged([_statistics_of(row, key) for row in rows]) for key in features}
     write_json(out / "meta" / "stats.json", stats)
     write_tasks(out / "meta" / "tasks.parquet", [task])
+    _announce(out, rows, features, fps)
+
+
+def _announce(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any], fps: int | float) -> None:
+    """``meta/info.json``, by which readers know the folder."""
+    (out / "meta").mkdir(parents=True, exist_ok=True)
     write_json(out / "meta" / "info.json", {
         "codebase_version": VERSION, "robot_type": None, "total_episodes": len(rows),
-        "total_frames": rows[-1]["dataset_to_index"], "total_tasks": 1, "chunks_size": CHUNK_FILES,
+        "total_frames": rows[-1]["dataset_to_index"] if rows else 0, "total_tasks": 1, "chunks_size": CHUNK_FILES,
         "data_files_size_in_mb": DATA_MB, "video_files_size_in_mb": VIDEO_MB,
         "fps": int(fps) if float(fps).is_integer() else fps, "splits": {"train": f"0:{len(rows)}"},
         "data_path": DATA_PATH, "video_path": VIDEO_PATH, "features": features,

@@ -26,6 +26,7 @@ from dila.data.primitives import (
     background_path,
     backgrounds,
     check_settings,
+    colour_columns,
     compose,
     known_columns,
     texture,
@@ -34,7 +35,7 @@ from dila.data.primitives import (
 from dila.data.recording import Recorded, Store, record
 from dila.shapes import Tensor
 
-VERSION = 1
+VERSION = 2
 """To be raised when the same seed begins to give other data, so that no recording mixes the two."""
 RADIUS = 0.22
 """Of the sphere around an object at log_scale 0, in widths of the picture."""
@@ -68,7 +69,8 @@ class ObjectRenderer:
             compose(front[i : i + CHUNK], near, far, background[:-1][i : i + CHUNK], self.size)
             for i in range(0, self.frames, CHUNK)
         ]
-        columns = known_columns(states, background, kind) | {
+        known = known_columns(states, background, kind) | colour_columns(front[0], near, far, background)
+        columns = known | {
             "object": np.full((self.frames, 1), OBJECTS.index(name)),
             "texture": np.full((self.frames, 1), worn),
             "held_out": np.full((self.frames, 1), int(held_out)),

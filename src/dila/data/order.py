@@ -115,17 +115,20 @@ class EpochSampler(Sampler[int]):
         return {key: getattr(self, key) for key in (*_FIXED, "epoch", "used")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Go on where `state_dict` was taken, also in another number of processes with the same batch over all.
+
+        Without weights that gives the very clips of each step that the old number would have. With weights each process
+        mixes for itself, so that in the epoch at hand a clip may come again or sit out.
 
         Raises:
-            DilaError: the state is of other data sets, weights, batch size, seed or number of processes.
+            DilaError: the state is of other data sets, weights, seed or batch over all processes.
         """
-        for key in _FIXED:
-            if state.get(key) != getattr(self, key):
-                raise DilaError(
-                    f"the checkpoint's sampler has {key} = {state.get(key)}, this run has {getattr(self, key)}"
-                )
-        self.epoch, self.used = state["epoch"], state["used"]
+        given = {key: state.get(key) for key in _FIXED} | {"batch": state["batch_size"] * state["world"]}
+        here = {key: getattr(self, key) for key in _FIXED} | {"batch": self.batch_size * self.world}
+        for key, value in given.items():
+            if key not in ("batch_size", "world") and value != here[key]:
+                raise DilaError(f"the checkpoint's sampler has {key} = {value}, this run has {here[key]}")
+        self.epoch, self.used = state["epoch"], state["used"] * state["world"] // self.world
 
 
 _FIXED = ("lengths", "weights", "batch_size", "seed", "world")

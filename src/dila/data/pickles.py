@@ -4,9 +4,14 @@ A pickle names functions that are called while it is read, so one from elsewhere
 names under which numpy writes arrays, types and scalars of numbers, puts harmless stand-ins in their place, and refuses
 every other name before anything is called. Nothing is imported for a pickle, and no state of a pickle reaches numpy:
 arrays are made from their bytes at the end.
+
+It is Python's own unpickler in Python, not the one in C: that one makes room for as many marks as a pickle claims, so
+that six bytes fill 64 GB. The file is in memory, so a claim of a longer text or array than there is left finds nothing.
 """
 
+import io
 import pickle
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +35,7 @@ def load_arrays(path: Path) -> Any:
     try:
         if path.stat().st_size > LIMIT:
             raise DilaError(f"{path} has more than the {LIMIT:,} bytes that are read of a pickle; split it")
-        with path.open("rb") as file:
-            return _finished(_Restricted(file, encoding="latin1").load())
+        return _Finish().of(_Restricted(io.BytesIO(path.read_bytes()), encoding="latin1").load())
     except OSError as error:
         raise DilaError(f"{path} cannot be read: {error.strerror or error}") from error
     except _Refused as error:
@@ -49,7 +53,19 @@ class _Refused(Exception):
     """Something that is not allowed."""
 
 
-class _Restricted(pickle.Unpickler):
+class _Restricted(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+    dispatch = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def load_bytearray(self) -> None:
+        """As Python's, which first fills as much memory as is claimed."""
+        (claimed,) = struct.unpack("<Q", self.read(8))
+        data = self.read(claimed) if claimed <= LIMIT else b""
+        if len(data) != claimed:
+            raise EOFError("the pickle was cut short")
+        self.append(bytearray(data))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray
+
     def find_class(self, module: str, name: str) -> Any:
         if module in MODULES and name in ALLOWED:
             return ALLOWED[name]
@@ -140,19 +156,39 @@ def _no_call(*_: Any) -> Any:
     raise _Refused("a call of numpy.ndarray")
 
 
-def _finished(value: Any) -> Any:
-    """The value with its stand-ins turned to what they stand for."""
-    if isinstance(value, _Array):
-        return value.value
-    if isinstance(value, dict):
-        return {key: _finished(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_finished, value))
-    if isinstance(value, _Kind):
-        return value.dtype
-    if isinstance(value, _StandIn):
-        raise _Refused("a function as a value")
-    return value
+class _Finish:
+    """Values with their stand-ins turned to what they stand for; what is shared is looked at once, and stays shared."""
+
+    def __init__(self) -> None:
+        self.done: dict[int, tuple[Any, Any, int]] = {}
+        self.held = 0
+
+    def of(self, value: Any) -> Any:
+        """The finished value; a container in itself raises RecursionError."""
+        if id(value) not in self.done:
+            outside, self.held = self.held, 1
+            made = self._made(value)
+            self.done[id(value)] = value, made, self.held  # the value too, so that nothing else gets its id
+            self.held = outside
+        self.held += self.done[id(value)][2]
+        if (
+            self.held > LIMIT
+        ):  # thirty lists, each twice in the next, are a thousand million numbers to whoever walks them
+            raise _Refused("the same list over and over")
+        return self.done[id(value)][1]
+
+    def _made(self, value: Any) -> Any:
+        if isinstance(value, _Array):
+            return value.value
+        if isinstance(value, dict):
+            return {key: self.of(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(self.of, value))
+        if isinstance(value, _Kind):
+            return value.dtype
+        if isinstance(value, _StandIn):
+            raise _Refused("a function as a value")
+        return value
 
 
 def _set(members: Any = ()) -> set[Any]:

@@ -7,7 +7,8 @@ while object and transform stay exactly those of the same seed without it.
 Columns: ``state`` = [x, y, log_scale, angle] (x and y in widths of the picture from its top left corner, log of the
 size relative to the middle one, radians clockwise, unwrapped); ``action`` = state of the next frame minus this one;
 ``background`` = [x, y, blend], how far the background has drifted (in widths) and faded from one texture to another;
-``kind`` = [place in `KINDS`].
+``colour`` and ``background_colour`` = mean red, green and blue of the object's pixels and of its background's textures;
+``kind`` = [place in `KINDS`]; ``shape`` = [place in `SHAPES`].
 """
 
 from collections.abc import Callable
@@ -27,13 +28,16 @@ KINDS = (
     "translation", "scaling", "rotation", "translation+scaling", "translation+rotation", "scaling+rotation",
     "translation+scaling+rotation",
 )  # fmt: skip
+COLOURS = ("red", "green", "blue")
 NAMES = {
     "action": ("dx", "dy", "dlog_scale", "dangle"),
     "state": ("x", "y", "log_scale", "angle"),
     "background": ("x", "y", "blend"),
+    "colour": COLOURS,
+    "background_colour": COLOURS,
     "kind": ("kind",),
 }
-VERSION = 1
+VERSION = 2
 """To be raised when the same seed begins to give other data, so that no recording mixes the two."""
 FPS = 10.0
 TASK = "move, scale and turn the object"
@@ -62,14 +66,16 @@ class PrimitiveRenderer:
         rng, scene = (np.random.default_rng([self.seed, number, stream]) for stream in (0, 1))
         kind = KINDS[int(rng.integers(len(KINDS)))] if self.kind == "mixed" else self.kind
         states = trajectory(rng, self.frames + 1, kind)
-        thing = _object(rng, self.size)
+        thing, shape = _object(rng, self.size)
         background = background_path(scene, self.frames + 1, self.moving_background)
         near, far = backgrounds(scene, 2 * self.size, thing)
         pictures = [
             _draw(thing, near, far, states[i : i + CHUNK], background[i : i + CHUNK], self.size)
             for i in range(0, self.frames, CHUNK)
         ]
-        return Recorded(torch.cat(pictures)[: self.frames], known_columns(states, background, kind))
+        columns = known_columns(states, background, kind) | colour_columns(thing, near, far, background)
+        columns["shape"] = np.full((self.frames, 1), shape)
+        return Recorded(torch.cat(pictures)[: self.frames], columns)
 
 
 def render_primitives(
@@ -111,7 +117,7 @@ def render_primitives(
         episodes,
         renderer,
         settings=settings,
-        names=NAMES,
+        names=NAMES | {"shape": ("shape",)},
         fps=fps,
         workers=workers,
         progress=progress,
@@ -134,6 +140,19 @@ def known_columns(states: np.ndarray, background: np.ndarray, kind: str) -> dict
         "state": states[:-1].astype(np.float32),
         "background": background[:-1].astype(np.float32),
         "kind": np.full((len(states) - 1, 1), KINDS.index(kind)),
+    }
+
+
+def colour_columns(
+    thing: Float[Tensor, "4 Y X"], near: Tensor, far: Tensor, background: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Mean colours of the object (colours times opacity, and opacity) and of the background's blend, in [0, 1]."""
+    own = (thing[:3].sum((1, 2)) / thing[3].sum()).numpy()
+    first, second = (texture.mean((1, 2)).numpy() for texture in (near, far))
+    blend = background[:-1, 2:]
+    return {
+        "colour": np.tile(own, (len(blend), 1)).astype(np.float32),
+        "background_colour": ((1 - blend) * first + blend * second).astype(np.float32),
     }
 
 
@@ -205,15 +224,15 @@ def _sample(image: Tensor, affine: Float[Tensor, "N 2 3"], size: int) -> Tensor:
     return F.grid_sample(image.expand(len(affine), *image.shape), grid, align_corners=False)
 
 
-def _object(rng: np.random.Generator, size: int) -> Float[Tensor, "4 S S"]:
-    """A random shape with a random texture: colours times opacity, and opacity."""
+def _object(rng: np.random.Generator, size: int) -> tuple[Float[Tensor, "4 S S"], int]:
+    """A random shape with a random texture, colours times opacity, and opacity; and its place in `SHAPES`."""
     from PIL import Image, ImageDraw
 
-    names = list(SHAPES)
+    shape = int(rng.integers(len(SHAPES)))
     mask = Image.new("L", (4 * size, 4 * size))
-    SHAPES[names[int(rng.integers(len(names)))]](ImageDraw.Draw(mask), 4 * size, rng)
+    SHAPES[list(SHAPES)[shape]](ImageDraw.Draw(mask), 4 * size, rng)
     alpha = torch.from_numpy(np.array(mask.resize((size, size), Image.Resampling.BOX))).float() / 255
-    return torch.cat([texture(rng, size) * alpha, alpha[None]])
+    return torch.cat([texture(rng, size) * alpha, alpha[None]]), shape
 
 
 def backgrounds(rng: np.random.Generator, side: int, thing: Float[Tensor, "4 Y X"]) -> tuple[Tensor, Tensor]:

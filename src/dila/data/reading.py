@@ -66,6 +66,14 @@ class LazyColumns(Mapping[str, np.ndarray]):
         return len(self.names)
 
 
+MAX_TEXT = 256 * 2**20
+"""Bytes of a JSON document that are read at most."""
+MAX_LENGTH = 20_000_000
+"""Frames of an episode, rows of a table: more is a claim."""
+MAX_TABLE = 8 * 2**30
+"""Bytes of what is read of one table at a time, unpacked."""
+NUMBER = 8
+"""Bytes of a number at most: equal numbers take next to none in a file, and all of them in memory."""
 Stamp = tuple[Path, int, int]
 
 
@@ -87,6 +95,20 @@ def join(*parts: str) -> str:
     return PurePosixPath(*parts).as_posix()
 
 
+def read_text(path: Path) -> str:
+    """The text of a file that is no larger than text gets.
+
+    Raises:
+        ValueError: it is, or is no UTF-8.
+        OSError: it cannot be read.
+    """
+    if not path.is_file():  # reading from a pipe would wait for ever
+        raise FileNotFoundError(2, "it is missing or no plain file")
+    if path.stat().st_size > MAX_TEXT:
+        raise ValueError(f"it has more than {MAX_TEXT:,} bytes")
+    return path.read_text(encoding="utf-8")
+
+
 def read_json(path: Path) -> Any:
     """The JSON document in a file.
 
@@ -94,9 +116,41 @@ def read_json(path: Path) -> Any:
         DilaError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise DilaError(f"{path} is not readable JSON ({error}); replace or remove it") from error
+
+
+def check_length(where: str, frames: int) -> int:
+    """How many frames an episode is said to have, before anything is made for as many.
+
+    Raises:
+        DilaError: none, or more than any has.
+    """
+    if not 0 < frames <= MAX_LENGTH:
+        raise DilaError(f"{where} claims {frames:,} frames; 1 to {MAX_LENGTH:,} can be")
+    return frames
+
+
+def check_table(path: Path, parquet: Any, columns: Sequence[str]) -> None:
+    """How much reading these columns of a parquet file would give, before it is read.
+
+    Raises:
+        DilaError: more rows or bytes than fit.
+    """
+    meta, wanted = parquet.metadata, frozenset(columns)
+    groups = (meta.row_group(i) for i in range(meta.num_row_groups))
+    cells = (group.column(i) for group in groups for i in range(group.num_columns))
+    claimed = sum(
+        max(0, c.total_uncompressed_size, NUMBER * c.num_values)
+        for c in cells
+        if c.path_in_schema.split(".")[0] in wanted
+    )
+    if not 0 <= meta.num_rows <= MAX_LENGTH or claimed > MAX_TABLE:
+        raise DilaError(
+            f"{path} claims {meta.num_rows:,} rows and {claimed:,} bytes, more than {MAX_LENGTH:,} or {MAX_TABLE:,}; "
+            "split it"
+        )
 
 
 def rows(where: str, name: str, values: Any) -> np.ndarray:

@@ -23,7 +23,7 @@ import torch
 
 from dila.data.table import TABLE, read_table, write_table
 from dila.data.video import probe_video, write_video
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
 from dila.shapes import Tensor, UInt8
 
 SETTINGS = "recording.json"
@@ -100,8 +100,9 @@ def record(
     missing = store.missing(out, staging, episodes)
     for _ in run_jobs(_Job(make, store, staging, fps), missing, workers, episodes, f"recording {out.name}", progress):
         pass
-    store.publish(out, staging, episodes, names, fps)
-    shutil.rmtree(staging)
+    with writing(out):
+        store.publish(out, staging, episodes, names, fps)
+        shutil.rmtree(staging)
     return out
 
 
@@ -120,8 +121,9 @@ def begin(out: Path, settings: Mapping[str, Any]) -> Path:
         raise DilaError(f"{out} is a file; give a folder to record into")
     _check_settings(out, dict(settings))
     staging = out / STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    write_json(staging / SETTINGS, settings)
+    with writing(out):
+        staging.mkdir(parents=True, exist_ok=True)
+        write_json(staging / SETTINGS, settings)
     return staging
 
 
@@ -187,7 +189,7 @@ def save_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")  # the same for all: what a kill leaves is written over
     temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
     os.replace(temporary, path)
 
@@ -199,7 +201,9 @@ class _Job(NamedTuple):
     fps: int | float
 
     def __call__(self, number: int) -> None:
-        self.store.stage(self.staging, number, self.make(number), self.fps)
+        made = self.make(number)
+        with writing(self.staging):
+            self.store.stage(self.staging, number, made, self.fps)
 
 
 def _run(job: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:

@@ -90,6 +90,8 @@ def check_whole(path: Path) -> None:
     Raises:
         DilaError: it is not whole.
     """
+    if not path.is_file():
+        raise DilaError(f"{path} cannot be read: it is missing or no plain file; fetch it again")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

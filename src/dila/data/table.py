@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from dila.data.reading import check_table
 from dila.errors import DilaError
 
 TABLE = "actions.parquet"
@@ -43,12 +44,20 @@ def read_table(
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        parquet = pq.ParquetFile(path)
+        check_table(path, parquet, parquet.schema_arrow.names)
+        table = parquet.read()
+    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise DilaError(f"{path} is not a readable parquet file: {error}") from error
     for needed in ("episode", "frame"):
         if needed not in table.column_names:
             raise DilaError(f"{path} has no column {needed!r}; see docs/data.md for its layout")
+    if len(set(table.column_names)) < len(table.column_names):
+        raise DilaError(f"{path} has two columns of one name; see docs/data.md for its layout")
+    if not pa.types.is_integer(table.schema.field("frame").type) or table["episode"].null_count:
+        raise DilaError(
+            f"{path} needs an episode in every row and integers in 'frame'; see docs/data.md for its layout"
+        )
     table = table.sort_by([("episode", "ascending"), ("frame", "ascending")])
     ids = np.array(table["episode"].to_pylist(), dtype=object)
     frame = table["frame"].to_numpy()
@@ -86,7 +95,7 @@ def write_table(
         offsets = pa.array(np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32))
         data[column] = pa.ListArray.from_arrays(offsets, pa.array(rows.ravel()))
     table = pa.table(data).replace_schema_metadata({"names": json.dumps({k: list(v) for k, v in names.items()})})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         pq.write_table(table, temporary)
         os.replace(temporary, path)

@@ -23,7 +23,7 @@ import numpy as np
 from dila.data import frames
 from dila.data.frames import FrameEpisode
 from dila.data.pickles import load_arrays
-from dila.data.reading import Names, Skipped, Split, join, rows
+from dila.data.reading import Names, Skipped, Split, join, read_text, rows
 from dila.errors import DilaError
 
 DATA = "traj_data.pkl"
@@ -67,7 +67,11 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEp
         ids[child.name] = episode.id
         yield episode
     for file in lists:
-        members = file.read_text(encoding="utf-8").split("\n")
+        try:
+            members = read_text(file).split("\n")
+        except (OSError, ValueError) as error:
+            yield Skipped(file, f"{file} is no readable list of names ({error}); fetch it again")
+            continue
         yield Split(file.parent.name, tuple(ids[m.strip()] for m in members if m.strip() in ids))
 
 

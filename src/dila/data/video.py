@@ -29,6 +29,8 @@ from dila.shapes import Tensor, UInt8
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
 MAX_SIDE = 16_384
 MAX_PIXELS = 64_000_000
+MAX_FRAMES = 20_000_000
+"""Of a video: four days at 60 frames a second; more is a claim."""
 SAMPLE_BYTES = 65_536
 # Files are opened by content, whatever their suffix: without this a "video" could be a playlist that opens others.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
@@ -114,15 +116,10 @@ def probe_video(path: str | Path) -> VideoInfo:
     path = Path(path)
     _check_file(path)
     with _opened(path) as (container, stream):
-        packets = [p for p in container.demux(stream) if p.size]
-        _check_whole(path, stream, packets)
-        packets = [p for p in packets if not p.is_discard]  # cut away by an edit list
-        pts = [p.pts if p.pts is not None else p.dts for p in packets]
-        if any(t is None for t in pts) or len(set(pts)) != len(pts):
-            raise DilaError(f"{path} stores no usable time for each frame; rewrap it, for example with ffmpeg, as mp4")
+        pts, key = _packets(path, container, stream)
         order = np.argsort(np.array(pts, dtype=np.int64))
         ticks = np.array(pts, dtype=np.int64)[order]
-        key = np.array([p.is_keyframe for p in packets])[order]
+        key = np.array(key)[order]
         key[0] = True
         tick = float(stream.time_base)
         times = (ticks - ticks[0]) * tick
@@ -229,8 +226,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             if not streams:
                 raise DilaError(f"{path} holds no video stream; give a video file")
             stream = streams[0]
+            if stream.codec_context is None:
+                raise DilaError(f"{path} is coded in a way that nothing here decodes; convert it, for example to mp4")
             _check_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
+            # What the container says is not what the stream may say half-way through.
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             yield container, stream
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
@@ -265,15 +266,29 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _check_whole(path: Path, stream: Any, packets: Sequence[Any]) -> None:
-    if not packets:
+def _packets(path: Path, container: Any, stream: Any) -> tuple[list[int], list[bool]]:
+    """When each frame is shown, in ticks, and whether it is a keyframe; no packet is kept, as a film is gigabytes."""
+    if stream.frames > MAX_FRAMES:
+        raise DilaError(f"{path} claims {stream.frames:,} frames, more than {MAX_FRAMES:,}; split it")
+    pts, key, found = [], [], 0
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        found += 1
+        if packet.is_corrupt:
+            raise DilaError(f"{path} is damaged or cut short; replace or remove it")
+        if found > MAX_FRAMES:
+            raise DilaError(f"{path} has more than {MAX_FRAMES:,} frames; split it")
+        if not packet.is_discard:  # cut away by an edit list
+            pts.append(packet.pts if packet.pts is not None else packet.dts)
+            key.append(packet.is_keyframe)
+    if not pts:
         raise DilaError(f"{path} holds no frames; replace or remove it")
-    if any(p.is_corrupt for p in packets):
-        raise DilaError(f"{path} is damaged or cut short; replace or remove it")
-    if len(packets) < stream.frames:
-        raise DilaError(
-            f"{path} is cut short: {len(packets)} of {stream.frames} frames are there; replace or remove it"
-        )
+    if found < stream.frames:
+        raise DilaError(f"{path} is cut short: {found} of {stream.frames} frames are there; replace or remove it")
+    if any(t is None for t in pts) or len(set(pts)) != len(pts):
+        raise DilaError(f"{path} stores no usable time for each frame; rewrap it, for example with ffmpeg, as mp4")
+    return pts, key
 
 
 def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:

@@ -216,7 +216,7 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
     schema = schemas[int(np.argmax(widths))].with_metadata({METADATA_KEY: json.dumps(about)})
     rows = actions = 0
     files: set[str] = set()
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary = out.with_name(f".{out.name}.partial")  # one process assembles: what a kill leaves is written over
     try:
         with pq.ParquetWriter(temporary, schema) as writer:
             for path, width in zip(parts, widths, strict=True):
@@ -247,7 +247,7 @@ def _write_skipped(path: Path, skipped: dict[str, str]) -> None:
     if not skipped:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(json.dumps(skipped, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 

@@ -6,6 +6,7 @@
     model.safetensors      weights of the model
     encoder.safetensors    feature statistics (mean, var); absent if the encoder gives raw features
     decoder.safetensors    weights of a trained decoder; absent if there is none, or if it reads its own file (RAE)
+    README.md              model card; absent from checkpoints
 
 The frozen encoder's own weights are not in the folder: its config names them.
 """
@@ -16,17 +17,21 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from dila.configs import from_json, to_json
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
+from dila.interop import box
+from dila.interop.bounds import check_bounds
+from dila.interop.card import CARD
 from dila.interop.models import MODELS, AnyModel, kind_of
 from dila.interop.released import load_released
+from dila.interop.tensors import load_tensors, write_tensors
 from dila.protocols import FrameDecoder
 from dila.shapes import Tensor
 from dila.version import version
@@ -41,7 +46,6 @@ RELEASED_FRAMES = 16
 
 _STEP = re.compile(r"step_(\d+)$")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class Pretrained(NamedTuple):
@@ -64,13 +68,22 @@ class Pretrained(NamedTuple):
         return self
 
 
-def save_pretrained(folder: str | Path, pretrained: Pretrained, notes: Mapping[str, Any] | None = None) -> Path:
+def save_pretrained(
+    folder: str | Path,
+    pretrained: Pretrained,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    half: bool = False,
+    card: str | None = None,
+) -> Path:
     """Write the folder, whole or not at all; one that is there already is replaced.
 
     Args:
         folder: where to; made with its parents.
         pretrained: what to write.
         notes: JSON-ready remarks (step, score, data) that loading does not need.
+        half: write the weights as float16; loading makes them float32 again.
+        card: text of a ``README.md`` beside the rest, see `dila.interop.card`.
 
     Raises:
         DilaError: ``folder`` is there and holds something else, or cannot be written, or the parts do not fit.
@@ -81,14 +94,17 @@ def save_pretrained(folder: str | Path, pretrained: Pretrained, notes: Mapping[s
         raise DilaError(f"{folder} is there and is no folder of a trained model; choose another name or remove it")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        _write_tensors(partial / MODEL, pretrained.model.state_dict())
-        if pretrained.encoder.statistics is not None:
-            pretrained.encoder.statistics.save(partial / ENCODER)
-        if weights := _decoder_weights(pretrained.decoder):
-            _write_tensors(partial / DECODER, weights)
-        (partial / CONFIG).write_text(json.dumps(_describe(pretrained, notes), indent=2) + "\n", encoding="utf-8")
-        _put_in_place(partial, folder)
+        with writing(folder):
+            partial.mkdir(parents=True)
+            write_tensors(partial / MODEL, pretrained.model.state_dict(), half)
+            if pretrained.encoder.statistics is not None:
+                pretrained.encoder.statistics.save(partial / ENCODER)
+            if weights := _decoder_weights(pretrained.decoder):
+                write_tensors(partial / DECODER, weights, half)
+            if card is not None:
+                (partial / CARD).write_text(card, encoding="utf-8")
+            (partial / CONFIG).write_text(json.dumps(_describe(pretrained, notes), indent=2) + "\n", encoding="utf-8")
+            _put_in_place(partial, folder)
     except OSError as error:
         raise DilaError(f"{folder} cannot be written: {error}") from error
     finally:
@@ -113,7 +129,7 @@ def load_pretrained(
     Args:
         path: a folder that `save_pretrained` wrote; a run folder, of which the newest complete
             ``checkpoints/step_XXXXXXX`` is taken; a released DiLA file (.pt or .safetensors); or, where no such path
-            exists, an id ``user/name`` on the Hugging Face Hub.
+            exists, "box", the model that comes with the package, or an id ``user/name`` on the Hugging Face Hub.
         device: "auto" takes CUDA or Apple silicon where there is one.
         revision: of a Hub id, as in ``huggingface_hub.snapshot_download``; so are the next three.
         cache_dir: where downloads are kept.
@@ -135,7 +151,9 @@ def load_pretrained(
         raise DilaError(
             f"encoder, decoder and stride belong to a released file, but {path} brings its own; leave them out"
         )
-    if not found.exists() and _HUB_ID.fullmatch(str(path)):
+    if str(path) == box.NAME and not found.exists():
+        found = box.FOLDER
+    if not found.exists() and is_hub_id(str(path)):
         found = _download(str(path), revision, cache_dir, local_files_only, token)
     return _load_folder(find_pretrained(found)).to(target)
 
@@ -177,14 +195,25 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether it has the form of an id of the Hub, ``user/name``."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def read_notes(folder: str | Path) -> dict[str, Any]:
+    """The remarks in a folder that `find_pretrained` found. Raises DilaError for one that cannot be read."""
+    return _read_config(Path(folder) / CONFIG).get("notes", {})
+
+
 def _load_folder(folder: Path) -> Pretrained:
     described = _read_config(folder / CONFIG)
     statistics = FeatureStatistics.load(folder / ENCODER) if described["statistics"] else None
-    encoder = build_encoder(described["encoder"], statistics)
-    with torch.device("meta"):
-        kind = MODELS[described["kind"]]
-        model = kind.model(from_json(kind.config, described["model"], f"{folder / CONFIG}: model"))  # type: ignore[arg-type]
-    _load_tensors(model, folder / MODEL)
+    with _buildable(folder / CONFIG):
+        encoder = build_encoder(described["encoder"], statistics)
+        with torch.device("meta"):
+            kind = MODELS[described["kind"]]
+            model = kind.model(from_json(kind.config, described["model"], f"{folder / CONFIG}: model"))  # type: ignore[arg-type]
+    load_tensors(model, folder / MODEL)
     pretrained = Pretrained(
         model.eval(), encoder, _load_decoder(folder, described, statistics), described["stride"], described["frames"]
     )
@@ -192,12 +221,24 @@ def _load_folder(folder: Path) -> Pretrained:
     return pretrained
 
 
+@contextmanager
+def _buildable(path: Path) -> Iterator[None]:
+    """Around making what a config describes: from elsewhere, its numbers may fit nothing."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DilaError(f"{path} describes what cannot be built: {_first_line(error)}; copy the folder anew") from error
+
+
 def _load_decoder(folder: Path, described: Mapping[str, Any], statistics: FeatureStatistics | None) -> Any:
     if described["decoder"] is None:
         return None
-    decoder = build_decoder(described["decoder"], statistics)
+    # Without memory until its tensors come: how large it says it is has not been held against them yet.
+    own = "weights" not in described["decoder"]
+    with _buildable(folder / CONFIG), torch.device("meta") if own else nullcontext():
+        decoder = build_decoder(described["decoder"], statistics)
     if _decoder_weights(decoder):
-        _load_tensors(decoder, folder / DECODER)  # type: ignore[type-var]
+        load_tensors(decoder, folder / DECODER)  # type: ignore[type-var]
     return decoder.eval() if isinstance(decoder, nn.Module) else decoder
 
 
@@ -257,7 +298,7 @@ def _describe(pretrained: Pretrained, notes: Mapping[str, Any] | None) -> dict[s
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DilaError(f"{path} cannot be read as JSON: {_first_line(error)}; copy the folder anew") from error
     if not isinstance(described, dict) or not isinstance(described.get("format"), int):
         raise DilaError(f"{path} does not describe a trained model: it has no field format; check the path")
@@ -275,6 +316,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     if not all(isinstance(described[name], Mapping | None) for name in ("encoder", "decoder")):
         raise DilaError(f"{path}: encoder and decoder should be objects; copy the folder anew")
+    for name in ("model", "encoder", "decoder"):
+        check_bounds(described[name], f"{path}: {name}")
     return described
 
 
@@ -306,44 +349,6 @@ def _decoder_weights(decoder: FrameDecoder | None) -> Mapping[str, Tensor]:
     if not isinstance(decoder, nn.Module) or "weights" in decoder.config():
         return {}
     return decoder.state_dict()
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _load_tensors(module: _Module, path: Path) -> _Module:
-    """Fill the module from a safetensors file, strictly. Raises DilaError that names every tensor at fault."""
-    stored, wanted = _read_tensors(path), module.state_dict()
-    misshapen = [
-        f"{name} {list(stored[name].shape)} instead of {list(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & stored.keys())
-        if stored[name].shape != wanted[name].shape
-    ]
-    faults = {
-        "missing": sorted(wanted.keys() - stored.keys()),
-        "unexpected": sorted(stored.keys() - wanted.keys()),
-        "misshapen": misshapen,
-    }
-    if any(faults.values()):
-        told = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
-        raise DilaError(f"{path} does not hold the tensors that {CONFIG} beside it describes; {told}")
-    module.load_state_dict(stored, assign=True)
-    return module.requires_grad_(True)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise DilaError(f"{path} is missing; copy the folder anew")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DilaError(f"{path} is damaged: {_first_line(error)}; copy the folder anew") from error
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

@@ -5,7 +5,6 @@ alone. Its layout has two kinds of tensors that ours has not: zero shifts of sca
 norms that self-attention never reads. Sizes are read off the tensors.
 """
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from dila.model.config import (
 from dila.model.dila import DiLA
 from dila.nn.attention import Attention
 from dila.shapes import Tensor
+from dila.vision.stored import load_plain
 
 RELEASED_QUIRKS = Quirks(rope_before_scale=True, single_frame_rollout=True, forget_conv_window=True)
 
@@ -174,8 +174,8 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        content = load_plain(path, mmap=True)
+    except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DilaError(
             f"cannot read {path}: {reason}; the file is damaged or not a checkpoint, copy it anew"

@@ -7,6 +7,7 @@ from dila.errors import DilaError
 from dila.recipes.ablations import ABLATIONS, ablated
 from dila.recipes.adaworld_diffusion import adaworld_diffusion, adaworld_diffusion_published
 from dila.recipes.baselines import ABOUT, BASELINE, baseline_recipe
+from dila.recipes.box import box
 from dila.recipes.paper import paper
 from dila.recipes.small import small
 from dila.recipes.tiny_pusht import tiny_pusht
@@ -14,6 +15,7 @@ from dila.train.run import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "tiny_pusht": tiny_pusht,
+    "box": box,
     "small": small,
     "paper": paper,
     "adaworld_diffusion": adaworld_diffusion,
@@ -42,4 +44,4 @@ def recipe(name: str) -> Run:
     return RECIPES[name]()
 
 
-__all__ = ["ABLATION", "ABLATIONS", "ABOUT", "BASELINE", "RECIPES", "paper", "recipe", "small", "tiny_pusht"]
+__all__ = ["ABLATION", "ABLATIONS", "ABOUT", "BASELINE", "RECIPES", "box", "paper", "recipe", "small", "tiny_pusht"]

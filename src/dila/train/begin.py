@@ -7,7 +7,7 @@ from typing import Any
 
 from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
 from dila.configs import KIND, from_json, to_json, write_json
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
 from dila.interop.models import AnyModel, build
 from dila.interop.pretrained import load_pretrained
 from dila.model.config import DiLAConfig
@@ -78,7 +78,8 @@ def settle(run: Run, out: Path) -> None:
         different = [told for told in _differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
         if different:
             raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     write_json(path, described)
 
 

@@ -1,12 +1,13 @@
 """Checkpoints: a trained model that anyone can load, and beside it what exact resuming needs.
 
 ``out/checkpoints/step_0001000/`` holds the files of `dila.interop.pretrained` and ``trainer.pt`` (optimiser, sampler,
-random states, step). It is written under a hidden name and renamed, so a folder of that name is always whole, and the
-newest is the one with the highest number. The learning rate is a function of the step and needs no saving.
+random states, step). It is written under a hidden name, forced to the disk and renamed, and an old one is renamed
+before it is removed, so a folder of that name is always whole, and the newest is the one with the highest number. The
+learning rate is a function of the step and needs no saving.
 """
 
+import logging
 import os
-import pickle
 import random
 import re
 import shutil
@@ -17,10 +18,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
 from dila.interop.pretrained import CHECKPOINTS, Pretrained, save_pretrained
+from dila.vision.stored import load_plain, write_plain
 
 TRAINER = "trainer.pt"
+_log = logging.getLogger(__name__)
 _STEP = re.compile(r"step_(\d{7,})$")
 
 
@@ -42,6 +45,8 @@ class TrainerState(NamedTuple):
     """Fingerprint of the training episodes."""
     faults: list[dict[str, Any]]
     """What could not be read, one a process."""
+    spikes: dict[str, Any] = {}  # noqa: RUF012  (of a NamedTuple, which shares no default that is written to)
+    """Steps that were left out."""
 
 
 def newest(out: Path) -> Path | None:
@@ -53,18 +58,45 @@ def newest(out: Path) -> Path | None:
 def save_checkpoint(
     out: Path, pretrained: Pretrained, state: TrainerState, keep: int, notes: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint, then remove all but the newest `keep`."""
+    """Write a checkpoint, then remove all but the newest `keep`.
+
+    Raises:
+        DilaError: the disk is full or may not be written to; nothing of the attempt is left.
+    """
     folder = out / CHECKPOINTS / f"step_{state.step:07d}"
-    if folder.exists():
-        return folder  # a run is a function of its step: what is there is the same
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_pretrained(partial, pretrained, dict(notes))
-    torch.save(state._asdict(), partial / TRAINER)
-    os.replace(partial, folder)
-    for old in _all(out)[:-keep]:
-        shutil.rmtree(old)
+    if not folder.exists():  # a run is a function of its step: what is there is the same
+        partial = folder.with_name(f".{folder.name}.partial")
+        try:
+            with writing(folder):
+                save_pretrained(partial, pretrained, dict(notes))
+                write_plain(partial / TRAINER, state._asdict())
+                _to_disk(partial)
+                os.replace(partial, folder)
+                _to_disk(folder.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    tidy(out, keep)
     return folder
+
+
+def tidy(out: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints, and what killed writers left; only one process of a run may."""
+    folder = out / CHECKPOINTS
+    for old in _all(out)[:-keep]:
+        os.replace(old, folder / f".{old.name}.gone")
+    for left in [*folder.glob(".step_*"), *folder.glob("..step_*")]:
+        shutil.rmtree(left)
+
+
+def _to_disk(folder: Path) -> None:
+    """Force a folder and its files to the disk: without it, a power cut may leave a name and no contents."""
+    files = [child for child in folder.iterdir() if child.is_file()]
+    for path in [*files, folder] if os.name == "posix" else files:  # Windows opens no folders
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load_trainer(folder: Path) -> TrainerState:
@@ -75,12 +107,29 @@ def load_trainer(folder: Path) -> TrainerState:
     """
     path = folder / TRAINER
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        return TrainerState(**stored)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
+        return TrainerState(**load_plain(path))
+    except (OSError, ValueError, TypeError) as error:
         raise DilaError(
             f"{path} cannot be resumed from ({error}); remove {folder} to go on from an older one"
         ) from error
+
+
+def restore_process(state: TrainerState, rank: int, world: int, seed: int) -> dict[str, Any]:
+    """Put this process's generators where the checkpoint has them; returns what it could not read, of `Faults`.
+
+    Under another number of processes no state fits: generators are seeded by the run's seed, the step and the process,
+    so that only dropout differs from the run that kept its number, and the first process takes over all faults.
+    """
+    if len(state.random) == world:
+        restore_random_state(state.random[rank])
+        return state.faults[rank]
+    _log.warning("the checkpoint is of %d process(es), this run has %d: dropout differs", len(state.random), world)
+    key = int(np.random.SeedSequence([seed, state.step, rank, world]).generate_state(1)[0])
+    torch.manual_seed(key)
+    np.random.seed(key)
+    random.seed(key)
+    every = [faults if rank == 0 else {"drawn": 0, "skipped": 0, "unlisted": []} for faults in state.faults]
+    return {name: sum((faults[name] for faults in every), type(every[0][name])()) for name in every[0]}
 
 
 def random_state() -> dict[str, Any]:

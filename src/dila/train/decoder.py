@@ -3,9 +3,7 @@
 The frames of a step are drawn from the seed and the step alone, so that resuming needs weights, moments and a number.
 """
 
-import json
 import os
-import pickle
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +15,22 @@ from tqdm import tqdm
 
 from dila.configs import to_json
 from dila.data import open_corpus, split_episodes
-from dila.errors import DilaError
-from dila.interop.pretrained import CONFIG, DECODER, find_pretrained, load_pretrained, pick_device, save_pretrained
+from dila.errors import DilaError, writing
+from dila.interop.pretrained import (
+    CONFIG,
+    DECODER,
+    find_pretrained,
+    load_pretrained,
+    pick_device,
+    read_notes,
+    save_pretrained,
+)
 from dila.shapes import Float, Tensor, UInt8
 from dila.train.material import default_cache
 from dila.train.run import DecoderRun, Optimiser
 from dila.train.stop import StopRequest
 from dila.vision import ConvDecoder, ConvDecoderConfig, FeatureCache, FrozenEncoder, decoder_loss
+from dila.vision.stored import load_plain, write_plain
 
 FILE = "decoder.pt"
 SAVE_MINUTES = 2.0
@@ -84,7 +91,7 @@ def train_decoder(
         decoder = fit_decoder(encoder, frames, cached, settings, work, stop=stop, progress=progress)
     complete = pretrained._replace(decoder=decoder.cpu())
     if out is not None:
-        save_pretrained(folder, complete, _notes(find_pretrained(path)))
+        save_pretrained(folder, complete, read_notes(find_pretrained(path)))
     else:
         _attach(folder, complete)
     (work / FILE).unlink()
@@ -195,26 +202,28 @@ def _resume(path: Path, described: dict[str, Any], decoder: ConvDecoder, optimis
     if not path.is_file():
         return 0
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        stored = load_plain(path)
+        if stored["described"] != described:
+            raise DilaError(f"{path} is of a decoder with other settings or another encoder; remove it to train anew")
+        decoder.load_state_dict(stored["decoder"])
+        optimiser.load_state_dict(stored["optimiser"])
+        return stored["step"]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DilaError(f"{path} cannot be read ({error}); remove it to train the decoder anew") from error
-    if stored["described"] != described:
-        raise DilaError(f"{path} is of a decoder with other settings or another encoder; remove it to train anew")
-    decoder.load_state_dict(stored["decoder"])
-    optimiser.load_state_dict(stored["optimiser"])
-    return stored["step"]
 
 
 def _save(
     path: Path, described: dict[str, Any], decoder: ConvDecoder, optimiser: torch.optim.Optimizer, step: int
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     stored = {
         "described": described, "decoder": decoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
     }  # fmt: skip
     partial = path.with_name(path.name + ".partial")
-    torch.save(stored, partial)
-    os.replace(partial, path)
+    with writing(path):
+        write_plain(partial, stored)
+        os.replace(partial, path)
 
 
 def _attach(folder: Path, complete: Any) -> None:
@@ -222,16 +231,12 @@ def _attach(folder: Path, complete: Any) -> None:
 
     Weights first: until the config names them, they are not looked at.
     """
-    whole = save_pretrained(folder.with_name(f"{folder.name}.decoded"), complete, _notes(folder))
+    whole = save_pretrained(folder.with_name(f"{folder.name}.decoded"), complete, read_notes(folder))
     for name in (DECODER, CONFIG):
         os.replace(whole / name, folder / name)
     for left in whole.iterdir():
         left.unlink()
     whole.rmdir()
-
-
-def _notes(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("notes", {})
 
 
 def _resized(frames: UInt8[Tensor, "N 3 Y X"], size: int) -> UInt8[Tensor, "N 3 {size} {size}"]:

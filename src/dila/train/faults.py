@@ -1,14 +1,36 @@
-"""Clips that could not be read: counted in each process, agreed on between them, listed in the log, and an end."""
+"""What fails while a run goes on: clips that cannot be read, counted and listed, and processes that die."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from dila.errors import DilaError
 
+LOST = ("gloo", "nccl", "connection closed", "connection reset")
+"""What errors of a process say that another one left alone."""
 JUDGED = 100
 """Clips drawn before a share of them says anything."""
+
+
+@contextmanager
+def with_others(processes: int) -> Iterator[None]:
+    """Around what several processes do together: one that is left alone says so, and does not wait for ever.
+
+    Raises:
+        DilaError: another process is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        apart = isinstance(error, torch.distributed.DistError) or any(word in str(error).lower() for word in LOST)
+        if processes == 1 or not apart:
+            raise
+        raise DilaError(
+            "another process of this run is gone, for the reason that it gave; once that is mended, the same command "
+            "goes on from the last checkpoint"
+        ) from error
 
 
 class Faults:

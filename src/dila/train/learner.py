@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dila.interop.models import AnyModel
-from dila.nn.bottleneck import Codebook
 from dila.shapes import Actions, Features, Float, Tensor
 from dila.train.objectives import Batch, Outcome
 from dila.train.run import AnyObjective, Optimiser, Precision
@@ -123,19 +122,18 @@ def compile_layers(model: nn.Module) -> None:
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers that a model names; else those of each part of it, and a part that has none is one itself.
+    """The layers of each part of a model; a part that has none is one itself.
 
-    A codebook is never among them: it counts how often it is read.
+    A part with buffers keeps count of something, and must not run twice.
     """
-    named = getattr(model, "layers", None)
-    if named is not None:
-        yield from (layer for layers in named for layer in layers)
-        return
     for part in model.children():
         lists = (module for module in part.modules() if isinstance(module, nn.ModuleList))
-        own = [layer for layers in lists for layer in layers if not type(layer).__module__.startswith("torch.")]
-        if own or not any(isinstance(module, Codebook) for module in part.modules()):
-            yield from own or [part]
+        own = [layer for layers in lists for layer in layers if _ours(layer)]
+        yield from (layer for layer in own or [part] if _ours(layer) and not any(True for _ in layer.buffers()))
+
+
+def _ours(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("dila.")
 
 
 def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:

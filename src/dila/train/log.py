@@ -5,10 +5,11 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dila.errors import MissingExtra
+from dila.errors import MissingExtra, writing
 
 FILE = "log.jsonl"
 
@@ -47,20 +48,23 @@ class Log:
         self.path = out / FILE
         made = [_TRACKERS[tracker](out, name, config, step) for tracker in trackers]
         self._trackers = [tracker for tracker in made if tracker is not None]
-        _keep_until(self.path, step)
-        self._file = self.path.open("a", encoding="utf-8")
+        with writing(self.path):
+            _keep_until(self.path, step)
+            self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """One record; what is a number goes to the trackers as ``kind/name``."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        with writing(self.path):
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
         numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
         for tracker in self._trackers:
             tracker.write(step, numbers)
 
     def close(self) -> None:
         """Flush and close everything."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take was said when it was written
+            self._file.close()
         for tracker in self._trackers:
             tracker.close()
 

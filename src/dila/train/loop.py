@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,12 @@ from dila.train.checkpoint import (
     load_trainer,
     newest,
     random_state,
-    restore_random_state,
+    restore_process,
     save_checkpoint,
+    tidy,
 )  # fmt: skip
 from dila.train.decoder import fit_decoder
-from dila.train.faults import Faults
+from dila.train.faults import Faults, with_others
 from dila.train.learner import Learner, compile_layers, make_optimiser, recompute_layers
 from dila.train.log import Log
 from dila.train.material import (
@@ -52,7 +52,9 @@ from dila.train.material import (
     open_data,
     resolve,
 )  # fmt: skip
+from dila.train.numerics import Spikes, deterministic
 from dila.train.objectives import Batch, Outcome
+from dila.train.processes import accelerator_of
 from dila.train.register import hold_to_register, write_register
 from dila.train.run import Run, Stage
 from dila.train.stop import StopRequest
@@ -92,7 +94,7 @@ def train(
         SystemExit: stopped by a signal, saved.
     """
     out = Path(out)
-    accelerator = _accelerator(run)
+    accelerator = accelerator_of(run)
     if not resume and (out / RUN).exists():
         raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
     encoder, model = begin(run)
@@ -101,6 +103,7 @@ def train(
     run = resolve(run, encoder, corpora)
     if accelerator.is_main_process:
         settle(run, out)
+        tidy(out, run.keep)
     checkpoint = newest(out)
     if checkpoint is not None:
         encoder = encoder.with_statistics(load_pretrained(checkpoint).encoder.statistics)
@@ -113,7 +116,7 @@ def train(
         material = hold_to_register(out, material, run.tolerate)
     elif accelerator.is_main_process:
         write_register(out, material)
-    with StopRequest() as stop:
+    with StopRequest() as stop, deterministic(run.deterministic), with_others(accelerator.num_processes):
         trainer = Trainer(run, out, material, model, accelerator, stop, progress)
         if checkpoint is not None:
             trainer.restore(checkpoint)
@@ -152,6 +155,7 @@ class Trainer:
         self.stage = 0
         self.sampler: dict[str, Any] = {}
         self.faults = Faults(run.tolerate)
+        self.spikes = Spikes(run.guard and run.guard.spike, run.guard.patience if run.guard else 1)
         self.dying = 0
         self.saved_at = time.monotonic()
         self.held_out = HeldOut(run, material, accelerator.device) if accelerator.is_main_process else None
@@ -170,13 +174,9 @@ class Trainer:
         self.learner.load_action_weights(state.actions)
         self.optimiser.load_state_dict(state.optimiser)
         self.step, self.stage, self.sampler = state.step, state.stage, state.sampler
-        if len(state.random) != self.accelerator.num_processes:
-            raise DilaError(
-                f"{checkpoint} was saved by {len(state.random)} process(es), this run has "
-                f"{self.accelerator.num_processes}; use as many"
-            )
-        restore_random_state(state.random[self.accelerator.process_index])
-        self.faults.load_state_dict(state.faults[self.accelerator.process_index])
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.faults.load_state_dict(restore_process(state, rank, world, self.settings.seed))
+        self.spikes.load_state_dict(state.spikes)
 
     def run_all(self) -> Path:
         """All steps that are left; returns the last checkpoint."""
@@ -252,11 +252,14 @@ class Trainer:
         settings = self.settings.optimiser
         norm = torch.nn.utils.clip_grad_norm_(self.learner.model.parameters(), settings.clip)
         *numbers, grad = torch.cat([table, norm.detach().float().reshape(1).to(table.device)]).tolist()
-        self._check_finite(dict(zip(["total", *names], numbers, strict=True)), grad)
+        spike = self.spikes.stands_out(grad, self.step + 1)
+        if not spike:
+            self._check_finite(dict(zip(["total", *names], numbers, strict=True)), grad)
         rate = settings.rate(self.step, self.settings.steps, stage.lr)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.optimiser.step()
+        if not spike:
+            self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         losses = dict(zip(names, table[1:], strict=True))
         return outcomes[-1]._replace(total=table[0], losses=losses), grad, rate
@@ -274,7 +277,8 @@ class Trainer:
         drawn, skipped, listed = self.faults.agree(self.accelerator)
         values = {"stage": stage.title, "total": float(outcome.total), **losses, **watched, **more}
         if log is not None:
-            log.write("train", self.step, {**values, "skipped_clips": skipped})
+            left_out = {} if self.spikes.factor is None else {"skipped_steps": self.spikes.skipped}
+            log.write("train", self.step, {**values, "skipped_clips": skipped, **left_out})
             if listed:
                 log.write("skipped", self.step, {"clips": listed})
         bar.set_postfix_str(" ".join(f"{name}={x:.3g}" for name, x in values.items() if isinstance(x, float)))
@@ -310,7 +314,7 @@ class Trainer:
         run = self.settings
         state = TrainerState(
             self.step, self.stage, self.optimiser.state_dict(), self.sampler, random, self.learner.action_weights(),
-            self.data, faults,
+            self.data, faults, self.spikes.state_dict(),
         )  # fmt: skip
         notes = {"run": run.name, "step": self.step, "steps": run.steps, "stage": run.stages[self.stage].title}
         with self.learner.raw_actions() as model:
@@ -381,15 +385,3 @@ class Trainer:
         last = newest(self.out)
         kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         return f"{kept}; lower the learning rate or change the weights of the loss, in another folder"
-
-
-def _accelerator(run: Run) -> Any:
-    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-
-    # Autocast is the learner's own. Without actions in every stage the action encoder has no gradient in some.
-    unused = run.model.real_action_dim is not None or run.uses_actions
-    handlers = [
-        DistributedDataParallelKwargs(find_unused_parameters=unused),
-        InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the others wait while one fills the feature cache
-    ]
-    return Accelerator(mixed_precision="no", kwargs_handlers=handlers)

@@ -22,6 +22,7 @@ from dila.data import (
     open_corpus,
     split_episodes,
 )  # fmt: skip
+from dila.data.relative import relative_actions
 from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Actions, Float, Frames, Tensor
@@ -95,9 +96,12 @@ def open_data(run: Run, data: str | Path | Sequence[str | Path]) -> dict[str, Co
     if run.weights is not None and len(run.weights) != len(paths):
         raise DilaError(f"weights has {len(run.weights)} numbers for {len(paths)} data set(s); give one for each")
     clips = run.clips
-    return {
+    corpora = {
         name: open_corpus(path, clips.fps, clips.camera) for name, path in zip(name_data(paths), paths, strict=True)
     }
+    if not clips.relative:
+        return corpora
+    return {name: relative_actions(corpus, clips.relative) for name, corpus in corpora.items()}
 
 
 def resolve(run: Run, encoder: FrozenEncoder, corpora: Mapping[str, Corpus]) -> Run:

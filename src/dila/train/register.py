@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
 from dila.shapes import Tensor
 from dila.train.material import Material, Split
 
@@ -65,8 +65,9 @@ def write_register(out: Path, material: Material) -> None:
     }
     path = out / REGISTER
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.table(columns), partial, compression="zstd")
-    os.replace(partial, path)
+    with writing(path):
+        pq.write_table(pa.table(columns), partial, compression="zstd")
+        os.replace(partial, path)
 
 
 def hold_to_register(out: Path, material: Material, tolerate: float) -> Material:

@@ -25,6 +25,7 @@ class ClipSettings:
         held_out: share of the episodes never trained on. The split depends on their ids alone, so runs compare.
         fps: frames a second, instead of what the files say.
         camera: of episodes that several cameras saw, this one alone.
+        relative: components of the state that true actions are taken relative to, see `dila.data.relative`.
     """
 
     frames: int = 16
@@ -33,6 +34,7 @@ class ClipSettings:
     held_out: float = 0.1
     fps: float | None = None
     camera: str | None = None
+    relative: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,17 +143,20 @@ class DecoderRun:
 
 @dataclass(frozen=True)
 class Guard:
-    """When a run stops by itself because its latents died.
+    """When a run stops by itself because its latents died, and which steps it leaves out.
 
     Args:
         scale: standard deviation of z or s below which it counts as dead.
         perplexity: of the codes in a batch, below which they count as dead; all the same is 1.
-        patience: logged steps in a row, after warm-up.
+        patience: logged steps in a row, after warm-up; or steps in a row that were left out.
+        spike: leave out steps whose gradient's norm is so many times the median of the last hundred, or not finite,
+            and count them in the log; None leaves out none, and ends the run at the first that is not finite.
     """
 
     scale: float = 1e-3
     perplexity: float = 1.01
     patience: int = 5
+    spike: float | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,7 @@ class Run:
         hold: gigabytes of cached features that are kept on a GPU; if there are more, clips are read one by one.
         weights: how often each data set is drawn from, in their order, whatever the sum; None draws every clip once.
         tolerate: share of the clips that may fail to be read before the run stops.
+        deterministic: only algorithms that give the same bits each time, on GPUs too, where they are slower.
     """
 
     name: str
@@ -216,6 +222,7 @@ class Run:
     hold: float = 2.0
     weights: tuple[float, ...] | None = None
     tolerate: float = 0.1
+    deterministic: bool = False
 
     def __post_init__(self):
         if not self.stages:

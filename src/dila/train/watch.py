@@ -13,7 +13,7 @@ from einops import rearrange
 from torch.nn import functional as F
 
 from dila.data import Clips, Mixture, collate_clips
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
 from dila.imagine.pictures import fit_colours, paint
 from dila.imagine.rollout import rollout
 from dila.interop.models import AnyModel
@@ -142,11 +142,12 @@ def save_picture(path: Path, picture: Float[Tensor, "3 Y X"]) -> None:
     """Write a picture in [0, 1] as PNG, whole or not at all."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     partial = path.with_name(path.name + ".partial")
-    Image.fromarray(np.ascontiguousarray(pixels)).save(partial, format="PNG")
-    os.replace(partial, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(partial, format="PNG")
+        os.replace(partial, path)
 
 
 def coloured(rows: list[Features]) -> list[Pixels]:

@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
 from dila.vision.encoder import FrozenEncoder
@@ -163,7 +163,8 @@ class FeatureCache:
             DilaError: the disk has not the room.
         """
         if episodes:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
             self._check_room(len(episodes), sum(len(episode.times) for episode in episodes))
 
     def _missing(self, episodes: Sequence[Episode], keys: Mapping[str, str]) -> list[tuple[Episode, str]]:
@@ -195,9 +196,10 @@ class FeatureCache:
 
     def _encode(self, missing: list[tuple[Episode, str]]) -> None:
         self._needed(f"{len(missing)} episodes, the first {missing[0][0].id}, are not in the feature cache")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()
-        _replace_text(self.folder / "encoder.json", json.dumps(self.config, indent=1) + "\n")
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            _replace_text(self.folder / "encoder.json", json.dumps(self.config, indent=1) + "\n")
         index = stored(self.folder)
         frames = sum(len(episode.times) for episode, _ in missing)
         self.check_room([episode for episode, _ in missing])
@@ -241,8 +243,12 @@ class FeatureCache:
         # Named after its contents: what a kill left half done is written over, not left behind.
         path = self.folder / f"shard-{_digest(','.join(pending))[:16]}.safetensors"
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        save_file(pending, partial)
-        os.replace(partial, path)
+        try:
+            with writing(path):
+                save_file(pending, partial)
+                os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Remove what killed writers left half done, unless it may still be written."""

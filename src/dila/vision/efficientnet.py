@@ -84,7 +84,8 @@ class EfficientNetLite(FrozenEncoder):
         self.stride = max(strides) if config.grid == "coarse" else min(strides)
         rows, columns = self.resize.size
         self.grid = (rows // self.stride, columns // self.stride)
-        self.feature_dim = sum(tap.channels * max(1, self.stride // tap.stride) ** 2 for tap in self.taps)
+        self.tap_channels = tuple(tap.channels * max(1, self.stride // tap.stride) ** 2 for tap in self.taps)
+        self.feature_dim = sum(self.tap_channels)
         self.made_by(self._load)
 
     def _load(self) -> nn.Module:

@@ -1,7 +1,6 @@
 """Normalisation of frozen features: ``(x - mean) / sqrt(var + 1e-5)``, fitted once and kept with the encoder."""
 
 import os
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from dila.errors import DilaError
 from dila.shapes import Float, Frames, Pixels, Tensor
+from dila.vision.stored import load_plain
 
 if TYPE_CHECKING:
     from dila.vision.encoder import FrozenEncoder
@@ -103,7 +103,7 @@ def read_tensors(path: Path, what: str) -> Mapping[str, Tensor]:
     with _unreadable(path, what):
         if path.suffix == ".safetensors":
             return load_file(path)
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = load_plain(path)
     if not isinstance(stored, Mapping):
         raise DilaError(f"{path} should hold a dictionary of tensors ({what}) but holds a {type(stored).__name__}")
     return {key: value for key, value in stored.items() if isinstance(value, Tensor)}
@@ -113,7 +113,7 @@ def read_tensors(path: Path, what: str) -> Mapping[str, Tensor]:
 def _unreadable(path: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise DilaError(f"{path} cannot be read as a file of {what}: {error}") from error
 
 

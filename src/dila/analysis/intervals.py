@@ -1,0 +1,125 @@
+"""How sure is a number? Bootstraps over episodes, intervals over seeds, and paired tests between models.
+
+Clips of one episode resemble each other, so whole episodes are drawn (a cluster bootstrap), never clips.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from dila.errors import MissingExtra
+from dila.shapes import Float, Int, Tensor
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """Middle 95%."""
+
+    low: float
+    high: float
+
+
+class Paired(NamedTuple):
+    """The difference of two models on the same clips: the first minus the second."""
+
+    difference: float
+    low: float
+    high: float
+    p_bootstrap: float
+    """Two-sided: twice the share of resamples on the other side of 0."""
+    p_wilcoxon: float | None
+    """Of the episodes' mean differences; None where there are none that differ."""
+    episodes: int
+
+
+def ratio_interval(
+    numerator: Float[Tensor, " N"], denominator: Float[Tensor, " N"], episode: Int[Tensor, " N"], seed: int = 0
+) -> Interval:
+    """Of the sum of one over the sum of the other, over resampled episodes."""
+    top, bottom = (_per_episode(values, episode) for values in (numerator, denominator))
+    picks = _picks(len(top), seed)
+    return _middle(top[picks].sum(1) / bottom[picks].sum(1).clamp_min(1e-30))
+
+
+def mean_interval(values: Float[Tensor, " N"], episode: Int[Tensor, " N"], seed: int = 0) -> Interval:
+    """Of the mean of values, over resampled episodes."""
+    values = values.double()
+    top, count = _per_episode(values, episode), _per_episode(torch.ones_like(values), episode)
+    picks = _picks(len(top), seed)
+    return _middle(top[picks].sum(1) / count[picks].sum(1))
+
+
+def seed_interval(values: Sequence[float]) -> Interval | None:
+    """Student's interval of the mean over seeds; None for fewer than two.
+
+    Raises:
+        MissingExtra: scipy is not installed.
+    """
+    if len(values) < 2:
+        return None
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise MissingExtra("an interval over seeds", "scipy", "analysis") from error
+    x = torch.tensor(values, dtype=torch.float64)
+    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * float(x.std()) / len(values) ** 0.5
+    return Interval(float(x.mean()) - half, float(x.mean()) + half)
+
+
+def compare_paired(
+    first: Float[Tensor, " N"], second: Float[Tensor, " N"], episode: Int[Tensor, " N"], seed: int = 0
+) -> Paired:
+    """Paired bootstrap over episodes and Wilcoxon's signed-rank test of two models' values on the same clips.
+
+    Raises:
+        MissingExtra: scipy is not installed.
+    """
+    difference = first.double() - second.double()
+    total, count = _per_episode(difference, episode), _per_episode(torch.ones_like(difference), episode)
+    picks = _picks(len(total), seed)
+    means = total[picks].sum(1) / count[picks].sum(1)
+    middle = _middle(means)
+    # Half of one resample is added to both sides: no test on finitely many resamples gives 0.
+    side = min(float((means <= 0).double().mean()), float((means >= 0).double().mean()))
+    p = min(1.0, 2 * max(side, 0.5 / len(means)))
+    return Paired(float(difference.mean()), *middle, p, _wilcoxon(total / count), len(total))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values adjusted for how many there are (Holm 1979)."""
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _wilcoxon(differences: Tensor) -> float | None:
+    try:
+        from scipy.stats import wilcoxon
+    except ImportError as error:
+        raise MissingExtra("Wilcoxon's test", "scipy", "analysis") from error
+    if not bool((differences != 0).any()):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of samples too small for the normal approximation, which n tells
+        return float(wilcoxon(differences.numpy()).pvalue)
+
+
+def _per_episode(values: Tensor, episode: Tensor) -> Float[Tensor, " E"]:
+    names, place = episode.cpu().unique(return_inverse=True)
+    return torch.zeros(len(names), dtype=torch.float64).index_add_(0, place, values.detach().cpu().double())
+
+
+def _picks(episodes: int, seed: int) -> Int[Tensor, "R E"]:
+    return torch.randint(episodes, (RESAMPLES, episodes), generator=torch.Generator().manual_seed(seed))
+
+
+def _middle(values: Tensor) -> Interval:
+    edges = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=values.dtype)
+    return Interval(*torch.quantile(values, edges).tolist())

@@ -1,0 +1,88 @@
+"""The shape of a set of latent actions: planes to look at, and how well they keep what is near near.
+
+PCA needs nothing; UMAP (McInnes et al. 2018) is there with the extra ``analysis``. Trustworthiness is that of Venna and
+Kaski (2001), circular correlation that of Jammalamadaka and SenGupta (2001).
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from dila.errors import DilaError, MissingExtra
+from dila.shapes import Float, Tensor
+
+NEIGHBOURS = 10
+
+
+class Plane(NamedTuple):
+    """Points in two dimensions, and how they came from the many."""
+
+    points: Float[Tensor, "N 2"]
+    axes: Float[Tensor, "D 2"]
+    mean: Float[Tensor, " D"]
+    share: tuple[float, float]
+    """Of the variance along each axis."""
+
+    def project(self, directions: Float[Tensor, "M D"]) -> Float[Tensor, "M 2"]:
+        """Directions (not points) in the plane."""
+        return directions.double() @ self.axes
+
+
+def pca(x: Float[Tensor, "N D"]) -> Plane:
+    """The two principal directions; each sign is fixed by its largest weight being positive."""
+    x = x.detach().cpu().double()
+    mean = x.mean(0)
+    values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean))
+    axes = vectors.flip(1)[:, :2]
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    shares = (values.flip(0)[:2] / values.sum().clamp_min(1e-30)).tolist()
+    return Plane((x - mean) @ axes, axes, mean, (shares[0], shares[1]))
+
+
+def umap(x: Float[Tensor, "N D"], seed: int = 0) -> Float[Tensor, "N 2"]:
+    """Points in a plane that keep neighbours together; the same for the same seed.
+
+    Raises:
+        MissingExtra: umap-learn is not installed.
+    """
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from umap import UMAP
+    except ImportError as error:
+        raise MissingExtra("UMAP", "umap-learn", "analysis") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seed means one thread
+        points = UMAP(random_state=seed, n_neighbors=15, min_dist=0.1).fit_transform(x.detach().cpu().numpy())
+    return torch.from_numpy(points).double()
+
+
+def trustworthiness(x: Float[Tensor, "N D"], points: Float[Tensor, "N E"], neighbours: int = NEIGHBOURS) -> float:
+    """How far the neighbours among ``points`` are neighbours in ``x`` too: 1 all, about 0.5 by chance.
+
+    Raises:
+        DilaError: fewer than twice as many points as neighbours.
+    """
+    count = len(x)
+    if count < 2 * neighbours + 1:
+        raise DilaError(f"trustworthiness of {neighbours} neighbours needs {2 * neighbours + 1} points, not {count}")
+    far, near = (torch.cdist(part.double(), part.double()).fill_diagonal_(torch.inf) for part in (x, points))
+    rank = far.argsort(1).argsort(1) + 1
+    wrong = rank.gather(1, near.argsort(1)[:, :neighbours]) - neighbours
+    return 1 - 2 * float(wrong.clamp_min(0).sum()) / (count * neighbours * (2 * count - 3 * neighbours - 1))
+
+
+def circular_correlation(first: Float[Tensor, " N"], second: Float[Tensor, " N"]) -> float:
+    """Correlation of two sets of angles in radians, -1 to 1; 0 where one does not vary.
+
+    The sines are taken of the differences from the mean directions.
+    """
+    a, b = (torch.sin(angle.double() - _mean_angle(angle.double())) for angle in (first, second))
+    scale = (a.square().sum() * b.square().sum()).sqrt()
+    return float((a * b).sum() / scale) if scale > 1e-12 else 0.0
+
+
+def _mean_angle(angle: Tensor) -> Tensor:
+    return torch.atan2(angle.sin().sum(), angle.cos().sum())

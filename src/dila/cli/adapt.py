@@ -1,0 +1,42 @@
+"""``dila adapt``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from tyro.conf import Positional
+
+from dila.cli.arguments import Data, read
+from dila.train.adapt import Adaptation
+
+
+def adapt(
+    model: Positional[str],
+    data: Positional[Data],
+    out: Path = Path("outputs/adapted"),
+    cache_dir: Path | None = None,
+    how: tyro.conf.OmitArgPrefixes[Adaptation] = Adaptation(),  # noqa: B008
+) -> None:
+    """Teach a trained model real actions: what planning needs. Interrupted, the same command goes on.
+
+    Args:
+        model: folder of a trained model or of a run, or Hub id.
+        data: recordings with true actions.
+        out: folder; the adapted model is its part ``model``.
+        cache_dir: where encoded features are kept; $DILA_CACHE or ~/.cache/dila/features when left out.
+        how: settings.
+    """
+    from dila.train.adapt import adapt
+
+    made = adapt(model, data, out, how, cache_dir=cache_dir)
+    space = made.space
+    print(
+        f"an action is {', '.join(space.names)}, {space.repeats} to a transition; R² on held-out trajectories: "
+        f"{space.to_latent_r2:.2f} from actions to latent ones, {space.from_latent_r2:.2f} back"
+    )
+    print(f"the adapted model is in {made.folder}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(adapt, "adapt", arguments, config=(tyro.conf.AvoidSubcommands,))

@@ -1,0 +1,48 @@
+"""``dila eval pin``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import Data, read
+
+
+def pin(
+    data: Positional[Data],
+    out: Path = Path("outputs/pins.json"),
+    stride: float = 0.2,
+    frames: int = 16,
+    clips: int = 64,
+    held_out: float = 0.1,
+    fps: float | None = None,
+    camera: str | None = None,
+) -> None:
+    """Choose the clips that models are judged on, once: spread over the held-out episodes, with fingerprints.
+
+    Args:
+        data: a corpus.
+        out: .json to write.
+        stride: seconds between frames, as the models have it.
+        frames: of a clip; shortened to what the data allow.
+        clips: how many.
+        held_out: share of the episodes held out, as in training.
+        fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone.
+    """
+    from dila.data import open_corpus, split_episodes
+    from dila.errors import DilaError
+    from dila.evaluate.pins import make_pins, write_pins
+
+    _, held = split_episodes(open_corpus(data, fps, camera), held_out)
+    if not held:
+        raise DilaError(f"{data} has one recording only, and nothing to hold out; give more")
+    pins = make_pins(held, stride, frames, clips)
+    write_pins(out, pins)
+    episodes = len(pins.fingerprints)
+    print(f"pinned {len(pins.clips)} clips of {pins.frames} frames in {episodes} episodes: {out}, hash {pins.hash}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(pin, "eval pin", arguments)

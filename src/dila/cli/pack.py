@@ -1,0 +1,47 @@
+"""``dila pack``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import read
+
+
+def pack(
+    model: Positional[str],
+    out: Path,
+    title: str | None = None,
+    data: str | None = None,
+    limits: str | None = None,
+    licence: str | None = None,
+    full: bool = False,
+) -> None:
+    """Write a trained model into a folder of half the size, with a card of its run's own numbers.
+
+    Args:
+        model: folder of a trained model or of a run, Hub id, or box.
+        out: folder to write; an older model there is replaced.
+        title: of the card.
+        data: what the model saw, for the card.
+        limits: what it cannot do, for the card.
+        licence: of the weights, as the Hub names licences; mit when left out.
+        full: keep float32 weights.
+    """
+    from dila.interop.pack import pack as write
+
+    folder = write(model, out, about(title, data, limits, licence), half=not full)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"wrote {folder}, {size / 2**20:.1f} MB; its card is {folder / 'README.md'}")
+
+
+def about(title: str | None, data: str | None, limits: str | None, licence: str | None) -> dict[str, Any]:
+    """What was told, for a card."""
+    told = {"title": title, "data": data, "limits": limits, "licence": licence}
+    return {name: text for name, text in told.items() if text is not None}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(pack, "pack", arguments)

@@ -1,0 +1,48 @@
+"""``dila plan``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from tyro.conf import Positional
+
+from dila.cli.arguments import open_world, read
+from dila.evaluate.planning import Planning
+
+
+def plan(
+    model: Positional[Path],
+    how: tyro.conf.OmitArgPrefixes[Planning],
+    out: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Reach goal images by model-predictive control, between a random policy and the true simulator.
+
+    Interrupted, the same command goes on.
+
+    Args:
+        model: folder of an adapted model, see `dila adapt`.
+        how: settings.
+        out: folder; outputs/plan/ENVIRONMENT when left out.
+        device: auto, cpu, cuda or mps.
+    """
+    from dila.evaluate.planning import measure_planning
+    from dila.interop.actions import load_actions
+
+    space, _ = load_actions(model)
+    out = out or Path("outputs/plan") / how.environment
+    report = measure_planning(open_world(str(model), device), space, how, out)
+    print(f"{'':<12}{'success':>10}{'95% interval':>18}{'progress':>10}{'s/episode':>11}")
+    for arm, row in report["arms"].items():
+        low, high = row["success_interval"]
+        interval = f"{low:.2f} to {high:.2f}"
+        print(f"{arm:<12}{row['success']:>10.2f}{interval:>18}{row['progress']:>10.2f}{row['seconds']:>11.1f}")
+    for measure, value in report["normalised"].items():
+        told = "undefined: the simulator is no better than chance" if value is None else f"{value:.2f}"
+        print(f"{measure} between random (0) and the true simulator (1): {told}")
+    print(f"wrote {out / 'report.json'}, {out / 'curves.png'} and {out / 'videos'}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(plan, "plan", arguments)

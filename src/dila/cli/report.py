@@ -1,0 +1,48 @@
+"""``dila report``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dila.cli.arguments import print_json, read
+
+
+def report(
+    runs: Positional[tuple[Path, ...]],
+    out: Path = Path("outputs/report.html"),
+    against: str | None = None,
+    json: bool = False,
+) -> None:
+    """Compare evaluated runs: one self-contained page with tables, tests, curves, pictures and clips.
+
+    Runs of one name are seeds of one model: mean and 95% interval over them. Models judged on the same pinned clips are
+    tested in pairs (bootstrap over episodes, Wilcoxon, Holm).
+
+    Args:
+        runs: results of dila eval, or folders with an evaluation.json in them at any depth.
+        out: .html to write; the comparison is written beside it as .json.
+        against: the model that the page tests the others against, the first when left out; the JSON has all pairs.
+        json: print the comparison as JSON.
+    """
+    from dila.configs import write_json
+    from dila.errors import DilaError
+    from dila.evaluate.compare import find_results
+    from dila.evaluate.report import write_report
+
+    if out.suffix != ".html":
+        raise DilaError(f"--out {out} must end in .html")
+    if not runs:
+        raise DilaError("runs names nothing to report; give results of dila eval, or folders that hold them")
+    rows = write_report(out, find_results(runs), against)
+    told = [row.to_json() for row in rows]
+    write_json(out.with_suffix(".json"), told)
+    if json:
+        print_json(told)
+        return
+    print(f"wrote {out} and {out.with_suffix('.json')}: {len(rows)} scores")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line and run."""
+    read(report, "report", arguments)

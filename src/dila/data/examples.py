@@ -1,0 +1,21 @@
+"""Short recorded videos that come with the package: ``box`` is their folder, ``box/NAME`` one of them."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[1] / "examples"
+NAME = "box"
+
+
+def example_clips() -> list[Path]:
+    """All of them, in order of their names."""
+    return sorted(FOLDER.glob("*.mp4"))
+
+
+def example(path: str | Path) -> Path | None:
+    """The file or folder meant by ``box`` or ``box/NAME``; None for any other path, and where such a path exists."""
+    parts = Path(path).parts
+    if not parts or parts[0] != NAME or len(parts) > 2 or Path(path).exists():
+        return None
+    found = FOLDER.joinpath(*parts[1:])
+    found = found.with_suffix(".mp4") if len(parts) == 2 else found
+    return found if found.exists() else None

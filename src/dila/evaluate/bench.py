@@ -1,0 +1,271 @@
+"""A model, its data and the clips that tables are made of, opened once for all of them."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from dila.configs import to_json
+from dila.data import Clip, Clips, collate_clips, open_corpus, split_episodes
+from dila.errors import DilaError
+from dila.evaluate.pins import Pin, Pins, check_pins, make_pins, read_pins
+from dila.evaluate.result import Result, Score, Subject
+from dila.imagine.label import hash_world
+from dila.imagine.world import World
+from dila.interop.pretrained import load_pretrained
+from dila.protocols import Episode, FrameDecoder
+from dila.shapes import Features, Int, Tensor, UInt8
+from dila.train.material import default_cache
+from dila.version import version
+from dila.vision import FeatureCache
+
+PART = 16
+"""Clips that go through the model at once."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What tables are made with; each reads what it needs.
+
+    Args:
+        frames: of a pinned clip, context and imagined ones together; shortened to what the data allow.
+        context: true frames that the model sees before it imagines.
+        clips: pinned, spread over the held-out episodes.
+        column: of true values that probes read: ``action``, ``state``, or another one of the data.
+        components: of the column, by name or number; all when empty.
+        change: probe for the change of the column from frame to frame, not for its value.
+        pairs: transitions that a probe is fitted to.
+        pictures: clips drawn.
+        still: for the sceptic's test: the same recording with a background that stands still.
+        source: for transfer: data whose clips give the actions, when they are not the data's own.
+        i3d: TorchScript file of I3D, for the published FVD.
+        seed: of probes and controls.
+    """
+
+    frames: int = 16
+    context: int = 1
+    clips: int = 64
+    column: str = "action"
+    components: tuple[str, ...] = ()
+    change: bool = False
+    pairs: int = 800
+    pictures: int = 3
+    still: str | None = None
+    source: str | None = None
+    i3d: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.frames < 2 or not 1 <= self.context < self.frames or self.clips < 2 or self.pairs < 16:
+            raise DilaError(
+                f"frames = {self.frames} must be at least 2, context = {self.context} at least 1 and below it, "
+                f"clips = {self.clips} at least 2 and pairs = {self.pairs} at least 16"
+            )
+
+
+class Batch(NamedTuple):
+    """Some pinned clips: features on the model's device, the frames they were made of, and where they lie."""
+
+    e: Features
+    o: UInt8[Tensor, "B T 3 Y X"]
+    places: slice
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All that a table needs. Episodes give features; `held_frames` are the held-out ones as pictures."""
+
+    world: World
+    subject: Subject
+    data: str
+    names: dict[str, tuple[str, ...]]
+    train: Sequence[Episode]
+    held: Sequence[Episode]
+    held_frames: Sequence[Episode]
+    pins: Pins
+    settings: Settings
+    out: Path
+    """Folder of pictures, and of the JSON."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        if isinstance(self.world.model, nn.Module):
+            return next((p.device for p in self.world.model.parameters()), torch.device("cpu"))
+        return torch.device("cpu")
+
+    @property
+    def owners(self) -> Int[Tensor, " N"]:
+        """The episode of each pinned clip."""
+        return torch.tensor(self.pins.owners)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What results call the pinned clips."""
+        return tuple(pin.name for pin in self.pins.clips)
+
+    def batches(self, part: int = PART) -> Iterator[Batch]:
+        """The pinned clips in order."""
+        features, frames = (self.cut(episodes) for episodes in (self.held, self.held_frames))
+        for start in range(0, len(self.pins.clips), part):
+            pins = self.pins.clips[start : start + part]
+            e = collate_clips([features(pin) for pin in pins]).frames.to(self.device)
+            o = collate_clips([frames(pin) for pin in pins]).frames
+            yield Batch(e, o, slice(start, start + len(pins)))
+
+    def cut(self, episodes: Sequence[Episode]) -> "PinnedClips":
+        """How pinned clips are read from these episodes."""
+        return PinnedClips(episodes, self.pins)
+
+    def finish(
+        self,
+        what: str,
+        began: float,
+        scores: Sequence[Score],
+        *,
+        rows: tuple[str, ...] | None = None,
+        steps: tuple[int, ...] = (),
+        notes: Sequence[str] = (),
+        pictures: dict[str, str] | None = None,
+    ) -> Result:
+        """The result of a table that began at this reading of the monotonic clock."""
+        return Result(
+            what,
+            self.subject,
+            self.data,
+            self.pins.hash,
+            to_json(self.settings),
+            tuple(scores),
+            self.rows if rows is None else rows,
+            steps,
+            tuple(notes),
+            pictures or {},
+            round(time.monotonic() - began, 1),
+            version(),
+        )
+
+
+class PinnedClips:
+    """Read pinned clips from episodes, frames or features."""
+
+    def __init__(self, episodes: Sequence[Episode], pins: Pins):
+        self.cut = Clips([e for e in episodes if e.id in pins.fingerprints], pins.frames, pins.stride)
+        self.places: dict[Pin, int] = {}
+        for item in range(len(self.cut)):
+            number, index = self.cut.index_of(item)
+            self.places[Pin(self.cut.episodes[number].id, int(index[0]))] = item
+
+    def __call__(self, pin: Pin) -> Clip:
+        """Raises DilaError where the episode has no such clip."""
+        if pin not in self.places:
+            raise DilaError(f"{pin.episode} has no clip from frame {pin.start}; make the pins anew")
+        return self.cut[self.places[pin]]
+
+
+def open_bench(
+    model: str | Path,
+    data: str,
+    out: Path,
+    settings: Settings | None = None,
+    *,
+    pins: str | Path | Pins | None = None,
+    decoder: str | Path | None = None,
+    device: str = "auto",
+    cache_dir: str | Path | None = None,
+    held_out: float = 0.1,
+    fps: float | None = None,
+    camera: str | None = None,
+    name: str | None = None,
+    seed: int | None = None,
+) -> Bench:
+    """Load a model, find and encode the data, and pin the clips.
+
+    Args:
+        model: as `dila.load` takes it.
+        data: a corpus; held-out episodes are judged, the others fit probes.
+        out: folder for pictures.
+        settings: of the tables.
+        pins: a file of pins, or pins; made from the data when None.
+        decoder: a trained model whose decoder draws for one that has none; it must see with the same encoder.
+        device: "auto", "cpu", "cuda", "mps".
+        cache_dir: of features; the user's cache folder when None.
+        held_out: share of the episodes held out, as in training.
+        fps: frames a second, instead of what the files say.
+        camera: of several, this one.
+        name: of the model in tables; the run's own when None.
+        seed: of the run; its own when None.
+
+    Raises:
+        DilaError: model, data or pins cannot be read or do not fit.
+    """
+    settings = settings or Settings()
+    world = World(*load_pretrained(model, device=device))
+    if world.decoder is None and decoder is not None:
+        world.decoder = borrow_decoder(decoder, world, device)
+    corpus = open_corpus(data, fps, camera)
+    train, held = split_episodes(corpus, held_out)
+    if not held:
+        raise DilaError(f"{data} has one recording only, and nothing to hold out; give more")
+    encoder: Any = world.encoder
+    cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=sys.stderr.isatty())
+    cached_train, cached_held = cache.episodes(train), cache.episodes(held)
+    read = {episode.id for episode in cached_held}
+    held_frames = [episode for episode in held if episode.id in read]
+    if isinstance(pins, str | Path):
+        pins = read_pins(pins)
+    if pins is None:
+        pins = make_pins(held_frames, world.stride, settings.frames, settings.clips)
+    check_pins(pins, held_frames, world.stride)
+    if settings.context >= pins.frames:
+        raise DilaError(f"context = {settings.context} leaves nothing to imagine of clips of {pins.frames} frames")
+    subject = describe(model, world, name, seed)
+    return Bench(
+        world, subject, str(data), dict(corpus.names), cached_train, cached_held, held_frames, pins, settings, out
+    )
+
+
+def borrow_decoder(path: str | Path, world: World, device: str) -> FrameDecoder:
+    """The decoder of another trained model, to draw what this one predicts.
+
+    Raises:
+        DilaError: it has none, or sees other features: another encoder, or other statistics of the same.
+    """
+    other, encoder = load_pretrained(path, device=device), world.encoder
+    if other.decoder is None:
+        raise DilaError(f"{path} has no decoder to lend; train one with: dila train-decoder")
+    mine, theirs = (getattr(e, "statistics", None) for e in (encoder, other.encoder))
+    alike = (mine is None) == (theirs is None)
+    if mine is not None and theirs is not None:
+        alike = all(torch.allclose(getattr(mine, n), getattr(theirs, n), rtol=0.02, atol=0.02) for n in ("mean", "var"))
+    if encoder.config() != other.encoder.config() or not alike:
+        raise DilaError(f"{path} sees other features than this model, so its decoder cannot draw them; give another")
+    return other.decoder
+
+
+def describe(path: str | Path, world: World, name: str | None, seed: int | None) -> Subject:
+    """Who a model is: from the run it is part of, where it is, unless said otherwise."""
+    run = _run_of(Path(path))
+    parameters = sum(p.numel() for p in world.model.parameters()) if isinstance(world.model, nn.Module) else 0
+    return Subject(
+        name or str(run.get("name") or Path(path).name),
+        run.get("seed") if seed is None else seed,
+        str(path),
+        hash_world(world),
+        parameters,
+        str(world.encoder.config().get("name")),
+    )
+
+
+def _run_of(path: Path) -> dict[str, Any]:
+    """``run.json`` of a run folder, or of the run whose checkpoint this is."""
+    for folder in (path, path.parent.parent):
+        file = folder / "run.json"
+        if file.is_file():
+            return json.loads(file.read_text(encoding="utf-8"))
+    return {}

@@ -1,0 +1,73 @@
+"""What is known of every frame, as factors to be probed for: numbers, angles, and classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dila.shapes import Float, Tensor
+
+CIRCULAR = ("angle", "yaw", "theta")
+"""A component with one of these in its name is an angle in radians, read as its sine and cosine."""
+
+WIDEST = 8
+"""A column of more components than this is one factor as a whole."""
+SKIPPED = ("action", "held_out")
+
+Kind = Literal["number", "angle", "class"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One quantity: a column, or a component of one."""
+
+    name: str
+    column: str
+    parts: tuple[int, ...]
+    kind: Kind
+
+    def of(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """Values ``B T A``: numbers, the sine and cosine of an angle, or a class ``B T``."""
+        values = columns[self.column][..., list(self.parts)]
+        if self.kind == "class":
+            return values[..., 0].long()
+        if self.kind == "angle":
+            return torch.cat([values.double().sin(), values.double().cos()], dim=-1)
+        return values.double()
+
+    def change(self, columns: Mapping[str, Tensor]) -> Float[Tensor, "B K A"]:
+        """Change from frame to frame, of an angle the shorter way round."""
+        values = columns[self.column][..., list(self.parts)].double()
+        step = values[:, 1:] - values[:, :-1]
+        return torch.atan2(step.sin(), step.cos()) if self.kind == "angle" else step
+
+
+def find_factors(columns: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> list[Factor]:
+    """The factors in a batch of columns ``B T A`` (as clips have them), those left out that never vary."""
+    found: list[Factor] = []
+    for column, values in columns.items():
+        if column in SKIPPED or (not values.is_floating_point() and values.shape[-1] > 1):
+            continue
+        width = values.shape[-1]
+        parts = names.get(column, tuple(map(str, range(width))))
+        if not values.is_floating_point():
+            found.append(Factor(column, column, (0,), "class"))
+        elif width > WIDEST or "colour" in column:
+            found.append(Factor(column, column, tuple(range(width)), "number"))
+        else:
+            found += [Factor(_name(column, part), column, (i,), _kind(part)) for i, part in enumerate(parts)]
+    return [factor for factor in found if _varies(factor.of(columns))]
+
+
+def _name(column: str, part: str) -> str:
+    return part if column == "state" and not part.isdigit() else f"{column} {part}"
+
+
+def _kind(part: str) -> Kind:
+    return "angle" if any(word in part for word in CIRCULAR) else "number"
+
+
+def _varies(values: Tensor) -> bool:
+    flat = values.double().flatten(0, 1)
+    return bool(flat.isfinite().all()) and bool((flat.reshape(len(flat), -1).std(0, correction=0) > 1e-9).any())

@@ -1,0 +1,176 @@
+"""Table 1 and figures 7, 9, 10: the future imagined from a few frames under the clip's own latent actions.
+
+Everything is judged twice, in the features that the model predicts and in pixels, and beside what needs no model: the
+last context frame repeated. In pixels five comparisons keep the model's error and its decoder's apart:
+
+=================  ==============================================================================================
+imagined           imagined frames against true ones, at the decoder's size: the published comparison
+imagined_drawn     imagined frames against the true features drawn by the same decoder: the model's error alone
+decoder            the true features drawn, against true frames: the decoder's error alone
+copying            the last true context frame repeated, against true frames
+copying_drawn      the same, both drawn by the decoder
+=================  ==============================================================================================
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from dila.evaluate.bench import Batch, Bench
+from dila.evaluate.judge import BETTER, Judge, Seen, repeat_frames
+from dila.evaluate.result import Result, Score, score_ratio, score_rows
+from dila.imagine.pictures import write_clip, write_sheet
+from dila.imagine.rollout import rollout
+from dila.imagine.windows import infer_long
+from dila.imagine.world import World
+from dila.metrics.video import frechet_distance
+from dila.shapes import Features, Float, Tensor
+
+Rows = dict[str, list[Tensor]]
+
+
+def measure_generation(bench: Bench) -> Result:
+    """Roll out every pinned clip from its context.
+
+    Raises:
+        DilaError: what reading, imagining or `Bench` raise.
+    """
+    began = time.monotonic()
+    context = bench.settings.context
+    judge = make_judge(bench)
+    kept: Rows = defaultdict(list)
+    clips: Rows = defaultdict(list)
+    pictures: dict[str, str] = {}
+    for batch in bench.batches():
+        e_hat = imagine(bench.world, batch.e, context)
+        _keep(kept, feature_errors(e_hat, batch.e, context))
+        if judge:
+            looks = look(bench.world, judge, e_hat, batch, context)
+            _keep(kept, compare_all(judge, looks))
+            _keep(clips, {name: judge.clip_features(seen) for name, seen in looks.items()})
+        pictures |= _strips(bench, batch, e_hat, len(pictures))
+    scores = _scores({name: torch.cat(parts) for name, parts in kept.items()}, bench)
+    if judge:
+        scores += _frechet({name: torch.cat(parts) for name, parts in clips.items()}, judge)
+    notes = judge.notes if judge else ("pixels are left out: the model has no decoder (dila train-decoder)",)
+    return bench.finish("generation", began, scores, notes=notes, pictures=pictures)
+
+
+def make_judge(bench: Bench) -> Judge | None:
+    """The judge of pictures at the decoder's size, or None where the model draws nothing."""
+    decoder = bench.world.decoder
+    if decoder is None:
+        return None
+    grid, channels = bench.world.encoder.grid, bench.world.encoder.feature_dim
+    drawn = decoder.decode(torch.zeros(1, 1, *grid, channels, device=bench.device))
+    return Judge((int(drawn.shape[-2]), int(drawn.shape[-1])), bench.device, bench.settings.i3d)
+
+
+def imagine(world: World, e: Features, context: int) -> Float[Tensor, "B K H W D"]:
+    """The frames after the context, under the latent actions inferred from the whole clip."""
+    with world.running():
+        z = infer_long(world.model, e, world.frames)[:, context - 1 :]
+        return rollout(world.model, e[:, :context], z).float()
+
+
+def feature_errors(e_hat: Float[Tensor, "B K H W D"], e: Features, context: int) -> dict[str, Float[Tensor, "B K"]]:
+    """Squared errors in features of imagining and of copying the last context frame."""
+    true, last = e[:, context:].float(), e[:, context - 1 : context].float()
+    return {
+        "feature_mse/imagined": (e_hat - true).square().mean((2, 3, 4)).cpu(),
+        "feature_mse/copying": (last - true).square().mean((2, 3, 4)).cpu(),
+    }
+
+
+def look(world: World, judge: Judge, e_hat: Features, batch: Batch, context: int) -> dict[str, Seen]:
+    """What was imagined, what was true, and both as the decoder draws them; the last context frame as well."""
+    assert world.decoder is not None
+    e, steps = batch.e, e_hat.shape[1]
+    with torch.no_grad():
+        drawn = world.decoder.decode(torch.cat([e_hat, e[:, context - 1 :].float()], dim=1))
+        true = judge.look(batch.o[:, context - 1 :])
+        imagined, decoded = judge.look(drawn[:, :steps]), judge.look(drawn[:, steps:])
+    first, rest = slice(None, 1), slice(1, None)
+    return {
+        "imagined": imagined,
+        "true": Seen(*(part[:, rest] for part in true)),
+        "drawn": Seen(*(part[:, rest] for part in decoded)),
+        "copied": repeat_frames(Seen(*(part[:, first] for part in true)), steps),
+        "copied_drawn": repeat_frames(Seen(*(part[:, first] for part in decoded)), steps),
+    }
+
+
+def compare_all(judge: Judge, looks: Mapping[str, Seen]) -> dict[str, Float[Tensor, "B K"]]:
+    """The five comparisons of the head of this file, under every measure."""
+    pairs = {
+        "imagined": ("imagined", "true"),
+        "imagined_drawn": ("imagined", "drawn"),
+        "decoder": ("drawn", "true"),
+        "copying": ("copied", "true"),
+        "copying_drawn": ("copied_drawn", "drawn"),
+    }
+    return {
+        f"{measure}/{name}": values
+        for name, (first, second) in pairs.items()
+        for measure, values in judge.compare(looks[first], looks[second]).items()
+    }
+
+
+def _keep(kept: Rows, told: Mapping[str, Tensor]) -> None:
+    for name, values in told.items():
+        kept[name].append(values)
+
+
+def _scores(told: Mapping[str, Tensor], bench: Bench) -> list[Score]:
+    owners = bench.owners
+    ratio = score_ratio("feature_error_over_copying", told["feature_mse/imagined"], told["feature_mse/copying"], owners)
+    return [
+        ratio,
+        *(score_rows(name, values, owners, BETTER.get(name.split("/")[0], "lower")) for name, values in told.items()),
+    ]
+
+
+def _frechet(clips: Mapping[str, Tensor], judge: Judge) -> list[Score]:
+    pairs = {
+        "imagined": ("imagined", "true"),
+        "imagined_drawn": ("imagined", "drawn"),
+        "decoder": ("drawn", "true"),
+        "copying": ("copied", "true"),
+    }
+    return [
+        Score(f"{judge.frechet}/{name}", frechet_distance(clips[a], clips[b]), better="lower")
+        for name, (a, b) in pairs.items()
+    ]
+
+
+def _strips(bench: Bench, batch: Batch, e_hat: Features, done: int) -> dict[str, str]:
+    """Strips and clips of the first pinned clips of different episodes: true frames over imagined ones."""
+    if bench.world.decoder is None:
+        return {}
+    written: dict[str, str] = {}
+    wanted = _first_of_each(bench.pins.owners, bench.settings.pictures)
+    context = bench.settings.context
+    for row, place in enumerate(range(batch.places.start, batch.places.stop)):
+        if place not in wanted:
+            continue
+        number = done // 2 + len(written) // 2
+        rows = {
+            "true frames": batch.o[row],
+            "true features, drawn": bench.world.draw(batch.e[row]),
+            f"imagined from {context} frame{'s' if context > 1 else ''}": bench.world.draw(e_hat[row]),
+        }
+        sheet, clip = (bench.out / f"rollout_{number}{suffix}" for suffix in (".png", ".mp4"))
+        write_sheet(sheet, rows, columns=min(9, bench.pins.frames))
+        write_clip(clip, rows, max(1, round(1 / bench.world.stride)))
+        caption = f"{bench.rows[place]}: what happened, and what was imagined under its latent actions"
+        written |= {sheet.name: caption, clip.name: caption}
+    return written
+
+
+def _first_of_each(owners: Sequence[int], count: int) -> list[int]:
+    """The first row of each of some episodes, spread over all."""
+    first = [owners.index(owner) for owner in sorted(set(owners))]
+    count = min(count, len(first))
+    return [first[int((i + 0.5) * len(first) / count)] for i in range(count)]

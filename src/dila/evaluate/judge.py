@@ -1,0 +1,87 @@
+"""Pictures judged against pictures: every measure that can be had here, each under its own name.
+
+``psnr`` (dB) and ``ssim`` are the published ones; ``efficientnet_distance`` is our perceptual distance on the embedded
+encoder, always at the same size and precision; ``lpips`` is there only where the published network is.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from dila.evaluate.result import Better
+from dila.metrics.image import feature_distance, find_lpips, psnr, ssim
+from dila.metrics.video import I3D, motion_features
+from dila.shapes import Float, Pixels, Tensor, UInt8
+from dila.vision import EfficientNetLite, EfficientNetLiteConfig
+
+PERCEPTION = EfficientNetLiteConfig(size=128, taps=("stride8", "stride16"), precision="fp32")
+"""What looks at pictures for the perceptual distance: the same for all models, whatever they see with."""
+
+BETTER: dict[str, Better] = {
+    "psnr": "higher",
+    "ssim": "higher",
+    "efficientnet_distance": "lower",
+    "lpips": "lower",
+}
+
+
+class Seen(NamedTuple):
+    """Frames of clips, and what the perceptual encoder sees in them."""
+
+    pixels: Pixels
+    features: Float[Tensor, "B K H W D"]
+
+
+class Judge:
+    """Compares pictures on one device.
+
+    Attributes:
+        size: rows and columns at which pictures are compared.
+        notes: what could not be had, in sentences.
+    """
+
+    def __init__(self, size: tuple[int, int], device: torch.device, i3d: str | None = None):
+        self.size, self.device = size, device
+        self.eye = EfficientNetLite(PERCEPTION).to(device)
+        found = find_lpips(device)
+        self.lpips: Callable[..., Tensor] | None = None if isinstance(found, str) else found
+        self.notes = (found,) if isinstance(found, str) else ()
+        self.i3d = I3D(i3d, device) if i3d else None
+
+    @property
+    def frechet(self) -> str:
+        """Name of the distance between sets of clips: ``fvd`` on I3D only."""
+        return "fvd" if self.i3d else "frechet_efficientnet"
+
+    def look(self, pictures: Pixels | UInt8[Tensor, "B K 3 Y X"]) -> Seen:
+        """Bring pictures, uint8 or in [0, 1], to the size of comparison, and look at them."""
+        pixels = pictures.to(self.device)
+        pixels = pixels.float() if pixels.is_floating_point() else pixels.float() / 255
+        if tuple(pixels.shape[-2:]) != self.size:
+            flat = F.interpolate(pixels.flatten(0, 1), self.size, mode="bilinear", antialias=True)
+            pixels = flat.unflatten(0, pixels.shape[:2])
+        pixels = pixels.clamp(0, 1)
+        return Seen(pixels, self.eye.encode(pixels))
+
+    def compare(self, first: Seen, second: Seen) -> dict[str, Float[Tensor, "B K"]]:
+        """Every measure, for each frame; a side of one frame is compared with all of the other's."""
+        x, y = first.pixels, second.pixels
+        told = {
+            "psnr": psnr(x, y),
+            "ssim": ssim(x, y),
+            "efficientnet_distance": feature_distance(first.features, second.features, self.eye.tap_channels),
+        }
+        if self.lpips:
+            told["lpips"] = self.lpips(x, y)
+        return {name: values.cpu() for name, values in told.items()}
+
+    def clip_features(self, seen: Seen) -> Float[Tensor, "B F"]:
+        """What the Fréchet distance is made of."""
+        return (self.i3d(seen.pixels) if self.i3d else motion_features(seen.features)).cpu()
+
+
+def repeat_frames(seen: Seen, frames: int) -> Seen:
+    """One frame as a clip that stands still."""
+    return Seen(*(part.expand(-1, frames, *part.shape[2:]) for part in seen))

@@ -1,0 +1,173 @@
+"""Figure 6: the shape of the set of latent actions, on data whose transforms are known.
+
+Two planes, PCA and (where umap-learn is installed) UMAP, coloured by kind of transform and by each true parameter, with
+the direction in which z moves as a parameter grows. Numbers: the true parameters read off z by a ridge probe (from all
+kinds, and on compositions by a probe that only saw single transforms), how far neighbours in z are neighbours in truth,
+and circular correlations of directions and turns.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dila.analysis.manifold import Plane, circular_correlation, pca, trustworthiness, umap
+from dila.analysis.probe import predict, probe
+from dila.data import KINDS, Clips, collate_clips
+from dila.errors import MissingExtra
+from dila.evaluate.bench import PART, Bench
+from dila.evaluate.factors import CIRCULAR
+from dila.evaluate.plots import Arrow, draw_points
+from dila.evaluate.probing import components, spread, targets
+from dila.evaluate.result import Result, Score
+from dila.protocols import Episode
+from dila.shapes import Float, Int, Tensor
+
+SHOWN = 2000
+"""Latent actions of held-out episodes in a plane, at most."""
+
+
+class Latents(NamedTuple):
+    """One row a transition."""
+
+    z: Float[Tensor, "N Dz"]
+    y: Float[Tensor, "N A"]
+    kind: Int[Tensor, " N"]
+    episode: Int[Tensor, " N"]
+
+
+def measure_manifold(bench: Bench) -> Result:
+    """Draw and measure z of held-out episodes against a column of true values, ``action`` unless told otherwise.
+
+    Raises:
+        DilaError: the data have no such column.
+    """
+    began = time.monotonic()
+    train, held = _gather(bench, bench.train, bench.settings.pairs), _gather(bench, bench.held, SHOWN)
+    names = _names(bench, held.y.shape[1])
+    scores = _decoding(train, held, names, bench.settings.seed)
+    plane = pca(held.z)
+    scores += [Score("pca_share", sum(plane.share), better="neither")]
+    scores += _topology(held, plane.points, "pca")
+    pictures, notes = _draw_plane(bench, held, names, plane, "pca"), []
+    try:
+        points = umap(held.z, bench.settings.seed)
+        scores += _topology(held, points, "umap")
+        pictures |= _draw_plane(bench, held, names, plane._replace(points=points), "umap")
+    except MissingExtra as error:
+        notes.append(f"UMAP is left out: {error}")
+    return bench.finish("manifold", began, scores, rows=(), notes=notes, pictures=pictures)
+
+
+def _gather(bench: Bench, episodes: Sequence[Episode], count: int) -> Latents:
+    world, settings = bench.world, bench.settings
+    cut = Clips(episodes, world.frames, world.stride, hop=world.frames)
+    columns = components(cut, settings.column, settings.components, bench.names)
+    chosen = spread(len(cut), -(-count // (world.frames - 1)))
+    parts = []
+    for start in range(0, len(chosen), PART):
+        batch = collate_clips([cut[i] for i in chosen[start : start + PART]])
+        with world.running():
+            z = world.model.infer(batch.frames.to(bench.device)).float().cpu()
+        y = targets(batch.columns[settings.column], settings.column, settings.change)[..., columns]
+        kind = batch.columns.get("kind", torch.zeros(*batch.index.shape, 1))[:, :-1, 0].long()
+        episode = torch.as_tensor(batch.episode)[:, None].expand(-1, z.shape[1])
+        parts.append(Latents(*(part.flatten(0, 1) for part in (z, y, kind, episode))))
+    rows = Latents(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    known = rows.y.isfinite().all(1)
+    return Latents(*(part[known] for part in rows))
+
+
+def _names(bench: Bench, width: int) -> Sequence[str]:
+    return bench.settings.components or bench.names.get(bench.settings.column, tuple(map(str, range(width))))
+
+
+def _decoding(train: Latents, held: Latents, names: Sequence[str], seed: int) -> list[Score]:
+    episode = torch.cat([train.episode, -1 - held.episode])
+    z, y = torch.cat([train.z, held.z]), torch.cat([train.y, held.y])
+    told = probe(z, y, episode, held_out=episode < 0, seed=seed)
+    scores = [Score("r2/all", told.r2, told.r2_interval.low, told.r2_interval.high)]
+    scores += [Score(f"r2/{name}", value) for name, value in zip(names, told.r2_by_component, strict=True)]
+    decoded = predict(train.z, train.y, train.episode, held.z, seed)
+    scores += _circular(decoded, held.y, names)
+    return scores + _composed(train, held, seed)
+
+
+def _circular(decoded: Tensor, true: Tensor, names: Sequence[str]) -> list[Score]:
+    """Of turns, and of the direction of movement where the first two parameters are a movement in the plane."""
+    scores = []
+    for i, name in enumerate(names):
+        if any(word in name for word in CIRCULAR) and bool((true[:, i].abs() > 1e-9).any()):
+            scores.append(Score(f"circular_correlation/{name}", circular_correlation(decoded[:, i], true[:, i])))
+    if len(names) > 1 and (names[0].endswith("x"), names[1].endswith("y")) == (True, True):
+        moves = true[:, :2].norm(dim=1) > 0.25 * true[:, :2].norm(dim=1).amax().clamp_min(1e-12)
+        told, real = (torch.atan2(side[moves, 1], side[moves, 0]) for side in (decoded, true))
+        scores.append(Score("circular_correlation/direction", circular_correlation(told, real)))
+    return scores
+
+
+def _composed(train: Latents, held: Latents, seed: int) -> list[Score]:
+    """Compositions read by a probe that was fitted to single transforms alone."""
+    single = torch.tensor(["+" not in KINDS[int(kind)] for kind in train.kind])
+    composed = torch.tensor(["+" in KINDS[int(kind)] for kind in held.kind])
+    if not composed.any() or len(train.episode[single].unique()) < 4:
+        return []
+    decoded = predict(train.z[single], train.y[single], train.episode[single], held.z[composed], seed)
+    true = held.y[composed].double()
+    total = (true - true.mean(0)).square().sum(0)
+    varies = total > 1e-9
+    r2 = 1 - (decoded - true).square().sum(0)[varies] / total[varies]
+    return [Score("r2/compositions_by_single_transforms", float(r2.mean()))]
+
+
+def _topology(held: Latents, points: Tensor, plane: str) -> list[Score]:
+    truth = held.y.double() / held.y.double().std(0, correction=0).clamp_min(1e-12)
+    scores = [Score(f"trustworthiness/{plane}_of_z", trustworthiness(held.z, points))]
+    if plane == "pca":
+        scores.append(Score("trustworthiness/z_of_truth", trustworthiness(truth, held.z)))
+    return [*scores, Score(f"trustworthiness/{plane}_of_truth", trustworthiness(truth, points))]
+
+
+def _draw_plane(bench: Bench, held: Latents, names: Sequence[str], plane: Plane, kind: str) -> dict[str, str]:
+    points, many = plane.points.numpy(), len(held.kind.unique()) > 1
+    linear = kind == "pca"
+    labels = ("UMAP 1", "UMAP 2")
+    if linear:
+        labels = tuple(f"PC {i + 1} of z ({100 * share:.0f}% of its variance)" for i, share in enumerate(plane.share))
+    written: dict[str, str] = {}
+    if many:
+        by_kind = {KINDS[int(k)]: points[(held.kind == k).numpy()] for k in held.kind.unique()}
+        path = draw_points(bench.out / f"manifold_{kind}.png", by_kind, labels, "z by kind of transform",
+                           arrows=_arrows(held, names, plane) if linear else ())  # fmt: skip
+        written[path.name] = "Latent actions of held-out episodes by kind of transform; arrows: as a parameter grows."
+    for i, name in enumerate(names):
+        value = held.y[:, i].numpy()
+        if np.ptp(value) < 1e-9:
+            continue
+        moving = np.abs(value) > 1e-9 if many else np.ones(len(value), dtype=bool)
+        path = draw_points(
+            bench.out / f"manifold_{kind}_{name.replace('/', '_')}.png", {"z": points[moving]}, labels,
+            f"z coloured by the true {name}", arrows=_arrows(held, (name,), plane, (i,)) if linear else (),
+            colours=(value[moving], name),
+        )  # fmt: skip
+        written[path.name] = f"The same plane, coloured by the true {name}."
+    return written
+
+
+def _arrows(held: Latents, names: Sequence[str], plane: Plane, places: Sequence[int] | None = None) -> list[Arrow]:
+    """Where z goes as a parameter grows: the regression of z on it, in the plane, all of one length."""
+    places = range(len(names)) if places is None else places
+    y = held.y.double() - held.y.double().mean(0)
+    z = held.z.double() - held.z.double().mean(0)
+    arrows = []
+    for name, i in zip(names, places, strict=True):
+        if float(y[:, i].square().sum()) < 1e-12:
+            continue
+        direction = plane.project((y[:, i] @ z / y[:, i].square().sum())[None])[0]
+        length = float(direction.norm())
+        reach = 0.8 * float(plane.points.abs().quantile(0.99))
+        if length > 1e-12:
+            arrows.append(Arrow(name, *(direction / length * reach).tolist()))
+    return arrows

@@ -1,0 +1,156 @@
+"""Figure 4: rebinding and motion isolation, with numbers.
+
+Rebinding draws the structure of clip A with the content of clip B, of another episode. Is A's layout kept? A linear
+probe, fitted on true frames of training episodes, reads the true state off what was drawn; it should agree with A's
+state (``layout_r2/structure_clip``) and not with B's (``layout_r2/content_clip``); on true frames it is as good as it
+can be. Raw features (``e``) ask for many rows; the structure that the model sees in what it drew (``s``) for fewer,
+but those are the model's own eyes. Is B's look kept? Means and spreads of the channels over the picture are compared:
+``look_distance`` is 0 when they are B's, 1 when they are A's. Isolation freezes A's structure: ``motion_left`` is the
+motion still drawn, as a share of the clip's own.
+"""
+
+import time
+from collections import defaultdict
+
+import torch
+
+from dila.analysis.probe import predict
+from dila.data import Clips, collate_clips
+from dila.errors import DilaError
+from dila.evaluate.bench import PART, Bench
+from dila.evaluate.cycle import partners
+from dila.evaluate.disentangle import dila_of
+from dila.evaluate.factors import Factor, find_factors
+from dila.evaluate.probing import spread
+from dila.evaluate.result import Result, Score, score_ratio
+from dila.imagine.isolate import isolate
+from dila.imagine.pictures import write_clip, write_sheet
+from dila.imagine.rebind import rebind
+from dila.model.dila import DiLA
+from dila.shapes import Features, Float, Tensor
+
+
+def measure_motion(bench: Bench) -> Result:
+    """Rebind every pinned clip with the content of another, and freeze its structure.
+
+    Raises:
+        DilaError: the model has no structure and content, there is one episode only, or clips are of two frames.
+    """
+    began = time.monotonic()
+    if bench.pins.frames < 3:
+        raise DilaError("motion needs clips of three frames or more; pin longer ones")
+    model = dila_of(bench, "motion")
+    cut, other = bench.cut(bench.held), partners(bench.pins.owners)
+    kept: dict[str, list[Tensor]] = defaultdict(list)
+    pictures: dict[str, str] = {}
+    pins = bench.pins.clips
+    for start in range(0, len(pins), PART):
+        places = range(start, min(start + PART, len(pins)))
+        a, b = (collate_clips([cut(pins[i]) for i in side]) for side in (places, [other[i] for i in places]))
+        e_a, e_b = a.frames.to(bench.device), b.frames.to(bench.device)
+        with bench.world.running():
+            bound, still = rebind(model, e_a, e_b).e.float(), isolate(model, e_a).e.float()
+            s = [model.observe(clip).s.float() for clip in (bound, e_a[:, 1:])]
+        told = _look(bound, e_a, e_b) | _left(still, e_a)
+        told |= {"e bound": bound, "e true": a.frames[:, 1:].float(), "s bound": s[0], "s true": s[1]}
+        told |= {f"a {name}": values for name, values in a.columns.items() if name != "action"}
+        told |= {f"b {name}": values for name, values in b.columns.items() if name != "action"}
+        for name, values in told.items():
+            kept[name].append(values.cpu())
+        pictures |= _draw(bench, e_a, e_b, bound, still, len(pictures))
+    rows = {name: torch.cat(parts) for name, parts in kept.items()}
+    scores = _scores(rows, bench.owners) + _layout(bench, model, rows)
+    return bench.finish("motion", began, scores, pictures=pictures)
+
+
+def statistics(e: Features) -> Float[Tensor, "B F"]:
+    """Mean and spread of every channel over all frames and places of a clip."""
+    return torch.cat([e.float().mean((1, 2, 3)), e.float().std((1, 2, 3), correction=0)], dim=-1)
+
+
+def _look(bound: Float[Tensor, "B K H W D"], a: Features, b: Features) -> dict[str, Tensor]:
+    to_a, to_b = ((statistics(bound) - statistics(clip[:, 1:])).norm(dim=-1) for clip in (a, b))
+    return {"to_a": to_a, "to_b": to_b}
+
+
+def _left(still: Float[Tensor, "B K H W D"], e: Features) -> dict[str, Tensor]:
+    own = (e[:, 2:].float() - e[:, 1:-1].float()).square().mean((1, 2, 3, 4))
+    return {"left": (still[:, 1:] - still[:, :-1]).square().mean((1, 2, 3, 4)), "own": own}
+
+
+def _scores(rows: dict[str, Tensor], owners: Tensor) -> list[Score]:
+    look = score_ratio("look_distance", rows["to_b"], rows["to_a"] + rows["to_b"], owners)
+    return [look, score_ratio("motion_left", rows["left"], rows["own"], owners)]
+
+
+def _layout(bench: Bench, model: DiLA, rows: dict[str, Tensor]) -> list[Score]:
+    """How well a probe of true frames reads A's and B's states off the rebound clips; none without states."""
+    inputs, columns, episode = _training(bench, model)
+    a, b = ({k.removeprefix(s): v for k, v in rows.items() if k.startswith(s)} for s in ("a ", "b "))
+    known = find_factors(a, bench.names)
+    scores: list[Score] = []
+    for factor in find_factors(columns, bench.names):
+        if factor.column != "state" or factor not in known:
+            continue
+        y = factor.of(columns)[:, 1:].flatten(0, 1)
+        for name, x in inputs.items():
+            drawn = torch.cat([_flat(rows[f"{name} bound"]), _flat(rows[f"{name} true"])])
+            bound, true = predict(x, y, episode, drawn, bench.settings.seed).split(len(drawn) // 2)
+            scores += _agreements(f"{factor.name}/{name}", factor, bound, true, a, b)
+    return scores
+
+
+def _agreements(
+    name: str, factor: Factor, bound: Tensor, true: Tensor, a: dict[str, Tensor], b: dict[str, Tensor]
+) -> list[Score]:
+    state_a, state_b = (factor.of(side)[:, 1:].flatten(0, 1) for side in (a, b))
+    return [
+        Score(f"layout_r2/structure_clip/{name}", _r2(bound, state_a), better="higher"),
+        Score(f"layout_r2/content_clip/{name}", _r2(bound, state_b), better="lower"),
+        Score(f"layout_r2/true_frames/{name}", _r2(true, state_a), better="neither"),
+    ]
+
+
+def _training(bench: Bench, model: DiLA) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Features and structure of training clips, their columns, and their episodes: one row a frame but the first."""
+    frames = min(4, bench.world.frames)
+    cut = Clips(bench.train, frames, bench.world.stride, hop=frames)
+    batch = collate_clips([cut[i] for i in spread(len(cut), -(-bench.settings.pairs // (frames - 1)))])
+    columns = {name: values for name, values in batch.columns.items() if name != "action"}
+    with bench.world.running():
+        parts = [model.observe(e.to(bench.device)).s[:, 1:].float().cpu() for e in batch.frames.split(PART)]
+    inputs = {"e": _flat(batch.frames[:, 1:].float()), "s": _flat(torch.cat(parts))}
+    return inputs, columns, torch.as_tensor(batch.episode)[:, None].expand(-1, frames - 1).flatten()
+
+
+def _flat(maps: Float[Tensor, "B K H W D"]) -> Float[Tensor, "N HWD"]:
+    return maps.flatten(0, 1).flatten(1)
+
+
+def _r2(predicted: Tensor, true: Tensor) -> float:
+    total = (true - true.mean(0)).square().sum().clamp_min(1e-12)
+    return float(1 - (predicted - true).square().sum() / total)
+
+
+def _draw(bench: Bench, a: Features, b: Features, bound: Tensor, still: Tensor, done: int) -> dict[str, str]:
+    written: dict[str, str] = {}
+    world = bench.world
+    if world.decoder is None:
+        return written
+    for row in range(min(len(a), bench.settings.pictures - done // 4)):
+        number = done // 4 + row
+        rebound = {
+            "structure of": world.draw(a[row, 1:]),
+            "content of": world.draw(b[row, 1:]),
+            "rebound": world.draw(bound[row]),
+        }
+        frozen = {"true": world.draw(a[row, 1:]), "structure frozen": world.draw(still[row])}
+        for name, rows, caption in (
+            ("rebind", rebound, "The structure of one clip with the content of another."),
+            ("isolate", frozen, "The structure of the first frame: what still moves is content."),
+        ):
+            sheet, clip = (bench.out / f"{name}_{number}{suffix}" for suffix in (".png", ".mp4"))
+            write_sheet(sheet, rows, columns=min(9, a.shape[1] - 1))
+            write_clip(clip, rows, max(1, round(1 / world.stride)))
+            written |= {sheet.name: caption, clip.name: caption}
+    return written

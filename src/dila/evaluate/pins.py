@@ -1,0 +1,133 @@
+"""Pinned clips: a small file of episodes, first frames and fingerprints, so that every model is judged on the same.
+
+::
+
+    {"format": 1, "stride": 0.2, "frames": 16, "hash": "...",
+     "clips": [{"episode": "episode_00003.mp4", "start": 12}, ...],
+     "fingerprints": {"episode_00003.mp4": "..."}}
+
+The clips are spread evenly over the held-out episodes: nothing is drawn, so the same data give the same pins.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dila.configs import from_json, to_json, write_json
+from dila.data import Clips
+from dila.errors import DilaError
+from dila.protocols import Episode
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A clip: the episode's id and its first raw frame."""
+
+    episode: str
+    start: int
+
+    @property
+    def name(self) -> str:
+        """What a result calls its row."""
+        return f"{self.episode}@{self.start}"
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The clips of an evaluation.
+
+    Args:
+        stride: seconds between frames.
+        frames: of each clip.
+        clips: in the order of results' rows.
+        fingerprints: of the episodes, as their reader gives them.
+    """
+
+    stride: float
+    frames: int
+    clips: tuple[Pin, ...]
+    fingerprints: dict[str, str]
+
+    @property
+    def hash(self) -> str:
+        """Changes with any clip and with any bit of the data that the fingerprints see."""
+        told = json.dumps(to_json(self), sort_keys=True)
+        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+    @property
+    def owners(self) -> list[int]:
+        """The episode of each clip as a number."""
+        names = list(dict.fromkeys(pin.episode for pin in self.clips))
+        return [names.index(pin.episode) for pin in self.clips]
+
+
+def make_pins(episodes: Sequence[Episode], stride: float, frames: int = 16, clips: int = 64) -> Pins:
+    """Pin clips spread over the episodes, shortened to what the longest allows.
+
+    Raises:
+        DilaError: no episode has even two frames at this stride.
+    """
+    frames = longest(episodes, stride, frames)
+    cut = Clips(episodes, frames, stride)
+    count = min(clips, len(cut))
+    chosen = ((np.arange(count) + 0.5) * len(cut) / count).astype(int)
+    places = [cut.index_of(int(item)) for item in chosen]
+    pins = tuple(Pin(episodes[number].id, int(index[0])) for number, index in places)
+    used = dict.fromkeys(pin.episode for pin in pins)
+    return Pins(stride, frames, pins, {e.id: e.fingerprint() for e in episodes if e.id in used})
+
+
+def longest(episodes: Sequence[Episode], stride: float, frames: int) -> int:
+    """How many frames, at most `frames`, a clip can have if at least half of the episodes are to give one."""
+    spans = sorted(_frames_at(episode, stride) for episode in episodes)
+    return max(2, min(frames, spans[len(spans) // 2])) if spans else frames
+
+
+def write_pins(path: Path, pins: Pins) -> None:
+    """Write pins, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"format": FORMAT, "hash": pins.hash, **to_json(pins)})
+
+
+def read_pins(path: str | Path) -> Pins:
+    """The pins in a file.
+
+    Raises:
+        DilaError: it is missing, damaged or was edited.
+    """
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DilaError(f"{path} cannot be read as pins: {reason}; make them with: dila eval pin") from error
+    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
+        raise DilaError(f"{path} holds no pins of format {FORMAT}; make them with: dila eval pin")
+    told = stored.pop("hash", None)
+    pins = from_json(Pins, stored, str(path))
+    if told != pins.hash:
+        raise DilaError(f"{path} was edited: its hash does not fit; make it anew with: dila eval pin")
+    return pins
+
+
+def check_pins(pins: Pins, episodes: Sequence[Episode], stride: float) -> None:
+    """Raise DilaError where data or model are not what the pins were made for."""
+    if abs(pins.stride - stride) > 1e-6:
+        raise DilaError(
+            f"the pins are {pins.stride:g} s apart and the model's frames {stride:g} s; pin clips for this model"
+        )
+    known = {episode.id: episode for episode in episodes}
+    if missing := [name for name in pins.fingerprints if name not in known]:
+        raise DilaError(f"{missing[0]} is pinned but is no held-out episode of these data; pin clips of these data")
+    for name, told in pins.fingerprints.items():
+        if known[name].fingerprint() != told:
+            raise DilaError(f"{name} has changed since it was pinned; restore it, or make the pins anew")
+
+
+def _frames_at(episode: Episode, stride: float) -> int:
+    return int((float(episode.times[-1]) - float(episode.times[0])) / stride + 1e-6) + 1 if len(episode.times) else 0

@@ -1,0 +1,286 @@
+"""Planning measured (paper table 4): a model between a random policy and the true simulator, on the same episodes.
+
+::
+
+    out/plan.json              the settings, against which a later call is checked
+    out/episodes/ARM_SEED.json one episode: scores, costs, actions
+    out/videos/ARM_SEED.mp4    the goal, what happened, and what was imagined
+    out/report.json            success with its interval, progress, and where the model stands between the two bounds
+    out/curves.png             mean score by step of each arm
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import isnan, nan
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from dila.configs import to_json, write_json
+from dila.errors import DilaError
+from dila.evaluate.curves import write_curves
+from dila.imagine.pictures import write_clip
+from dila.imagine.world import World
+from dila.interop.actions import ActionSpace
+from dila.metrics.proportion import wilson
+from dila.planning.cem import CEM, icem
+from dila.planning.cost import Features, FrameCost, Over, Pixels, Score, Structure
+from dila.planning.dynamics import Imagination, Simulation
+from dila.planning.environment import SUCCESS, GoalEnvironment
+from dila.planning.environments import make_environment
+from dila.planning.gradient import Gradient
+from dila.planning.mpc import CostMaker, Episode, Loop, control
+from dila.planning.mppi import MPPI
+from dila.planning.planner import Blind, Limits, Planner
+from dila.shapes import Tensor, UInt8
+from dila.version import version
+
+CostName = Literal["structure", "features", "pixels"]
+PlannerName = Literal["mppi", "vp2", "cem", "icem", "gradient"]
+Arm = Literal["model", "random", "simulator"]
+ARMS: tuple[Arm, ...] = ("random", "model", "simulator")
+
+PLANNERS: dict[PlannerName, Any] = {
+    "mppi": MPPI(gamma=3.0, relative=True, iterations=3),
+    "vp2": MPPI(),
+    "cem": CEM(),
+    "icem": icem(),
+    "gradient": Gradient(),
+}
+"""``vp2`` is MPPI exactly as there, for a sum of squared pixels; ``mppi`` measures costs in units of their spread."""
+
+
+@dataclass(frozen=True)
+class Planning:
+    """What is measured.
+
+    Args:
+        environment: one of `dila.planning.environments.ENVIRONMENTS`.
+        episodes: of each arm, the same starts and goals.
+        planner: of `PLANNERS`.
+        cost: what the model compares with the goal.
+        over: how the costs of the frames of a future become one.
+        samples: candidates of an environment; the planner's own number when None.
+        iterations: of a plan; the planner's own number when None.
+        steps: actions of an episode.
+        horizon: actions that a plan looks ahead.
+        context: frames that a plan begins from.
+        seconds: for each plan, instead of iterations.
+        upper: what the true simulator is planned by: its own "score", or the "same" cost as the model, seen by it.
+        arms: which are run.
+        together: environments planned at once.
+        seed: of the first episode; each next one has one more.
+        size: pixels a side.
+    """
+
+    environment: Positional[str]
+    episodes: int = 20
+    planner: PlannerName = "mppi"
+    cost: CostName = "structure"
+    over: Over = "mean"
+    samples: int | None = None
+    iterations: int | None = None
+    steps: int = 15
+    horizon: int = 8
+    context: int = 2
+    seconds: float | None = None
+    upper: Literal["score", "same"] = "score"
+    arms: tuple[Arm, ...] = ARMS
+    together: int = 4
+    seed: int = 0
+    size: int = 128
+
+    def __post_init__(self):
+        if self.episodes < 1 or self.together < 1:
+            raise DilaError(f"episodes = {self.episodes} and together = {self.together} must be at least 1")
+
+    @property
+    def search(self) -> Planner:
+        """The planner with the number of samples and iterations asked for."""
+        wanted = {"samples": self.samples, "iterations": self.iterations}
+        return replace(PLANNERS[self.planner], **{name: value for name, value in wanted.items() if value is not None})
+
+
+def measure_planning(
+    world: World, actions: ActionSpace, plan: Planning, out: str | Path, *, progress: bool = True
+) -> dict[str, Any]:
+    """Run what is missing of the episodes, and write the report; interrupted, it goes on.
+
+    Args:
+        world: an adapted model.
+        actions: of its adaptation.
+        plan: settings.
+        out: folder.
+        progress: show a bar.
+
+    Returns:
+        What ``report.json`` holds.
+
+    Raises:
+        DilaError: ``out`` holds other settings or another model's episodes, an unknown environment, or actions of
+            another size.
+    """
+    out = Path(out)
+    _settle(out, plan, _digest(world.model))
+    bench = _Bench(world, actions, plan)
+    groups = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
+    try:
+        for arm, seeds in tqdm(groups, unit="group", desc=plan.environment, disable=not progress):
+            if not all(_file(out, arm, seed).is_file() for seed in seeds):
+                bench.run(arm, seeds, out)
+    finally:
+        bench.close()
+    report = summarise(plan, {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms})
+    write_json(out / "report.json", report)
+    write_curves(out / "curves.png", {arm: report["arms"][arm]["scores"] for arm in plan.arms}, SUCCESS)
+    return report
+
+
+def summarise(plan: Planning, episodes: dict[Arm, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The report, from the episodes of each arm."""
+    arms = {arm: _summary(each) for arm, each in episodes.items()}
+    normalised = {}
+    if set(arms) == set(ARMS):
+        for measure in ("success", "progress"):
+            low, model, high = (arms[arm][measure] for arm in ARMS)
+            normalised[measure] = (model - low) / (high - low) if high > low else nan
+    plain = {name: None if isnan(value) else value for name, value in normalised.items()}
+    return {"dila_version": version(), "settings": to_json(plan), "arms": arms, "normalised": plain}
+
+
+class _Bench:
+    """Everything that the episodes of all arms share."""
+
+    def __init__(self, world: World, actions: ActionSpace, plan: Planning):
+        self.world, self.plan = world, plan
+        self.environments = [make_environment(plan.environment, world.stride, plan.size) for _ in range(plan.together)]
+        self.limits = _limits(plan.environment, actions, self.environments[0])
+        model: Any = world.model
+        self.eyes = Imagination(world, lambda a: model.encode_actions(actions.hold(a)), plan.over)
+        self.loop = Loop(plan.steps, plan.horizon, plan.context, plan.seconds)
+
+    def run(self, arm: Arm, seeds: Sequence[int], out: Path) -> None:
+        planner: Planner = Blind() if arm == "random" else self.plan.search
+        same = arm == "model" or self.plan.upper == "same"
+        cost = cost_maker(self.eyes, self.plan.cost) if same else lambda goals: Score()
+        dynamics = self.eyes if arm == "model" else Simulation(self.eyes if same else None, self.plan.over)
+        if arm == "random":
+            cost, dynamics = (lambda goals: Score()), Simulation()
+        began = time.perf_counter()
+        show = self.eyes if arm == "model" and self.world.decoder is not None else None
+        made = control(
+            self.environments[: len(seeds)], seeds, planner, dynamics, cost, self.limits, self.loop, show=show
+        )
+        seconds = (time.perf_counter() - began) / len(seeds)
+        for seed, episode in zip(seeds, made, strict=True):
+            self.draw(out / "videos" / f"{arm}_{seed:05d}.mp4", episode)
+            write_json(_file(out, arm, seed), _told(seed, seconds, episode))
+
+    def draw(self, path: Path, episode: Episode) -> None:
+        """The goal, what happened, and where it was imagined: each frame a step before, and where each plan ends."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows: dict[str, Tensor] = {
+            "goal": episode.goal.expand(len(episode.frames), -1, -1, -1), "happened": episode.frames,
+        }  # fmt: skip
+        if episode.imagined is not None:
+            rows["imagined a step before"] = self.world.draw(episode.imagined[:, 0])
+            rows["end of the plan"] = self.world.draw(episode.imagined[:, -1])
+        write_clip(path, rows, max(1, round(1 / self.world.stride)))
+
+    def close(self) -> None:
+        for environment in self.environments:
+            environment.close()
+
+
+def cost_maker(eyes: Imagination, name: CostName) -> CostMaker:
+    """The cost of that name, from the pictures of goals."""
+
+    def make(goals: UInt8[Tensor, "B 3 Y X"]) -> FrameCost:
+        clip = goals[:, None]
+        if name == "structure":
+            return Structure(eyes.structure(clip))
+        return Features(eyes.see(clip)) if name == "features" else Pixels(clip.float() / 255)
+
+    return make
+
+
+def _limits(name: str, actions: ActionSpace, environment: GoalEnvironment) -> Limits:
+    """What both the data and the environment know."""
+    dim = len(environment.limits.low)
+    if (len(actions.names), actions.repeats) != (dim, environment.repeats):
+        raise DilaError(
+            f"the model was adapted to actions of {len(actions.names)} numbers, {actions.repeats} to a transition, but "
+            f"{name} takes {dim}, {environment.repeats} to a transition; adapt it to recordings of {name}"
+        )
+    bound = torch.tensor(actions.bound)
+    return Limits(torch.maximum(environment.limits.low, -bound), torch.minimum(environment.limits.high, bound))
+
+
+def _settle(out: Path, plan: Planning, model: str) -> None:
+    """Write ``plan.json``, or check that what is there differs in the number of episodes and the arms alone."""
+    path, described = out / "plan.json", {"weights": model} | json.loads(json.dumps(to_json(plan)))
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        free = {"episodes", "arms"}
+        if other := [key for key in described if key not in free and stored.get(key) != described[key]]:
+            told = ", ".join(f"{key} = {stored.get(key)!r} (now {described[key]!r})" for key in other)
+            raise DilaError(f"{out} holds a plan with {told}; choose another folder")
+    (out / "episodes").mkdir(parents=True, exist_ok=True)
+    write_json(path, described)
+
+
+def _digest(model: Any) -> str:
+    """Changes with the model's weights: episodes of two models are not to be mixed."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _seeds(plan: Planning) -> range:
+    return range(plan.seed, plan.seed + plan.episodes)
+
+
+def _groups(plan: Planning) -> Iterator[Sequence[int]]:
+    """Seeds that are planned together: always the same ones, so that going on gives what going through gives."""
+    seeds = _seeds(plan)
+    return (seeds[start : start + plan.together] for start in range(0, len(seeds), plan.together))
+
+
+def _file(out: Path, arm: Arm, seed: int) -> Path:
+    return out / "episodes" / f"{arm}_{seed:05d}.json"
+
+
+def _read(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
+    return json.loads(_file(out, arm, seed).read_text(encoding="utf-8"))
+
+
+def _told(seed: int, seconds: float, episode: Episode) -> dict[str, Any]:
+    return {
+        "seed": seed, "seconds": seconds, "scores": episode.scores, "costs": episode.costs,
+        "actions": episode.actions.tolist(),
+    }  # fmt: skip
+
+
+def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Success and progress by the best moment of each episode, as VP2 has it."""
+    best = [min(each["scores"]) for each in episodes]
+    reached = sum(score < SUCCESS for score in best)
+    low, high = wilson(reached, len(best))
+    return {
+        "episodes": len(best),
+        "success": reached / len(best),
+        "success_interval": [low, high],
+        "progress": fmean(1 - score / each["scores"][0] for score, each in zip(best, episodes, strict=True)),
+        "best_score": fmean(best),
+        "final_score": fmean(each["scores"][-1] for each in episodes),
+        "seconds": fmean(each["seconds"] for each in episodes),
+        "scores": [fmean(column) for column in zip(*(each["scores"] for each in episodes), strict=True)],
+    }

@@ -1,0 +1,167 @@
+"""The test that could sink the method: a background that moves independently of the action.
+
+On such a recording (``dila data record primitives --moving-background``, or ``objects3d``) a probe asks z for the
+action and for the background's own motion, beside what raw feature differences hold of both: a latent action that only
+explains what moves is full of the background, one that carries the action has it and not the other. The same is asked
+of s about the places of object and background. With ``--still``, the same recording without the moving background
+(object and transform are the same to the bit), z of both is compared transition by transition: what the background
+alone moves.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from dila.analysis.probe import feature_changes, probe
+from dila.data import Clips, collate_clips, open_corpus
+from dila.errors import DilaError
+from dila.evaluate.bench import PART, Bench
+from dila.evaluate.disentangle import parts_of
+from dila.evaluate.plots import Point, draw_bars
+from dila.evaluate.probing import spread, untrained_like
+from dila.evaluate.result import Result, Score, score_rows
+from dila.model.dila import DiLA
+from dila.protocols import Episode
+from dila.shapes import Tensor
+
+COLUMN = "background"
+
+
+def measure_sceptic(bench: Bench) -> Result:
+    """Ask z and s for what they should hold and for what they should not.
+
+    Raises:
+        DilaError: the data have no background that moves, or ``--still`` is no twin of them.
+    """
+    began = time.monotonic()
+    untrained = untrained_like(bench.world.model, bench.settings.seed)
+    train, held = (_gather(bench, episodes, untrained) for episodes in (bench.train, bench.held))
+    scores = [*_motions(bench, train, held), *_places(bench, train, held)]
+    notes = []
+    if bench.settings.still:
+        scores += _twins(bench)
+    else:
+        notes.append("the twin comparison is left out: give --still, the same recording without the moving background")
+    return bench.finish("sceptic", began, scores, rows=(), notes=notes, pictures=_draw(bench, scores))
+
+
+def _gather(bench: Bench, episodes: Sequence[Episode], untrained: object) -> dict[str, Tensor]:
+    """Inputs and targets, a row a transition (of s, a row a clip's middle frame)."""
+    world = bench.world
+    cut = Clips(episodes, world.frames, world.stride, hop=max(1, world.frames // 2))
+    if COLUMN not in cut.column_shapes or "action" not in cut.column_shapes or "state" not in cut.column_shapes:
+        raise DilaError(
+            f"{bench.data} has no columns action, state and {COLUMN}; record primitives or objects3d with "
+            "--moving-background"
+        )
+    told: dict[str, list[Tensor]] = {}
+    chosen = spread(len(cut), -(-bench.settings.pairs // 3))
+    middle = world.frames // 2
+    for start in range(0, len(chosen), PART):
+        batch = collate_clips([cut[i] for i in chosen[start : start + PART]])
+        e = batch.frames.to(bench.device)
+        # Three transitions of a clip: rows of one clip resemble each other, and raw differences are wide.
+        few = [0, (world.frames - 1) // 2, world.frames - 2]
+        with world.running():
+            rows = {"z": world.model.infer(e).float().cpu()[:, few]}
+            if untrained is not None:
+                rows["untrained"] = untrained.infer(e).float().cpu()[:, few]  # type: ignore[attr-defined]
+            if isinstance(world.model, DiLA):
+                s = parts_of(world.model, e).get("s")
+                if s is not None:
+                    rows["s"] = s[:, middle : middle + 1].flatten(2).cpu()
+        rows["e"] = batch.frames.float()[:, middle : middle + 1].flatten(2)
+        rows["features"] = feature_changes(batch.frames.float()).unflatten(0, (len(e), -1))[:, few]
+        state, background = batch.columns["state"].double(), batch.columns[COLUMN].double()
+        rows |= {
+            "action": (state[:, 1:] - state[:, :-1])[:, few],
+            "background_change": (background[:, 1:] - background[:, :-1])[:, few],
+            "place": state[:, middle : middle + 1, :3],
+            "background_place": background[:, middle : middle + 1],
+            "episode": torch.as_tensor(batch.episode)[:, None].expand(-1, len(few)),
+            "episode_of_place": torch.as_tensor(batch.episode)[:, None],
+        }
+        for name, values in rows.items():
+            told.setdefault(name, []).append(values.flatten(0, 1))
+    return {name: torch.cat(parts) for name, parts in told.items()}
+
+
+def _motions(bench: Bench, train: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> list[Score]:
+    asked = {"action": "action", COLUMN: "background_change"}
+    names = [name for name in ("z", "untrained", "features") if name in train]
+    scores = _asked(bench, train, held, names, asked, "episode")
+    told = {score.name: score.value or 0.0 for score in scores}
+    apart = {name: told[f"r2/action/{name}"] - max(0.0, told[f"r2/{COLUMN}/{name}"]) for name in names}
+    return [*scores, *(Score(f"selectivity/{name}", value) for name, value in apart.items())]
+
+
+def _places(bench: Bench, train: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> list[Score]:
+    asked = {"place of object": "place", "place of background": "background_place"}
+    names = [name for name in ("s", "e") if name in train]
+    return _asked(bench, train, held, names, asked, "episode_of_place")
+
+
+def _asked(
+    bench: Bench,
+    train: Mapping[str, Tensor],
+    held: Mapping[str, Tensor],
+    inputs: Sequence[str],
+    asked: Mapping[str, str],
+    owner: str,
+) -> list[Score]:
+    episode = torch.cat([train[owner], -1 - held[owner]])
+    run = partial(probe, episode=episode, held_out=episode < 0, seed=bench.settings.seed)
+    scores = []
+    for title, target in asked.items():
+        y = torch.cat([train[target], held[target]])
+        if float(y.std(0).max()) < 1e-6:
+            raise DilaError(f"nothing moves in column {title!r} of {bench.data}; record with --moving-background")
+        for name in inputs:
+            told = run(torch.cat([train[name], held[name]]), y)
+            better = "higher" if "background" not in title else "lower"
+            scores.append(Score(f"r2/{title}/{name}", told.r2, told.r2_interval.low, told.r2_interval.high, better))
+    return scores
+
+
+def _twins(bench: Bench) -> list[Score]:
+    """z of the same object and transform before a background that moves and before one that stands still."""
+    path = str(bench.settings.still)
+    twins = {episode.id: episode for episode in open_corpus(path).episodes}
+    if missing := [e.id for e in bench.held_frames if e.id not in twins]:
+        raise DilaError(f"{path} lacks {missing[0]}; record it with the seed and the number of {bench.data}")
+    world = bench.world
+    moving = Clips(bench.held, world.frames, world.stride, hop=world.frames)
+    still = Clips([twins[e.id] for e in bench.held], world.frames, world.stride, hop=world.frames)
+    chosen = spread(len(moving), bench.settings.clips)
+    z, z_still, owner = [], [], []
+    for i in chosen:
+        one, other = moving[i], still[i]
+        if not torch.allclose(one.columns["state"], other.columns["state"], atol=1e-5):
+            raise DilaError(f"{path} has other transforms than {bench.data}; record it with the same seed and kind")
+        with world.running():
+            z.append(world.model.infer(one.frames[None].to(bench.device)).float().cpu()[0])
+            z_still.append(
+                world.model.infer(world.encoder.encode(other.frames[None]).to(bench.device)).float().cpu()[0]
+            )
+        owner.append(int(one.episode))
+    a, b, owners = torch.stack(z), torch.stack(z_still), torch.tensor(owner)
+    change = (a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-12)
+    return [
+        score_rows("twins/z_cosine", F.cosine_similarity(a, b, dim=-1), owners, by_step=False),
+        score_rows("twins/z_relative_change", change, owners, "lower", by_step=False),
+    ]
+
+
+def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:
+    groups: dict[str, dict[str, Point]] = {}
+    for score in scores:
+        if score.name.startswith("r2/"):
+            _, title, part = score.name.split("/")
+            value, low, high = (None if x is None else max(x, -0.2) for x in (score.value, score.low, score.high))
+            groups.setdefault(title, {})[part] = Point(value, low, high)
+    path: Path = draw_bars(bench.out / "sceptic.png", groups, "held-out R²", "The action, and what moves by itself")
+    return {path.name: "Of a transition: the action, the background's motion. Of a frame: the places of both."}

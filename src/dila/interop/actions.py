@@ -1,0 +1,137 @@
+"""The real actions of an adapted model: what they are, and the way back from latent ones.
+
+Beside the files of `dila.interop.pretrained`::
+
+    actions.json                   `ActionSpace`: names, raw steps of a transition, statistics, scores
+    latent_to_action.safetensors   `LatentToAction`: from z to the actions of a transition
+
+The way there, the action encoder, is part of the model, and takes actions in their own units: their normalisation is in
+its first layer.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dila.configs import from_json, to_json, write_json
+from dila.errors import DilaError
+from dila.shapes import Float, Tensor
+
+ACTIONS, INVERSE = "actions.json", "latent_to_action.safetensors"
+RIDGES = tuple(10.0**power for power in range(-6, 3))
+HELD = 0.25
+"""Share of the rows, the last ones, that a map is scored and its penalty chosen on."""
+
+
+@dataclass(frozen=True)
+class ActionSpace:
+    """Real actions as the model was adapted to them.
+
+    Args:
+        names: of the components of one raw action.
+        repeats: raw actions in a transition of the model.
+        relative: components of the state that actions are taken relative to, see `dila.data.relative`.
+        mean: of each component in the data.
+        std: of each component in the data.
+        bound: of each component: 99% of the data's actions are no larger.
+        to_latent_r2: of the action encoder after regression, on held-out trajectories.
+        from_latent_r2: of `LatentToAction`, on held-out trajectories.
+    """
+
+    names: tuple[str, ...]
+    repeats: int
+    relative: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bound: tuple[float, ...]
+    to_latent_r2: float
+    from_latent_r2: float
+
+    def hold(self, a: Float[Tensor, "B K Da"]) -> Float[Tensor, "B K nDa"]:
+        """Raw actions held for a transition, as the action encoder takes them."""
+        return a.repeat(1, 1, self.repeats)
+
+
+@dataclass(frozen=True)
+class LatentToAction:
+    """Linear map from latent actions to the raw actions of a transition: for using labels in a policy.
+
+    Args:
+        weight: ``Dz nDa``.
+        bias: ``nDa``.
+    """
+
+    weight: Float[Tensor, "Dz nDa"]
+    bias: Float[Tensor, " nDa"]
+
+    def __call__(self, z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, "*batch nDa"]:
+        """Actions, all raw steps of a transition side by side."""
+        return z.to(self.weight.dtype) @ self.weight + self.bias
+
+    @classmethod
+    def fit(cls, z: Float[Tensor, "N Dz"], a: Float[Tensor, "N nDa"]) -> tuple["LatentToAction", float]:
+        """Ridge regression in double precision, its penalty chosen on the last rows; and its R² there."""
+        x, y = z.double(), a.double()
+        held = max(1, round(HELD * len(x)))
+        fits = [_ridge(x[:-held], y[:-held], penalty) for penalty in RIDGES]
+        scores = [r_squared(x[-held:] @ weight + bias, y[-held:]) for weight, bias in fits]
+        best = scores.index(max(scores))
+        weight, bias = _ridge(x, y, RIDGES[best])
+        return cls(weight.float(), bias.float()), scores[best]
+
+
+def r_squared(predicted: Float[Tensor, "N D"], y: Float[Tensor, "N D"]) -> float:
+    """1 - squared error over squared distance from the mean, all components pooled in units of their variance."""
+    variance = y.var(0, correction=0)
+    varies = variance > 1e-12
+    if not varies.any():
+        return float("nan")
+    return float(1 - ((predicted - y).square().mean(0)[varies] / variance[varies]).mean())
+
+
+def save_actions(folder: Path, space: ActionSpace, inverse: LatentToAction) -> None:
+    """Write both files beside a trained model, the description last: it stands for both."""
+    from safetensors.torch import save_file
+
+    partial = folder / (INVERSE + ".partial")
+    save_file({"weight": inverse.weight.contiguous(), "bias": inverse.bias.contiguous()}, partial)
+    os.replace(partial, folder / INVERSE)
+    write_json(folder / ACTIONS, to_json(space))
+
+
+def load_actions(folder: str | Path) -> tuple[ActionSpace, LatentToAction]:
+    """What `save_actions` wrote.
+
+    Raises:
+        DilaError: the model was never adapted, or the files are damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder) / ACTIONS
+    if not path.is_file():
+        raise DilaError(f"{path} is missing: this model knows no real actions; make them known: dila adapt MODEL DATA")
+    try:
+        space = from_json(ActionSpace, json.loads(path.read_text(encoding="utf-8")), str(path))
+        tensors = load_file(Path(folder) / INVERSE)
+        return space, LatentToAction(tensors["weight"], tensors["bias"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DilaError(f"{folder} holds damaged actions ({error}); adapt the model again") from error
+
+
+def _ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """Weight and bias in the units of x; the penalty is on standardised inputs."""
+    mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-9)
+    scaled = (x - mean) / std
+    eye = torch.eye(x.shape[1], dtype=x.dtype) * penalty * len(x)
+    weight = torch.linalg.solve(scaled.T @ scaled + eye, scaled.T @ (y - y.mean(0))) / std[:, None]
+    return weight, y.mean(0) - mean @ weight
+
+
+def names_of(names: Sequence[str] | None, width: int) -> tuple[str, ...]:
+    """Names of the components, made up where the data has none."""
+    return tuple(names) if names and len(names) == width else tuple(f"a{i}" for i in range(width))

@@ -1,0 +1,140 @@
+"""A model card: what a trained model is, saw, scores and cannot do, written from the numbers that its run left."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dila.errors import DilaError
+
+if TYPE_CHECKING:
+    from dila.interop.pretrained import Pretrained
+
+CARD = "README.md"
+"""Its name in a model's folder: where the Hub looks for it."""
+
+_FRONT = """---
+library_name: dila
+pipeline_tag: image-to-video
+license: {licence}
+tags: [world-model, latent-action, video, dila]
+---
+"""
+_SCORES = {
+    "rollout_error_vs_copy_last": "8-step rollouts on held-out episodes, error over that of repeating the first frame",
+    "rollout_ratio": "rollouts on held-out clips, error over that of repeating the first frame",
+    "one_step_ratio": "one frame ahead, error over that of repeating the frame before",
+    "probe_r2": "R² of a linear probe from z to true motion, held-out episodes",
+    "probe_r2_chance": "the same with shuffled labels",
+    "probe_r2_feature_differences": "the same from raw feature differences",
+    "rank_z": "effective rank of z",
+}
+_CODE = """```python
+import dila
+
+world = dila.load("THIS_MODEL")  # a folder or a Hub id
+z = world.infer("clip.mp4")
+frames = world.draw(world.rollout("clip.mp4"))
+```
+"""
+_UNSAID = "Not written down."
+
+
+def run_numbers(path: str | Path) -> dict[str, Any]:
+    """Scores that a run left: its last evaluation, and the report of `dila quickstart` beside it.
+
+    Args:
+        path: a run or one of its checkpoints; any other path has no numbers.
+    """
+    given = Path(path)
+    run = next((folder for folder in (given, *given.parents[:2]) if (folder / "run.json").is_file()), None)
+    if run is None:
+        return {}
+    return _known(_last_evaluation(run / "log.jsonl") | _json(run.parent / "report.json"))
+
+
+def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
+    """Markdown, with the front matter that the Hub reads.
+
+    Args:
+        pretrained: the model.
+        notes: ``title``, ``data``, ``recipe``, ``limits`` and ``licence`` are text; ``scores`` maps names to numbers,
+            those of `run_numbers` or any other, one level deep or two (a table for each data set).
+
+    Raises:
+        DilaError: scores that are not numbers.
+    """
+    encoder, decoder = pretrained.encoder, pretrained.decoder
+    count = sum(p.numel() for p in pretrained.model.parameters())
+    rows = [
+        ("kind", type(pretrained.model).__name__),
+        ("parameters", f"{count / 1e6:.2f}M"),
+        ("reads", f"{encoder.config()['name']}, {encoder.grid[0]} x {encoder.grid[1]} x {encoder.feature_dim}"),
+        ("latent actions", f"{pretrained.model.config.action_dim} numbers"),
+        ("clips", f"{pretrained.frames} frames, {pretrained.stride:g} s apart"),
+        ("draws with", decoder.config()["name"] if decoder is not None else "nothing: it has no decoder"),
+    ]
+    title = notes.get("title", notes.get("run", "A DiLA model"))
+    parts = [
+        _FRONT.format(licence=notes.get("licence", "mit")),
+        f"# {title}\n",
+        "A latent action world model (DiLA, arXiv 2605.15725): latent actions of video without labels, and futures "
+        "under any of them.\n",
+        _CODE,
+        _table(("", ""), rows),
+        f"## Data\n\n{notes.get('data', _UNSAID)}\n",
+        f"## Recipe\n\n{notes.get('recipe', notes.get('run', _UNSAID))}{_steps(notes)}\n",
+        f"## Numbers\n\n{_scores(notes.get('scores', {}))}",
+        f"## Limits\n\n{notes.get('limits', _UNSAID)}\n",
+    ]
+    return "\n".join(parts)
+
+
+def _steps(notes: Mapping[str, Any]) -> str:
+    return f" ({notes['step']} steps)" if "step" in notes else ""
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    if not scores:
+        return "None were measured.\n"
+    nested = {name: value for name, value in scores.items() if isinstance(value, Mapping)}
+    plain = {name: value for name, value in scores.items() if name not in nested}
+    parts = [_table(("score", ""), [(_SCORES.get(name, name), _number(name, x)) for name, x in plain.items()])]
+    parts = parts if plain else []
+    return "\n".join(parts + [f"### {name}\n\n{_scores(value)}" for name, value in nested.items()])
+
+
+def _number(name: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DilaError(f"scores.{name} should be a number, not {value!r}")
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"| {left} | {right} |" for left, right in [head, ("---", "---"), *rows]) + "\n"
+
+
+def _last_evaluation(log: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with suppress(OSError):
+        for line in log.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                said = json.loads(line)
+                found = said if said.get("kind") == "evaluation" else found
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return read if isinstance(read, dict) else {}
+    return {}
+
+
+def _known(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a run said, the scores; the better measured of two of one thing."""
+    scores = {name: said[name] for name in _SCORES if isinstance(said.get(name), int | float)}
+    if "rollout_error_vs_copy_last" in scores:
+        scores.pop("rollout_ratio", None)
+    return scores

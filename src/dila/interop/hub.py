@@ -1,0 +1,54 @@
+"""Trained models on the Hugging Face Hub. `dila.interop.pretrained.load_pretrained` reads them by their id."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dila.errors import DilaError
+from dila.interop.pack import pack
+from dila.interop.pretrained import is_hub_id
+
+
+def push_to_hub(
+    path: str | Path,
+    repo: str,
+    about: Mapping[str, Any] | None = None,
+    *,
+    private: bool = False,
+    half: bool = False,
+    token: str | None = None,
+    message: str = "A model of dila",
+) -> str:
+    """Upload a model with its card, as one commit of a repository that is made if need be.
+
+    Args:
+        path: of the model, as `load_pretrained` takes it.
+        repo: ``user/name``.
+        about: for the card, see `dila.interop.card.model_card`.
+        private: of a repository that is made.
+        half: float16 weights, half the size.
+        token: of the Hub; the one that ``hf auth login`` kept when None.
+        message: of the commit.
+
+    Returns:
+        the address of the commit.
+
+    Raises:
+        DilaError: no such id, no model, or the Hub refuses.
+    """
+    if not is_hub_id(repo):
+        raise DilaError(f"{repo!r} is no id of the Hub; give one like user/name")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    with tempfile.TemporaryDirectory(prefix="dila-push-") as folder:
+        packed = pack(path, Path(folder) / "model", about, half=half)
+        hub = huggingface_hub.HfApi(token=token)
+        try:
+            hub.create_repo(repo, private=private, exist_ok=True)
+            done = hub.upload_folder(repo_id=repo, folder_path=packed, commit_message=message)
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise DilaError(f"the Hub does not take {repo}: {said}; check the id and: hf auth login") from error
+    return str(done)

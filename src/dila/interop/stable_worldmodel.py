@@ -1,0 +1,130 @@
+"""An adapted model as stable-worldmodel takes it, by duck typing (https://github.com/galilai-group/stable-worldmodel).
+
+Its solvers call ``get_cost(info_dict, action_candidates)``; newer code calls ``encode``, ``rollout`` and then the
+objective. Of ``info_dict`` are read ``pixels`` and ``goal``, ``B S H C Y X`` or without S (the same for all candidates:
+the first is taken and read once), uint8 or float in [0, 1]. Candidates are ``B S T A``, with A the numbers of all raw
+actions between two frames of the model (``action_block`` = `ActionSpace.repeats`). What was done before, ``action`` and
+``action_history``, is not needed: the model infers it from the frames.
+"""
+
+from typing import Any, Literal
+
+import torch
+
+from dila.errors import DilaError
+from dila.imagine.rollout import steps
+from dila.interop.actions import ActionSpace
+from dila.model.dila import DiLA, repeat_state
+from dila.planning.cost import Features, FrameCost, Structure
+from dila.planning.dynamics import Imagination, Now
+from dila.shapes import Float, Tensor, UInt8
+
+
+class CostModel:
+    """What solvers plan with.
+
+    Args:
+        imagination: of an adapted model, see `cost_model`.
+        space: structure, which draws nothing, or frozen features.
+        scale: mean and standard deviation that candidates were standardised by; None where they are in their units.
+    """
+
+    def __init__(
+        self,
+        imagination: Imagination,
+        space: Literal["structure", "features"] = "structure",
+        scale: tuple[Tensor, Tensor] | None = None,
+    ):
+        self.imagination, self.space, self.scale = imagination, space, scale
+
+    def get_cost(self, info_dict: dict[str, Any], action_candidates: Float[Tensor, "B S T A"]) -> Float[Tensor, "B S"]:
+        """Mean squared distance of each imagined frame to the goal; lower is better.
+
+        Raises:
+            DilaError: pictures or candidates of another shape.
+        """
+        now = Now(_pictures(info_dict, "pixels"), ())
+        goal = self._embed(_pictures(info_dict, "goal")[:, -1:])
+        cost: FrameCost = Structure(goal) if self.space == "structure" else Features(goal)
+        return self.imagination.costs(now, cost)(self._raw(action_candidates, len(goal)))
+
+    def encode(self, info: dict[str, Any]) -> dict[str, Any]:
+        """The same with ``emb``, and ``goal_emb`` where there is a goal: ``B T H W C``."""
+        made = {**info, "emb": self._embed(_pictures(info, "pixels"))}
+        return made | ({"goal_emb": self._embed(_pictures(info, "goal")[:, -1:])} if "goal" in info else {})
+
+    def rollout(self, info: dict[str, Any], action_candidates: Float[Tensor, "B S T A"]) -> dict[str, Any]:
+        """`encode` with ``predicted_emb``: the context and the imagined frames, ``B S H+T H W C``."""
+        made = self.encode(info)
+        a = self._raw(action_candidates, len(made["emb"]))
+        batch, samples = a.shape[:2]
+        world = self.imagination.world
+        with world.running():
+            model: Any = self.imagination.layout() if self.space == "structure" else world.model
+            begun = repeat_state(model.start(self.imagination.see(_pictures(info, "pixels"))), samples)
+            z = self.imagination.to_latent(a.flatten(0, 1))
+            future = torch.stack([made for _, made in steps(model, begun, z)], 1).float().unflatten(0, (batch, samples))
+        context = made["emb"][:, None].expand(-1, samples, *made["emb"].shape[1:])
+        return made | {"predicted_emb": torch.cat([context, future], dim=2)}
+
+    def criterion(self, info: dict[str, Any]) -> Float[Tensor, "B S"]:
+        """The objective: `get_cost` of what `rollout` gave."""
+        context = info["emb"].shape[1]
+        future, goal = info["predicted_emb"][:, :, context:], info["goal_emb"][:, None]
+        return (future - goal).square().flatten(2).mean(2)
+
+    __call__ = criterion
+
+    def _embed(self, frames: UInt8[Tensor, "B T 3 Y X"]) -> Float[Tensor, "B T H W C"]:
+        seen = self.imagination
+        return seen.structure(frames) if self.space == "structure" else seen.see(frames).float()
+
+    def _raw(self, candidates: Tensor, batch: int) -> Tensor:
+        model: Any = self.imagination.world.model
+        width = model.config.real_action_dim if isinstance(model, DiLA) else candidates.shape[-1]
+        if candidates.ndim != 4 or len(candidates) != batch or candidates.shape[-1] != width:
+            raise DilaError(
+                f"candidates should be B S T A with B = {batch} and A = {width}, not {list(candidates.shape)}; set "
+                "action_block to the raw actions of a transition"
+            )
+        if self.scale is None:
+            return candidates.float()
+        mean, std = (part.to(candidates.device).repeat(width // len(part)) for part in self.scale)
+        return candidates.float() * std + mean
+
+
+def cost_model(
+    imagination: Imagination,
+    actions: ActionSpace,
+    space: Literal["structure", "features"] = "structure",
+    *,
+    standardised: bool = False,
+) -> CostModel:
+    """The object for stable-worldmodel.
+
+    Args:
+        imagination: of an adapted model.
+        actions: of its adaptation.
+        space: what is compared with the goal.
+        standardised: candidates come standardised by the data, as its own data sets do.
+    """
+    scale = (torch.tensor(actions.mean), torch.tensor(actions.std)) if standardised else None
+    return CostModel(imagination, space, scale)
+
+
+def _pictures(info: dict[str, Any], name: str) -> UInt8[Tensor, "B T 3 Y X"]:
+    """Pictures without the dimension of candidates, in which they are the same."""
+    if name not in info:
+        raise DilaError(f"info_dict has no {name}; it holds {', '.join(info)}")
+    pictures = torch.as_tensor(info[name])
+    if pictures.ndim == 6:
+        pictures = pictures[:, 0]
+    if pictures.ndim == 4:
+        pictures = pictures[:, None]
+    if pictures.ndim != 5 or pictures.shape[2] != 3:
+        raise DilaError(f"info_dict: {name} should be B S H 3 Y X or B H 3 Y X, not {list(pictures.shape)}")
+    if pictures.dtype == torch.uint8:
+        return pictures
+    if float(pictures.min()) < 0 or float(pictures.max()) > 1:
+        raise DilaError(f"info_dict: {name} as float should be in 0..1; leave out the normalisation of pictures")
+    return (pictures * 255).round().byte()

@@ -1,0 +1,95 @@
+"""How alike two pictures are: PSNR and SSIM as published, a perceptual distance of our own, LPIPS where it is there.
+
+Pictures are floats in [0, 1], ``... 3 Y X``; a number is given for each picture.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from dila.shapes import Float, Tensor
+
+PERFECT = 1e-10
+"""Squared error below which PSNR no longer rises: 100 dB."""
+
+_SIGMA, _REACH, _K1, _K2 = 1.5, 5, 0.01, 0.03
+_ALEXNET = "alexnet-owt-7be5be79.pth"
+
+Pictures = Float[Tensor, "... 3 Y X"]
+
+
+def psnr(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
+    """Peak signal to noise in dB, of a range of 1."""
+    return -10 * (x.float() - y.float()).square().mean((-3, -2, -1)).clamp_min(PERFECT).log10()
+
+
+def ssim(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
+    """Structural similarity (Wang et al. 2004): Gaussian of 1.5 over 11 pixels, pictures mirrored at their edges.
+
+    The numbers are torchmetrics' ``StructuralSimilarityIndexMeasure(data_range=1)``. Pictures smaller than 11 pixels
+    are enlarged to that.
+    """
+    x, y = torch.broadcast_tensors(x.float(), y.float())
+    shape = x.shape[:-3]
+    x, y = (_large_enough(part.reshape(-1, *part.shape[-3:])).flatten(0, 1)[:, None] for part in (x, y))
+    x, y = (F.pad(part, (_REACH,) * 4, mode="reflect") for part in (x, y))
+    mean_x, mean_y, xx, yy, xy = (_blur(part) for part in (x, y, x * x, y * y, x * y))
+    var_x, var_y = (xx - mean_x.square()).clamp_min(0), (yy - mean_y.square()).clamp_min(0)
+    structure = (2 * (xy - mean_x * mean_y) + _K2**2) / (var_x + var_y + _K2**2)
+    light = (2 * mean_x * mean_y + _K1**2) / (mean_x.square() + mean_y.square() + _K1**2)
+    return (structure * light).reshape(*shape, -1).mean(-1)
+
+
+def feature_distance(
+    x: Float[Tensor, "... H W D"], y: Float[Tensor, "... H W D"], parts: Sequence[int] = ()
+) -> Float[Tensor, "..."]:
+    """Squared distance of unit vectors of features, averaged over places and parts: 0 alike, 2 at right angles.
+
+    As LPIPS (Zhang et al. 2018) but with any encoder and no learned weights, so not LPIPS and never called so.
+
+    Args:
+        x: features of some pictures.
+        y: features of others.
+        parts: channels of each part that is a vector of its own, such as an encoder's taps; all as one when empty.
+    """
+    sizes = list(parts) or [x.shape[-1]]
+    distances = [
+        (F.normalize(a.float(), dim=-1) - F.normalize(b.float(), dim=-1)).square().sum(-1).mean((-2, -1))
+        for a, b in zip(x.split(sizes, -1), y.split(sizes, -1), strict=True)
+    ]
+    return torch.stack(torch.broadcast_tensors(*distances)).mean(0)
+
+
+def find_lpips(device: torch.device | str) -> Callable[[Pictures, Pictures], Tensor] | str:
+    """The published LPIPS on AlexNet, or a sentence that says why it cannot be had here. Nothing is downloaded."""
+    try:
+        import lpips
+    except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch raises RuntimeError
+        return f"LPIPS is left out: it needs the extra lpips ({str(error).splitlines()[0]})"
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
+    if not weights.is_file():
+        return f"LPIPS is left out: torchvision's AlexNet is not at {weights}"
+    network: Any = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
+
+    def distance(x: Pictures, y: Pictures) -> Tensor:
+        x, y = torch.broadcast_tensors(x.float(), y.float())
+        told = network(x.reshape(-1, *x.shape[-3:]), y.reshape(-1, *y.shape[-3:]), normalize=True)
+        return told.reshape(x.shape[:-3])
+
+    return distance
+
+
+def _large_enough(x: Float[Tensor, "N 3 Y X"]) -> Tensor:
+    least = 2 * _REACH + 1
+    size = (max(least, x.shape[-2]), max(least, x.shape[-1]))
+    return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def _blur(x: Float[Tensor, "N 1 Y X"]) -> Tensor:
+    place = torch.arange(-_REACH, _REACH + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-place.square() / (2 * _SIGMA**2))
+    kernel = kernel / kernel.sum()
+    return F.conv2d(F.conv2d(x, kernel.reshape(1, 1, -1, 1)), kernel.reshape(1, 1, 1, -1))

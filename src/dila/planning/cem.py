@@ -1,0 +1,112 @@
+"""The cross-entropy method, and the sample-efficient one of Pinneri et al. 2020, iCEM (https://arxiv.org/abs/2008.06389).
+
+A Gaussian over plans is fitted to the best of its own samples, again and again. iCEM draws noise with a coloured
+spectrum, keeps some of the best from one iteration and one step to the next, draws fewer candidates each time, and
+executes the best candidate seen.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from dila.errors import DilaError
+from dila.planning.planner import (
+    CostOf,
+    Limits,
+    Plan,
+    beginning,
+    best_of,
+    coloured_noise,
+    deviations,
+    rounds,
+    shifted,
+)
+from dila.shapes import Float, Tensor
+
+
+@dataclass(frozen=True)
+class CEM:
+    """The plain method by its defaults; `icem` gives iCEM's.
+
+    Args:
+        samples: candidates of an environment in the first iteration.
+        elites: the best, which the Gaussian is fitted to.
+        iterations: of a plan.
+        std: deviation at the beginning, in shares of half the action's range; one number, or one a component.
+        floor: deviation that is never fallen below, in the same unit.
+        momentum: share of the old Gaussian in the new one.
+        exponent: of the noise's spectrum; 0 is white, larger is smoother.
+        keep: share of the elites that are candidates again in the next iteration and, a step later, of the next plan.
+        shrink: each iteration has so many times fewer candidates, though never fewer than twice the elites.
+        best: the plan is the best candidate seen, and the mean is a candidate as well, instead of the mean itself.
+    """
+
+    samples: int = 200
+    elites: int = 20
+    iterations: int = 5
+    std: float | tuple[float, ...] = 0.5
+    floor: float = 0.02
+    momentum: float = 0.1
+    exponent: float = 0.0
+    keep: float = 0.0
+    shrink: float = 1.0
+    best: bool = False
+
+    def __post_init__(self):
+        if not 2 <= self.elites <= self.samples or self.shrink < 1 or not 0 <= self.keep <= 1:
+            raise DilaError(
+                f"elites = {self.elites} should be from 2 to samples = {self.samples}, shrink = {self.shrink} at "
+                f"least 1 and keep = {self.keep} from 0 to 1"
+            )
+
+    def plan(
+        self,
+        cost: CostOf,
+        horizon: int,
+        limits: Limits,
+        *,
+        generator: torch.Generator,
+        batch: int = 1,
+        warm: Plan | None = None,
+        seconds: float | None = None,
+    ) -> Plan:
+        """See `dila.planning.planner.Planner.plan`."""
+        mean, begun = beginning(warm, batch, horizon, limits), deviations(self.std, limits)
+        std, floor = begun.expand_as(mean), self.floor * limits.half
+        kept = limits.clip(shifted(warm.kept)) if warm is not None and warm.kept is not None else None
+        found, lowest, least = mean, torch.full((batch,), torch.inf), []
+        for i in rounds(self.iterations, seconds):
+            candidates = self._candidates(i, mean, std, limits, kept, generator)
+            costs = cost(candidates).detach().cpu().float()
+            order = costs.argsort(1)[:, : self.elites]
+            elites = torch.take_along_dim(candidates, order[:, :, None, None], 1)
+            least.append(costs.amin(1))
+            better = least[-1] < lowest
+            found = torch.where(better[:, None, None], best_of(candidates, costs), found)
+            lowest = torch.minimum(lowest, least[-1])
+            mean = self.momentum * mean + (1 - self.momentum) * elites.mean(1)
+            # A component without deviation, as VP2's gripper, stays without.
+            narrowed = torch.maximum(elites.std(1), torch.minimum(floor, begun))
+            std = self.momentum * std + (1 - self.momentum) * narrowed
+            kept = elites[:, : round(self.keep * self.elites)] if self.keep else None
+        return Plan(found if self.best else mean, torch.stack(least), kept)
+
+    def _candidates(
+        self,
+        i: int,
+        mean: Float[Tensor, "B K Da"],
+        std: Float[Tensor, "B K Da"],
+        limits: Limits,
+        kept: Float[Tensor, "B E K Da"] | None,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "B S K Da"]:
+        count = max(round(self.samples * self.shrink**-i), 2 * self.elites, 2)
+        noise = coloured_noise((len(mean), count, *mean.shape[1:]), self.exponent, generator)  # type: ignore[arg-type]
+        drawn = limits.clip(mean[:, None] + noise * std[:, None])
+        parts = [drawn] + ([kept] if kept is not None else []) + ([mean[:, None]] if self.best else [])
+        return torch.cat(parts, dim=1)
+
+
+def icem(**changed: object) -> CEM:
+    """iCEM: coloured noise, elites kept, fewer candidates each iteration, the best one executed."""
+    return replace(CEM(exponent=2.0, keep=0.3, shrink=1.25, best=True), **changed)  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""A learned goal: a small classifier of frames where it is reached, from examples (as VP2's for RoboDesk)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dila.errors import DilaError
+from dila.shapes import Float, Tensor
+
+
+class GoalClassifier(nn.Module):
+    """Logit that a goal is reached, from a map of features or structure: what a cell says, weighed by where it is.
+
+    Args:
+        grid: rows and columns.
+        dim: channels of the map.
+        hidden: channels that a cell is brought to.
+    """
+
+    def __init__(self, grid: tuple[int, int], dim: int, hidden: int = 16):
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+        self.cell = nn.Sequential(nn.Linear(dim, hidden), nn.SiLU())
+        self.place = nn.Sequential(nn.Flatten(), nn.Linear(grid[0] * grid[1] * hidden, 32), nn.SiLU(), nn.Linear(32, 1))
+
+    def forward(self, maps: Float[Tensor, "N H W C"]) -> Float[Tensor, " N"]:
+        """Logits."""
+        return self.place(self.cell((maps.float() - self.mean) / self.std)).squeeze(1)
+
+
+class Fitted(NamedTuple):
+    """A classifier, and the share of held-out examples that it is right about."""
+
+    classifier: GoalClassifier
+    accuracy: float
+
+
+def fit_classifier(
+    reached: Float[Tensor, "P H W C"],
+    missed: Float[Tensor, "M H W C"],
+    steps: int = 300,
+    seed: int = 0,
+    held_out: float = 0.2,
+) -> Fitted:
+    """Learn from examples.
+
+    Args:
+        reached: maps where the goal is reached.
+        missed: maps where it is not.
+        steps: of AdamW, all examples at once.
+        seed: of weights and of what is held out.
+        held_out: share of either kind that the accuracy is of.
+
+    Raises:
+        DilaError: fewer than two examples of either kind.
+    """
+    if min(len(reached), len(missed)) < 2:
+        raise DilaError(f"{len(reached)} reached and {len(missed)} missed examples are too few; give 2 or more of each")
+    torch.manual_seed(seed)
+    parts = [x[torch.randperm(len(x))].float() for x in (reached, missed)]
+    cuts = [max(1, round(held_out * len(x))) for x in parts]
+    x, held = (torch.cat([p[c:] for p, c in zip(parts, cuts, strict=True)]),
+               torch.cat([p[:c] for p, c in zip(parts, cuts, strict=True)]))  # fmt: skip
+    sizes = [len(p) - c for p, c in zip(parts, cuts, strict=True)]
+    y, truth = (torch.tensor([1.0] * a + [0.0] * b) for a, b in (sizes, cuts))
+    made = GoalClassifier((x.shape[1], x.shape[2]), x.shape[3])
+    made.mean.copy_(x.mean((0, 1, 2)))
+    made.std.copy_(x.std((0, 1, 2)).clamp_min(1e-6))
+    adam = torch.optim.AdamW(made.parameters(), lr=3e-3, weight_decay=1e-2)
+    balance = torch.tensor(sizes[1] / sizes[0])  # as many votes for either kind
+    for _ in range(steps):
+        loss = F.binary_cross_entropy_with_logits(made(x), y, pos_weight=balance)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    made.eval()
+    with torch.no_grad():
+        return Fitted(made, float(((made(held) > 0).float() == truth).float().mean()))

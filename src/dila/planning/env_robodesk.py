@@ -1,0 +1,202 @@
+"""RoboDesk's tasks of VP2 to plan in (`dila.data.sim_robodesk`, the same pictures and actions).
+
+VP2 knows success alone; here a score is what is left to do as a share, at least `SUCCESS` until RoboDesk's own success
+holds and 0 from then on, so that there is progress to speak of. A button begins a few steps before its script presses
+it, and the goal is that. No script of ours opens the heavy slide and drawer or clears the desk: these begin with the
+hand beside the thing, and their goal is set by hand, the thing where it should be and the rest as it is.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dila.data.sim_robodesk import RoboDesk
+from dila.data.simulators import EAST, NORTH, UP, Driver, Leg
+from dila.planning.env_simulators import SimulatorBody
+from dila.planning.environment import SUCCESS, Staged, Task, driven
+
+COLOURS = ("red", "green", "blue")
+OPEN, PRESSED, LOW, STAY = 0.55, -0.00453, 0.6, 0.01
+"""RoboDesk's thresholds: of the slide, of a light, of a block below the table, of blocks that did not move."""
+PULLED = 0.2
+LEAD = 12
+"""Steps before the success at which an episode begins."""
+
+APPROACH = 32
+"""Steps that the hand has to get beside a thing."""
+LOWEST = 0.8
+"""Where the fingers touch the desk."""
+FALLEN = (0.2, 0.3)
+"""Place [y, z] of a block that has been pushed off."""
+
+Legs = Callable[[RoboDesk, np.random.Generator], list[Leg]]
+
+
+class DeskBody(SimulatorBody):
+    """An arm at a desk. Facts are the simulator's state, the three lights, and where the blocks stood at the reset."""
+
+    def __init__(self) -> None:
+        super().__init__(RoboDesk(), lambda sim: (sim.physics.model.ptr, sim.physics.data.ptr))
+        self.stood = np.zeros(9)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """As the recordings begin."""
+        super().reset(rng)
+        self.stood = self._blocks()
+
+    def facts(self) -> np.ndarray:
+        """See the class."""
+        desk: Any = self.simulator
+        lights = [float(desk.physics.named.data.qpos[f"{colour}_light"][0]) for colour in COLOURS]
+        return np.concatenate([desk.state(), lights, self.stood])
+
+    def restore(self, snapshot: tuple[np.ndarray, list[dict[str, Any]]]) -> None:
+        """And the arm's inner model, which inverse kinematics is solved in."""
+        super().restore(snapshot)
+        desk: Any = self.simulator
+        desk.env.physics_copy.data.qpos[:] = desk.physics.data.qpos[:]
+
+    def _blocks(self) -> np.ndarray:
+        state = self.simulator.state()
+        return np.concatenate([state[i : i + 3] for i in BLOCKS.values()])
+
+
+SLIDE, DRAWER = 13, 12
+BLOCKS = {"ball": 17, "upright_block": 24, "flat_block": 31}
+"""Places of things in the simulator's state, see its names; lights and standing places come after."""
+LIGHTS = dict(zip(COLOURS, (38, 39, 40), strict=True))
+STOOD = dict(zip(BLOCKS, (41, 44, 47), strict=True))
+
+
+def slide_left(facts: np.ndarray, goal: np.ndarray) -> float:
+    """Of the slide's way."""
+    return _left(OPEN - facts[SLIDE], OPEN)
+
+
+def drawer_left(facts: np.ndarray, goal: np.ndarray) -> float:
+    """Of the drawer's way, which is negative."""
+    return _left(PULLED + facts[DRAWER], PULLED)
+
+
+def button_left(facts: np.ndarray, goal: np.ndarray, *, colour: str) -> float:
+    """Of the light's way that the button moves."""
+    return _left(facts[LIGHTS[colour]] - PRESSED, -PRESSED)
+
+
+def block_left(facts: np.ndarray, goal: np.ndarray, *, block: str) -> float:
+    """Of the block's way to where it lies after the fall; all of it as soon as another block has moved."""
+    others = [name for name in BLOCKS if name != block]
+    if any(np.linalg.norm(_block(facts, name) - _stood(facts, name)) > STAY for name in others):
+        return 1.0
+    if facts[BLOCKS[block] + 2] < LOW:
+        return 0.0
+    way, start = _block(facts, block) - _block(goal, block), _stood(facts, block) - _block(goal, block)
+    return _left(float(np.linalg.norm(way[:2])) + 1e-9, float(np.linalg.norm(start[:2])) + 1e-9)
+
+
+def _left(rest: float, whole: float) -> float:
+    return 0.0 if rest < 0 else float(np.clip(rest / whole, SUCCESS, 1.0))
+
+
+def _block(facts: np.ndarray, name: str) -> np.ndarray:
+    return facts[BLOCKS[name] : BLOCKS[name] + 3]
+
+
+def _stood(facts: np.ndarray, name: str) -> np.ndarray:
+    return facts[STOOD[name] : STOOD[name] + 3]
+
+
+def _slide_legs(desk: RoboDesk, rng: np.random.Generator) -> list[Leg]:
+    """To the side of the handle."""
+    return _to(desk.physics.named.data.site_xpos["slide_handle"] - 0.1 * EAST)
+
+
+def _drawer_legs(desk: RoboDesk, rng: np.random.Generator) -> list[Leg]:
+    """Above the gap between drawer and handle."""
+    return _to(desk.physics.named.data.geom_xpos["drawer_handle"] + 0.03 * NORTH)
+
+
+def _block_legs(desk: RoboDesk, rng: np.random.Generator, *, block: str) -> list[Leg]:
+    """To the far side of the block."""
+    return _to(desk.physics.named.data.xpos[block] + 0.1 * NORTH)
+
+
+def _button_legs(desk: RoboDesk, rng: np.random.Generator, *, colour: str) -> list[Leg]:
+    """From the front, down through it."""
+    button = desk.physics.named.data.xpos[f"{colour}_button"].copy()
+    return _via(button - 0.04 * NORTH, button + 0.04 * NORTH - 0.02 * UP, 16)
+
+
+def _via(start: np.ndarray, end: np.ndarray, steps: int) -> list[Leg]:
+    return [*_to(start), Leg(lambda: end, steps, 0.8)]
+
+
+def _to(place: np.ndarray) -> list[Leg]:
+    low = np.maximum(place, [-1, 0, LOWEST])
+    return [Leg(lambda: low + 0.12 * UP, 25, 0.9), Leg(lambda: low, 10, 0.7)]
+
+
+class _Scripted:
+    """The desk with one plan alone, for a `Driver`."""
+
+    def __init__(self, desk: Any, legs: Legs):
+        self.desk, self.legs = desk, legs
+
+    def plan(self, rng: np.random.Generator) -> list[Leg]:
+        """That plan."""
+        return self.legs(self.desk, rng)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.desk, name)
+
+
+def _stage(
+    body: DeskBody, rng: np.random.Generator, *, legs: Legs, left: Callable[[np.ndarray, np.ndarray], float]
+) -> Staged | None:
+    body.reset(rng)
+    driver = Driver(_Scripted(body.simulator, legs), rng, "scripted")  # type: ignore[arg-type]
+    nowhere = np.zeros(len(body.facts()))
+    return driven(body, driver.action, 70, lambda first, now: left(now, nowhere) < SUCCESS, LEAD, 0)
+
+
+def _beside(
+    body: DeskBody, rng: np.random.Generator, *, legs: Legs, change: Mapping[str, Callable[[np.ndarray], np.ndarray]]
+) -> Staged | None:
+    """The hand led there; the goal is the same with some joints set."""
+    import mujoco  # type: ignore[import-untyped]
+
+    body.reset(rng)
+    driver = Driver(_Scripted(body.simulator, legs), rng, "scripted")  # type: ignore[arg-type]
+    for _ in range(APPROACH):
+        body.act(driver.action())
+    start = body.snapshot()
+    model, data = body.locate(body.simulator)
+    for name, to in change.items():
+        place = model.joint(name).qposadr[0]
+        width = 7 if name in BLOCKS else 1
+        data.qpos[place : place + width] = to(data.qpos[place : place + width].copy())
+    mujoco.mj_forward(model, data)
+    return Staged(start, body.snapshot())
+
+
+def _pressing(colour: str) -> Task:
+    left = partial(button_left, colour=colour)
+    return Task(partial(_stage, legs=partial(_button_legs, colour=colour), left=left), left)
+
+
+def _clearing(block: str) -> Task:
+    """The block lies before the desk."""
+    fallen = {block: lambda pose: np.concatenate([[pose[0], FALLEN[0], FALLEN[1]], pose[3:]])}
+    return Task(
+        partial(_beside, legs=partial(_block_legs, block=block), change=fallen), partial(block_left, block=block)
+    )
+
+
+OPEN_SLIDE = Task(partial(_beside, legs=_slide_legs, change={"slide_joint": lambda q: np.full(1, 0.58)}), slide_left)
+OPEN_DRAWER = Task(
+    partial(_beside, legs=_drawer_legs, change={"drawer_joint": lambda q: np.full(1, -0.25)}), drawer_left
+)
+PUSH_RED, PUSH_GREEN, PUSH_BLUE = map(_pressing, COLOURS)
+UPRIGHT_OFF, FLAT_OFF = map(_clearing, ("upright_block", "flat_block"))

@@ -1,0 +1,180 @@
+"""The MuJoCo simulators of `dila.data` to plan in: point maze, Fetch push, robosuite push.
+
+Pictures and actions are those of their recordings. A snapshot is MuJoCo's full integration state, and what the arm's
+controller keeps of its own. Starts and goals come from the recordings' scripts (`dila.planning.environment.driven`).
+
+Scores: in the maze, metres to the goal over 8, the width of the maze; of pushes, metres from the object to its goal, of
+several the largest (VP2's robosuite).
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dila.data.sim_fetch import FetchPush
+from dila.data.sim_pointmaze import PointMaze
+from dila.data.sim_robosuite import Push
+from dila.data.simulators import Driver, Simulator
+from dila.planning.environment import SUCCESS, Staged, Task, driven
+from dila.planning.planner import Limits
+from dila.shapes import Tensor, UInt8
+
+MAZE = 8.0
+"""Metres: as long as the maze is wide."""
+NEAR = 2 * SUCCESS
+"""A goal nearer than this to the start would be no task."""
+
+
+class SimulatorBody:
+    """A simulator of `dila.data`; see `dila.planning.environment.Body`.
+
+    Args:
+        simulator: its own, for several environments are planned at once.
+        locate: from the simulator to its ``MjModel`` and ``MjData``.
+        beside: from the simulator to the objects that keep numbers beside MuJoCo's: controllers, grippers.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        locate: Callable[[Any], tuple[Any, Any]],
+        beside: Callable[[Any], Sequence[Any]] = lambda simulator: (),
+    ):
+        self.simulator = simulator
+        self.locate, self.beside = locate, beside
+        self.fps = self.simulator.fps
+        self.limits = Limits.unit(len(self.simulator.names["action"]))
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """As the recordings begin."""
+        self.simulator.reset(rng)
+
+    def snapshot(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """MuJoCo's integration state, and the numbers beside it."""
+        import mujoco  # type: ignore[import-untyped]
+
+        model, data = self.locate(self.simulator)
+        kind: Any = mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(model, kind))
+        mujoco.mj_getState(model, data, state, kind)
+        return state, [copy.deepcopy(_numbers(thing)) for thing in self.beside(self.simulator)]
+
+    def restore(self, snapshot: tuple[np.ndarray, list[dict[str, Any]]]) -> None:
+        """The state, all that follows from it, and the state again, whose warm start that has moved."""
+        import mujoco  # type: ignore[import-untyped]
+
+        model, data = self.locate(self.simulator)
+        state, numbers = snapshot
+        kind: Any = mujoco.mjtState.mjSTATE_INTEGRATION
+        mujoco.mj_setState(model, data, state, kind)
+        mujoco.mj_forward(model, data)
+        mujoco.mj_setState(model, data, state, kind)
+        for thing, its in zip(self.beside(self.simulator), numbers, strict=True):
+            vars(thing).update(copy.deepcopy(its))
+
+    def facts(self) -> np.ndarray:
+        """The simulator's state."""
+        return self.simulator.state()
+
+    def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
+        """As recorded."""
+        return self.simulator.picture(size)
+
+    def act(self, action: np.ndarray) -> None:
+        """One raw step."""
+        self.simulator.step(np.clip(action, -1, 1).astype(np.float32))
+
+    def close(self) -> None:
+        """Give the drawing context back."""
+        self.simulator.close()
+
+
+def _numbers(thing: Any) -> dict[str, Any]:
+    """The attributes that are numbers."""
+    return {
+        name: value for name, value in vars(thing).items() if isinstance(value, int | float | np.ndarray | type(None))
+    }
+
+
+class MazeBody(SimulatorBody):
+    """A ball in a maze."""
+
+    def __init__(self) -> None:
+        super().__init__(PointMaze(), lambda sim: (sim.env.point_env.model, sim.env.point_env.data))
+
+
+class FetchBody(SimulatorBody):
+    """An arm and a cube."""
+
+    def __init__(self) -> None:
+        super().__init__(FetchPush(), lambda sim: (sim.env.model, sim.env.data))
+
+
+class RobosuiteBody(SimulatorBody):
+    """An arm and two cubes."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Push(),
+            lambda sim: (sim.env.sim.model._model, sim.env.sim.data._data),
+            lambda sim: [*sim.env.robots[0].part_controllers.values(), *sim.env.robots[0].gripper.values()],
+        )
+
+
+def _index(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    return [names.index(name) for name in wanted]
+
+
+def _stage(
+    body: SimulatorBody,
+    rng: np.random.Generator,
+    *,
+    things: Sequence[str],
+    lead: int,
+    ahead: int,
+    least: float,
+    far: Callable[[np.ndarray, np.ndarray], float],
+) -> Staged | None:
+    """Drive by the recordings' script until a thing moves."""
+    body.reset(rng)
+    driver = Driver(body.simulator, rng, "scripted")
+    places = _index(body.simulator.names["state"], things)
+
+    def happened(first: np.ndarray, now: np.ndarray) -> bool:
+        return bool(np.abs(now[places] - first[places]).max() > least)
+
+    staged = driven(body, driver.action, 80, happened, lead, ahead)
+    if staged is None:
+        return None
+    goal = body.facts()
+    body.restore(staged.start)
+    return staged if far(body.facts(), goal) > NEAR else None
+
+
+def _maze_distance(facts: np.ndarray, goal: np.ndarray) -> float:
+    return float(np.linalg.norm(facts[:2] - goal[:2])) / MAZE
+
+
+def _fetch_distance(facts: np.ndarray, goal: np.ndarray) -> float:
+    return float(np.linalg.norm(facts[3:6] - goal[3:6]))
+
+
+def _cubes_distance(facts: np.ndarray, goal: np.ndarray) -> float:
+    """Cubes begin at 5 and 12, see the names of the state."""
+    return float(max(np.linalg.norm(facts[i : i + 3] - goal[i : i + 3]) for i in (5, 12)))
+
+
+MAZE_REACH = Task(partial(_stage, things=("x", "y"), lead=3, ahead=34, least=0.05, far=_maze_distance), _maze_distance)
+FETCH_PUSH = Task(
+    partial(_stage, things=("object_x", "object_y"), lead=15, ahead=30, least=0.003, far=_fetch_distance),
+    _fetch_distance,
+)
+CUBES_PUSH = Task(
+    partial(
+        _stage, things=("red_x", "red_y", "green_x", "green_y"), lead=4, ahead=12, least=0.003, far=_cubes_distance
+    ),
+    _cubes_distance,
+)

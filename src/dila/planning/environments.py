@@ -1,0 +1,62 @@
+"""Every environment to plan in by its name, and how one is made at a model's stride."""
+
+import importlib
+from typing import Any
+
+from dila.errors import DilaError
+from dila.planning.environment import Body, GoalEnvironment, Task
+
+ENVIRONMENTS: dict[str, tuple[str, str]] = {
+    "pusht-push": ("env_pusht:PushTBody", "env_pusht:PUSH"),
+    "pusht-reach": ("env_pusht:PushTBody", "env_pusht:REACH"),
+    "pointmaze": ("env_simulators:MazeBody", "env_simulators:MAZE_REACH"),
+    "fetch-push": ("env_simulators:FetchBody", "env_simulators:FETCH_PUSH"),
+    "robosuite-push": ("env_simulators:RobosuiteBody", "env_simulators:CUBES_PUSH"),
+    "robodesk-open-slide": ("env_robodesk:DeskBody", "env_robodesk:OPEN_SLIDE"),
+    "robodesk-open-drawer": ("env_robodesk:DeskBody", "env_robodesk:OPEN_DRAWER"),
+    "robodesk-push-red": ("env_robodesk:DeskBody", "env_robodesk:PUSH_RED"),
+    "robodesk-push-green": ("env_robodesk:DeskBody", "env_robodesk:PUSH_GREEN"),
+    "robodesk-push-blue": ("env_robodesk:DeskBody", "env_robodesk:PUSH_BLUE"),
+    "robodesk-upright-block": ("env_robodesk:DeskBody", "env_robodesk:UPRIGHT_OFF"),
+    "robodesk-flat-block": ("env_robodesk:DeskBody", "env_robodesk:FLAT_OFF"),
+}
+"""Body and task of each, by module of this folder and name; imported when used."""
+
+
+def make_environment(name: str, stride: float, size: int = 128) -> GoalEnvironment:
+    """The environment of that name, whose actions are held for one stride of the model.
+
+    Raises:
+        MissingExtra: its simulator is not installed.
+        DilaError: an unknown name, or a stride that is no multiple of the simulator's step.
+    """
+    if name not in ENVIRONMENTS:
+        raise DilaError(f"there is no environment {name!r}; choose one of {', '.join(ENVIRONMENTS)}")
+    body, task = (_named(address) for address in ENVIRONMENTS[name])
+    made: Body = body()
+    return GoalEnvironment(made, _checked(task), held_steps(name, made, stride), size)
+
+
+def held_steps(name: str, body: Body, stride: float) -> int:
+    """Raw steps of a stride.
+
+    Raises:
+        DilaError: they are no whole number.
+    """
+    repeats = stride * body.fps
+    if round(repeats) < 1 or abs(repeats - round(repeats)) > 0.01:
+        raise DilaError(
+            f"{name} makes {body.fps:g} steps a second, of which the model's stride of {stride:g} s is no multiple; "
+            "plan with a model of another stride"
+        )
+    return round(repeats)
+
+
+def _named(address: str) -> Any:
+    module, name = address.split(":")
+    return getattr(importlib.import_module(f"dila.planning.{module}"), name)
+
+
+def _checked(task: Any) -> Task:
+    assert isinstance(task, Task)
+    return task

@@ -1,0 +1,61 @@
+"""Model-predictive path integral control, as the VP2 benchmark has it (https://arxiv.org/abs/2304.13723).
+
+Candidates are the present plan and noise that remembers; the new plan is their mean, weighed by exp(gain of reward).
+Nothing else is learnt between iterations: the deviation stays.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from dila.planning.planner import CostOf, Limits, Plan, beginning, deviations, rounds, smooth_noise
+from dila.shapes import Float, Tensor
+
+
+@dataclass(frozen=True)
+class MPPI:
+    """The defaults are VP2's (200 samples, one iteration a step).
+
+    Args:
+        samples: candidates of an environment.
+        iterations: updates of a plan.
+        gamma: of the weights exp(gamma (R - max R)) with R = -cost.
+        std: deviation of the noise, in shares of half the action's range; one number, or one a component.
+        memory: of the noise from one action to the next.
+        relative: measure costs in units of their standard deviation among the candidates, so that one gamma serves
+            every cost; VP2 does not, whose gamma belongs to its sum of squared pixels.
+    """
+
+    samples: int = 200
+    iterations: int = 1
+    gamma: float = 0.05
+    std: float | tuple[float, ...] = 0.5
+    memory: float = 0.5
+    relative: bool = False
+
+    def plan(
+        self,
+        cost: CostOf,
+        horizon: int,
+        limits: Limits,
+        *,
+        generator: torch.Generator,
+        batch: int = 1,
+        warm: Plan | None = None,
+        seconds: float | None = None,
+    ) -> Plan:
+        """See `dila.planning.planner.Planner.plan`."""
+        mean, std = beginning(warm, batch, horizon, limits), deviations(self.std, limits)
+        least = []
+        for _ in rounds(self.iterations, seconds):
+            noise = smooth_noise((batch, self.samples, horizon, len(std)), self.memory, generator)
+            candidates = limits.clip(mean[:, None] + noise * std)
+            costs = cost(candidates).detach().cpu().double()
+            least.append(costs.amin(1).float())
+            mean = (self._weights(costs)[:, :, None, None] * candidates).sum(1)
+        return Plan(mean, torch.stack(least))
+
+    def _weights(self, costs: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+        if self.relative:
+            costs = costs / costs.std(1, keepdim=True).clamp_min(1e-12)
+        return torch.softmax(-self.gamma * costs, dim=1).float()

@@ -1,0 +1,184 @@
+"""What a planner is: candidates in, the best actions out. It knows a cost, never a model or a simulator.
+
+Candidates are ``B S K Da``: B environments planned at once, S candidates of each, K actions of Da numbers. Everything
+random comes from one generator on the CPU, so a seed means the same plan on every device.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+from dila.errors import DilaError
+from dila.shapes import Float, Tensor
+
+CostOf = Callable[[Tensor], Tensor]
+"""Costs ``B S`` of candidates ``B S K Da``; lower is better."""
+
+
+class Limits(NamedTuple):
+    """The least and the greatest of each component of an action."""
+
+    low: Float[Tensor, " Da"]
+    high: Float[Tensor, " Da"]
+
+    @classmethod
+    def unit(cls, dim: int) -> "Limits":
+        """From -1 to 1."""
+        return cls(-torch.ones(dim), torch.ones(dim))
+
+    @property
+    def middle(self) -> Float[Tensor, " Da"]:
+        """Where plans begin."""
+        return (self.low + self.high) / 2
+
+    @property
+    def half(self) -> Float[Tensor, " Da"]:
+        """Half the range: the unit of a planner's deviations."""
+        return (self.high - self.low) / 2
+
+    def clip(self, a: Float[Tensor, "*batch Da"]) -> Float[Tensor, "*batch Da"]:
+        """Actions brought within."""
+        return torch.minimum(torch.maximum(a, self.low), self.high)
+
+
+class Plan(NamedTuple):
+    """What a planner found."""
+
+    actions: Float[Tensor, "B K Da"]
+    """To be executed from the first on."""
+    costs: Float[Tensor, "I B"]
+    """The least cost among the candidates of each iteration."""
+    kept: Float[Tensor, "B E K Da"] | None = None
+    """Good candidates that the next plan begins with; only of planners that keep some."""
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """A search over actions: `MPPI`, `CEM`, `Gradient`, or the blind `Blind`."""
+
+    def plan(
+        self,
+        cost: CostOf,
+        horizon: int,
+        limits: Limits,
+        *,
+        generator: torch.Generator,
+        batch: int = 1,
+        warm: Plan | None = None,
+        seconds: float | None = None,
+    ) -> Plan:
+        """The best actions found for ``batch`` environments.
+
+        Args:
+            cost: of candidates.
+            horizon: K.
+            limits: of actions.
+            generator: of everything random, on the CPU.
+            batch: B.
+            warm: the plan before, whose first action has been executed.
+            seconds: stop after the iteration during which they are up; without, after the planner's own number.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Blind:
+    """The lower bound: the proposals of `MPPI`, one drawn and executed, no cost asked.
+
+    Args:
+        std: see `MPPI`.
+        memory: see `MPPI`.
+    """
+
+    std: float | tuple[float, ...] = 0.5
+    memory: float = 0.5
+
+    def plan(
+        self,
+        cost: CostOf,
+        horizon: int,
+        limits: Limits,
+        *,
+        generator: torch.Generator,
+        batch: int = 1,
+        warm: Plan | None = None,
+        seconds: float | None = None,
+    ) -> Plan:
+        """Random actions; see `Planner.plan`."""
+        std = deviations(self.std, limits)
+        noise = smooth_noise((batch, 1, horizon, len(std)), self.memory, generator)[:, 0]
+        return Plan(limits.clip(limits.middle + noise * std), torch.zeros(0, batch))
+
+
+def deviations(std: float | tuple[float, ...], limits: Limits) -> Float[Tensor, " Da"]:
+    """Standard deviations in the units of the actions, from shares of half their range.
+
+    Raises:
+        DilaError: a number for each component of another action.
+    """
+    dim = len(limits.low)
+    if isinstance(std, tuple) and len(std) != dim:
+        raise DilaError(f"std has {len(std)} numbers for actions of {dim}; give one number, or one for each")
+    return torch.tensor(std, dtype=torch.float32).expand(dim) * limits.half
+
+
+def smooth_noise(
+    shape: tuple[int, int, int, int], memory: float, generator: torch.Generator
+) -> Float[Tensor, "B S K Da"]:
+    """Noise that remembers: n[0] is standard normal, n[i] = memory n[i-1] + (1 - memory) normal (VP2's sampler)."""
+    white = torch.randn(shape, generator=generator)
+    steps = [white[:, :, 0]]
+    for i in range(1, shape[2]):
+        steps.append(memory * steps[-1] + (1 - memory) * white[:, :, i])
+    return torch.stack(steps, dim=2)
+
+
+def coloured_noise(
+    shape: tuple[int, int, int, int], exponent: float, generator: torch.Generator
+) -> Float[Tensor, "B S K Da"]:
+    """Noise of unit variance with the spectrum 1 / f^exponent over the actions of a candidate; 0 is white.
+
+    White noise filtered in the frequency domain over twice the length, of which half is kept, so that a candidate's
+    end does not resemble its beginning.
+    """
+    batch, samples, horizon, dim = shape
+    white = torch.randn(batch, samples, 2 * horizon, dim, generator=generator)
+    frequency = torch.fft.rfftfreq(2 * horizon).clamp_min(1 / (2 * horizon))
+    gain = frequency ** (-exponent / 2)
+    twice = torch.full_like(gain, 2.0)  # but the first and the last, every frequency stands for two of the spectrum
+    twice[0] = twice[-1] = 1.0
+    gain = gain / ((gain.square() * twice).sum() / (2 * horizon)).sqrt()
+    return torch.fft.irfft(torch.fft.rfft(white, dim=2) * gain[:, None], n=2 * horizon, dim=2)[:, :, :horizon]
+
+
+def shifted(actions: Float[Tensor, "*batch K Da"]) -> Float[Tensor, "*batch K Da"]:
+    """A plan one step later: the first action is gone, the last one is repeated."""
+    return torch.cat([actions[..., 1:, :], actions[..., -1:, :]], dim=-2)
+
+
+def beginning(warm: Plan | None, batch: int, horizon: int, limits: Limits) -> Float[Tensor, "B K Da"]:
+    """The mean that a search begins at: the plan before, a step later, or the middle of the range."""
+    if warm is None:
+        return limits.middle.expand(batch, horizon, -1).clone()
+    return shifted(warm.actions)
+
+
+def rounds(iterations: int, seconds: float | None) -> Iterator[int]:
+    """Numbers of iterations: so many, or until the time is up, at least one."""
+    if seconds is None:
+        yield from range(iterations)
+        return
+    end = time.monotonic() + seconds
+    for i in count():
+        yield i
+        if time.monotonic() >= end:
+            return
+
+
+def best_of(candidates: Float[Tensor, "B S K Da"], costs: Float[Tensor, "B S"]) -> Float[Tensor, "B K Da"]:
+    """The cheapest candidate of each environment."""
+    return candidates[torch.arange(len(costs)), costs.argmin(1)]

@@ -1,0 +1,265 @@
+"""From latent to real actions: the third stage of the paper, and how it begins.
+
+The action encoder is first fitted by regression to the latent actions that the model infers on a few trajectories
+(VP2's protocol takes 100), on standardised actions, whose units are then put into its first layer. FDM and action
+encoder then learn to move structure (`dila.train.layout`, cheap), and the whole model is trained on under
+`ActionConditioned`. The way back, z to action, is a ridge regression on the same trajectories.
+"""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dila.data import Clips, Corpus, collate_clips, split_episodes
+from dila.errors import DilaError
+from dila.interop.actions import ActionSpace, LatentToAction, names_of, r_squared, save_actions
+from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
+from dila.model.dila import DiLA
+from dila.shapes import Float, Tensor
+from dila.train.layout import fit_layout, read_structure
+from dila.train.loop import train
+from dila.train.material import default_cache, flat_actions, open_data
+from dila.train.objectives import ActionConditioned, Terms, Weights
+from dila.train.run import ClipSettings, Optimiser, Precision, Run, Stage
+from dila.vision import FeatureCache
+
+START, TRAINING, MODEL = "start", "run", "model"
+"""Inside the folder of an adaptation: the model with its fitted encoder, the run, and the result."""
+HELD = 0.2
+"""Share of the trajectories that the regression is scored on."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a model is adapted.
+
+    Args:
+        trajectories: that the action encoder is fitted on.
+        fit_steps: of that regression, all rows at once.
+        fit_lr: of it.
+        layout_steps: of FDM and action encoder alone, in structure space, before the stage: see `dila.train.layout`.
+        layout_lr: peak of the learning rate there.
+        steps: under `ActionConditioned`; 0 leaves the backbone and all that draws as they are.
+        frames: of a clip; those that the model was trained on when None.
+        context: true frames before the first imagined one.
+        terms: of the loss.
+        optimiser: of the stage.
+        batch: clips.
+        precision: of the stage.
+        relative: components of the state that actions are taken relative to: for actions that are places.
+        held_out: share of the episodes never trained on.
+        seed: of everything random.
+    """
+
+    trajectories: int = 100
+    fit_steps: int = 1500
+    fit_lr: float = 3e-3
+    layout_steps: int = 500
+    layout_lr: float = 1e-3
+    steps: int = 1000
+    frames: int | None = None
+    context: int = 2
+    terms: Terms = field(default_factory=lambda: Terms(Weights(structure=1.0), motion=2.0, detach_structure=True))
+    optimiser: Optimiser = field(
+        default_factory=lambda: Optimiser(3e-4, weight_decay=1e-4, warmup=20, schedule="cosine", floor=0.05, clip=1.0)
+    )
+    batch: int = 16
+    precision: Precision = "bf16"
+    relative: tuple[str, ...] = ()
+    held_out: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.trajectories < 2 or self.fit_steps < 1 or min(self.steps, self.layout_steps) < 0:
+            raise DilaError(
+                f"trajectories = {self.trajectories} should be at least 2, fit_steps = {self.fit_steps} at least 1, "
+                f"layout_steps = {self.layout_steps} and steps = {self.steps} at least 0"
+            )
+
+
+class Adapted(NamedTuple):
+    """Where the adapted model is, and how well its two maps do on held-out trajectories."""
+
+    folder: Path
+    space: ActionSpace
+
+
+class Pairs(NamedTuple):
+    """Transitions with both of their actions, episode after episode."""
+
+    a: Float[Tensor, "N nDa"]
+    z: Float[Tensor, "N Dz"]
+    episode: Tensor
+
+
+def adapt(
+    model: str | Path,
+    data: str | Path,
+    out: str | Path,
+    how: Adaptation | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Adapted:
+    """Adapt a trained model to the true actions of a data set; interrupted, it goes on where it was.
+
+    Args:
+        model: as `load_pretrained` takes it.
+        data: recordings with true actions.
+        out: folder; the adapted model is ``out/model``.
+        how: settings.
+        cache_dir: of features.
+        progress: show bars.
+
+    Raises:
+        DilaError: no actions in the data, or as `load_pretrained` and `train`.
+    """
+    how, out = how or Adaptation(), Path(out)
+    pretrained = load_pretrained(model)
+    run = _run(pretrained, how, out)
+    (corpus,) = open_data(run, data).values()
+    cache = FeatureCache(pretrained.encoder, Path(cache_dir or default_cache()), progress=progress)
+    pairs, repeats = collect(pretrained, corpus, cache, how)
+    encoder, to_latent_r2 = fit_encoder(pairs, pretrained.model.config.action_dim, how)
+    inverse, from_latent_r2 = LatentToAction.fit(pairs.z, pairs.a)
+    started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
+    if not (out / TRAINING / "run.json").is_file():
+        _move_by_actions(started.model, corpus, cache, run, how, progress)
+    if how.steps:
+        if not (out / TRAINING / "run.json").is_file():
+            save_pretrained(out / START, started)
+        last = train(run, data, out / TRAINING, cache_dir=cache_dir, progress=progress)
+        started = pretrained._replace(model=load_pretrained(last).model)
+    width = pairs.a.shape[1] // repeats
+    space = _space(corpus, pairs, width, how, to_latent_r2, from_latent_r2)
+    save_pretrained(out / MODEL, started, {"adapted_from": os.path.basename(str(model)), "steps": how.steps})
+    save_actions(out / MODEL, space, inverse)
+    return Adapted(out / MODEL, space)
+
+
+def _move_by_actions(
+    model: DiLA, corpus: Corpus, cache: FeatureCache, run: Run, how: Adaptation, progress: bool
+) -> None:
+    """`fit_layout` on all training episodes."""
+    if not how.layout_steps:
+        return
+    training, _ = split_episodes(corpus, how.held_out)
+    clips = Clips(cache.episodes(training), run.clips.frames, run.clips.stride, hop=run.clips.frames)
+    s, a = read_structure(model, clips, how.precision)
+    optimiser = replace(how.optimiser, lr=how.layout_lr)
+    fit_layout(model, s, a, optimiser, how.layout_steps, 2 * how.batch, how.precision, how.seed, progress=progress)
+    model.eval()
+
+
+@torch.no_grad()
+def collect(pretrained: Pretrained, corpus: Corpus, cache: FeatureCache, how: Adaptation) -> tuple[Pairs, int]:
+    """Real and inferred latent actions of the transitions of so many trajectories, and the raw steps of each.
+
+    Raises:
+        DilaError: the data has no actions.
+    """
+    training, _ = split_episodes(corpus, how.held_out)
+    with_actions = [episode for episode in training if "action" in episode.columns][: how.trajectories]
+    if len(with_actions) < 2:
+        raise DilaError(f"{corpus.root} has {len(with_actions)} trajectories with true actions; 2 or more are needed")
+    episodes = cache.episodes(with_actions)
+    clips = Clips(episodes, pretrained.frames, pretrained.stride)
+    if "action" in clips.dropped:
+        raise DilaError(f"{corpus.root}: actions cannot be used, {clips.dropped['action']}")
+    repeats = clips.column_shapes["action"][1]
+    clips = Clips(episodes, pretrained.frames, pretrained.stride, hop=(pretrained.frames - 1) * repeats)
+    device = next(pretrained.model.parameters()).device
+    parts = []
+    for clip in DataLoader(clips, batch_size=16, collate_fn=collate_clips):
+        z = pretrained.model.infer(clip.frames.to(device)).float().cpu()
+        owner = torch.as_tensor(clip.episode)[:, None].expand(z.shape[:2])
+        parts.append((flat_actions(clip).flatten(0, 1), z.flatten(0, 1), owner.flatten()))
+    a, z, episode = (torch.cat(column) for column in zip(*parts, strict=True))
+    known = a.isfinite().all(1)
+    return Pairs(a[known], z[known], episode[known]), repeats
+
+
+def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> tuple[nn.Sequential, float]:
+    """The action encoder (Linear, SiLU, Linear) that best gives z, taking actions in their own units.
+
+    Returns:
+        The encoder, fitted on most of the trajectories, and its R² on the others.
+    """
+    torch.manual_seed(how.seed)
+    mean, std = pairs.a.mean(0), pairs.a.std(0).clamp_min(1e-6)
+    names = pairs.episode.unique()
+    held = torch.isin(pairs.episode, names[-max(1, round(HELD * len(names))) :])
+    x, scale = (pairs.a - mean) / std, pairs.z.std(0).mean().clamp_min(1e-9)
+    encoder = nn.Sequential(nn.Linear(x.shape[1], action_dim), nn.SiLU(), nn.Linear(action_dim, action_dim))
+    adam = torch.optim.AdamW(encoder.parameters(), lr=how.fit_lr, weight_decay=1e-3)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, how.fit_steps)
+    for _ in range(how.fit_steps):
+        loss = F.mse_loss(encoder(x[~held]), pairs.z[~held] / scale)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        falling.step()
+    first, last = encoder[0], encoder[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        first.weight.div_(std)
+        first.bias.sub_(first.weight @ mean)
+        last.weight.mul_(scale)
+        last.bias.mul_(scale)
+        return encoder, r_squared(encoder(pairs.a[held]), pairs.z[held])
+
+
+def with_encoder(model: DiLA, encoder: nn.Sequential) -> DiLA:
+    """The model with this action encoder."""
+    first: Any = encoder[0]
+    made = DiLA(replace(model.config, real_action_dim=first.in_features))
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("action_encoder.")}
+    tensors |= {f"action_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    made.load_state_dict(tensors)
+    return made.eval()
+
+
+def _run(pretrained: Pretrained, how: Adaptation, out: Path) -> Run:
+    return Run(
+        name="adapt",
+        model=pretrained.model.config,
+        encoder=pretrained.encoder.config(),
+        stages=(Stage(ActionConditioned(how.terms, how.context), steps=max(1, how.steps)),),
+        clips=ClipSettings(
+            how.frames or pretrained.frames, pretrained.stride, held_out=how.held_out, relative=how.relative
+        ),
+        optimiser=how.optimiser,
+        batch=how.batch,
+        precision=how.precision,
+        seed=how.seed,
+        evaluate_every=max(1, how.steps),
+        start=str(out / START),
+        trackers=(),
+    )
+
+
+def _space(
+    corpus: Corpus, pairs: Pairs, width: int, how: Adaptation, to_latent_r2: float, from_latent_r2: float
+) -> ActionSpace:
+    raw = pairs.a.reshape(-1, width)
+
+    def told(numbers: Tensor) -> tuple[float, ...]:
+        return tuple(round(float(x), 6) for x in numbers)
+
+    return ActionSpace(
+        names_of(corpus.names.get("action"), width),
+        pairs.a.shape[1] // width,
+        how.relative,
+        told(raw.mean(0)),
+        told(raw.std(0)),
+        told(raw.abs().quantile(0.99, dim=0)),
+        to_latent_r2,
+        from_latent_r2,
+    )

@@ -1,0 +1,33 @@
+"""One process or several: what `accelerate` is told."""
+
+from datetime import timedelta
+from typing import Any
+
+from dila.errors import DilaError
+from dila.train.run import Run
+
+PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU")
+"""Ways of accelerate under which every process has the whole model."""
+
+
+def accelerator_of(run: Run) -> Any:
+    """The `accelerate.Accelerator` of this process: alone, or one of those that ``accelerate launch`` began.
+
+    Raises:
+        DilaError: launched in a way that splits the model.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+    # Autocast is the learner's own. Without actions in every stage the action encoder has no gradient in some.
+    unused = run.model.real_action_dim is not None or run.uses_actions
+    handlers = [
+        DistributedDataParallelKwargs(find_unused_parameters=unused),
+        InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the others wait while one fills the feature cache
+    ]
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=handlers)
+    if accelerator.distributed_type.value not in PLAIN:
+        raise DilaError(
+            f"accelerate launch was told to use {accelerator.distributed_type.value}, which checkpoints here know "
+            "nothing of; start it without (plain DDP, as --multi_gpu or --cpu)"
+        )
+    return accelerator

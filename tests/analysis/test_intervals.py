@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from dila.analysis.intervals import compare_paired, holm, mean_interval, ratio_interval, seed_interval
+
+
+def test_episodes_that_differ_widen_the_interval():
+    episode = torch.arange(20).repeat_interleave(30)
+    noise = torch.randn(600)
+    alone, apart = (mean_interval(noise + shift, episode) for shift in (0, torch.randn(20)[episode]))
+    assert alone.low < float(noise.mean()) < alone.high
+    assert apart.high - apart.low > 3 * (alone.high - alone.low)
+    assert mean_interval(noise, episode) == mean_interval(noise, episode)
+
+
+def test_a_ratio_is_of_sums_not_of_rows():
+    bottom = torch.tensor([1.0, 3.0, 1.0, 3.0])
+    told = ratio_interval(0.5 * bottom, bottom, torch.arange(4))
+    assert told == pytest.approx((0.5, 0.5))
+
+
+def test_the_interval_over_seeds_is_students():
+    values = [0.5, 0.6, 0.55, 0.7, 0.52]
+    expected = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert seed_interval(values) == pytest.approx(expected)
+    assert seed_interval([0.5]) is None
+
+
+def test_a_real_difference_is_found_and_none_is_not():
+    episode = torch.arange(30).repeat_interleave(4)
+    clip = 3 * torch.randn(30)[episode]  # clips differ far more than models
+    first = clip + 0.1 * torch.randn(120)
+    better = compare_paired(first, first + 0.1 + 0.1 * torch.randn(120), episode)
+    same = compare_paired(first, first + 0.1 * torch.randn(120), episode)
+    assert better.difference == pytest.approx(-0.1, abs=0.04)
+    assert better.low < better.difference < better.high < 0
+    assert better.p_bootstrap < 0.01
+    assert better.p_wilcoxon < 0.01
+    assert same.p_bootstrap > 0.02
+    assert better.episodes == 30
+    identical = compare_paired(first, first, episode)
+    assert (identical.p_bootstrap, identical.p_wilcoxon) == (1.0, None)
+
+
+def test_the_test_is_scipys():
+    x, y = torch.randn(12), torch.randn(12)
+    told = compare_paired(x, y, torch.arange(12))
+    expected = stats.wilcoxon((x.double() - y.double()).numpy()).pvalue
+    assert told.p_wilcoxon == pytest.approx(expected)
+
+
+def test_holm_adjusts_for_the_number_of_tests_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_under_no_difference_the_bootstrap_is_rarely_sure():
+    generator = torch.Generator().manual_seed(0)
+    draws = [
+        compare_paired(torch.randn(40, generator=generator), torch.zeros(40), torch.arange(40)).p_bootstrap
+        for _ in range(100)
+    ]
+    assert sum(p < 0.05 for p in draws) <= 12

@@ -1,0 +1,47 @@
+"""From the quickstart's model to a plan on Push-T, by the command line."""
+
+import json
+
+import pytest
+
+pytest.importorskip("gym_pusht")
+
+from dila.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def adapted(first_look, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "adapted"
+    line = [
+        "adapt", str(first_look.folder / "run"), str(first_look.folder / "pusht"), "--out", str(out),
+        "--cache-dir", str(first_look.folder / "features"), "--relative", "agent_x", "agent_y",
+        "--trajectories", "4", "--fit-steps", "5", "--layout-steps", "1", "--steps", "0", "--batch", "2",
+    ]  # fmt: skip
+    assert main(line) == 0
+    return out / "model"
+
+
+def test_a_plan_is_made_reported_and_gone_on_with(adapted, tmp_path, capsys):
+    line = [
+        "plan", str(adapted), "pusht-reach", "--out", str(tmp_path), "--device", "cpu", "--planner", "cem",
+        "--samples", "20", "--iterations", "1", "--steps", "2", "--horizon", "2",
+    ]  # fmt: skip
+    assert main([*line, "--episodes", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "95% interval" in told
+    assert "between random (0) and the true simulator (1)" in told
+    assert main([*line, "--episodes", "2"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["arms"]["model"]["episodes"] == 2
+    assert main([*line, "--cost", "features"]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_a_model_without_real_actions_says_how_to_get_them(first_look, tmp_path, capsys):
+    assert main(["plan", str(first_look.folder / "run"), "pusht-reach", "--out", str(tmp_path)]) == 2
+    assert "dila adapt MODEL DATA" in capsys.readouterr().err
+
+
+def test_an_environment_that_is_not_there_is_told(adapted, tmp_path, capsys):
+    assert main(["plan", str(adapted), "chess", "--out", str(tmp_path / "x"), "--device", "cpu"]) == 2
+    assert "there is no environment 'chess'; choose one of pusht-push" in capsys.readouterr().err

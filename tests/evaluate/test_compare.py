@@ -1,0 +1,117 @@
+import json
+import re
+
+import pytest
+import torch
+
+from dila.cli.main import main
+from dila.errors import DilaError
+from dila.evaluate.compare import compare, find_results
+from dila.evaluate.report import write_report
+from dila.evaluate.result import Result, Score, Subject, read_results, score_ratio, score_rows, write_results
+
+pytest.importorskip("matplotlib")
+ROWS = tuple(f"episode_{i // 2}.mp4@{10 * (i % 2)}" for i in range(24))
+
+
+def result(name, seed, shift=0.0, rows=ROWS, pins="pins"):
+    generator = torch.Generator().manual_seed(7)
+    values = torch.randn(len(rows), 4, generator=generator) + shift
+    values = values + 0.05 * torch.randn(values.shape, generator=torch.Generator().manual_seed(seed))
+    owners = torch.arange(len(rows)) // 2
+    scores = (score_rows("ssim/imagined", values, owners), Score("pca_share", 0.5 + 0.01 * seed, better="neither"))
+    subject = Subject(name, seed, f"runs/{name}{seed}", f"{name}{seed}", 1000, "fake")
+    return Result("generation", subject, "data/pusht", pins, {}, scores, rows, notes=("a note",))
+
+
+def test_a_result_survives_its_file(tmp_path):
+    told = result("a", 0)
+    write_results(tmp_path / "new" / "evaluation.json", [told])
+    assert read_results(tmp_path / "new" / "evaluation.json") == [told]
+    assert told.score("ssim/imagined").by_step
+    (tmp_path / "other.json").write_text('{"loss": 1}')
+    with pytest.raises(DilaError, match="no result of dila eval"):
+        read_results(tmp_path / "other.json")
+    with pytest.raises(DilaError, match="cannot be read"):
+        read_results(tmp_path / "none.json")
+
+
+def test_scores_have_their_means_and_ratios_their_sums():
+    top, bottom = torch.rand(6, 3), torch.rand(6, 3) + 1
+    owners = torch.arange(6) // 2
+    rows = score_rows("a", top, owners, "lower")
+    assert rows.value == pytest.approx(float(top.mean()))
+    assert rows.values == pytest.approx(top.mean(1).tolist(), rel=1e-6)
+    assert rows.by_step == pytest.approx(top.mean(0).tolist(), rel=1e-6)
+    ratio = score_ratio("b", top, bottom, owners)
+    assert ratio.value == pytest.approx(float(top.sum() / bottom.sum()))
+    assert ratio.low <= ratio.value <= ratio.high
+
+
+def test_seeds_are_pooled_and_models_tested_on_the_same_clips():
+    rows = compare([result("a", seed) for seed in range(3)] + [result("b", seed, 0.3) for seed in range(3)])
+    ssim = next(row for row in rows if row.score == "ssim/imagined")
+    assert [(cell.model, cell.seeds, cell.interval) for cell in ssim.cells] == [("a", 3, "seeds"), ("b", 3, "seeds")]
+    assert ssim.cells[0].low < ssim.cells[0].mean < ssim.cells[0].high
+    (test,) = ssim.tests
+    # The clips differ by 1, the models by 0.3: only pairing sees it.
+    assert test.difference == pytest.approx(-0.3, abs=0.05)
+    assert test.p_bootstrap < 0.01
+    assert test.p_wilcoxon < 0.01
+    assert (test.episodes, test.seeds) == (12, (3, 3))
+    assert next(row for row in rows if row.score == "pca_share").tests == ()
+
+
+def test_one_seed_has_the_interval_of_its_episodes():
+    (row, _) = compare([result("a", 0)])
+    assert row.cells[0].interval == "episodes"
+    assert row.tests == ()
+
+
+def test_other_clips_are_not_compared():
+    rows = compare([result("a", 0), result("b", 0, rows=ROWS[:20], pins="others")])
+    assert [len(row.cells) for row in rows] == [1, 1, 1, 1]
+    same_pins = compare([result("a", 0), result("b", 0, rows=ROWS[:20])])
+    assert same_pins[0].tests == ()
+
+
+def test_three_models_are_adjusted_for_three_tests():
+    rows = compare([result(name, 0, shift) for name, shift in (("a", 0), ("b", 0.3), ("c", 0.31))])
+    tests = rows[0].tests
+    assert len(tests) == 3
+    assert all(test.p_holm >= test.p_bootstrap for test in tests)
+
+
+def test_the_report_stands_alone(tmp_path, capsys):
+    for name, shift in (("a", 0.0), ("<b>", 0.3)):
+        for seed in range(2):
+            folder = tmp_path / "runs" / f"{len(name)}{seed}"
+            told = result(name, seed, shift)
+            (folder / "pictures").mkdir(parents=True)
+            from PIL import Image
+
+            Image.new("RGB", (8, 8)).save(folder / "pictures" / "rollout_0.png")
+            pictures = {"rollout_0.png": "a caption"}
+            write_results(folder / "evaluation.json", [Result(**{**told.__dict__, "pictures": pictures})])
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    page = out.read_text()
+    assert set(re.findall(r"src='(\w+:)", page)) == {"data:"}
+    assert "&lt;b&gt;" in page
+    assert "<b>a" not in page
+    assert page.count("a caption") >= 2
+    assert "p Wilcoxon" in page
+    assert "a note" in page
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told[0]["score"] == "ssim/imagined"
+    assert told[0]["tests"][0]["episodes"] == 12
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "runs"), "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == told
+
+
+def test_nothing_to_report_is_refused(tmp_path):
+    with pytest.raises(DilaError, match=r"no evaluation\.json"):
+        find_results([tmp_path])
+    with pytest.raises(DilaError, match="no results"):
+        write_report(tmp_path / "a.html", {})

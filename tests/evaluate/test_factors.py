@@ -1,0 +1,36 @@
+import torch
+
+from dila.evaluate.factors import find_factors
+
+NAMES = {"state": ("x", "angle"), "colour": ("red", "green", "blue"), "background": ("x",)}
+
+
+def columns():
+    return {
+        "state": torch.randn(4, 5, 2),
+        "colour": torch.rand(4, 1, 3).expand(4, 5, 3),
+        "background": torch.zeros(4, 5, 1),
+        "shape": torch.arange(4)[:, None, None].expand(4, 5, 1),
+        "held_out": torch.arange(4)[:, None, None].expand(4, 5, 1),
+        "sensors": torch.randn(4, 5, 30),
+        "action": torch.randn(4, 4, 2, 3),
+    }
+
+
+def test_each_column_is_read_as_what_it_is():
+    found = {factor.name: factor for factor in find_factors(columns(), NAMES)}
+    assert {name: factor.kind for name, factor in found.items()} == {
+        "x": "number", "angle": "angle", "colour": "number", "shape": "class", "sensors": "number"
+    }  # fmt: skip
+    told = columns()
+    assert found["angle"].of(told).shape == (4, 5, 2)
+    assert found["shape"].of(told).tolist() == [[i] * 5 for i in range(4)]
+    assert found["colour"].of(told).shape == (4, 5, 3)
+
+
+def test_an_angle_changes_the_shorter_way_round():
+    told = {"state": torch.tensor([[[0.0, 3.1], [1.0, -3.1]]])}
+    found = find_factors({"state": torch.randn(1, 2, 2)}, NAMES)
+    changes = {factor.name: float(factor.change(told)) for factor in found}
+    assert changes["x"] == 1
+    assert abs(changes["angle"] - (2 * torch.pi - 6.2)) < 1e-5

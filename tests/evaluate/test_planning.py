@@ -1,0 +1,170 @@
+"""Planning measured, on Push-T with a model too small to be any good: the bounds are right and nothing is redone."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("gym_pusht")
+
+from dila.errors import DilaError
+from dila.evaluate.curves import write_curves
+from dila.evaluate.planning import PLANNERS, Planning, measure_planning, summarise
+from dila.imagine.world import World
+from dila.interop.actions import ActionSpace
+from dila.metrics.proportion import wilson
+
+SPACE = ActionSpace(("x", "y"), 2, ("agent_x", "agent_y"), (0.0, 0.0), (50.0, 50.0), (120.0, 120.0), 0.5, 0.8)
+QUICK = Planning(
+    "pusht-reach", episodes=3, planner="cem", samples=24, iterations=2, steps=8, horizon=4, together=2, size=16
+)
+
+
+class BlockMean:
+    """Fake encoder: the mean colour of each cell, four times over."""
+
+    grid, feature_dim = (4, 4), 12
+
+    def encode(self, o):
+        cells = (o.float() / 255).unflatten(-1, (4, -1)).unflatten(-3, (4, -1)).mean((-1, -3))
+        return cells.movedim(-3, -1).repeat(1, 1, 1, 1, 4) - 0.5
+
+    def config(self):
+        return {"name": "block-mean"}
+
+
+class CellColour:
+    """Fake decoder."""
+
+    def decode(self, e):
+        return (e[..., :3] + 0.5).clamp(0, 1).movedim(-1, 2).repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+    def config(self):
+        return {"name": "cell-colour"}
+
+
+@pytest.fixture(scope="module")
+def world():
+    from dila.model.config import (
+        BackboneConfig,
+        DiLAConfig,
+        ForwardDynamicsConfig,
+        FusionDecoderConfig,
+        InverseDynamicsConfig,
+        MemoryConfig,
+    )
+    from dila.model.dila import DiLA
+
+    torch.manual_seed(0)
+    config = DiLAConfig(
+        grid=(4, 4), feature_dim=12, structure_dim=4, content_dim=8, action_dim=4, mlp_hidden=8, real_action_dim=4,
+        backbone=BackboneConfig(1, 1, 2, 4), memory=MemoryConfig(depth=1, state_dim=4),
+        idm=InverseDynamicsConfig(channels=(8, 8), blocks=(1, 1), hidden=16),
+        fdm=ForwardDynamicsConfig(dim=8, depth=1, heads=2, head_dim=4),
+        decoder=FusionDecoderConfig(depth=1, heads=2, head_dim=4),
+    )  # fmt: skip
+    return World(DiLA(config).eval(), BlockMean(), CellColour(), stride=0.2, frames=8)
+
+
+@pytest.fixture(scope="module")
+def measured(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("plan")
+    return out, measure_planning(world, SPACE, QUICK, out, progress=False)
+
+
+def test_the_true_simulator_is_above_and_chance_below(measured):
+    arms = measured[1]["arms"]
+    assert arms["simulator"]["progress"] > 0.8
+    assert arms["random"]["progress"] < 0.6
+    assert measured[1]["normalised"]["progress"] is not None
+    for arm in arms.values():
+        low, high = arm["success_interval"]
+        assert low <= arm["success"] <= high
+        assert len(arm["scores"]) == QUICK.steps + 1
+
+
+def test_everything_is_written(measured):
+    from PIL import Image
+
+    out, report = measured
+    assert json.loads((out / "report.json").read_text()) == report
+    assert len(list((out / "episodes").glob("*.json"))) == 9
+    assert len(list((out / "videos").glob("*.mp4"))) == 9
+    with Image.open(out / "curves.png") as picture:
+        assert picture.size == (640, 400)
+    assert len({json.dumps(json.loads(p.read_text())["scores"][0]) for p in out.glob("episodes/*_00001.json")}) == 1
+
+
+def test_going_on_runs_what_is_missing_and_gives_the_same(measured, world, monkeypatch):
+    out, report = measured
+    (out / "episodes" / "model_00002.json").unlink()
+    from dila.evaluate import planning
+
+    ran = []
+    inner = planning.control
+    monkeypatch.setattr(
+        planning, "control", lambda e, seeds, *a, **k: (ran.append(list(seeds)), inner(e, seeds, *a, **k))[1]
+    )
+    again = measure_planning(world, SPACE, QUICK, out, progress=False)
+    assert ran == [[2]]
+    assert again["arms"]["model"]["scores"] == report["arms"]["model"]["scores"]
+    with pytest.raises(DilaError, match="cost = 'structure'"):
+        measure_planning(world, SPACE, replace(QUICK, cost="features"), out, progress=False)
+
+
+@pytest.mark.parametrize("cost", ["features", "pixels"])
+def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world, tmp_path):
+    plan = replace(QUICK, episodes=1, cost=cost, steps=2, samples=24, iterations=1, upper="same", size=64)
+    report = measure_planning(world, SPACE, plan, tmp_path, progress=False)
+    assert set(report["arms"]) == {"random", "model", "simulator"}
+
+
+def test_episodes_of_two_models_are_not_mixed(measured, world, monkeypatch):
+    first = next(world.model.parameters())
+    monkeypatch.setattr(first, "data", first.data + 1)
+    with pytest.raises(DilaError, match="holds a plan with weights"):
+        measure_planning(world, SPACE, QUICK, measured[0], progress=False)
+
+
+def test_actions_of_another_simulator_are_refused(world, tmp_path):
+    with pytest.raises(
+        DilaError, match="adapted to actions of 2 numbers, 3 to a transition, but pusht-reach takes 2, 2"
+    ):
+        measure_planning(world, replace(SPACE, repeats=3), QUICK, tmp_path, progress=False)
+
+
+def test_the_summary_is_arithmetic():
+    def episode(*scores):
+        return {"scores": list(scores), "seconds": 1.0}
+
+    arms = {"random": [episode(0.4, 0.4), episode(0.4, 0.4)], "model": [episode(0.4, 0.2), episode(0.4, 0.04)],
+            "simulator": [episode(0.4, 0.0), episode(0.4, 0.0)]}  # fmt: skip
+    report = summarise(QUICK, arms)
+    assert report["arms"]["model"]["success"] == 0.5
+    assert report["arms"]["model"]["progress"] == pytest.approx(0.7)
+    assert report["normalised"] == {"success": 0.5, "progress": pytest.approx(0.7)}
+    nothing = summarise(QUICK, dict.fromkeys(("random", "model", "simulator"), arms["random"]))
+    assert nothing["normalised"]["success"] is None
+
+
+def test_wilsons_interval():
+    low, high = wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert wilson(0, 10)[0] == 0
+    assert wilson(0, 10)[1] == pytest.approx(0.2775, abs=1e-4)
+    assert wilson(0, 0) == (0, 1)
+
+
+def test_planners_take_samples_and_iterations():
+    for name in PLANNERS:
+        search = replace(QUICK, planner=name, samples=40, iterations=3).search
+        assert (search.samples, search.iterations) == (40, 3)
+
+
+def test_curves_are_drawn(tmp_path):
+    from PIL import Image
+
+    write_curves(tmp_path / "c.png", {"a": [1.0, 0.5, 0.2], "b": [1.0, 0.9]}, 0.05)
+    with Image.open(tmp_path / "c.png") as picture:
+        assert len(picture.convert("RGB").getcolors(100_000)) > 4

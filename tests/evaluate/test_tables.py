@@ -1,0 +1,267 @@
+"""Every table on a model too small and short to be any good: that it is made, of what, and the same each time."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dila.analysis import mlp_probe
+from dila.cli.main import main
+from dila.data import render_primitives
+from dila.errors import DilaError
+from dila.evaluate.bench import Settings, borrow_decoder, open_bench
+from dila.evaluate.cycle import one_step, partners
+from dila.evaluate.disentangle import dila_of
+from dila.evaluate.generation import measure_generation
+from dila.evaluate.probing import measure_probe, targets, untrained_like
+from dila.evaluate.tables import TABLES, measure_some
+from dila.imagine.windows import infer_long
+from dila.interop.pretrained import load_pretrained, save_pretrained
+
+pytest.importorskip("matplotlib")
+SETTINGS = Settings(frames=6, clips=4, pairs=48, pictures=2, column="state", components=("agent_x",), change=True)
+
+
+class Plain:
+    """The verbs of any model, and no more."""
+
+    def infer(self, e):
+        return (e[:, 1:] - e[:, :-1]).mean((2, 3))
+
+    def start(self, e):
+        return e[:, -1]
+
+    def step(self, state, z):
+        state = state + z[:, None, None]
+        return state, state
+
+
+@pytest.fixture(scope="module")
+def bench(first_look, tmp_path_factory):
+    """The toy run of the quickstart on its own data, half of the episodes held out."""
+    out = tmp_path_factory.mktemp("evaluated") / "pictures"
+    folder = first_look.folder
+    return open_bench(
+        folder / "run", str(folder / "pusht"), out, SETTINGS, device="cpu", cache_dir=folder / "features", held_out=0.5
+    )
+
+
+@pytest.fixture(scope="module")
+def transforms(tmp_path_factory):
+    """The same objects and transforms before a background that moves, and before one that stands still."""
+    folder = tmp_path_factory.mktemp("transforms")
+    for name, moves in (("moving", True), ("still", False)):
+        render_primitives(folder / name, 14, 16, 32, moving_background=moves, progress=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _quick_probes(monkeypatch):
+    monkeypatch.setattr(mlp_probe, "STEPS", 20)
+
+
+@pytest.fixture
+def no_umap(monkeypatch):
+    """UMAP takes many seconds to compile; that it is an extra is tested with `dila.analysis.manifold`."""
+    monkeypatch.setitem(sys.modules, "umap", None)
+
+
+def moved(bench, data, out, cache, **changes):
+    settings = replace(SETTINGS, column="action", components=(), change=False, **changes)
+    path = bench.subject.path
+    return open_bench(path, str(data), out, settings, device="cpu", cache_dir=cache, held_out=0.5)
+
+
+def test_rollouts_are_judged_in_features_and_in_pixels(bench):
+    told = measure_generation(bench)
+    assert told.rows == bench.rows
+    assert len(told.score("ssim/imagined").values) == 4
+    assert len(told.score("ssim/imagined").by_step) == 5
+    by_hand = told.score("feature_mse/imagined").value / told.score("feature_mse/copying").value
+    assert told.score("feature_error_over_copying").value == pytest.approx(by_hand)
+    for side in ("imagined", "imagined_drawn", "decoder", "copying", "copying_drawn"):
+        assert {f"{m}/{side}" for m in ("psnr", "ssim", "efficientnet_distance")} <= {s.name for s in told.scores}
+    names = {score.name for score in told.scores}
+    assert not any("lpips" in name or name.startswith("fvd") for name in names)
+    assert "frechet_efficientnet/imagined" in names
+    assert all((bench.out / name).is_file() for name in told.pictures)
+    assert len(told.pictures) == 4
+
+
+def test_it_is_the_same_each_time_to_the_last_digit_kept(bench):
+    for table in (measure_generation, measure_probe):
+        first, second = table(bench), table(bench)
+        assert [s for s in first.scores if "frechet" not in s.name] == [
+            s for s in second.scores if "frechet" not in s.name
+        ]
+        for one, other in zip(first.scores, second.scores, strict=True):
+            if one.value is not None:
+                assert one.value == pytest.approx(other.value, abs=1e-6, rel=1e-6)
+
+
+def test_copying_is_that_of_the_last_context_frame(bench):
+    told = measure_generation(replace(bench, settings=replace(SETTINGS, context=3, pictures=1)))
+    errors = []
+    for batch in bench.batches():
+        errors.append((batch.e[:, 2:3] - batch.e[:, 3:]).square().mean((1, 2, 3, 4)))
+    assert told.score("feature_mse/copying").values == pytest.approx(torch.cat(errors).tolist(), rel=1e-5)
+    assert len(told.score("psnr/imagined").by_step) == 3
+
+
+def test_probes_have_their_controls_and_a_learning_curve(bench):
+    told = measure_probe(bench)
+    for name in ("z", "untrained", "features", "shuffled"):
+        for kind in ("ridge", "mlp"):
+            score = told.score(f"r2/{name}/{kind}")
+            assert score.low <= score.value <= score.high
+            assert len(told.score(f"mse/{name}/{kind}").values) == len(told.rows)
+    assert len(told.score("r2_by_pairs/z").by_step) == len(told.steps) == 0  # 48 pairs are fewer than the first step
+    assert told.score("r2/z/ridge/agent_x").value == told.score("r2/z/ridge").value
+
+
+def test_the_untrained_control_is_another_model_of_the_same_config(bench):
+    model = bench.world.model
+    blank = untrained_like(model, 0)
+    assert blank.config == model.config
+    assert any(not torch.equal(a, b) for a, b in zip(blank.parameters(), model.parameters(), strict=True))
+    again = untrained_like(model, 0)
+    assert all(torch.equal(a, b) for a, b in zip(blank.parameters(), again.parameters(), strict=True))
+    assert untrained_like(Plain(), 0) is None
+
+
+def test_targets_are_those_of_the_transition():
+    action = torch.arange(12.0).reshape(1, 3, 2, 2)
+    assert targets(action, "action", False).tolist() == [[[1, 2], [5, 6], [9, 10]]]
+    state = torch.tensor([[[0.0], [1.0], [4.0]]])
+    assert targets(state, "state", True).tolist() == [[[1], [3]]]
+    assert targets(state, "state", False).tolist() == [[[0], [1]]]
+    with pytest.raises(DilaError, match="--column state --change"):
+        targets(action, "action", True)
+
+
+def test_one_step_by_the_verbs_is_the_models_teacher_forcing(bench):
+    batch = next(bench.batches())
+    with bench.world.running():
+        z = infer_long(bench.world.model, batch.e, batch.e.shape[1])
+        torch.testing.assert_close(one_step(bench.world.model, batch.e, z), bench.world.model(batch.e).e_hat)
+
+
+def test_partners_are_of_other_episodes():
+    owners = [0, 0, 0, 1, 2, 2]
+    assert all(owners[other] != owners[i] for i, other in enumerate(partners(owners)))
+    with pytest.raises(DilaError, match="one episode"):
+        partners([3, 3])
+
+
+def test_all_tables_of_a_recording_go_into_one_file_and_are_not_made_again(bench, tmp_path, no_umap, monkeypatch):
+    out = tmp_path / "evaluation.json"
+    results = {told.what: told for told in measure_some(bench, list(TABLES), out)}
+    assert list(results) == list(TABLES)
+    for name in ("cycle", "disentangle", "motion", "manifold", "transfer"):
+        assert results[name].scores, results[name].notes
+        assert all((bench.out / picture).is_file() for picture in results[name].pictures)
+    assert "background" in results["sceptic"].notes[0]  # Push-T has none: written down, and no reason to stop
+    assert {"feature_mse/rollout", "feature_mse/one_step", "ssim/cycle", "z_cosine"} <= {
+        score.name for score in results["cycle"].scores
+    }
+    assert {"r2/agent_x/s", "r2/agent_x/c_mem", "r2/change of agent_x/z", "r2/change of agent_x/de"} <= {
+        score.name for score in results["disentangle"].scores
+    }
+    assert 0 <= results["motion"].score("look_distance").value <= 1
+    monkeypatch.setitem(TABLES, "cycle", lambda bench: pytest.fail("it is there already"))
+    assert measure_some(bench, ["cycle"], out) == [results["cycle"]]
+    other = replace(bench, settings=replace(SETTINGS, seed=1))
+    with pytest.raises(pytest.fail.Exception):
+        measure_some(other, ["cycle"], out)
+
+
+def test_known_transforms_have_classes_colours_and_a_plane(bench, transforms, tmp_path, no_umap):
+    made = moved(bench, transforms / "moving", tmp_path / "p", tmp_path / "c", still=str(transforms / "still"))
+    results = {
+        told.what: told for told in measure_some(made, ["disentangle", "manifold", "sceptic"], tmp_path / "e.json")
+    }
+    names = {score.name for score in results["disentangle"].scores}
+    assert {"r2/colour/c", "r2/x/s", "r2/change of x/z"} <= names
+    assert any(name.startswith("accuracy/shape/") for name in names)
+    manifold = results["manifold"]
+    assert {"r2/dx", "circular_correlation/direction", "trustworthiness/z_of_truth"} <= {
+        s.name for s in manifold.scores
+    }
+    assert "UMAP" in manifold.notes[0]
+    sceptic = results["sceptic"]
+    assert {"r2/action/z", "r2/background/z", "r2/place of object/s", "selectivity/z"} <= {
+        s.name for s in sceptic.scores
+    }
+    assert -1 <= sceptic.score("twins/z_cosine").value <= 1
+
+
+def test_a_still_background_is_no_test_of_the_sceptics(bench, transforms, tmp_path):
+    made = moved(bench, transforms / "still", tmp_path / "p", tmp_path / "c")
+    with pytest.raises(DilaError, match="--moving-background"):
+        TABLES["sceptic"](made)
+
+
+def test_a_model_without_structure_is_told_so(bench):
+    world = bench.world
+    other = replace(bench, world=type(world)(Plain(), world.encoder, None, world.stride, world.frames))
+    with pytest.raises(DilaError, match="motion needs a model with structure and content"):
+        dila_of(other, "motion")
+    told = measure_generation(other)
+    assert "no decoder" in told.notes[0]
+    assert {score.name.split("/")[0] for score in told.scores} == {"feature_error_over_copying", "feature_mse"}
+
+
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(bench):
+    with pytest.raises(DilaError, match="they have action, state"):
+        measure_probe(replace(bench, settings=replace(SETTINGS, column="force")))
+    with pytest.raises(DilaError, match="no component elbow; it has agent_x"):
+        measure_probe(replace(bench, settings=replace(SETTINGS, components=("elbow",))))
+
+
+def test_a_model_without_a_decoder_borrows_one_that_sees_the_same(bench, tmp_path):
+    own = load_pretrained(bench.subject.path)
+    save_pretrained(tmp_path / "blind", own._replace(decoder=None))
+    options = {"device": "cpu", "held_out": 0.5, "pins": bench.pins}
+    folder = Path(bench.data).parent / "features"
+    seeing = open_bench(
+        tmp_path / "blind", bench.data, tmp_path, SETTINGS, decoder=bench.subject.path, cache_dir=folder, **options
+    )
+    assert seeing.world.decoder.config() == bench.world.decoder.config()
+    statistics = own.encoder.statistics
+    other = replace(statistics, mean=statistics.mean + 1)
+    save_pretrained(tmp_path / "other", own._replace(encoder=own.encoder.with_statistics(other)))
+    with pytest.raises(DilaError, match="sees other features"):
+        borrow_decoder(tmp_path / "other", bench.world, "cpu")
+    with pytest.raises(DilaError, match="no decoder to lend"):
+        borrow_decoder(tmp_path / "blind", bench.world, "cpu")
+
+
+def test_on_the_command_line(first_look, tmp_path, capsys):
+    data, pins = str(first_look.folder / "pusht"), tmp_path / "pins.json"
+    assert main(["eval", "pin", data, "--out", str(pins), "--frames", "6", "--clips", "3", "--held-out", "0.5"]) == 0
+    assert "pinned 3 clips of 6 frames in 3 episodes" in capsys.readouterr().out
+    out = tmp_path / "evaluation.json"
+    arguments = ["eval", "transfer", str(first_look.folder / "run"), data, "--pins", str(pins), "--out", str(out)]
+    more = [
+        "--held-out",
+        "0.5",
+        "--device",
+        "cpu",
+        "--cache-dir",
+        str(first_look.folder / "features"),
+        "--source",
+        data,
+    ]
+    assert main([*arguments, *more, "--name", "ours", "--run-seed", "4", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["subject"]["name"], told["subject"]["seed"]) == ("ours", 4)
+    assert told["pins"] == json.loads(pins.read_text())["hash"]
+    assert (tmp_path / "pictures" / "transfer.mp4").is_file()
+    assert json.loads(out.read_text())["results"] == [told]
+    assert main([*arguments, *more, "--context", "6"]) == 2
+    assert "leaves nothing to imagine" in capsys.readouterr().err
+    assert main(["eval", "all", *arguments[2:4], "--tables", "elbow"]) == 2
+    assert "there is no elbow" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""Against a Hub made of folders: what goes up is what comes down."""
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import HfHubHTTPError
+
+import dila
+from dila.cli.main import main
+from dila.errors import DilaError
+from dila.interop.hub import push_to_hub
+from dila.interop.pretrained import load_pretrained, read_notes, save_pretrained
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder that the Hub's client writes to and reads from; what it was asked is in ``asked``."""
+    asked = []
+
+    class Api:
+        def __init__(self, token=None):
+            asked.append(("token", token))
+
+        def create_repo(self, repo, private, exist_ok):
+            asked.append(("create", repo, private, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, tmp_path / "hub" / repo_id, dirs_exist_ok=True)
+            return f"https://huggingface.co/{repo_id}/commit/1"
+
+    def download(name, *, allow_patterns, **_):
+        found = tmp_path / "hub" / name
+        assert {p.name for p in found.iterdir()} - set(allow_patterns) <= {"README.md"}
+        return str(found)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+@pytest.fixture
+def folder(pretrained, tmp_path):
+    return save_pretrained(tmp_path / "model", pretrained, {"run": "mine"})
+
+
+def test_what_goes_up_comes_down(hub, folder, tmp_path):
+    address = dila.push_to_hub(folder, "me/mine", about={"limits": "cannot fly"}, private=True, token="t")
+    assert address.endswith("me/mine/commit/1")
+    assert hub == [("token", "t"), ("create", "me/mine", True, True)]
+    there = tmp_path / "hub" / "me" / "mine"
+    assert "cannot fly" in (there / "README.md").read_text()
+    assert read_notes(there)["run"] == "mine"
+    first, again = load_pretrained(folder), load_pretrained("me/mine")
+    for name, tensor in first.model.state_dict().items():
+        assert again.model.state_dict()[name].equal(tensor)
+    assert dila.from_pretrained("me/mine", "cpu").stride == first.stride
+
+
+def test_half_is_half(hub, folder, tmp_path):
+    push_to_hub(folder, "me/small", half=True)
+    small = (tmp_path / "hub" / "me" / "small" / "model.safetensors").stat().st_size
+    assert small < 0.6 * (folder / "model.safetensors").stat().st_size
+
+
+def test_the_model_in_the_box_can_be_pushed(hub, tmp_path):
+    push_to_hub("box", "me/box")
+    assert "Push-T" in (tmp_path / "hub" / "me" / "box" / "README.md").read_text()
+
+
+def test_the_command(hub, folder, capsys):
+    assert main(["push", str(folder), "me/mine", "--private"]) == 0
+    assert "https://huggingface.co/me/mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["mine", "a/b/c", "../up/there", ""])
+def test_no_id_is_refused_before_anything_is_made(name, hub, folder):
+    with pytest.raises(DilaError, match="no id of the Hub"):
+        push_to_hub(folder, name)
+    assert hub == []
+
+
+def test_a_refusal_of_the_hub_is_a_sentence(hub, folder, monkeypatch):
+    import httpx
+
+    def refuse(*_, **__):
+        response = httpx.Response(401, request=httpx.Request("POST", "https://huggingface.co"))
+        raise HfHubHTTPError("401 Unauthorized\nmore", response=response)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(DilaError, match=r"does not take me/mine: 401 Unauthorized; .* hf auth login"):
+        push_to_hub(Path(folder), "me/mine")

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+import torch
+
+from dila.cli.main import main
+from dila.errors import DilaError
+from dila.interop.card import model_card, run_numbers
+from dila.interop.pack import pack
+from dila.interop.pretrained import load_pretrained, read_notes, save_pretrained
+
+
+@pytest.fixture
+def run(pretrained, tmp_path):
+    """A run as training leaves it, beside the quickstart's report."""
+    folder = tmp_path / "run"
+    save_pretrained(folder / "checkpoints" / "step_0000007", pretrained, {"run": "mine", "step": 7})
+    (folder / "run.json").write_text("{}")
+    lines = [{"kind": "evaluation", "rollout_ratio": 0.9}, {"kind": "train"}]
+    lines += [{"kind": "evaluation", "rollout_ratio": 0.61, "one_step_ratio": 0.7, "clips": 16}]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut sh')
+    return folder
+
+
+def test_half_the_size_and_the_same_predictions(run, pretrained, tmp_path):
+    folder = pack(run, tmp_path / "small")
+    whole = (run / "checkpoints" / "step_0000007" / "model.safetensors").stat().st_size
+    assert (folder / "model.safetensors").stat().st_size < 0.6 * whole
+    small = load_pretrained(folder)
+    assert {p.dtype for p in small.model.parameters()} == {torch.float32}
+    e = torch.randn(1, 5, 4, 4, 40)
+    with torch.no_grad():
+        z, e_hat = pretrained.model.infer(e), pretrained.model(e).e_hat
+        assert (small.model.infer(e) - z).norm() < 3e-3 * z.norm()
+        assert (small.model(e).e_hat - e_hat).norm() < 3e-3 * e_hat.norm()
+    assert (small.decoder.decode(e) - pretrained.decoder.decode(e)).abs().max() < 3e-3
+
+
+def test_numbers_that_float16_cannot_hold_are_refused_and_nothing_is_left(pretrained, tmp_path):
+    with torch.no_grad():
+        next(pretrained.model.parameters()).view(-1)[0] = 1e6
+    with pytest.raises(DilaError, match="too large for float16"):
+        save_pretrained(tmp_path / "model", pretrained, half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_says_what_the_run_measured(run, tmp_path):
+    folder = pack(run, tmp_path / "small", {"data": "ten clips", "limits": "cannot fly"})
+    card = (folder / "README.md").read_text()
+    assert "| 0.610 |" in card
+    assert "mine (7 steps)" in card
+    assert "ten clips" in card
+    assert "cannot fly" in card
+    assert read_notes(folder)["scores"] == {"rollout_ratio": 0.61, "one_step_ratio": 0.7}
+
+
+def test_a_report_beside_the_run_goes_before_its_last_evaluation(run):
+    (run.parent / "report.json").write_text('{"rollout_error_vs_copy_last": 0.5, "probe_r2": 0.8}')
+    scores = {"one_step_ratio": 0.7, "rollout_error_vs_copy_last": 0.5, "probe_r2": 0.8}
+    assert run_numbers(run) == run_numbers(run / "checkpoints" / "step_0000007") == scores
+
+
+def test_scores_of_several_data_sets_are_tables_of_their_own(pretrained):
+    card = model_card(pretrained, {"scores": {"pusht": {"probe_r2": 0.5}, "objects": {"probe_r2": 0.4}}})
+    assert "### pusht" in card
+    assert card.index("### objects") > card.index("| 0.500 |")
+    with pytest.raises(DilaError, match="probe_r2 should be a number"):
+        model_card(pretrained, {"scores": {"probe_r2": "good"}})
+
+
+def test_packed_again_it_keeps_what_was_said(run, tmp_path):
+    first = pack(run, tmp_path / "first", {"limits": "cannot fly"})
+    second = pack(first, tmp_path / "second", half=False)
+    assert (second / "README.md").read_text() == (first / "README.md").read_text()
+
+
+def test_without_decoder_the_card_says_so(pretrained):
+    bare = pretrained._replace(decoder=None)
+    assert "it has no decoder" in model_card(bare, {})
+
+
+def test_the_command(run, tmp_path, capsys):
+    assert main(["pack", str(run), "--out", str(tmp_path / "small"), "--limits", "none"]) == 0
+    assert "README.md" in capsys.readouterr().out
+    assert main(["pack", str(tmp_path / "nothing"), "--out", str(tmp_path / "small")]) == 2

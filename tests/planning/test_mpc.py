@@ -1,0 +1,125 @@
+"""The loop: what a perfect model reaches, what blind actions do not, and what is kept of both."""
+
+import numpy as np
+import pytest
+import torch
+
+from dila.errors import DilaError
+from dila.planning.cem import icem
+from dila.planning.cost import Features, Score
+from dila.planning.dynamics import Simulation
+from dila.planning.environment import SUCCESS
+from dila.planning.mpc import Loop, control
+from dila.planning.mppi import MPPI
+from dila.planning.planner import Blind, Limits
+
+LOOP = Loop(steps=12, horizon=4, context=2)
+
+
+class Plane:
+    """A point on a plane, moved by its action; its score is the distance to a place, its picture shows where it is."""
+
+    fps, limits = 5, Limits.unit(2)
+
+    def reset(self, *, seed=None, options=None):
+        rng = np.random.default_rng(seed)
+        self.place, self.goal = rng.uniform(-1, 1, 2), rng.uniform(-1, 1, 2)
+        return self.picture(), {"goal": self._at(self.goal), "score": self.score()}
+
+    def state(self):
+        return self.place.copy()
+
+    def restore(self, state):
+        self.place = state.copy()
+
+    def advance(self, action):
+        self.place = self.place + 0.2 * np.asarray(action)
+
+    def score(self):
+        return float(np.linalg.norm(self.place - self.goal))
+
+    def picture(self):
+        return self._at(self.place)
+
+    def step(self, action):
+        self.advance(action)
+        return self.picture(), -self.score(), self.score() < SUCCESS, False, {"score": self.score()}
+
+    @staticmethod
+    def _at(place):
+        shades = torch.from_numpy(np.clip(128 + 60 * place, 0, 255).astype(np.uint8))
+        return torch.stack([shades[0].expand(16, 16), shades[1].expand(16, 16), torch.zeros(16, 16, dtype=torch.uint8)])
+
+
+def run(planner, seeds=(0, 1, 2, 3), **changes):
+    options = {
+        "dynamics": Simulation(),
+        "cost": lambda goals: Score(),
+        "limits": Limits.unit(2),
+        "loop": LOOP,
+    } | changes
+    return control([Plane() for _ in seeds], seeds, planner, **options)
+
+
+@pytest.mark.parametrize(
+    "planner", [MPPI(samples=40, iterations=2, gamma=4.0, relative=True), icem(samples=40, elites=6, iterations=2)]
+)
+def test_a_perfect_model_reaches_every_goal_and_blind_actions_do_not(planner):
+    assert all(min(episode.scores) < SUCCESS for episode in run(planner))
+    assert sum(min(episode.scores) < SUCCESS for episode in run(Blind())) <= 1
+
+
+def test_seeds_make_the_episode():
+    planner = MPPI(samples=10, relative=True, gamma=3.0)
+    first, again, other = run(planner), run(planner), run(planner, seeds=(4, 5, 6, 7))
+    assert all(a.scores == b.scores for a, b in zip(first, again, strict=True))
+    assert first[0].scores != other[0].scores
+
+
+def test_an_episode_holds_what_happened():
+    (episode,) = run(MPPI(samples=10, relative=True, gamma=3.0), seeds=(3,))
+    assert episode.frames.shape == (LOOP.steps + 1, 3, 16, 16)
+    assert len(episode.scores) == LOOP.steps + 1
+    assert len(episode.costs) == LOOP.steps
+    assert episode.actions.shape == (LOOP.steps, 2)
+    assert episode.imagined is None
+    plane = Plane()
+    plane.reset(seed=3)
+    for action, score in zip(episode.actions, episode.scores[1:], strict=True):
+        plane.advance(action.numpy())
+        assert plane.score() == pytest.approx(score, abs=1e-6)
+
+
+def test_a_model_plans_from_pictures_and_shows_what_it_expects(imagination):
+    """With an awake model of no skill: that everything is there and has its shape."""
+    episodes = control(
+        [Three(), Three()], (0, 1), MPPI(samples=6, relative=True), imagination,
+        lambda goals: Features(imagination.see(goals[:, None])), Limits.unit(3), Loop(3, 4, 2), show=imagination,
+    )  # fmt: skip
+    assert episodes[1].imagined.shape == (3, 4, 4, 4, 12)
+    assert len(episodes[0].costs) == 3
+
+
+class Three(Plane):
+    """The same under actions of three numbers, as the tests' model takes."""
+
+    def advance(self, action):
+        super().advance(np.asarray(action)[:2])
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(DilaError, match="2 seeds for 1 environments"):
+        control([Plane()], (0, 1), Blind(), Simulation(), lambda goals: Score(), Limits.unit(2), LOOP)
+    with pytest.raises(DilaError, match="horizon = 0"):
+        Loop(horizon=0)
+
+    class Once:
+        def reset(self, **options):
+            picture = torch.zeros(3, 16, 16, dtype=torch.uint8)
+            return picture, {"goal": picture, "score": 1.0}
+
+        def step(self, action):
+            raise AssertionError
+
+    with pytest.raises(DilaError, match="Once cannot be put back"):
+        control([Once()], (0,), MPPI(), Simulation(), lambda goals: Score(), Limits.unit(2), LOOP)

@@ -1,0 +1,192 @@
+"""All planners on a cost whose answer is known, and VP2's MPPI written out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dila.errors import DilaError
+from dila.planning.cem import CEM, icem
+from dila.planning.gradient import Gradient
+from dila.planning.mppi import MPPI
+from dila.planning.planner import Blind, Limits, Plan, Planner, coloured_noise, shifted, smooth_noise
+
+BATCH, HORIZON, DIM = 3, 6, 2
+LIMITS = Limits(torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 4.0]))
+TARGET = torch.linspace(-0.8, 0.8, BATCH * HORIZON * DIM).reshape(BATCH, 1, HORIZON, DIM)
+BUDGET = 600
+PLANNERS = {
+    "mppi": MPPI(samples=BUDGET // 6, iterations=6, gamma=6.0, relative=True),
+    "cem": CEM(samples=BUDGET // 6, elites=10, iterations=6),
+    "icem": icem(samples=BUDGET // 6, elites=10, iterations=6),
+    "gradient": Gradient(samples=BUDGET // 30, iterations=30, rate=0.15),
+}
+
+
+def quadratic(candidates):
+    return (candidates - TARGET).square().sum((2, 3))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def plan(planner, cost=quadratic, seed=0, **options):
+    return planner.plan(cost, HORIZON, LIMITS, generator=generator(seed), batch=BATCH, **options)
+
+
+@pytest.fixture(params=PLANNERS)
+def planner(request):
+    return PLANNERS[request.param]
+
+
+def test_it_minimises_a_quadratic_far_better_than_as_many_random_candidates(planner):
+    found = quadratic(plan(planner).actions[:, None])[:, 0]
+    # The same proposals as MPPI's first round, as many as the planner may try in all, and the best of them.
+    noise = smooth_noise((BATCH, BUDGET, HORIZON, DIM), 0.5, generator()) * 0.5 * LIMITS.half
+    random = quadratic(LIMITS.clip(LIMITS.middle + noise)).amin(1)
+    assert (found < 0.6 * random).all()
+
+
+def test_it_gets_no_worse_from_iteration_to_iteration(planner):
+    costs = plan(planner).costs
+    assert (costs[-1] < 0.7 * costs[0]).all()
+    assert costs.shape[1] == BATCH
+
+
+def test_actions_stay_within_their_limits(planner):
+    away = torch.tensor([5.0, 9.0])
+    seen = []
+
+    def cost(candidates):
+        seen.append(candidates.detach())
+        return (candidates - away).square().sum((2, 3))
+
+    actions = plan(planner, cost).actions
+    every = torch.cat([part.flatten(0, 2) for part in [*seen, actions[:, None]]])
+    assert (every >= LIMITS.low - 1e-5).all()
+    assert (every <= LIMITS.high + 1e-5).all()
+    assert (actions > LIMITS.middle).float().mean() > 0.9
+
+
+def test_the_same_seed_gives_the_same_plan_and_another_seed_another(planner):
+    first, again, other = (plan(planner, seed=seed).actions for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_environments_planned_together_do_not_mix(planner):
+    """One environment's target moves; the plans of the others stay what they were."""
+
+    def moved(candidates):
+        target = TARGET.clone()
+        target[0] = -target[0]
+        return (candidates - target).square().sum((2, 3))
+
+    before, after = plan(planner).actions, plan(planner, moved).actions
+    torch.testing.assert_close(before[1:], after[1:])
+    assert not torch.allclose(before[0], after[0])
+
+
+def test_a_warm_start_begins_where_the_plan_before_went_on(planner):
+    later = torch.cat([TARGET[:, 0, :1], TARGET[:, 0, :-1]], 1)  # what, a step later, is the target
+    warm = Plan(later, torch.zeros(1, BATCH), None)
+    once = replace(planner, iterations=1)
+    cold, warmed = plan(once), plan(once, warm=warm)
+    assert warmed.costs[0].sum() < 0.8 * cold.costs[0].sum()
+
+
+def test_time_that_is_up_ends_it_after_one_iteration_and_more_time_gives_more(planner):
+    assert len(plan(planner, seconds=0.0).costs) == 1
+    assert len(plan(planner, seconds=0.3).costs) > 2
+
+
+def test_every_planner_satisfies_the_protocol(planner):
+    assert isinstance(planner, Planner)
+    assert isinstance(Blind(), Planner)
+
+
+def test_blind_asks_no_cost():
+    blind = plan(Blind(), cost=lambda candidates: pytest.fail("asked"))
+    assert blind.actions.shape == (BATCH, HORIZON, DIM)
+    assert not torch.equal(blind.actions, plan(Blind(), seed=1).actions)
+
+
+def vp2_mppi(mean, std, gamma, cost, white):
+    """VP2's update of one environment, literally: correlated noise, clip, weights, mean."""
+    samples, horizon, _ = white.shape
+    noise = np.zeros_like(white)
+    for i in range(horizon):
+        noise[:, i] = white[:, i] * std if i == 0 else 0.5 * noise[:, i - 1] + 0.5 * white[:, i] * std
+    actions = np.clip(mean + noise, -1, 1)
+    reward = np.array([-cost(actions[s]) for s in range(samples)])
+    weights = np.exp(gamma * (reward - reward.max()))
+    return (weights[:, None, None] * actions).sum(0) / weights.sum()
+
+
+def test_mppi_is_vp2s():
+    """Two steps of planning with a warm start, in float64 by hand; the gripper has no deviation."""
+    samples, horizon, dim, std = 50, 10, 4, np.array([0.5, 0.5, 0.5, 0.0])
+    target = np.linspace(-1, 1, horizon * dim).reshape(horizon, dim)
+    planner = MPPI(samples=samples, std=(0.5, 0.5, 0.5, 0.0))
+    draw = torch.Generator().manual_seed(3)
+    mean, found = np.zeros((horizon, dim)), None
+    for _ in range(2):
+        state = draw.get_state()
+        white = torch.randn(1, samples, horizon, dim, generator=draw)[0].double().numpy()
+        draw.set_state(state)
+        mean = vp2_mppi(mean, std, 0.05, lambda a: 30 * ((a - target) ** 2).sum(), white)
+        found = planner.plan(
+            lambda a: 30 * (a - torch.from_numpy(target)).square().sum((2, 3)), horizon, Limits.unit(dim),
+            generator=draw, warm=found,
+        )  # fmt: skip
+        np.testing.assert_allclose(found.actions[0].numpy(), mean, atol=2e-5)
+        assert (found.actions[0, :, 3] == 0).all()
+        mean = np.concatenate([mean[1:], mean[-1:]])
+
+
+def test_shifting_drops_the_first_and_repeats_the_last():
+    a = torch.arange(8.0).reshape(1, 4, 2)
+    assert shifted(a)[0, :, 0].tolist() == [2, 4, 6, 6]
+
+
+def test_the_noise_that_remembers_has_vp2s_spread():
+    noise = smooth_noise((1, 20000, 8, 1), 0.5, generator())[0, :, :, 0]
+    torch.testing.assert_close(noise.var(0)[[0, 1]], torch.tensor([1.0, 0.5]), atol=0.05, rtol=0)
+    assert 0.4 < float((noise[:, 6] * noise[:, 7]).mean() / noise[:, 7].var()) < 0.6
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0, 4.0])
+def test_coloured_noise_has_unit_variance_and_is_smoother_the_larger_its_exponent(exponent):
+    noise = coloured_noise((1, 8000, 12, 1), exponent, generator())[0, :, :, 0]
+    torch.testing.assert_close(noise.var(), torch.tensor(1.0), atol=0.06, rtol=0)
+    likeness = float((noise[:, 1:] * noise[:, :-1]).mean())
+    low, high = {0.0: (-0.05, 0.05), 1.0: (0.4, 0.75), 2.0: (0.75, 0.93), 4.0: (0.93, 1.0)}[exponent]
+    assert low < likeness < high
+
+
+def test_icem_keeps_elites_for_the_next_plan_and_draws_fewer_each_iteration():
+    drawn = []
+
+    def cost(candidates):
+        drawn.append(candidates.shape[1])
+        return quadratic(candidates)
+
+    planner = icem(samples=60, elites=10, iterations=3)
+    first = plan(planner, cost)
+    assert first.kept.shape == (BATCH, 3, HORIZON, DIM)
+    assert drawn[0] > drawn[1] > drawn[2]
+    drawn.clear()
+    seen = []
+    plan(planner, lambda c: (seen.append(c), quadratic(c))[1], warm=first)
+    torch.testing.assert_close(seen[0][:, -4:-1], shifted(first.kept))
+
+
+def test_bad_settings_are_refused_in_a_sentence():
+    with pytest.raises(DilaError, match="elites = 300 should be from 2 to samples"):
+        CEM(elites=300)
+    with pytest.raises(DilaError, match="std has 3 numbers for actions of 2"):
+        plan(MPPI(std=(1.0, 1.0, 1.0)))
+    with pytest.raises(DilaError, match="needs a cost with a gradient"):
+        plan(Gradient(), lambda candidates: torch.zeros(candidates.shape[:2]))

@@ -1,0 +1,145 @@
+"""Several processes: the same numbers as one, checkpoints for any number, and an end instead of a hang."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import victims
+
+from dila.train.checkpoint import load_trainer, newest
+from dila.train.log import read_log
+
+SAME = ("total", "feature", "structure", "action", "norm")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def together(folder, corpus, world, die_at=None):
+    """Start so many processes of one run; the last dies before a step."""
+    port = free_port()
+    return [
+        victims.start(
+            "train_plain", folder, corpus,
+            before=partial(victims.joined, rank, world, port, die_at if rank == world - 1 else None),
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+
+
+def finish(folder, corpus, world):
+    said = [victims.told(process) for process in together(folder, corpus, world)]
+    assert said == [""] * world
+    return losses(folder)
+
+
+def losses(folder):
+    steps = [record for record in read_log(folder / "run") if record["kind"] == "train"]
+    return {record["step"]: {name: record[name] for name in SAME} for record in steps}
+
+
+def agree(one, other):
+    assert one.keys() == other.keys()
+    for step, values in one.items():
+        assert values == pytest.approx(other[step], rel=1e-5, abs=1e-5), f"step {step}"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, corpus):
+    folder = tmp_path_factory.mktemp("alone") / "work"
+    return folder, finish(folder, corpus, 1)
+
+
+def test_two_processes_have_the_losses_of_one_with_all_their_clips(alone, corpus, tmp_path):
+    agree(finish(tmp_path / "two", corpus, 2), alone[1])
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_checkpoint_of_one_process_goes_on_in_several(alone, corpus, tmp_path, world):
+    until(alone[0], tmp_path / "work", 3)
+    agree(finish(tmp_path / "work", corpus, world), alone[1])
+
+
+def test_a_checkpoint_of_two_processes_goes_on_in_one(alone, corpus, tmp_path):
+    finish(tmp_path / "two", corpus, 2)
+    until(tmp_path / "two", tmp_path / "work", 3)
+    agree(finish(tmp_path / "work", corpus, 1), alone[1])
+
+
+def until(source, target, step):
+    """A copy of a finished run as it was after a step."""
+    shutil.copytree(source, target)
+    for checkpoint in (target / "run" / "checkpoints").iterdir():
+        if int(checkpoint.name[-7:]) > step:
+            shutil.rmtree(checkpoint)
+    assert newest(target / "run").name == f"step_{step:07d}"
+
+
+def test_when_a_process_dies_the_others_end_and_the_run_goes_on(alone, corpus, tmp_path):
+    folder, began = tmp_path / "work", time.monotonic()
+    first, second = together(folder, corpus, 2, die_at=3)
+    said = victims.told(first)
+    second.join()
+    assert second.exitcode == -signal.SIGKILL
+    assert first.exitcode != 0
+    assert "DilaError: another process of this run is gone" in said
+    assert time.monotonic() - began < 60
+    agree(finish(folder, corpus, 2), alone[1])
+
+
+def launched(folder, corpus, *more):
+    """``torchrun`` of two processes on the CPU, which ``accelerate launch --cpu`` only does through MPI."""
+    script = Path(__file__).with_name("launched.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*command, str(script), str(folder), str(corpus), *more],
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_losses_of_one_process(alone, corpus, tmp_path):
+    process = launched(tmp_path / "work", corpus)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    assert len(load_trainer(newest(tmp_path / "work" / "run")).random) == 2
+    agree(losses(tmp_path / "work"), alone[1])
+
+
+@pytest.mark.slow
+def test_torchrun_ends_with_the_message_of_the_process_that_failed(alone, corpus, tmp_path):
+    folder, began = tmp_path / "work", time.monotonic()
+    process = launched(folder, corpus, "fail")
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode != 0
+    assert "dila: the disk of process 1 broke" in said
+    assert time.monotonic() - began < 120
+    process = launched(folder, corpus)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    agree(losses(folder), alone[1])
+
+
+@pytest.mark.slow
+def test_torchrun_told_to_stop_saves_first(corpus, tmp_path):
+    folder = tmp_path / "work"
+    process = launched(folder, corpus, "slow")
+    while not (folder / "run" / "log.jsonl").is_file() or len(losses(folder)) < 2:
+        time.sleep(0.2)
+        assert process.poll() is None
+    process.terminate()
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    last = newest(folder / "run")
+    assert int(last.name[-7:]) >= 2
+    assert not list(last.parent.glob(".step_*"))

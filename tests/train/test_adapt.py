@@ -1,0 +1,125 @@
+"""A trained model learns what real actions mean."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from train_world import small_run
+
+from dila.data import open_corpus
+from dila.data.relative import relative_actions
+from dila.errors import DilaError
+from dila.interop.actions import LatentToAction, load_actions
+from dila.interop.pretrained import load_pretrained
+from dila.train.adapt import Adaptation, Pairs, adapt, fit_encoder
+from dila.train.loop import train
+
+QUICK = Adaptation(trajectories=4, fit_steps=30, layout_steps=2, steps=2, batch=4, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, cache, tmp_path_factory):
+    from train_world import PatchConfig, PatchEncoder
+
+    from dila import vision
+
+    vision.ENCODERS.setdefault(PatchEncoder.name, (PatchEncoder, PatchConfig))
+    return train(small_run(), corpus, tmp_path_factory.mktemp("run") / "run", cache_dir=cache, progress=False)
+
+
+@pytest.fixture(scope="module")
+def adapted(trained, corpus, cache, tmp_path_factory):
+    return adapt(trained, corpus, tmp_path_factory.mktemp("adapted"), QUICK, cache_dir=cache, progress=False)
+
+
+def pairs(rows=400, scale=(100.0, 0.01), shift=(300.0, 0.0)):
+    """Actions in odd units, and latent ones that are a curved function of them."""
+    unit = torch.randn(rows, 2)
+    z = torch.tanh(unit @ torch.randn(2, 5)) * 0.3
+    return Pairs(unit * torch.tensor(scale) + torch.tensor(shift), z, torch.arange(rows) // 20)
+
+
+def test_the_encoder_takes_actions_in_their_own_units():
+    made = pairs()
+    encoder, r2 = fit_encoder(made, 5, Adaptation(fit_steps=800))
+    assert (encoder(made.a) - made.z).square().mean() < 0.3 * made.z.var()
+    assert r2 > 0.9
+
+
+def test_units_do_not_matter():
+    plain, odd = pairs(scale=(1.0, 1.0), shift=(0.0, 0.0)), None
+    odd = plain._replace(a=plain.a * torch.tensor([50.0, 0.1]) + torch.tensor([7.0, 400.0]))
+    scores = [fit_encoder(made, 5, Adaptation(fit_steps=200))[1] for made in (plain, odd)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.01)
+
+
+def test_the_way_back_is_found_and_scored():
+    z, a = torch.randn(300, 5), None
+    a = z @ torch.randn(5, 2) * 30 + 4
+    inverse, r2 = LatentToAction.fit(z, a)
+    assert r2 > 0.999
+    torch.testing.assert_close(inverse(z), a, atol=0.1, rtol=0)
+    assert LatentToAction.fit(z, torch.randn(300, 2))[1] < 0.1
+
+
+def test_the_adapted_model_takes_the_datas_actions(adapted):
+    model = load_pretrained(adapted.folder).model
+    space, inverse = load_actions(adapted.folder)
+    assert space == adapted.space
+    assert space.names == ("y", "x")
+    width = len(space.names) * space.repeats
+    z = model.encode_actions(space.hold(torch.zeros(1, 3, 2)))
+    assert z.shape == (1, 3, model.config.action_dim)
+    assert model.config.real_action_dim == width
+    assert inverse(z).shape == (1, 3, width)
+    assert max(space.bound) <= 3
+
+
+def test_going_on_trains_nothing_again(adapted, trained, corpus, cache, monkeypatch):
+    before = load_pretrained(adapted.folder).model.state_dict()
+    adapt(trained, corpus, adapted.folder.parent, QUICK, cache_dir=cache, progress=False)
+    after = load_pretrained(adapted.folder).model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_without_steps_only_the_encoder_is_new(trained, corpus, cache, tmp_path):
+    made = adapt(trained, corpus, tmp_path, replace(QUICK, steps=0, layout_steps=0), cache_dir=cache, progress=False)
+    before, after = (load_pretrained(path).model.state_dict() for path in (trained, made.folder))
+    assert {name for name in after if name not in before or not torch.equal(before[name], after[name])} == {
+        name for name in after if name.startswith("action_encoder.")
+    }
+
+
+def test_the_stage_moves_the_encoder_from_where_the_regression_left_it(adapted):
+    started = load_pretrained(adapted.folder.parent / "start").model.state_dict()
+    ended = load_pretrained(adapted.folder).model.state_dict()
+    a = torch.tensor([[[2.0, -1.0]]]).repeat(1, 1, adapted.space.repeats)
+    moved = [name for name in ended if not torch.equal(started[name], ended[name])]
+    assert any(name.startswith("action_encoder.") for name in moved)
+    assert any(name.startswith("fdm.") for name in moved)
+    one, other = (
+        load_pretrained(path).model.encode_actions(a) for path in (adapted.folder.parent / "start", adapted.folder)
+    )
+    # Two steps move it a little; units put in twice, or not at all, would move it far.
+    assert (one - other).norm() < 0.2 * one.norm()
+
+
+def test_a_model_that_was_never_adapted_says_how(trained):
+    with pytest.raises(DilaError, match="dila adapt"):
+        load_actions(trained)
+
+
+def test_places_become_displacements(tmp_path):
+    from dila.data import write_table, write_video
+
+    write_video(tmp_path / "a.mp4", torch.zeros(4, 3, 16, 16, dtype=torch.uint8), 10)
+    state, action = np.arange(12.0).reshape(4, 3), np.full((4, 2), 100.0)
+    names = {"action": ("x", "y"), "state": ("px", "angle", "py")}
+    write_table(tmp_path / "actions.parquet", {"a.mp4": {"action": action, "state": state}}, names)
+    made = relative_actions(open_corpus(tmp_path), ("px", "py")).episodes[0].columns["action"]
+    np.testing.assert_allclose(made, 100 - state[:, [0, 2]])
+    with pytest.raises(DilaError, match="has no pz; its components are px, angle, py"):
+        relative_actions(open_corpus(tmp_path), ("px", "pz"))
+    with pytest.raises(DilaError, match="1 components for actions of 2"):
+        relative_actions(open_corpus(tmp_path), ("px",))
