@@ -1,5 +1,6 @@
 """Runs of the ablations: they train, are saved, loaded and resumed, and codes that collapse are told of."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,12 @@ from train_world import small_model, small_run
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
 from dila.model.config import Discrete, Gaussian, NoAction, NoContent, WholeChange
+from dila.model.dila import DiLA
 from dila.recipes.ablations import ablated
+from dila.train.learner import recompute_layers
 from dila.train.log import read_log
 from dila.train.loop import train
+from dila.train.objectives import Batch
 from dila.train.run import Guard
 
 KINDS = {
@@ -79,3 +83,18 @@ def test_rolling_out_without_actions_is_refused(corpus, cache, tmp_path):
     run = small_run(model=replace(small_model(), bottleneck=NoAction()))
     with pytest.raises(DilaError, match="trained without latent actions"):
         train(run, corpus, tmp_path / "run", cache_dir=cache, progress=False)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_layers_that_run_again_give_the_same_gradients(name):
+    run = ablated(name, small_run())
+    model, batch = DiLA(run.model), Batch(torch.randn(2, 4, 4, 4, 8))
+    gradients = []
+    for prepare in (lambda model: None, recompute_layers):
+        one = copy.deepcopy(model)
+        prepare(one)
+        torch.manual_seed(0)
+        run.stages[0].objective(one, batch).total.backward()
+        gradients.append([p.grad for p in one.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 20
+    torch.testing.assert_close(*gradients)
