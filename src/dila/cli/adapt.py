@@ -35,9 +35,7 @@ def adapt(
         f"{space.to_latent_r2:.2f} from actions to latent ones, {space.from_latent_r2:.2f} back"
     )
     if space.structure_error is not None:
-        print(
-            f"structure under true actions of held-out episodes: error {space.structure_error:.2f} (1 is standing still)"
-        )
+        print(f"structure under held-out true actions: error {space.structure_error:.2f} (1 is standing still)")
     print(f"the adapted model is in {made.folder}")
 
 
