@@ -77,6 +77,7 @@ def test_the_adapted_model_takes_the_datas_actions(adapted):
     assert model.config.real_action_dim == width
     assert inverse(z).shape == (1, 3, width)
     assert max(space.bound) <= 3
+    assert 0 < space.structure_error < 100
 
 
 def test_going_on_trains_nothing_again(adapted, trained, corpus, cache, monkeypatch):

@@ -23,7 +23,7 @@ from dila.interop.models import AnyModel, build, kind_of
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 from dila.model.dila import DiLA
 from dila.shapes import Float, Tensor
-from dila.train.layout import fit_layout, read_structure
+from dila.train.layout import fit_layout, layout_loss, read_structure
 from dila.train.loop import train
 from dila.train.material import default_cache, flat_actions, open_data
 from dila.train.objectives import ActionConditioned, Terms, Weights
@@ -145,7 +145,8 @@ def adapt(
         last = train(run, data, out / TRAINING, cache_dir=cache_dir, progress=progress)
         started = pretrained._replace(model=load_pretrained(last).model)
     width = pairs.a.shape[1] // repeats
-    space = _space(corpus, pairs, width, how, to_latent_r2, from_latent_r2)
+    error = structure_error(started.model, corpus, cache, run.clips)
+    space = replace(_space(corpus, pairs, width, how, to_latent_r2, from_latent_r2), structure_error=error)
     save_pretrained(out / MODEL, started, {"adapted_from": os.path.basename(str(model)), "steps": how.steps})
     save_actions(out / MODEL, space, inverse)
     return Adapted(out / MODEL, space)
@@ -163,6 +164,20 @@ def _move_by_actions(
     optimiser = replace(how.optimiser, lr=how.layout_lr)
     fit_layout(model, s, a, optimiser, how.layout_steps, 2 * how.batch, how.precision, how.seed, progress=progress)
     model.eval()
+
+
+@torch.no_grad()
+def structure_error(model: DiLA, corpus: Corpus, cache: FeatureCache, clips: ClipSettings) -> float | None:
+    """`layout_loss` on held-out episodes, where 1 is standing still; None where none is long enough."""
+    _, held = split_episodes(corpus, clips.held_out)
+    known = [episode for episode in cache.episodes(held) if "action" in episode.columns]
+    try:
+        cut = Clips(known, clips.frames, clips.stride, hop=clips.frames)
+    except DilaError:
+        return None
+    s, a = read_structure(model, cut)
+    device = next(model.parameters()).device
+    return float(layout_loss(model, s.to(device), a.to(device), min(2, clips.frames - 1)))
 
 
 @torch.no_grad()
