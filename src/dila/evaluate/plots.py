@@ -133,6 +133,9 @@ def _point(axes: Any, arrows: Sequence[Arrow]) -> None:
         axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->", "color": "#1d2430"})
         back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
         axes.text(*place, arrow.name, ha="center", va="center", fontsize=8, bbox=back)
+    if taken:
+        axes.update_datalim(1.1 * np.stack(taken))
+        axes.autoscale_view()
 
 
 def _reach(told: Sequence[Point], heights: Sequence[float]) -> np.ndarray:
