@@ -108,7 +108,8 @@ def _wilcoxon(differences: Tensor) -> float | None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of samples too small for the normal approximation, which n tells
-        return float(wilcoxon(differences.numpy()).pvalue)
+        _, p = wilcoxon(differences.numpy())
+    return float(p)
 
 
 def _per_episode(values: Tensor, episode: Tensor) -> Float[Tensor, " E"]:

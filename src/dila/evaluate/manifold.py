@@ -135,7 +135,8 @@ def _draw_plane(bench: Bench, held: Latents, names: Sequence[str], plane: Plane,
     linear = kind == "pca"
     labels = ("UMAP 1", "UMAP 2")
     if linear:
-        labels = tuple(f"PC {i + 1} of z ({100 * share:.0f}% of its variance)" for i, share in enumerate(plane.share))
+        first, second = (f"PC {i + 1} of z ({100 * share:.0f}% of its variance)" for i, share in enumerate(plane.share))
+        labels = (first, second)
     written: dict[str, str] = {}
     if many:
         by_kind = {KINDS[int(k)]: points[(held.kind == k).numpy()] for k in held.kind.unique()}

@@ -13,7 +13,7 @@ from dila.errors import MissingExtra
 INKS = ("#2f6fb0", "#d9722e", "#3f9a6b", "#9a5fb3", "#c9a227", "#c2485b", "#5a6475", "#4fb3bf")
 """One colour a series, told apart by people who see red and green alike."""
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -133,6 +133,9 @@ def _point(axes: Any, arrows: Sequence[Arrow]) -> None:
         axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->", "color": "#1d2430"})
         back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
         axes.text(*place, arrow.name, ha="center", va="center", fontsize=8, bbox=back)
+    if taken:
+        axes.update_datalim(1.1 * np.stack(taken))
+        axes.autoscale_view()
 
 
 def _reach(told: Sequence[Point], heights: Sequence[float]) -> np.ndarray:
