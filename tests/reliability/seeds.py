@@ -150,7 +150,14 @@ def annotated(root):
     told = {"fps": 5, "actions": [[1.0, 2.0]] * COUNT, "states": [[0.0]] * COUNT, "names": {"action": ["x", "y"]}}
     (root / "episode_0" / "actions.json").write_text(json.dumps(told))
     coded(root / "walk.avi", "mpeg4")
-    record = {"action": {"forward": 1, "jump": 0, "camera": [0.0, 1.0]}, "x": 1.0, "y": 2.0, "z": 3.0, "yaw": 1.0, "pitch": 0.0}
+    record = {
+        "action": {"forward": 1, "jump": 0, "camera": [0.0, 1.0]},
+        "x": 1.0,
+        "y": 2.0,
+        "z": 3.0,
+        "yaw": 1.0,
+        "pitch": 0.0,
+    }
     (root / "walk.json").write_text(json.dumps([record] * COUNT))
 
 

@@ -13,7 +13,9 @@ from dila.errors import DilaError
 @contextmanager
 def beside(path: Path) -> Iterator[str]:
     """A path to write to that is moved to where it belongs when all went well, and removed when not."""
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")  # the same for all: what a kill leaves is written over
+    temporary = path.with_name(
+        f".{path.stem}.partial{path.suffix}"
+    )  # the same for all: what a kill leaves is written over
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield str(temporary)

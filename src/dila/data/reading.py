@@ -142,7 +142,9 @@ def check_table(path: Path, parquet: Any, columns: Sequence[str]) -> None:
     groups = (meta.row_group(i) for i in range(meta.num_row_groups))
     cells = (group.column(i) for group in groups for i in range(group.num_columns))
     claimed = sum(
-        max(0, c.total_uncompressed_size, NUMBER * c.num_values) for c in cells if c.path_in_schema.split(".")[0] in wanted
+        max(0, c.total_uncompressed_size, NUMBER * c.num_values)
+        for c in cells
+        if c.path_in_schema.split(".")[0] in wanted
     )
     if not 0 <= meta.num_rows <= MAX_LENGTH or claimed > MAX_TABLE:
         raise DilaError(

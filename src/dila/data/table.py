@@ -55,7 +55,9 @@ def read_table(
     if len(set(table.column_names)) < len(table.column_names):
         raise DilaError(f"{path} has two columns of one name; see docs/data.md for its layout")
     if not pa.types.is_integer(table.schema.field("frame").type) or table["episode"].null_count:
-        raise DilaError(f"{path} needs an episode in every row and integers in 'frame'; see docs/data.md for its layout")
+        raise DilaError(
+            f"{path} needs an episode in every row and integers in 'frame'; see docs/data.md for its layout"
+        )
     table = table.sort_by([("episode", "ascending"), ("frame", "ascending")])
     ids = np.array(table["episode"].to_pylist(), dtype=object)
     frame = table["frame"].to_numpy()
