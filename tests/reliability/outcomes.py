@@ -31,7 +31,8 @@ def of_training(folder):
         "order": (state.step, state.stage, state.sampler),
         "log": victims.records(run / "log.jsonl"),
         "register": victims.files(run)["episodes.parquet"],
-        "checkpoints": sorted(os.listdir(run / "checkpoints")),
+        # Which steps are kept depends on when a signal came; how many, and that nothing else lies there, does not.
+        "checkpoints": (len(os.listdir(run / "checkpoints")), last.name),
     }
 
 

@@ -148,6 +148,15 @@ def test_tables_that_unpack_to_far_more_than_they_hold_are_refused(tmp_path, mon
     refused(tmp_path, "claims 3,000,000 rows")
 
 
+@pytest.mark.parametrize("name", [b"action", b"episode_index"])
+def test_columns_named_in_no_readable_text_are_named_as_such(tmp_path, name):
+    """Found by fuzzing (lerobot2, 3052)."""
+    seeds.lerobot2(tmp_path)
+    for path in (tmp_path / "data").iterdir():
+        path.write_bytes(path.read_bytes().replace(name, b"\x80" + name[1:]))
+    refused(tmp_path, r"parquet.*(readable|no column)")
+
+
 def test_documents_that_never_end_in_depth_or_length(tmp_path, monkeypatch):
     seeds.something(tmp_path)
     labels = tmp_path / "something-something-v2-train.json"
