@@ -1,4 +1,5 @@
 import json
+from itertools import islice
 
 import pytest
 from torch.utils.data import DataLoader
@@ -144,3 +145,24 @@ def test_weights_that_do_not_fit_are_refused(weights, told):
 def test_a_data_set_with_fewer_clips_than_processes_is_refused():
     with pytest.raises(DilaError, match="a data set has 1 clips for 2 processes"):
         EpochSampler([1, 50], rank=1, world=2, weights=[1, 1])
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 2)])
+def test_another_number_of_processes_goes_on_with_the_same_clips_of_each_step(before, after):
+    def steps(world, count, state=None):
+        """The clips of each of so many steps, over all processes; and the state after them."""
+        share, seen = 8 // world, [set() for _ in range(count)]
+        for rank in range(world):
+            sampler = EpochSampler(50, share, seed=3, rank=rank, world=world)
+            sampler.load_state_dict(state or sampler.state_dict())
+            for clips in seen:
+                clips |= set(islice(iter(sampler), share))
+                sampler.advance(share)
+        return seen, sampler.state_dict()
+
+    whole, _ = steps(before, 10)
+    begun, state = steps(before, 4)
+    rest, _ = steps(after, 6, state)
+    assert begun + rest == whole
+    with pytest.raises(DilaError, match="batch = 8, this run has 6"):
+        EpochSampler(50, 3, seed=3, rank=0, world=2).load_state_dict(state)

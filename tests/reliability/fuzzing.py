@@ -1,8 +1,8 @@
 """Files with bytes changed, cut, put in and doubled, read in a process with little memory and an alarm clock.
 
 A target is a folder of tiny true files and a way to read it. Each round changes one file of a copy and reads the whole:
-it must end in a result or in a `DilaError`, within ten seconds. A process that dies or hangs is found by the number of
-the round that it had begun.
+it must end in a result or in a `DilaError`, within ten seconds of work. A process that dies or hangs is found by the
+number of the round that it had begun.
 """
 
 import json
@@ -22,6 +22,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 
 SECONDS = 10
+"""Of work for one file; beside that, a minute of waiting for what never comes, on a machine that may be busy."""
 MEMORY = 3 * 2**30
 """Bytes beyond those that the process has when it begins."""
 EDGES = [b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f",
@@ -208,13 +209,15 @@ def rounds(jobs: list[Job], work: Path, first: int) -> None:
             shutil.rmtree(case, ignore_errors=True)
             shutil.copytree(source, case)
             path = change(case, random.Random(seed))
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.alarm(6 * SECONDS)
             try:
                 told = [reason for reason in READERS[kind](case) if " is damaged (" in reason]
             except DilaError:
                 told = []
             except BaseException:
                 told = [traceback.format_exc(limit=-4)]
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             for reason in told:
                 fault = {"of": source.name, "seed": seed, "file": path.name, "reason": reason[:1500]}

@@ -46,7 +46,7 @@ def plain(sentence):
     return sentence.startswith("DilaError: ") and "cannot be written" in sentence
 
 
-@pytest.mark.parametrize("size", [400, 3_000])
+@pytest.mark.parametrize("size", [pytest.param(400, marks=pytest.mark.slow), 3_000])
 @pytest.mark.parametrize("verb", victims.VERBS)
 def test_files_that_cannot_grow_end_in_one_sentence_and_cost_nothing(verb, size, corpus, whole, tmp_path):
     folder = tmp_path / "work"

@@ -64,7 +64,7 @@ def test_two_processes_have_the_losses_of_one_with_all_their_clips(alone, corpus
     agree(finish(tmp_path / "two", corpus, 2), alone[1])
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_checkpoint_of_one_process_goes_on_in_several(alone, corpus, tmp_path, world):
     until(alone[0], tmp_path / "work", 3)
     agree(finish(tmp_path / "work", corpus, world), alone[1])

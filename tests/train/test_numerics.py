@@ -85,6 +85,18 @@ def test_a_deterministic_run_is_the_same_twice_and_leaves_no_trace(corpus, cache
         assert torch.are_deterministic_algorithms_enabled()
 
 
+def test_ways_of_sharing_a_model_that_checkpoints_know_nothing_of_are_refused(monkeypatch):
+    import accelerate
+
+    class Sharded:
+        def __init__(self, **_):
+            self.distributed_type = accelerate.DistributedType.FSDP
+
+    monkeypatch.setattr(accelerate, "Accelerator", Sharded)
+    with pytest.raises(DilaError, match="told to use FSDP"):
+        loop._accelerator(small_run())
+
+
 @pytest.mark.parametrize("objective", [OneStep(), Rollout()])
 def test_half_the_bits_give_nearly_the_same_losses_and_gradients(objective):
     torch.manual_seed(0)

@@ -29,7 +29,9 @@ def open_table(path: Path) -> Any:
     if not path.is_file():  # reading from a pipe would wait for ever
         raise DilaError(f"{path} is missing or no plain file; fetch it again")
     try:
-        return pq.ParquetFile(path)
+        parquet = pq.ParquetFile(path)
+        _ = parquet.schema_arrow.names  # decoded only now, where it is damaged
+        return parquet
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DilaError(f"{path} is not a readable parquet file: {error}") from error
 

@@ -14,7 +14,7 @@ import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class _Refused(Exception):
 
 
 class _Restricted(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
-    dispatch = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
 
     def load_bytearray(self) -> None:
         """As Python's, which first fills as much memory as is claimed."""

@@ -1,4 +1,4 @@
-"""How large a model may be that a file describes: a config from elsewhere must not build for ever or fill the memory."""
+"""How large a model may be that a file describes: a config from elsewhere must not build for ever or fill memory."""
 
 from collections.abc import Mapping
 from typing import Any
