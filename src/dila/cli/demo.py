@@ -1,5 +1,6 @@
 """``dila demo``."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,10 +25,11 @@ def demo(
         port: the first free one from 7860 when left out.
         device: auto, cpu, cuda or mps.
     """
+    began = time.monotonic()
     from dila.data.examples import FOLDER
     from dila.demo.serve import serve
 
-    serve(open_world(model, device), list(clips) or [FOLDER], host, port)
+    serve(open_world(model, device), list(clips) or [FOLDER], host, port, began)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ from dila.imagine.world import World
 
 TITLE = "DiLA: play a latent action world model"
 HOUR = 3600
+SHOWN = 400
+"""Pixels of the longer side of the picture that is played."""
 _LIMITS = f"{', '.join(SUFFIXES)}; at most {MEGABYTES} MB and {SECONDS} s. The first frames are read."
 STYLE = """
 .now img, .pad img { image-rendering: auto; width: 100% } .pad { cursor: crosshair } footer { display: none }
@@ -58,7 +60,7 @@ def build(stage: Stage) -> Any:
         raise MissingExtra("dila demo", "gradio", "demo") from error
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
-        gr.Markdown(f"## {TITLE}\nEvery picture after the first is imagined, under the latent actions that you choose.")
+        gr.Markdown(f"## {TITLE}")
         for name, tab in TABS.items():
             with gr.Tab(name):
                 tab(gr, stage)
@@ -75,9 +77,10 @@ def _play_tab(gr: Any, stage: Stage) -> None:
             have = len(stage.compass.axes)
             others = [gr.Slider(-2, 2, 0, label=f"direction {i + 1} of z", visible=i < have) for i in (2, 3)]
         with gr.Column(scale=1):
+            gr.Markdown("Click on the pad, or press an action: one imagined frame under that latent action.")
             pad = gr.Image(
-                draw_pad(stage.compass), label="click: one frame in that direction of z", interactive=False,
-                elem_classes="pad", elem_id="pad", buttons=[],
+                draw_pad(stage.compass), show_label=False, interactive=False, elem_classes="pad", elem_id="pad",
+                buttons=[],
             )  # fmt: skip
             names = list(stage.compass.actions)
             buttons = []
@@ -85,11 +88,11 @@ def _play_tab(gr: Any, stage: Stage) -> None:
                 with gr.Row():
                     buttons += [gr.Button(name, size="sm", min_width=60) for name in names[i : i + 4]]
         with gr.Column(scale=1):
-            now = gr.Image(label="now", interactive=False, elem_classes="now", elem_id="now", buttons=[])
+            now = gr.Image(show_label=False, interactive=False, elem_classes="now", elem_id="now", buttons=[])
             said = gr.Markdown("Begin first.", elem_id="said")
             with gr.Row():
                 back, again, save = gr.Button("Undo"), gr.Button("Reset"), gr.Button("Export mp4")
-            film = gr.Video(label="film", interactive=False)
+            film = _screen(gr, visible=False)
     shown, told = [state, now, said], gr.Progress()
 
     def show(play: Play) -> tuple[Play, Any, str]:
@@ -117,9 +120,9 @@ def _play_tab(gr: Any, stage: Stage) -> None:
     for button, change in ((back, undo), (again, reset)):
         button.click(_changed(gr, show, change), [state], shown, api_name=False, show_progress="hidden")
 
-    def write(play: Play | None) -> str:
+    def write(play: Play | None) -> Any:
         with _told(gr):
-            return str(export(_begun(play), _fresh(stage), stage.world.stride))
+            return gr.Video(str(export(_begun(play), _fresh(stage), stage.world.stride)), visible=True)
 
     save.click(write, [state], film, api_name=False)
 
@@ -131,7 +134,7 @@ def _pair_tab(verb: str, first: str, second: str, rows: Callable[..., Any]) -> C
         with gr.Row():
             one, one_file = _picker(gr, stage, first)
             two, two_file = _picker(gr, stage, second, 1)
-        press, film = gr.Button(verb, variant="primary"), gr.Video(label=verb, interactive=False, autoplay=True)
+        press, film = gr.Button(verb, variant="primary"), _screen(gr)
         told = gr.Progress()
 
         def run(name: str, file: str | None, other: str, other_file: str | None, progress: Any = told) -> str:
@@ -153,7 +156,7 @@ def _pair_tab(verb: str, first: str, second: str, rows: Callable[..., Any]) -> C
 
 def _freeze_tab(gr: Any, stage: Stage) -> None:
     clip, upload = _picker(gr, stage, "clip")
-    press, film = gr.Button("Freeze", variant="primary"), gr.Video(label="frozen", interactive=False, autoplay=True)
+    press, film = gr.Button("Freeze", variant="primary"), _screen(gr)
     told = gr.Progress()
 
     def run(name: str, file: str | None, progress: Any = told) -> str:
@@ -171,7 +174,7 @@ def _look_tab(gr: Any, stage: Stage) -> None:
         clip, upload = _picker(gr, stage, "clip")
         method = gr.Radio(["PCA", "UMAP"], value="PCA", label="plane of z")
     press = gr.Button("Look inside", variant="primary")
-    maps = gr.Image(label="frames, structure, content", interactive=False, buttons=[])
+    maps = gr.Image(show_label=False, interactive=False, buttons=[])
     dots, told = gr.HTML(elem_id="plane"), gr.Progress()
 
     def run(name: str, file: str | None, way: str, progress: Any = told) -> tuple:
@@ -205,6 +208,10 @@ def _picker(gr: Any, stage: Stage, label: str, place: int = 0) -> tuple[Any, Any
     return clip, upload
 
 
+def _screen(gr: Any, visible: bool = True) -> Any:
+    return gr.Video(show_label=False, interactive=False, autoplay=True, loop=True, visible=visible)
+
+
 def _under(go: Callable[..., tuple], z: Any) -> Callable[[Any], tuple]:
     return lambda play: go(play, z)
 
@@ -233,7 +240,13 @@ def _begun(play: Play | None) -> Play:
 
 
 def _picture(play: Play) -> Any:
-    return play.now.permute(1, 2, 0).numpy()
+    """Enlarged: a page shows no picture larger than it is."""
+    import torch.nn.functional as F
+
+    rows, columns = play.now.shape[-2:]
+    scale = SHOWN / max(rows, columns)
+    size = (round(rows * scale), round(columns * scale))
+    return F.interpolate(play.now[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 def _fresh(stage: Stage) -> Path:

@@ -74,27 +74,33 @@ def scatter(points: Float[Tensor, "K 2"], frames: UInt8[Tensor, "T 3 Y X"], titl
     placed = (points - low) / (high - low).clamp_min(1e-6) * (SIZE - 2 * MARGIN) + MARGIN
     late = np.linspace(0, 1, max(2, len(points)))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed.tolist())
-    dots = "".join(_dot(k, x, y, late[k], frames[k], frames[k + 1]) for k, (x, y) in enumerate(placed.tolist()))
+    dots = "".join(_dot(k, x, y, late[k]) for k, (x, y) in enumerate(placed.tolist()))
+    # Pictures come after all dots, or else later dots would lie on them.
+    pairs = "".join(_pair(k, x, y, frames[k], frames[k + 1]) for k, (x, y) in enumerate(placed.tolist()))
+    rules = "".join(f"#dot{k}:hover~#pair{k}{{visibility:visible}}" for k in range(len(points)))
     return (
         f'<svg viewBox="0 0 {SIZE} {SIZE}" style="max-width:{SIZE + 80}px;background:#fff" role="img">'
-        f"<style>.z image,.z text{{visibility:hidden;pointer-events:none}}.z:hover image,.z:hover text"
-        f"{{visibility:visible}}.z:hover circle{{r:9}}</style>"
+        f"<style>.pair{{visibility:hidden;pointer-events:none}}circle:hover{{r:9}}{rules}</style>"
         f'<text x="{MARGIN}" y="16" font-size="12" fill="#5a6475">{escape(title)}</text>'
-        f'<polyline points="{path}" fill="none" stroke="#d7dce4"/>{dots}</svg>'
+        f'<polyline points="{path}" fill="none" stroke="#d7dce4"/>{dots}{pairs}</svg>'
     )
 
 
-def _dot(k: int, x: float, y: float, late: float, before: Tensor, after: Tensor) -> str:
+def _dot(k: int, x: float, y: float, late: float) -> str:
     colour = f"rgb({int(40 + 200 * late)},{int(110 + 20 * late)},{int(210 - 170 * late)})"
+    return f'<circle id="dot{k}" cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}"/>'
+
+
+def _pair(k: int, x: float, y: float, before: Tensor, after: Tensor) -> str:
     left = min(max(x - THUMBNAIL, 0), SIZE - 2 * THUMBNAIL)
-    top = y + 12 if y < SIZE / 2 else y - 12 - THUMBNAIL
+    top = y + 24 if y < SIZE / 2 else y - 12 - THUMBNAIL
     pictures = "".join(
         f'<image href="{_data(picture)}" x="{left + i * THUMBNAIL:.0f}" y="{top:.0f}" width="{THUMBNAIL - 2}" '
         f'height="{THUMBNAIL - 2}"/>'
         for i, picture in enumerate((before, after))
     )
     label = f'<text x="{left:.0f}" y="{top - 3:.0f}" font-size="11" fill="#1d2430">z {k}</text>'
-    return f'<g class="z"><circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}"/>{pictures}{label}</g>'
+    return f'<g id="pair{k}" class="pair">{pictures}{label}</g>'
 
 
 def _data(picture: UInt8[Tensor, "3 Y X"]) -> str:

@@ -11,7 +11,7 @@ from dila.shapes import Tensor, UInt8
 def transfer_rows(world: World, source: UInt8[Tensor, "T 3 Y X"], target: UInt8[Tensor, "T2 3 Y2 X2"]) -> Rows:
     """What happened in the source, what truly happened next in the target, and the source's actions there."""
     moved = world.draw(world.transfer(source, target).e)
-    return {"source": source[1:], "target, true future": target[1:], "target under source's actions": moved}
+    return {"source": source[1:], "target, true": target[1:], "source's actions here": moved}
 
 
 def rebind_rows(world: World, structure: UInt8[Tensor, "T 3 Y X"], content: UInt8[Tensor, "T2 3 Y2 X2"]) -> Rows:

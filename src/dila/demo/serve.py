@@ -49,9 +49,8 @@ def serving(world: World, clips: list[Path], host: str = "127.0.0.1", port: int 
             page.close(verbose=False)
 
 
-def serve(world: World, clips: list[Path], host: str, port: int | None) -> None:
-    """Serve until interrupted."""
-    began = time.monotonic()
+def serve(world: World, clips: list[Path], host: str, port: int | None, began: float) -> None:
+    """Serve until interrupted; ``began`` is when all this did, as `time.monotonic` tells it."""
     with serving(world, clips, host, port) as address:
         print(f"ready after {time.monotonic() - began:.1f} s: {address} (Ctrl-C ends it)", flush=True)
         while True:
