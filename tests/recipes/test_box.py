@@ -56,7 +56,7 @@ def test_scaled_every_part_is_shorter():
     assert [stage.steps * 2 for stage in half.stages] == [stage.steps for stage in box().stages]
     assert half.decoder.steps * 2 == box().decoder.steps
     assert half.optimiser.warmup * 2 == box().optimiser.warmup
-    with pytest.raises(DilaError, match="scale = 0.0 must be above 0"):
+    with pytest.raises(DilaError, match=r"scale = 0\.0 must be above 0"):
         scaled(box(), 0.0)
 
 

@@ -1,0 +1,254 @@
+"""The page: what visitors press, tied to the functions beside. Everything of a visitor's own is in their `gr.State`."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dila.demo.clips import MEGABYTES, SECONDS, SUFFIXES, Shelf, read_frames, shelve
+from dila.demo.compass import Compass, find_compass
+from dila.demo.look import look, plane, scatter, sheet
+from dila.demo.pad import amounts, draw_pad
+from dila.demo.pairs import freeze_rows, rebind_rows, transfer_rows, write_rows
+from dila.demo.play import Play, begin, export, move, reset, undo
+from dila.errors import DilaError, MissingExtra
+from dila.imagine.world import World
+
+TITLE = "DiLA: play a latent action world model"
+HOUR = 3600
+SHOWN = 400
+"""Pixels of the longer side of the picture that is played."""
+_LIMITS = f"{', '.join(SUFFIXES)}; at most {MEGABYTES} MB and {SECONDS} s. The first frames are read."
+STYLE = """
+.now img, .pad img { image-rendering: auto; width: 100% } .pad { cursor: crosshair } footer { display: none }
+"""
+
+
+class Stage(NamedTuple):
+    """What all visitors share, none of it changed after the start."""
+
+    world: World
+    shelf: Shelf
+    compass: Compass
+    folder: Path
+    """Where films are written before gradio takes a copy of each."""
+
+
+def prepare(world: World, clips: list[Path], folder: Path) -> Stage:
+    """Read the example clips and find the directions of z.
+
+    Raises:
+        DilaError: no clips, or a model that cannot draw.
+    """
+    if world.decoder is None:
+        raise DilaError("this model has no decoder to draw frames with; train one with: dila train-decoder")
+    shelf = shelve(clips)
+    some = [read_frames(world, path) for path in list(shelf.paths.values())[:6]]
+    return Stage(world, shelf, find_compass(world, some), folder)
+
+
+def build(stage: Stage) -> Any:
+    """The page as gradio's Blocks. A tab is a function of this file and a line here.
+
+    Raises:
+        MissingExtra: gradio is not installed.
+    """
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise MissingExtra("dila demo", "gradio", "demo") from error
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+        gr.Markdown(f"## {TITLE}")
+        for name, tab in TABS.items():
+            with gr.Tab(name):
+                tab(gr, stage)
+    return page.queue(max_size=32, default_concurrency_limit=1)
+
+
+def _play_tab(gr: Any, stage: Stage) -> None:
+    state = gr.State(None, time_to_live=HOUR)
+    with gr.Row():
+        with gr.Column(scale=1):
+            clip, upload = _picker(gr, stage, "clip")
+            start = gr.Slider(0, SECONDS, 0, step=stage.world.stride, label="begin at (seconds)")
+            begun = gr.Button("Begin", variant="primary")
+            have = len(stage.compass.axes)
+            others = [gr.Slider(-2, 2, 0, label=f"direction {i + 1} of z", visible=i < have) for i in (2, 3)]
+        with gr.Column(scale=1):
+            gr.Markdown("Click on the pad, or press an action: one imagined frame under that latent action.")
+            pad = gr.Image(
+                draw_pad(stage.compass), show_label=False, interactive=False, elem_classes="pad", elem_id="pad",
+                buttons=[],
+            )  # fmt: skip
+            names = list(stage.compass.actions)
+            buttons = []
+            for i in range(0, len(names), 4):
+                with gr.Row():
+                    buttons += [gr.Button(name, size="sm", min_width=60) for name in names[i : i + 4]]
+        with gr.Column(scale=1):
+            now = gr.Image(show_label=False, interactive=False, elem_classes="now", elem_id="now", buttons=[])
+            said = gr.Markdown("Begin first.", elem_id="said")
+            with gr.Row():
+                back, again, save = gr.Button("Undo"), gr.Button("Reset"), gr.Button("Export mp4")
+            film = _screen(gr, visible=False)
+    shown, told = [state, now, said], gr.Progress()
+
+    def show(play: Play) -> tuple[Play, Any, str]:
+        return play, _picture(play), f"{len(play.actions)} imagined frame(s)"
+
+    def start_playing(name: str, file: str | None, seconds: int | float, progress: Any = told) -> tuple:
+        with _told(gr):
+            progress(0.1, "reading")
+            frames = read_frames(stage.world, stage.shelf.choose(name, file), seconds, 2)
+            progress(0.5, "looking")
+            return show(begin(stage.world, frames[:1]))
+
+    def go(play: Play | None, z: Any) -> tuple:
+        with _told(gr):
+            return show(move(stage.world, _begun(play), z))
+
+    def click(play: Play | None, third: int | float, fourth: int | float, event: gr.SelectData) -> tuple:
+        asked = [*amounts(*event.index[:2]), third, fourth][: len(stage.compass.axes)]
+        return go(play, stage.compass.point(asked))
+
+    begun.click(start_playing, [clip, upload, start], shown, api_name="begin")
+    pad.select(click, [state, *others], shown, api_name=False, show_progress="hidden")
+    for name, button in zip(names, buttons, strict=True):
+        button.click(_under(go, stage.compass.actions[name]), [state], shown, api_name=False, show_progress="hidden")
+    for button, change in ((back, undo), (again, reset)):
+        button.click(_changed(gr, show, change), [state], shown, api_name=False, show_progress="hidden")
+
+    def write(play: Play | None) -> Any:
+        with _told(gr):
+            return gr.Video(str(export(_begun(play), _fresh(stage), stage.world.stride)), visible=True)
+
+    save.click(write, [state], film, api_name=False)
+
+
+def _pair_tab(verb: str, first: str, second: str, rows: Callable[..., Any]) -> Callable[[Any, Stage], None]:
+    """A tab of two clips and one film."""
+
+    def tab(gr: Any, stage: Stage) -> None:
+        with gr.Row():
+            one, one_file = _picker(gr, stage, first)
+            two, two_file = _picker(gr, stage, second, 1)
+        press, film = gr.Button(verb, variant="primary"), _screen(gr)
+        told = gr.Progress()
+
+        def run(name: str, file: str | None, other: str, other_file: str | None, progress: Any = told) -> str:
+            with _told(gr):
+                progress(0.1, "reading")
+                clips = [
+                    read_frames(stage.world, stage.shelf.choose(*chosen))
+                    for chosen in ((name, file), (other, other_file))
+                ]
+                progress(0.4, "imagining")
+                made = rows(stage.world, *clips)
+                progress(0.9, "writing")
+                return str(write_rows(made, _fresh(stage), stage.world.stride))
+
+        press.click(run, [one, one_file, two, two_file], film, api_name=verb.lower())
+
+    return tab
+
+
+def _freeze_tab(gr: Any, stage: Stage) -> None:
+    clip, upload = _picker(gr, stage, "clip")
+    press, film = gr.Button("Freeze", variant="primary"), _screen(gr)
+    told = gr.Progress()
+
+    def run(name: str, file: str | None, progress: Any = told) -> str:
+        with _told(gr):
+            progress(0.1, "reading")
+            frames = read_frames(stage.world, stage.shelf.choose(name, file))
+            progress(0.4, "imagining")
+            return str(write_rows(freeze_rows(stage.world, frames), _fresh(stage), stage.world.stride))
+
+    press.click(run, [clip, upload], film, api_name="freeze")
+
+
+def _look_tab(gr: Any, stage: Stage) -> None:
+    with gr.Row():
+        clip, upload = _picker(gr, stage, "clip")
+        method = gr.Radio(["PCA", "UMAP"], value="PCA", label="plane of z")
+    press = gr.Button("Look inside", variant="primary")
+    maps = gr.Image(show_label=False, interactive=False, buttons=[])
+    dots, told = gr.HTML(elem_id="plane"), gr.Progress()
+
+    def run(name: str, file: str | None, way: str, progress: Any = told) -> tuple:
+        with _told(gr):
+            progress(0.1, "reading")
+            frames = read_frames(stage.world, stage.shelf.choose(name, file))
+            progress(0.4, "looking")
+            inside = look(stage.world, frames)
+            progress(0.7, "placing z")
+            points = plane(inside.z, "UMAP" if way == "UMAP" else "PCA")
+            return sheet(inside), scatter(points, inside.frames, f"latent actions, {way}: point at one")
+
+    press.click(run, [clip, upload, method], [maps, dots], api_name="look")
+
+
+TABS: dict[str, Callable[[Any, Stage], None]] = {
+    "Play": _play_tab,
+    "Transfer": _pair_tab("Transfer", "actions of", "in the scene of", transfer_rows),
+    "Rebind": _pair_tab("Rebind", "structure of", "content of", rebind_rows),
+    "Freeze": _freeze_tab,
+    "Look inside": _look_tab,
+}
+
+
+def _picker(gr: Any, stage: Stage, label: str, place: int = 0) -> tuple[Any, Any]:
+    names = stage.shelf.names
+    with gr.Column():
+        clip = gr.Dropdown(names, value=names[min(place, len(names) - 1)], label=label)
+        with gr.Accordion("or your own video", open=False):
+            upload = gr.File(label=_LIMITS, file_types=list(SUFFIXES), type="filepath")
+    return clip, upload
+
+
+def _screen(gr: Any, visible: bool = True) -> Any:
+    return gr.Video(show_label=False, interactive=False, autoplay=True, loop=True, visible=visible)
+
+
+def _under(go: Callable[..., tuple], z: Any) -> Callable[[Any], tuple]:
+    return lambda play: go(play, z)
+
+
+def _changed(gr: Any, show: Callable[[Play], tuple], change: Callable[[Play], Play]) -> Callable[[Any], tuple]:
+    def handler(play: Play | None) -> tuple:
+        with _told(gr):
+            return show(change(_begun(play)))
+
+    return handler
+
+
+@contextmanager
+def _told(gr: Any) -> Iterator[None]:
+    """Bad input as a sentence on the page."""
+    try:
+        yield
+    except DilaError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def _begun(play: Play | None) -> Play:
+    if play is None:
+        raise DilaError("there is no picture yet; choose a clip and begin")
+    return play
+
+
+def _picture(play: Play) -> Any:
+    """Enlarged: a page shows no picture larger than it is."""
+    import torch.nn.functional as F
+
+    rows, columns = play.now.shape[-2:]
+    scale = SHOWN / max(rows, columns)
+    size = (round(rows * scale), round(columns * scale))
+    return F.interpolate(play.now[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+
+
+def _fresh(stage: Stage) -> Path:
+    """The name of a film that nobody can guess."""
+    return Path(tempfile.mkdtemp(dir=stage.folder)) / "dila.mp4"

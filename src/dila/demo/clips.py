@@ -1,0 +1,122 @@
+"""Which clips a visitor may use: those on offer, and uploads within limits."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from dila.data import open_corpus, probe_video
+from dila.errors import DilaError
+from dila.imagine.windows import sample
+from dila.imagine.world import World
+from dila.shapes import Tensor, UInt8
+
+SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi")
+MEGABYTES = 20
+SECONDS = 60
+SIDE = 1920
+"""Pixels of an upload's longer side at most."""
+
+FRAMES = 32
+"""Frames of a clip that are looked at, at the model's stride."""
+
+PART = 8
+"""Full frames decoded at once."""
+
+SHOWN = 256
+"""Pixels of the longer side of what is kept in memory."""
+
+
+class Shelf(NamedTuple):
+    """The clips on offer, by name. Visitors choose names; no path of theirs is ever opened but an upload's."""
+
+    paths: Mapping[str, Path]
+
+    @property
+    def names(self) -> list[str]:
+        """In the order in which they are offered."""
+        return list(self.paths)
+
+    def choose(self, name: str | None, upload: str | None) -> Path:
+        """The upload where there is one, else the clip of that name.
+
+        Raises:
+            DilaError: the upload is refused, or there is no such clip.
+        """
+        if upload:
+            return accept(upload)
+        if name not in self.paths:
+            raise DilaError(f"there is no clip {name!r} here; choose one of {', '.join(self.names)} or upload one")
+        return self.paths[name]
+
+
+def shelve(clips: Sequence[str | Path]) -> Shelf:
+    """Offer these videos, and those of these folders.
+
+    Raises:
+        DilaError: a path that is not there, or none with a video.
+    """
+    found: dict[str, Path] = {}
+    for clip in map(Path, clips):
+        if not clip.exists():
+            raise DilaError(f"clips: {clip} does not exist")
+        files = sorted(clip.rglob("*")) if clip.is_dir() else [clip]
+        for path in files:
+            if path.suffix.lower() in SUFFIXES:
+                found[_free(path.stem, found)] = path
+    if not found:
+        raise DilaError(f"clips: no video ({', '.join(SUFFIXES)}) in {', '.join(map(str, clips)) or 'nothing'}")
+    return Shelf(found)
+
+
+def accept(upload: str | Path) -> Path:
+    """An uploaded file that keeps to the limits.
+
+    Raises:
+        DilaError: its kind, size, length or resolution is refused, or it is no video; the limit is named.
+    """
+    path = Path(upload)
+    if path.suffix.lower() not in SUFFIXES:
+        raise DilaError(f"{path.name} is no video that is taken here; upload one of {', '.join(SUFFIXES)}")
+    if (size := path.stat().st_size / 2**20) > MEGABYTES:
+        raise DilaError(f"{path.name} has {size:.0f} MB, but {MEGABYTES} is the most; cut it or make it smaller")
+    try:
+        info = probe_video(path)
+    except DilaError as error:
+        raise DilaError(f"{path.name} cannot be read as a video; upload another") from error
+    if max(info.size) > SIDE:
+        raise DilaError(
+            f"{path.name} is {info.size[1]} x {info.size[0]}, but {SIDE} pixels a side is the most; scale it"
+        )
+    if (length := float(info.times[-1]) if len(info) else 0.0) > SECONDS:
+        raise DilaError(f"{path.name} lasts {length:.0f} s, but {SECONDS} is the most; cut it")
+    return path
+
+
+def read_frames(world: World, path: Path, start: int | float = 0, frames: int = FRAMES) -> UInt8[Tensor, "T 3 Y X"]:
+    """Frames at the model's stride, from ``start`` seconds on, at most `SHOWN` pixels a side.
+
+    Raises:
+        DilaError: fewer than two frames, or a video that cannot be read at that stride.
+    """
+    episode = open_corpus(path).episodes[0]
+    run = sample(episode, world.stride)[0]
+    first = min(round(start / world.stride), max(0, len(run) - 2))
+    index = run[first : first + frames]
+    if len(index) < 2:
+        raise DilaError(f"{path.name} has fewer than two frames {world.stride:g} s apart; give a longer one")
+    return torch.cat([_small(episode.read(index[i : i + PART].tolist())) for i in range(0, len(index), PART)])
+
+
+def _small(frames: UInt8[Tensor, "T 3 Y X"]) -> UInt8[Tensor, "T 3 _ _"]:
+    scale = SHOWN / max(frames.shape[-2:])
+    if scale >= 1:
+        return frames
+    size = [max(1, round(side * scale)) for side in frames.shape[-2:]]
+    return F.interpolate(frames, size, mode="bilinear", antialias=True)
+
+
+def _free(name: str, taken: Mapping[str, Path]) -> str:
+    return name if name not in taken else f"{name} ({sum(other.startswith(name) for other in taken) + 1})"

@@ -1,0 +1,83 @@
+"""A visitor's way through an imagined world, as a value: every move gives the next one, undo the one before."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from dila.data import write_video
+from dila.errors import DilaError
+from dila.imagine.world import World
+from dila.shapes import Float, Tensor, UInt8
+
+LONGEST = 64
+"""Imagined frames at most: all states on the way are kept for undo."""
+
+LEAST_FPS = 4
+"""So that an exported film of a slow model still moves."""
+
+
+class Play(NamedTuple):
+    """All steps so far. The last state and picture are now; the first picture is the true one."""
+
+    states: tuple[Any, ...]
+    pictures: tuple[UInt8[Tensor, "3 Y X"], ...]
+    actions: tuple[Float[Tensor, " Dz"], ...]
+
+    @property
+    def now(self) -> UInt8[Tensor, "3 Y X"]:
+        """The picture to show."""
+        return self.pictures[-1]
+
+
+def begin(world: World, frames: UInt8[Tensor, "T 3 Y X"]) -> Play:
+    """Stand at the last of these true frames."""
+    with world.running():
+        state = world.model.start(world.features(frames)[None])
+    return Play((state,), (frames[-1],), ())
+
+
+def move(world: World, play: Play, z: Float[Tensor, " Dz"]) -> Play:
+    """One frame on under a latent action.
+
+    Raises:
+        DilaError: as far as it goes, or an action of another size.
+    """
+    if len(play.actions) >= LONGEST:
+        raise DilaError(f"{LONGEST} imagined frames are the most; undo some or begin again")
+    with world.running():
+        state, e = world.model.step(play.states[-1], z[None].to(_device(play.states[-1])))
+    return Play((*play.states, state), (*play.pictures, world.draw(e)[0]), (*play.actions, z))
+
+
+def undo(play: Play) -> Play:
+    """Before the last move; the same where there was none."""
+    return Play(play.states[:-1], play.pictures[:-1], play.actions[:-1]) if play.actions else play
+
+
+def reset(play: Play) -> Play:
+    """At the true frame again."""
+    return Play(play.states[:1], play.pictures[:1], ())
+
+
+def film(play: Play) -> UInt8[Tensor, "T 3 Y X"]:
+    """All pictures from the true one on, at the size of the imagined ones."""
+    size = play.now.shape[-2:]
+    first = play.pictures[0]
+    if first.shape[-2:] != size:
+        first = torch.nn.functional.interpolate(first[None], size, mode="bilinear", antialias=True)[0]
+    return torch.stack([first, *play.pictures[1:]])
+
+
+def export(play: Play, path: Path, stride: float) -> Path:
+    """Write the film as .mp4. Raises DilaError when nothing was imagined yet."""
+    if not play.actions:
+        raise DilaError("nothing was imagined yet; move first, then export")
+    write_video(path, film(play), max(LEAST_FPS, round(1 / stride)))
+    return path
+
+
+def _device(state: Any) -> torch.device:
+    if isinstance(state, Tensor):
+        return state.device
+    return next((_device(part) for part in state if part is not None), torch.device("cpu"))
