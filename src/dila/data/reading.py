@@ -140,21 +140,12 @@ def check_table(path: Path, parquet: Any, columns: Sequence[str]) -> None:
     """
     meta, wanted = parquet.metadata, frozenset(columns)
     groups = (meta.row_group(i) for i in range(meta.num_row_groups))
-<<<<<<< HEAD
-    cells = (group.column(i) for group in groups for i in range(group.num_columns))
-    claimed = sum(
-        max(0, c.total_uncompressed_size, NUMBER * c.num_values)
-        for c in cells
-        if c.path_in_schema.split(".")[0] in wanted
-    )
-=======
     try:
         cells = [cell for group in groups for cell in map(group.column, range(group.num_columns))]
         read = [cell for cell in cells if cell.path_in_schema.split(".")[0] in wanted]
         claimed = sum(max(0, cell.total_uncompressed_size, NUMBER * cell.num_values) for cell in read)
     except UnicodeDecodeError as error:
         raise DilaError(f"{path} names its columns in no readable text ({error}); write it anew") from error
->>>>>>> reliable
     if not 0 <= meta.num_rows <= MAX_LENGTH or claimed > MAX_TABLE:
         raise DilaError(
             f"{path} claims {meta.num_rows:,} rows and {claimed:,} bytes, more than {MAX_LENGTH:,} or {MAX_TABLE:,}; "
