@@ -14,7 +14,7 @@ FULL := $(VENV)/.installed-full
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint types format check quickstart bench clean
+.PHONY: help setup test test-slow lint types format check quickstart demo docs bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -55,6 +55,15 @@ check: lint types test  ## all that a change must pass
 
 quickstart: $(LIGHT)  ## record Push-T, train the tiny recipe, measure it, write one page
 	$(BIN)/dila quickstart
+
+demo: $(LIGHT)  ## play the model in the box, in the browser
+	$(INSTALL) -e '.[demo]'
+	$(BIN)/dila demo
+
+docs: $(LIGHT)  ## build the documentation, strictly, into site/
+	$(INSTALL) -e '.[docs]'
+	$(BIN)/python docs/architecture.py
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 bench: setup  ## run every benchmark; each prints JSON with its baseline
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
