@@ -14,11 +14,15 @@ FULL := $(VENV)/.installed-full
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup test test-slow lint types format check quickstart bench bounds sbom audit clean
 
 # Of `make bounds`: extras whose lower bounds count too, and what is left free (a torch that has a wheel here).
 EXTRAS ?= dev
 BUT ?= none
+=======
+.PHONY: help setup test test-slow lint types format check quickstart demo docs bench clean
+>>>>>>> demo
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -59,6 +63,15 @@ check: lint types test  ## all that a change must pass
 
 quickstart: $(LIGHT)  ## record Push-T, train the tiny recipe, measure it, write one page
 	$(BIN)/dila quickstart
+
+demo: $(LIGHT)  ## play the model in the box, in the browser
+	$(INSTALL) -e '.[demo]'
+	$(BIN)/dila demo
+
+docs: $(LIGHT)  ## build the documentation, strictly, into site/
+	$(INSTALL) -e '.[docs]'
+	$(BIN)/python docs/architecture.py
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 bench: setup  ## run every benchmark; each prints JSON with its baseline
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
