@@ -14,15 +14,11 @@ FULL := $(VENV)/.installed-full
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup test test-slow lint types format check quickstart bench bounds sbom audit clean
+.PHONY: help setup test test-slow lint types format check quickstart demo docs bench bounds sbom audit clean
 
 # Of `make bounds`: extras whose lower bounds count too, and what is left free (a torch that has a wheel here).
 EXTRAS ?= dev
 BUT ?= none
-=======
-.PHONY: help setup test test-slow lint types format check quickstart demo docs bench clean
->>>>>>> demo
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
