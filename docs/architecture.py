@@ -1,7 +1,7 @@
 """Draw docs/pictures/architecture.svg from a real model: every shape and count in it is read off one forward pass.
 
-    python docs/architecture.py            # preset tiny, as in the box
-    python docs/architecture.py base 16    # another preset, clips of 16 frames
+python docs/architecture.py            # preset tiny, as in the box
+python docs/architecture.py base 16    # another preset, clips of 16 frames
 """
 
 import sys
@@ -42,7 +42,9 @@ def main(name: str = "tiny", frames: int = 8) -> None:
     e = torch.randn(1, frames, *config.grid, config.feature_dim)
     with torch.no_grad():
         seen, made = model.observe(e), model(e)
-    count = {part: f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f}M" for part, module in model.named_children()}
+    count = {
+        part: f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f}M" for part, module in model.named_children()
+    }
     boxes = {
         "o": Box(10, 175, "frames o", (f"{frames} pictures",), PLAIN, 104),
         "e": Box(140, 167, "features e", (shape(e), "frozen encoder"), PLAIN, 126),
@@ -51,16 +53,36 @@ def main(name: str = "tiny", frames: int = 8) -> None:
         "c": Box(450, 282, "content c, c_mem", (shape(seen.c_mem), f"Mamba, {count['memory']}"), CONTENT),
         "z": Box(616, 16, "IDM: z of s[k+1] - s[k]", (shape(made.z), count["idm"]), ACTION, 164),
         "f": Box(616, 118, "FDM: s[k] + f(s[k], z[k])", (f"s_hat {shape(made.s_hat)}", count["fdm"]), STRUCTURE, 164),
-        "d": Box(626, 252, "fusion decoder", ("structure asks,", "content and e[0] answer", count["decoder"]), PLAIN, 144),
+        "d": Box(
+            626, 252, "fusion decoder", ("structure asks,", "content and e[0] answer", count["decoder"]), PLAIN, 144
+        ),
         "p": Box(626, 366, "e_hat", (f"{shape(made.e_hat)}",), PLAIN, 144),
     }
-    arrows = ["o r e l", "e r h l", "h r s l", "h r c l", "s r z l", "z b f t", "s r f l", "f b d t", "c r d l", "d b p t"]
-    head = f"DiLA, preset {name}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, clips of {frames} frames"
+    arrows = [
+        "o r e l",
+        "e r h l",
+        "h r s l",
+        "h r c l",
+        "s r z l",
+        "z b f t",
+        "s r f l",
+        "f b d t",
+        "c r d l",
+        "d b p t",
+    ]
+    total = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M"
+    head = f"DiLA, preset {name}: {total} parameters, clips of {frames} frames"
     parts = [text(12, 24, head, 14, INK), *(arrow(boxes, *way.split()) for way in arrows), *map(drawn, boxes.values())]
     parts += [
         text(12, HEIGHT - 58, "blue: where things are; orange: what they are; green: what changed", 12, SOFT),
         text(12, HEIGHT - 40, "shapes are T H W channels (K transitions for z, s_hat and e_hat)", 12, SOFT),
-        text(12, HEIGHT - 22, "imagining: s_hat goes to the FDM again, e_hat to the content memory, under any z", 12, SOFT),
+        text(
+            12,
+            HEIGHT - 22,
+            "imagining: s_hat goes to the FDM again, e_hat to the content memory, under any z",
+            12,
+            SOFT,
+        ),
     ]
     OUT.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif">'
