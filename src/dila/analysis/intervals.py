@@ -5,7 +5,7 @@ Clips of one episode resemble each other, so whole episodes are drawn (a cluster
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -108,8 +108,8 @@ def _wilcoxon(differences: Tensor) -> float | None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of samples too small for the normal approximation, which n tells
-        _, p = wilcoxon(differences.numpy())
-    return float(p)
+        tested: Any = wilcoxon(differences.numpy())
+    return float(tested.pvalue)
 
 
 def _per_episode(values: Tensor, episode: Tensor) -> Float[Tensor, " E"]:

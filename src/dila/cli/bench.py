@@ -1,6 +1,7 @@
 """``dila bench``."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,8 @@ def bench(
     horizon: int = 10,
     candidates: int = 64,
     growth: bool = False,
+    recompute: bool = False,
+    compiled: bool = False,
     repeats: int = 3,
     device: str = "auto",
     json: Path | None = None,
@@ -28,7 +31,8 @@ def bench(
     """Measure what training, rollouts, plans and labels cost here, each in a process of its own.
 
     A row a measurement: seconds of the fastest repeat, operations, their share of what a large matrix product reaches
-    on this machine, and the peak of memory of the process (on CUDA of the device). Nothing else should be running.
+    on this machine, and the peak of memory of the process (on CUDA of the device); then how fast video comes in.
+    Nothing else should be running. Plots of growth: benchmarks/plot.py.
 
     Args:
         presets: sizes of the model.
@@ -39,12 +43,14 @@ def bench(
         horizon: frames ahead that a plan looks.
         candidates: of a plan.
         growth: measure each work at several sizes as well: batch, frames, candidates of a plan.
+        recompute: training keeps each layer's input alone, as the field of a run.
+        compiled: layers through torch.compile; on CUDA, rollouts, plans and labels as CUDA graphs.
         repeats: on the clock.
         device: auto, cpu, cuda or mps.
         json: file for the same numbers.
     """
     from dila.configs import write_json
-    from dila.evaluate.speed import KINDS, Work, describe, grown, matmul_peak, measure_apart
+    from dila.evaluate.speed import KINDS, Work, describe, grown, matmul_peak, measure_apart, measure_reading
     from dila.interop.pretrained import pick_device
     from dila.model.presets import preset
 
@@ -61,13 +67,18 @@ def bench(
         for kind in works:
             length = horizon if kind == "plan" else frames
             work = Work(kind, name, precision, 1 if kind == "plan" else batch, length, candidates)  # type: ignore[arg-type]
+            work = replace(work, recompute=recompute, compiled=compiled)
             sizes = [each for along in grown(work).values() for each in along] if growth else [work]
             for each in dict.fromkeys(sizes):
                 rows.append(describe(each, measure_apart(each, where, repeats), peak))
                 print(_row(_cells(rows[-1])), flush=True)
+    reading = measure_reading(where, repeats)
+    print(f"\ndata: {reading.decoded:.0f} frames a second decoded, {reading.encoded:.0f} encoded (128 px, one process)")
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(json, {"device": str(where), "matmul_tflop_per_second": peak, "rows": rows})
+        write_json(
+            json, {"device": str(where), "matmul_tflop_per_second": peak, "rows": rows, "data": reading._asdict()}
+        )
 
 
 def _cells(row: dict) -> tuple[str, ...]:

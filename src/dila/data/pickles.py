@@ -53,8 +53,12 @@ class _Refused(Exception):
     """Something that is not allowed."""
 
 
-class _Restricted(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+"""The one written in Python, whose opcodes can be replaced."""
+
+
+class _Restricted(_Unpickler):
+    dispatch: ClassVar = dict(_Unpickler.dispatch)
 
     def load_bytearray(self) -> None:
         """As Python's, which first fills as much memory as is claimed."""

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from dila.data import open_corpus
+from dila.data.examples import example_clips
 from dila.imagine.graph import Graphed
 from dila.imagine.layout import Layout
 from dila.imagine.rollout import rollout, steps
@@ -24,6 +26,7 @@ from dila.shapes import Float, Tensor
 from dila.train.learner import Learner, compile_layers, make_optimiser, recompute_layers
 from dila.train.objectives import OneStep, Rollout
 from dila.train.run import Optimiser, Precision
+from dila.vision import build_encoder
 
 Kind = Literal["train", "train_rollout", "rollout", "plan", "label"]
 KINDS: tuple[Kind, ...] = ("train", "train_rollout", "rollout", "plan", "label")
@@ -155,6 +158,27 @@ def grown(work: Work) -> dict[str, list[Work]]:
     if work.kind == "plan":
         along = {"candidates": (16, 64, 256), "frames": (5, 10, 20)}
     return {name: [replace(work, **{name: size}) for size in sizes] for name, sizes in along.items()}
+
+
+class Reading(NamedTuple):
+    """What comes into a model, in one process."""
+
+    decoded: float
+    """Frames a second of the example clip."""
+    encoded: float
+    """Frames a second of the embedded encoder, at 128 pixels."""
+
+
+def measure_reading(device: torch.device, repeats: int = 3) -> Reading:
+    """Decode the example clip, and encode it."""
+    (episode,) = open_corpus(example_clips()[0]).episodes
+    index = list(range(len(episode.times)))
+    frames = episode.read(index)
+    encoder = build_encoder({"name": "efficientnet-lite0", "size": 128}).to(device)
+    encode = lambda: encoder.encode(frames[None])  # noqa: E731
+    encode()
+    seconds = [min(timed(run, device) for _ in range(repeats)) for run in (lambda: episode.read(index), encode)]
+    return Reading(*(len(index) / each for each in seconds))
 
 
 def matmul_peak(precision: Precision, device: torch.device, size: int = 2048) -> float:
