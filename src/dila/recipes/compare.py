@@ -166,6 +166,8 @@ def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
         told |= measure(settings, run, checkpoint)
     except DilaError as error:
         told["failed"] = str(error)
+    except Exception as error:  # of whatever kind: hours of other runs hang on this one
+        told["failed"] = f"{type(error).__name__}: {error}"
     told["seconds"] = round(time.monotonic() - began, 1)
     path = _path(settings, name, seed)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# What waits for a GPU and takes minutes, in the order of docs/gpu-queue.md: are the kernels right, how fast is it, and
+# the comparison. Every piece is told even if another fails; small results lie under $OUT.
+#
+#     OUT=outputs/gpu DATA=recordings/pusht runs/gpu.sh
+#
+# DATA: a recording of Push-T (`dila data record pusht`). STEPS, SEEDS: of the comparison's runs. LIMIT: its seconds.
+# PYTHON: one with torch for CUDA and the package, or PYTHONPATH=src.
+set -u
+cd "$(dirname "$0")/.."
+OUT=${OUT:-outputs/gpu} DATA=${DATA:-recordings/pusht} PYTHON=${PYTHON:-python3}
+STEPS=${STEPS:-400} SEEDS=${SEEDS:-5} LIMIT=${LIMIT:-600}
+export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+mkdir -p "$OUT"
+part() { echo "== $1, $SECONDS s"; }
+
+part "the kernels and graphs"
+$PYTHON -m pytest -q -W ignore tests/nn/test_triton_scan.py tests/nn/test_triton_peg.py tests/imagine/test_graph.py \
+    -k "not compiles" > "$OUT/tests.txt" 2>&1
+tail -n 3 "$OUT/tests.txt"
+
+part "speed as it is"
+timeout 60 $PYTHON -m dila.cli.main bench base --device cuda --works train --batch 32 --frames 16 --json "$OUT/train.json"
+timeout 60 $PYTHON -m dila.cli.main bench base --device cuda --works rollout plan label --frames 15 --candidates 256 \
+    --compiled --json "$OUT/graphs.json"
+
+part "the comparison"
+timeout "$LIMIT" $PYTHON -m dila.recipes.compare --data "$DATA" --out "$OUT/compare" --cache-dir "$OUT/features" \
+    --device cuda --steps "$STEPS" --seeds "$SEEDS" --parallel 16 2>&1 | tail -n 60 | tee "$OUT/compare.txt"
+tar czf "$OUT/compare.tgz" -C "$OUT" --exclude=checkpoints --exclude="*.png" compare
+part "done"
