@@ -36,7 +36,7 @@ def test_the_loss_curve_is_the_golden_one(tmp_path):
     for one, other in zip(found, wanted, strict=True):
         assert one.pop("stage") == other.pop("stage")
         one.pop("kind"), other.pop("kind")
-        assert one == pytest.approx(other, rel=2e-3, abs=1e-6)
+        assert one == pytest.approx(other, rel=5e-3, abs=1e-6)
 
 
 if __name__ == "__main__":
