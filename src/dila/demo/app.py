@@ -109,7 +109,7 @@ def _play_tab(gr: Any, stage: Stage) -> None:
         with _told(gr):
             return show(move(stage.world, _begun(play), z))
 
-    def click(play: Play | None, third: int | float, fourth: int | float, event: gr.SelectData) -> tuple:
+    def click(play: Play | None, third: int | float, fourth: int | float, event: gr.SelectData) -> tuple:  # type: ignore
         asked = [*amounts(*event.index[:2]), third, fourth][: len(stage.compass.axes)]
         return go(play, stage.compass.point(asked))
 

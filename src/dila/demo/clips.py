@@ -47,7 +47,7 @@ class Shelf(NamedTuple):
         """
         if upload:
             return accept(upload)
-        if name not in self.paths:
+        if name is None or name not in self.paths:
             raise DilaError(f"there is no clip {name!r} here; choose one of {', '.join(self.names)} or upload one")
         return self.paths[name]
 
