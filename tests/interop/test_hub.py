@@ -67,7 +67,7 @@ def test_half_is_half(hub, folder, tmp_path):
 
 def test_the_model_in_the_box_can_be_pushed(hub, tmp_path):
     push_to_hub("box", "me/box")
-    assert "Push-T" in (tmp_path / "hub" / "me" / "box" / "README.md").read_text()
+    assert "# The model in the box" in (tmp_path / "hub" / "me" / "box" / "README.md").read_text()
 
 
 def test_the_command(hub, folder, capsys):

@@ -37,7 +37,7 @@ def test_made_from_recordings_it_loads_and_its_card_has_the_numbers_of_each(reco
     run = replace(
         run,
         model=replace(small_config, real_action_dim=None),
-        encoder={"name": "efficientnet-lite0", "size": 64},
+        encoder={"name": "efficientnet-lite0", "size": 64, "taps": ["stride16"]},
         batch=2,
         evaluate_clips=2,
         decoder=DecoderRun(steps=1, size=32, width=8, max_width=16, frames=32),

@@ -108,14 +108,11 @@ def make(run: Run, data: Sequence[str], out: Path) -> Path:
     world = World(*load_pretrained(checkpoint, device="auto"), bf16=run.precision == "bf16")
     names = name_data(list(data))
     corpora = {name: open_corpus(path) for name, path in zip(names, data, strict=True)}
-    scores = {name: measure(world, run, corpus, out / "features") for name, corpus in corpora.items()}
     about = {
         "title": "The model in the box",
         "data": "; ".join(f"{name}, {len(corpus)} recorded episodes" for name, corpus in corpora.items())
         + "; one episode in ten is held out for the numbers below. No action label was seen.",
-        "limits": "It knows nothing but these recordings, and imagines them whatever it is shown. Objects that are "
-        "covered and seen again are drawn as a blur.",
-        "scores": scores,
+        "limits": "It knows nothing but these recordings, and imagines them whatever it is shown.",
     }
     folder = pack(checkpoint, out / "model", about)
     size = sum(path.stat().st_size for path in folder.iterdir())
@@ -123,7 +120,9 @@ def make(run: Run, data: Sequence[str], out: Path) -> Path:
         raise DilaError(
             f"{folder} has {size / 2**20:.1f} MB, but the box takes {boxed.BYTES / 2**20:.0f}; make it smaller"
         )
-    return folder
+    # The model is there before it is measured: a machine that is lent by the minute may end meanwhile.
+    scores = {name: measure(world, run, corpus, out / "features") for name, corpus in corpora.items()}
+    return pack(checkpoint, out / "model", about | {"scores": scores})
 
 
 def scaled(run: Run, share: float) -> Run:
