@@ -197,7 +197,7 @@ def _look_tab(gr: Any, stage: Stage) -> None:
 def _plan_tab(gr: Any, stage: Stage) -> None:
     aim, taught = gr.State(None, time_to_live=HOUR), []
     gr.Markdown(
-        "Push-T in its simulator. Click where the agent (the disc) shall go, or take a picture of a clip as goal."
+        "Push-T in its simulator. Click where the agent (the disc) shall go, or take a frame of a clip."
     )
     with gr.Row():
         with gr.Column(scale=1):

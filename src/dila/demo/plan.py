@@ -157,9 +157,7 @@ def plan_to(
     eyes.layout()  # says it of a model that has none
     done = iter(range(1, loop.steps + 1))
     with _environment(goal, hands.repeats, lambda: None) as blind:
-        (chance,) = control(
-            [blind], [goal.seed], Blind(), Simulation(), lambda goals: Score(), hands.limits, loop
-        )  # fmt: skip
+        (chance,) = control([blind], [goal.seed], Blind(), Simulation(), lambda goals: Score(), hands.limits, loop)
     told(0, "planning")
     with _environment(goal, hands.repeats, lambda: told(next(done) / loop.steps, "planning")) as environment:
         (made,) = control(
@@ -172,7 +170,7 @@ def plan_to(
         "imagined a step before": world.draw(made.imagined[:, 0]),
         "end of each plan": world.draw(made.imagined[:, -1]),
     }
-    curves = {name: _distances(eyes, goal, run) for name, run in (("planned", made), ("random", chance))}
+    curves = {name: _distances(eyes, goal, run) for name, run in (("random", chance), ("planned", made))}
     return Planned(rows, curves, SUCCESS if goal.place else None, _told(goal, curves))
 
 
@@ -255,6 +253,6 @@ def _told(goal: Goal, curves: Mapping[str, list[float]]) -> str:
         )
     reached = f"reached at step {planned.index(best)}" if best < SUCCESS else f"not reached, which is below {SUCCESS}"
     return (
-        f"The agent began {planned[0]:.2f} boards from its goal and came as near as {best:.2f}: {reached}. "
+        f"The agent began {planned[0]:.2f} boards from its goal and came as near as {best:.3f}: {reached}. "
         f"Random actions came as near as {min(random):.2f}."
     )
