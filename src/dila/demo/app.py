@@ -196,9 +196,7 @@ def _look_tab(gr: Any, stage: Stage) -> None:
 
 def _plan_tab(gr: Any, stage: Stage) -> None:
     aim, taught = gr.State(None, time_to_live=HOUR), []
-    gr.Markdown(
-        "Push-T in its simulator. Click where the agent (the disc) shall go, or take a frame of a clip."
-    )
+    gr.Markdown("Push-T in its simulator. Click where the agent (the disc) shall go, or take a frame of a clip.")
     with gr.Row():
         with gr.Column(scale=1):
             seed = gr.Slider(0, 99, 3, step=1, label="start number")
@@ -221,7 +219,7 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
             return None, _enlarged(start_picture(int(number))), None, "Now choose a goal."
 
     def shown(goal: Goal) -> tuple:
-        return goal, _enlarged(goal.picture), "Now plan: up to a minute on a CPU."
+        return goal, _enlarged(goal.picture), "Now plan: some ten seconds on a CPU."
 
     def click(number: int | float, event: gr.SelectData) -> tuple:  # pyright: ignore[reportInvalidTypeForm]
         with _told(gr):
