@@ -130,7 +130,7 @@ def measure_planning(
     out = Path(out)
     _settle(out, plan, _digest(world.model))
     bench = _Bench(world, actions, plan)
-    groups = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
+    groups: list[tuple[Arm, Sequence[int]]] = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
     try:
         for arm, seeds in tqdm(groups, unit="group", desc=plan.environment, disable=not progress):
             if not all(_file(out, arm, seed).is_file() for seed in seeds):

@@ -6,6 +6,7 @@ it, and the goal is that. No script of ours opens the heavy slide and drawer or 
 hand beside the thing, and their goal is set by hand, the thing where it should be and the rest as it is.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -66,7 +67,7 @@ class DeskBody(SimulatorBody):
 SLIDE, DRAWER = 13, 12
 BLOCKS = {"ball": 17, "upright_block": 24, "flat_block": 31}
 """Places of things in the simulator's state, see its names; lights and standing places come after."""
-LIGHTS = dict(zip(COLOURS, (38, 39, 40), strict=True))
+LIGHTS: dict[str, int] = dict(zip(COLOURS, (38, 39, 40), strict=True))
 STOOD = dict(zip(BLOCKS, (41, 44, 47), strict=True))
 
 
@@ -165,8 +166,7 @@ def _beside(
     body: DeskBody, rng: np.random.Generator, *, legs: Legs, change: Mapping[str, Callable[[np.ndarray], np.ndarray]]
 ) -> Staged | None:
     """The hand led there; the goal is the same with some joints set."""
-    import mujoco  # type: ignore[import-untyped]
-
+    mujoco: Any = importlib.import_module("mujoco")
     body.reset(rng)
     driver = Driver(_Scripted(body.simulator, legs), rng, "scripted")  # type: ignore[arg-type]
     for _ in range(APPROACH):

@@ -26,8 +26,12 @@ TRIES = 50
 class Body(Protocol):
     """A simulator that can be put back. Actions are those of one raw step."""
 
-    fps: int | float
     limits: Limits
+
+    @property
+    def fps(self) -> int | float:
+        """Raw steps a second."""
+        ...
 
     def reset(self, rng: np.random.Generator) -> None:
         """Begin anew; everything that is random comes from `rng`."""
