@@ -134,6 +134,17 @@ def test_actions_of_another_simulator_are_refused(world, tmp_path):
         measure_planning(world, replace(SPACE, repeats=3), QUICK, tmp_path, progress=False)
 
 
+def test_starts_and_goals_of_vp2s_files_are_asked_for_by_a_flag(world, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "goals.hdf5", "w") as file:
+        file["data/demo_1/states"] = torch.zeros(2, 76).numpy()
+    plan = replace(QUICK, goals=str(tmp_path / "goals.hdf5"))
+    with pytest.raises(DilaError, match=r"episodes = 3, but .*goals.hdf5 holds 1"):
+        measure_planning(world, SPACE, plan, tmp_path / "many", progress=False)
+    with pytest.raises(DilaError, match="RoboDesk's tasks alone, not for pusht-reach"):
+        measure_planning(world, SPACE, replace(plan, episodes=1), tmp_path / "other", progress=False)
+
+
 def test_the_summary_is_arithmetic():
     def episode(*scores):
         return {"scores": list(scores), "seconds": 1.0}

@@ -25,6 +25,8 @@ PULLED = 0.2
 LEAD = 12
 """Steps before the success at which an episode begins."""
 
+ARM = 9
+"""Joints of the arm, which come first."""
 APPROACH = 32
 """Steps that the hand has to get beside a thing."""
 LOWEST = 0.8
@@ -58,6 +60,18 @@ class DeskBody(SimulatorBody):
         super().restore(snapshot)
         desk: Any = self.simulator
         desk.env.physics_copy.data.qpos[:] = desk.physics.data.qpos[:]
+
+    def put(self, state: np.ndarray) -> None:
+        """Into a state of VP2 (`dila.planning.vp2_files`); the blocks stand where they are from now on."""
+        physics: Any = self.simulator.physics  # type: ignore[attr-defined]
+        arm, things = ARM, physics.model.nq - ARM
+        physics.reset()
+        physics.data.qpos[:] = np.concatenate([state[:arm], state[2 * arm : 2 * arm + things]])
+        speeds = state[2 * arm + things :][: physics.model.nv - arm]
+        physics.data.qvel[:] = np.concatenate([state[arm : 2 * arm], speeds])
+        physics.forward()
+        self.simulator.env.physics_copy.data.qpos[:] = physics.data.qpos[:]  # type: ignore[attr-defined]
+        self.stood = self._blocks()
 
     def _blocks(self) -> np.ndarray:
         state = self.simulator.state()
