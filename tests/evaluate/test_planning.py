@@ -145,7 +145,7 @@ def test_baselines_plan_in_features_and_have_no_structure(name, tmp_path):
     plan = replace(QUICK, episodes=1, samples=20, iterations=1, steps=2, cost="features", arms=("model",))
     report = measure_planning(world, SPACE, plan, tmp_path / "features", progress=False)
     assert len(report["arms"]["model"]["scores"]) == 3
-    with pytest.raises(DilaError, match="a cost of structure needs a DiLA, not .*; choose features or pixels"):
+    with pytest.raises(DilaError, match=r"a cost of structure needs a DiLA, not .*; choose features or pixels"):
         measure_planning(world, SPACE, replace(plan, cost="structure"), tmp_path / "structure", progress=False)
 
 
