@@ -70,9 +70,7 @@ def _episode(path: Path, name: str, demo: Any) -> FromTo:
             "give VP2's goals.hdf5 of a RoboDesk task"
         )
     if not -len(states) <= start < len(states):
-        raise DilaError(
-            f"{path}: data/{name}/start_index is {start} of {len(states)} states; replace the file"
-        )
+        raise DilaError(f"{path}: data/{name}/start_index is {start} of {len(states)} states; replace the file")
     return FromTo(states[start], states[-1])
 
 
