@@ -68,7 +68,7 @@ demo: $(LIGHT)  ## play the model in the box, in the browser
 docs: $(LIGHT)  ## build the documentation, strictly, into site/
 	$(INSTALL) -e '.[docs]'
 	$(BIN)/python docs/architecture.py
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 bench: setup  ## run every benchmark; each prints JSON with its baseline
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done

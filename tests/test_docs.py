@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.ipynb"))
+PAGES = [*sorted(DOCS.glob("*.md")), *TUTORIALS]
 
 
 def script(name):
@@ -32,6 +34,38 @@ def test_a_tutorial_was_run_from_top_to_bottom_without_an_error(path):
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert not [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
+
+
+def words(page):
+    """A page's text, without what is code."""
+    if page.suffix == ".ipynb":
+        cells = json.loads(page.read_text())["cells"]
+        return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+
+
+def anchors(page):
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", head).strip().lower()) for head in heads}
+
+
+def test_every_page_is_in_the_sites_menu_once_and_every_entry_is_a_page():
+    # Read as text: the site's file has tags of its own for a loader of YAML, which the tests need not have.
+    menu = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1].split("\ntheme:")[0]
+    entries = re.findall(r"^ +- [^:]+: (\S+)$", menu, re.MULTILINE)
+    assert sorted(entries) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_of_a_page_leads_somewhere_in_the_site(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", words(page)):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.is_file(), target
+        assert found.is_relative_to(DOCS), target
+        assert not anchor or anchor in anchors(found), target
 
 
 @pytest.mark.slow

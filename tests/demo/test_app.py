@@ -183,3 +183,30 @@ def test_an_upload_is_used_and_a_wrong_one_refused(address, browser, tmp_path):
     page.get_by_role("button", name="Freeze", exact=True).click()
     page.get_by_text("fake.mp4 cannot be read as a video; upload another").wait_for()
     picture(page, "refused")
+
+
+@pytest.mark.slow
+def test_a_visitor_clicks_a_goal_and_watches_it_plan(address, browser):
+    pytest.importorskip("gym_pusht", reason="the extra pusht is not installed")
+    page = browser
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.get_by_role("tab", name="Plan").click()
+    page.get_by_role("button", name="Plan", exact=True).click()
+    page.get_by_text("there is no goal yet").wait_for()
+    page.get_by_role("button", name="Show the board").click()
+    board = page.locator("#board img")
+    board.wait_for()
+    size = board.bounding_box()
+    board.click(position={"x": size["width"] * 0.2, "y": size["height"] * 0.2})
+    page.locator("#goal img").wait_for()
+    page.locator("#planned").get_by_text("Now plan").wait_for()
+    page.get_by_role("button", name="Plan", exact=True).click()
+    page.locator("#planned").get_by_text("boards from its goal").wait_for(timeout=240_000)
+    page.locator("#sheet img").wait_for()
+    film = page.locator("video:visible")
+    film.wait_for()
+    page.wait_for_function("v => v.readyState >= 2 && v.videoWidth > 300", arg=film.element_handle())
+    picture(page, "plan")
+    assert errors == []

@@ -11,9 +11,13 @@ from dila.demo.compass import Compass, find_compass
 from dila.demo.look import look, plane, scatter, sheet
 from dila.demo.pad import amounts, draw_pad
 from dila.demo.pairs import freeze_rows, rebind_rows, transfer_rows, write_rows
+from dila.demo.plan import Goal, goal_at, goal_like, learn_hands, plan_to, start_picture
 from dila.demo.play import Play, begin, export, move, reset, undo
 from dila.errors import DilaError, MissingExtra
+from dila.evaluate.curves import write_curves
+from dila.imagine.pictures import contact_sheet
 from dila.imagine.world import World
+from dila.shapes import Tensor, UInt8
 
 TITLE = "DiLA: play a latent action world model"
 HOUR = 3600
@@ -190,12 +194,68 @@ def _look_tab(gr: Any, stage: Stage) -> None:
     press.click(run, [clip, upload, method], [maps, dots], api_name="look")
 
 
+def _plan_tab(gr: Any, stage: Stage) -> None:
+    aim, taught = gr.State(None, time_to_live=HOUR), []
+    gr.Markdown("Push-T in its simulator. Click where the agent (the disc) shall go, or take a frame of a clip.")
+    with gr.Row():
+        with gr.Column(scale=1):
+            seed = gr.Slider(0, 99, 3, step=1, label="start number")
+            open_board = gr.Button("Show the board")
+            with gr.Accordion("or a frame of a clip as the goal", open=False):
+                clip, upload = _picker(gr, stage, "clip")
+                at = gr.Slider(0, SECONDS, 2, step=stage.world.stride, label="at (seconds)")
+                take = gr.Button("Take this frame")
+            press = gr.Button("Plan", variant="primary")
+        board = gr.Image(label="start: click here", interactive=False, elem_classes="pad", elem_id="board", buttons=[])
+        wanted = gr.Image(label="goal", interactive=False, elem_id="goal", buttons=[])
+    said = gr.Markdown("Show the board first.", elem_id="planned")
+    sheet = gr.Image(show_label=False, interactive=False, elem_id="sheet", buttons=[])
+    with gr.Row():
+        film, chart = _screen(gr), gr.Image(label="distance by step", interactive=False, buttons=[])
+    told = gr.Progress()
+
+    def show(number: int | float) -> tuple:
+        with _told(gr):
+            return None, _enlarged(start_picture(int(number))), None, "Now choose a goal."
+
+    def shown(goal: Goal) -> tuple:
+        return goal, _enlarged(goal.picture), "Now plan: some ten seconds on a CPU."
+
+    def click(number: int | float, event: gr.SelectData) -> tuple:  # pyright: ignore[reportInvalidTypeForm]
+        with _told(gr):
+            return shown(goal_at(int(number), *(pixel / SHOWN for pixel in event.index[:2])))
+
+    def frame(number: int | float, name: str, file: str | None, seconds: int | float) -> tuple:
+        with _told(gr):
+            first = read_frames(stage.world, stage.shelf.choose(name, file), seconds, 2)[0]
+            return shown(goal_like(int(number), first))
+
+    def run(goal: Goal | None, progress: Any = told) -> tuple:
+        with _told(gr):
+            if goal is None:
+                raise DilaError("there is no goal yet; show the board and click on it")
+            if not taught:
+                taught.append(learn_hands(stage.world, lambda share, what: progress(0.4 * share, what)))
+            made = plan_to(stage.world, taught[0], goal, progress)
+            path = _fresh(stage)
+            write_curves(path.with_suffix(".png"), made.curves, made.line)
+            return (made.said, contact_sheet(made.rows, 10), str(write_rows(made.rows, path, stage.world.stride)),
+                    _opened(path.with_suffix(".png")))  # fmt: skip
+
+    open_board.click(show, [seed], [aim, board, wanted, said], api_name=False)
+    seed.release(show, [seed], [aim, board, wanted, said], api_name=False)
+    board.select(click, [seed], [aim, wanted, said], api_name=False)
+    take.click(frame, [seed, clip, upload, at], [aim, wanted, said], api_name=False)
+    press.click(run, [aim], [said, sheet, film, chart], api_name=False)
+
+
 TABS: dict[str, Callable[[Any, Stage], None]] = {
     "Play": _play_tab,
     "Transfer": _pair_tab("Transfer", "actions of", "in the scene of", transfer_rows),
     "Rebind": _pair_tab("Rebind", "structure of", "content of", rebind_rows),
     "Freeze": _freeze_tab,
     "Look inside": _look_tab,
+    "Plan": _plan_tab,
 }
 
 
@@ -240,13 +300,24 @@ def _begun(play: Play | None) -> Play:
 
 
 def _picture(play: Play) -> Any:
-    """Enlarged: a page shows no picture larger than it is."""
+    return _enlarged(play.now)
+
+
+def _enlarged(picture: UInt8[Tensor, "3 Y X"]) -> Any:
+    """A page shows no picture larger than it is."""
     import torch.nn.functional as F
 
-    rows, columns = play.now.shape[-2:]
+    rows, columns = picture.shape[-2:]
     scale = SHOWN / max(rows, columns)
     size = (round(rows * scale), round(columns * scale))
-    return F.interpolate(play.now[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    return F.interpolate(picture[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+
+
+def _opened(path: Path) -> Any:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.copy()
 
 
 def _fresh(stage: Stage) -> Path:

@@ -1,11 +1,19 @@
 """The pad: a picture to click on, whose place is the amounts along the first two directions of z."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dila.demo.compass import REACH, Compass
 
 SIZE = 300
+DOT, HEIGHT = 5, 14
+"""Radius of a dot, height of a name, in pixels."""
 _PAPER, _LINE, _DOT, _INK = (247, 248, 250), (205, 211, 220), (45, 110, 220), (29, 36, 48)
+
+
+Number = int | float
+Box = tuple[Number, Number, Number, Number]
+"""Left, top, right, bottom."""
 
 
 def draw_pad(compass: Compass) -> Any:
@@ -18,12 +26,47 @@ def draw_pad(compass: Compass) -> Any:
     draw.line([(8, middle), (SIZE - 8, middle)], fill=_LINE)
     ring = middle / REACH
     draw.ellipse([middle - ring, middle - ring, middle + ring, middle + ring], outline=_LINE)
-    for name, z in compass.actions.items():
-        x, y = place(compass.read(z)[:2].tolist())
-        draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=_DOT)
-        width = draw.textlength(name, font=font)
-        draw.text((min(max(x - width / 2, 2), SIZE - width - 2), y + 6 if y < SIZE - 22 else y - 20), name, _INK, font)
+    dots = {name: place(compass.read(z)[:2].tolist()) for name, z in compass.actions.items()}
+    for x, y in dots.values():
+        draw.ellipse([x - DOT, y - DOT, x + DOT, y + DOT], fill=_DOT)
+    boxes = spaced(list(dots.values()), [draw.textlength(name, font=font) for name in dots])
+    for name, (left, top, _, _) in zip(dots, boxes, strict=True):
+        draw.text((left, top), name, _INK, font)
     return picture
+
+
+def spaced(dots: Sequence[tuple[Number, Number]], widths: Sequence[Number]) -> list[Box]:
+    """Where names are written: each as near to its dot as it covers no dot and no name before it.
+
+    Args:
+        dots: their pixels.
+        widths: of the names.
+    """
+    taken: list[Box] = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in dots]
+    for (x, y), width in zip(dots, widths, strict=True):
+        tried = [_within(x + right, y + down, width) for right, down in _around(width)]
+        taken.append(min(tried, key=lambda box: sum(_shared(box, other) for other in taken)))
+    return taken[len(dots) :]
+
+
+def _around(width: Number) -> list[tuple[Number, Number]]:
+    """From a dot to the left top of its name: below, above, beside, and then ever further off."""
+    below, above, middle = DOT + 1, -DOT - HEIGHT - 1, -HEIGHT / 2
+    sides = [(DOT + 3, middle), (-width - DOT - 3, middle)]
+    near = [(-width / 2, below), (-width / 2, above), *sides]
+    corners = [(right, down) for down in (below, above) for right in (DOT, -width - DOT)]
+    far = [(-width / 2, at + step) for step in (14, 28, 42) for at in (below, above - 2 * step)]
+    return near + corners + far
+
+
+def _within(left: Number, top: Number, width: Number) -> Box:
+    left, top = min(max(left, 2), SIZE - width - 2), min(max(top, 2), SIZE - HEIGHT - 2)
+    return left, top, left + width, top + HEIGHT
+
+
+def _shared(box: Box, other: Box) -> Number:
+    wide, high = (min(box[i + 2], other[i + 2]) - max(box[i], other[i]) for i in (0, 1))
+    return max(wide, 0) * max(high, 0)
 
 
 def amounts(x: int | float, y: int | float) -> tuple[float, float]:

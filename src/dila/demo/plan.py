@@ -1,0 +1,258 @@
+"""Push-T reached by planning, on the page: a visitor's goal, what the plans imagined, and what came of them.
+
+A model knows latent actions alone. What they are in real ones is learned on the spot from seconds of scripted play, by
+the regression that `dila adapt` begins with: the model itself stays as it is.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dila.data.pusht import BOARD, REACH, Driver
+from dila.errors import DilaError
+from dila.evaluate.planning import cost_maker
+from dila.imagine.pictures import Rows
+from dila.imagine.world import World
+from dila.planning.cost import Score
+from dila.planning.dynamics import Imagination, Simulation
+from dila.planning.env_pusht import LIMIT, PushTBody, reach_distance
+from dila.planning.environment import SUCCESS, GoalEnvironment, Staged, Task
+from dila.planning.environments import held_steps
+from dila.planning.mpc import Episode, Loop, control
+from dila.planning.mppi import MPPI
+from dila.planning.planner import Blind, Limits
+from dila.shapes import Float, Tensor, UInt8
+from dila.train.adapt import Adaptation, Pairs, fit_encoder
+
+SIZE = 128
+"""Pixels a side that the model is shown."""
+AGENT = 15
+"""Radius of the agent, in units of the board."""
+EPISODES, PLAY_SEED = 48, 20
+"""Scripted play that real actions are learned from: so many clips, as long as the model's."""
+FIT = 200
+"""Steps of that regression: of so little play, more are learned by heart."""
+KNOWN = 0.1
+"""R² of that regression below which the model is said to know no Push-T."""
+SEARCH = MPPI(samples=32, iterations=2, gamma=3.0, relative=True)
+LOOP = Loop(steps=10, horizon=5)
+
+Told = Callable[[int | float, str], Any]
+"""Called with the share that is done, and what is being done."""
+
+
+class Hands(NamedTuple):
+    """How real actions become latent ones."""
+
+    encoder: nn.Sequential
+    """From the displacement [x, y] that is held for a transition to z."""
+    limits: Limits
+    repeats: int
+    """Raw steps of a transition."""
+    r2: float
+    """On play that it was not fitted to."""
+
+
+class Goal(NamedTuple):
+    """Where to get from the start with this number."""
+
+    seed: int
+    picture: UInt8[Tensor, "3 Y X"]
+    place: tuple[float, float] | None = None
+    """Of the agent, in units of the board; None where a picture is all that is known."""
+
+
+class Planned(NamedTuple):
+    """What came of it."""
+
+    rows: Rows
+    """Goal, what happened, each frame as imagined a step before, the end of each plan; T frames."""
+    curves: Mapping[str, list[float]]
+    """Distance to the goal before each step and after the last: of the model's plans, and of random actions."""
+    line: float | None
+    """The distance that counts as there, where there is one."""
+    said: str
+
+
+def start_picture(seed: int, size: int = SIZE) -> UInt8[Tensor, "3 Y X"]:
+    """The board as an episode begins.
+
+    Raises:
+        MissingExtra: gym-pusht is not installed.
+    """
+    with _board(seed) as body:
+        return body.picture(size)
+
+
+def goal_at(seed: int, right: int | float, down: int | float) -> Goal:
+    """The agent there, all else as at the start.
+
+    Args:
+        seed: number of the start.
+        right: share of the board's width.
+        down: share of its height.
+
+    Raises:
+        DilaError: the block is there.
+    """
+    x, y = (float(np.clip(share * BOARD, *REACH)) for share in (right, down))
+    with _board(seed) as body:
+        if any(shape.point_query((x, y)).distance < AGENT for shape in body.env.unwrapped.block.shapes):
+            raise DilaError("the block is there, where the agent cannot be; click on a free place")
+        body.restore(_placed(body.snapshot(), (x, y)))
+        return Goal(seed, body.picture(SIZE), (x, y))
+
+
+def goal_like(seed: int, picture: UInt8[Tensor, "3 Y X"]) -> Goal:
+    """The board as in this picture, of any size."""
+    return Goal(seed, F.interpolate(picture[None], (SIZE, SIZE), mode="bilinear", antialias=True)[0])
+
+
+def learn_hands(world: World, told: Told = lambda share, what: None, episodes: int = EPISODES) -> Hands:
+    """Play for as many clips, see which z the model infers, and fit the way from the true actions to it.
+
+    Args:
+        world: of any action encoder; it is not looked at.
+        told: of how far it is.
+        episodes: clips of play.
+
+    Raises:
+        MissingExtra: gym-pusht is not installed.
+        DilaError: a stride that Push-T has not, or a model whose z says nothing about Push-T's actions.
+    """
+    rng, parts = np.random.default_rng(PLAY_SEED), []
+    with _board(PLAY_SEED) as body:
+        repeats = held_steps("Push-T", body, world.stride)
+        for number in range(episodes):
+            told(number / episodes, "playing, to learn what real actions are")
+            frames, a = _play(body, rng, world.frames, repeats)
+            parts.append((a, world.infer(frames).float().cpu(), torch.full((len(a),), number)))
+    pairs = Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    with torch.random.fork_rng(devices=[]):  # fitting seeds it
+        encoder, r2 = fit_encoder(pairs, pairs.z.shape[1], Adaptation(fit_steps=FIT))
+    if not r2 >= KNOWN:
+        raise DilaError(
+            f"this model's latent actions say too little about those of Push-T (R2 {r2:.2f}, {KNOWN} is the least); "
+            "plan with one that was trained on Push-T"
+        )
+    bound = pairs.a.abs().quantile(0.99, dim=0).clamp_max(LIMIT)
+    return Hands(encoder.to(world.device).requires_grad_(False), Limits(-bound, bound), repeats, r2)
+
+
+def plan_to(
+    world: World, hands: Hands, goal: Goal, told: Told = lambda share, what: None, loop: Loop = LOOP
+) -> Planned:
+    """Plan in the cost of structure, act in the simulator, look again; and the same start under random actions.
+
+    Raises:
+        MissingExtra: gym-pusht is not installed.
+        DilaError: a model without structure or decoder.
+    """
+    eyes = Imagination(world, hands.encoder)
+    eyes.layout()  # says it of a model that has none
+    done = iter(range(1, loop.steps + 1))
+    with _environment(goal, hands.repeats, lambda: None) as blind:
+        (chance,) = control([blind], [goal.seed], Blind(), Simulation(), lambda goals: Score(), hands.limits, loop)
+    told(0, "planning")
+    with _environment(goal, hands.repeats, lambda: told(next(done) / loop.steps, "planning")) as environment:
+        (made,) = control(
+            [environment], [goal.seed], SEARCH, eyes, cost_maker(eyes, "structure"), hands.limits, loop, show=eyes
+        )
+    assert made.imagined is not None
+    rows = {
+        "goal": made.goal.expand(loop.steps, -1, -1, -1),
+        "happened": made.frames[1:],
+        "imagined a step before": world.draw(made.imagined[:, 0]),
+        "end of each plan": world.draw(made.imagined[:, -1]),
+    }
+    curves = {name: _distances(eyes, goal, run) for name, run in (("random", chance), ("planned", made))}
+    return Planned(rows, curves, SUCCESS if goal.place else None, _told(goal, curves))
+
+
+class _Watched(GoalEnvironment):
+    """Push-T from the start with that number to a goal; tells of every step."""
+
+    def __init__(self, body: PushTBody, goal: Goal, repeats: int, stepped: Callable[[], Any]):
+        super().__init__(body, Task(self._stage, reach_distance), repeats, SIZE)
+        self.wanted, self.stepped = goal, stepped
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        picture, info = super().reset(seed=seed, options=options)
+        return picture, info | {"goal": self.wanted.picture}
+
+    def step(self, action: np.ndarray) -> tuple[Tensor, float, bool, bool, dict[str, Any]]:
+        made = super().step(action)
+        self.stepped()
+        return made
+
+    def _stage(self, body: PushTBody, rng: np.random.Generator) -> Staged:
+        body.reset(rng)
+        start = body.snapshot()
+        return Staged(start, _placed(start, self.wanted.place) if self.wanted.place else start)
+
+
+@contextmanager
+def _environment(goal: Goal, repeats: int, stepped: Callable[[], Any]) -> Iterator[_Watched]:
+    environment = _Watched(PushTBody(), goal, repeats, stepped)
+    try:
+        yield environment
+    finally:
+        environment.close()
+
+
+@contextmanager
+def _board(seed: int) -> Iterator[PushTBody]:
+    body = PushTBody()
+    try:
+        body.reset(np.random.default_rng(seed))
+        yield body
+    finally:
+        body.close()
+
+
+def _placed(snapshot: Any, place: tuple[float, float]) -> Any:
+    """The agent there, at rest."""
+    return snapshot._replace(agent=(place, (0.0, 0.0)))
+
+
+def _play(
+    body: PushTBody, rng: np.random.Generator, frames: int, repeats: int
+) -> tuple[UInt8[Tensor, "T 3 Y X"], Float[Tensor, "K 2"]]:
+    """One clip, and the displacement held in each of its transitions."""
+    body.reset(rng)
+    driver, pictures, actions = Driver(rng, "mixed"), [body.picture(SIZE)], []
+    for _ in range(frames - 1):
+        facts = body.facts()
+        actions.append(np.clip(driver.target(facts[:2], facts[2:]) - facts[:2], -LIMIT, LIMIT))
+        for _ in range(repeats):
+            body.act(actions[-1])
+        pictures.append(body.picture(SIZE))
+    return torch.stack(pictures), torch.tensor(np.stack(actions), dtype=torch.float32)
+
+
+def _distances(eyes: Imagination, goal: Goal, run: Episode) -> list[float]:
+    """In boards where the agent's place is known; else in structure, in units of the first."""
+    if goal.place:
+        return run.scores
+    apart = (eyes.structure(run.frames[None])[0] - eyes.structure(goal.picture[None, None])[0]).square().mean((1, 2, 3))
+    return (apart / apart[0].clamp_min(1e-9)).tolist()
+
+
+def _told(goal: Goal, curves: Mapping[str, list[float]]) -> str:
+    planned, random = curves["planned"], curves["random"]
+    best = min(planned)
+    if not goal.place:
+        return (
+            f"In structure, the nearest that it came is {best:.2f} of where it began (random actions: "
+            f"{min(random):.2f}); how far that truly is, a picture does not say."
+        )
+    reached = f"reached at step {planned.index(best)}" if best < SUCCESS else f"not reached, which is below {SUCCESS}"
+    return (
+        f"The agent began {planned[0]:.2f} boards from its goal and came as near as {best:.3f}: {reached}. "
+        f"Random actions came as near as {min(random):.2f}."
+    )
