@@ -21,12 +21,16 @@ from typing import Any
 
 import numpy as np
 
+from dila.errors import DilaError
+
 CODECS = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d"})
 """Whose frames say which packet they come from, B-frames or none."""
 DISPOSES = frozenset({"h264"})
 """Whose decoder leaves out what no other frame refers to, and nothing else, when asked to."""
 COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 """What a container may say of colours and the packets need not."""
+MAX_FRAMES = 20_000_000
+"""Of a video: four days at 60 frames a second; more is a claim."""
 KEPT = 4
 """Decoders that a thread keeps."""
 
@@ -63,7 +67,7 @@ class Packets:
             yield range(first, int(self.turns[goals[part]].max()) + 1), set(goals[part].tolist())
 
 
-class PacketNotes:
+class _Notes:
     """Notes packets while they are walked through."""
 
     def __init__(self, path: Path, container: Any, stream: Any):
@@ -104,6 +108,39 @@ class PacketNotes:
         told = self.path.stat()
         stamp = (told.st_mtime_ns, told.st_size)
         return Packets(self.codec, self.extradata, self.colours, np.argsort(turns), turns, offsets, sizes, stamp)
+
+
+def list_packets(path: Path, container: Any, stream: Any) -> tuple[list[int], list[bool], Packets | None]:
+    """When each frame is shown, in ticks; whether it is a keyframe; where its packet lies, if that is of use.
+
+    No packet is kept, as a film is gigabytes.
+
+    Raises:
+        DilaError: the video is cut short, damaged, without times, or too long.
+    """
+    if stream.frames > MAX_FRAMES:
+        raise DilaError(f"{path} claims {stream.frames:,} frames, more than {MAX_FRAMES:,}; split it")
+    pts, key, found = [], [], 0
+    notes = _Notes(path, container, stream)
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        found += 1
+        notes.note(packet)
+        if packet.is_corrupt:
+            raise DilaError(f"{path} is damaged or cut short; replace or remove it")
+        if found > MAX_FRAMES:
+            raise DilaError(f"{path} has more than {MAX_FRAMES:,} frames; split it")
+        if not packet.is_discard:  # cut away by an edit list
+            pts.append(packet.pts if packet.pts is not None else packet.dts)
+            key.append(packet.is_keyframe)
+    if not pts:
+        raise DilaError(f"{path} holds no frames; replace or remove it")
+    if found < stream.frames:
+        raise DilaError(f"{path} is cut short: {found} of {stream.frames} frames are there; replace or remove it")
+    if any(t is None for t in pts) or len(set(pts)) != len(pts):
+        raise DilaError(f"{path} stores no usable time for each frame; rewrap it, for example with ffmpeg, as mp4")
+    return pts, key, notes.result()
 
 
 def decode_packets(

@@ -24,15 +24,13 @@ import numpy as np
 import torch
 
 from dila.data.fast_video import read_fast
-from dila.data.packets import PacketNotes, Packets, decode_packets
+from dila.data.packets import Packets, decode_packets, list_packets
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
 MAX_SIDE = 16_384
 MAX_PIXELS = 64_000_000
-MAX_FRAMES = 20_000_000
-"""Of a video: four days at 60 frames a second; more is a claim."""
 SAMPLE_BYTES = 65_536
 LIMITS = {"max_pixels": str(MAX_PIXELS)}
 # Files are opened by content, whatever their suffix: without this a "video" could be a playlist that opens others.
@@ -121,8 +119,7 @@ def probe_video(path: str | Path) -> VideoInfo:
     path = Path(path)
     _check_file(path)
     with _opened(path) as (container, stream):
-        notes = PacketNotes(path, container, stream)
-        pts, key = _packets(path, container, stream, notes)
+        pts, key, packets = list_packets(path, container, stream)
         order = np.argsort(np.array(pts, dtype=np.int64))
         ticks = np.array(pts, dtype=np.int64)[order]
         key = np.array(key)[order]
@@ -138,7 +135,8 @@ def probe_video(path: str | Path) -> VideoInfo:
         size = (first.width, first.height) if turned else (first.height, first.width)
     if counted:
         return VideoInfo(times, None, np.zeros(1, dtype=np.int64), ticks[:1], (size[0], size[1]))
-    keyframes, packets = np.flatnonzero(key), None if first.rotation else notes.result()
+    keyframes = np.flatnonzero(key)
+    packets = None if first.rotation else packets
     return VideoInfo(times, ticks, keyframes, ticks[keyframes], (size[0], size[1]), tick, packets)
 
 
@@ -276,32 +274,6 @@ def _check_size(path: Path, width: int, height: int) -> None:
             f"{path} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all; "
             "scale it down"
         )
-
-
-def _packets(path: Path, container: Any, stream: Any, notes: PacketNotes) -> tuple[list[int], list[bool]]:
-    """When each frame is shown, in ticks, and whether it is a keyframe; no packet is kept, as a film is gigabytes."""
-    if stream.frames > MAX_FRAMES:
-        raise DilaError(f"{path} claims {stream.frames:,} frames, more than {MAX_FRAMES:,}; split it")
-    pts, key, found = [], [], 0
-    for packet in container.demux(stream):
-        if not packet.size:
-            continue
-        found += 1
-        notes.note(packet)
-        if packet.is_corrupt:
-            raise DilaError(f"{path} is damaged or cut short; replace or remove it")
-        if found > MAX_FRAMES:
-            raise DilaError(f"{path} has more than {MAX_FRAMES:,} frames; split it")
-        if not packet.is_discard:  # cut away by an edit list
-            pts.append(packet.pts if packet.pts is not None else packet.dts)
-            key.append(packet.is_keyframe)
-    if not pts:
-        raise DilaError(f"{path} holds no frames; replace or remove it")
-    if found < stream.frames:
-        raise DilaError(f"{path} is cut short: {found} of {stream.frames} frames are there; replace or remove it")
-    if any(t is None for t in pts) or len(set(pts)) != len(pts):
-        raise DilaError(f"{path} stores no usable time for each frame; rewrap it, for example with ffmpeg, as mp4")
-    return pts, key
 
 
 def _read_packets(path: Path, info: VideoInfo, wanted: np.ndarray, distinct: list[int], out: np.ndarray) -> bool:
