@@ -37,8 +37,9 @@ $(FULL): $(SOURCES) | $(BIN)/python
 
 setup: $(FULL)  ## install the package with all that its tests need, into .venv
 
+# A process a core with one thread each: two threads on small tensors mostly wait for each other.
 test: setup  ## run the tests, the minutes-long ones left out
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup  ## run the minutes-long tests
 	$(BIN)/python -m pytest -m slow

@@ -7,8 +7,9 @@ to RGB kept (the quickest that PyAV gives):
 
 - `whole`: files decoded from start to end. `share_of_whole` compares frames decoded: random clips begin between
   keyframes, so frames are decoded that nobody asked for (`decoded_per_delivered`).
-- `clips`: the same random clips as the loader's: open, seek to the keyframe, decode, convert; no batches, no queues.
-  `share_of_clips` compares frames delivered.
+- `clips`: random clips of the same videos, cut like the loader's: open, seek to the keyframe, decode, convert those of
+  the clip; no batches, no queues. `share_of_clips` compares frames delivered. It can pass 1: the loader opens no file
+  (`dila.data.packets`), and decodes no frame that nothing needs.
 
 Both are also given by processor time (`_cpu`), which other work on the machine disturbs less.
 """
@@ -17,7 +18,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -37,7 +37,7 @@ from dila.data import Clips, EpochSampler, Mixture, collate_clips, fast_video, o
 from dila.vision import FeatureCache, build_encoder
 
 VIDEOS, FRAMES, CLIP, BATCH = 6, 300, 16, 8
-SECONDS = 1.5
+SECONDS = 2.5
 """That each measurement lasts, about."""
 WORKERS = (0, 1, 2)
 TORCHCODEC = fast_video._torchcodec()
@@ -181,26 +181,33 @@ def decoded_per_delivered(clips: Clips) -> float:
 
 
 def measured(clips: Mixture, workers: int) -> dict[str, float]:
-    """Frames of random clips through the loader as training has it; by the clock its start does not count."""
+    """Frames of random clips through the loader as training has it, once it runs: its start does not count.
+
+    Processor time is that of this process and of the workers between the first and the last batch that count, so that
+    neither imports nor what workers have made ahead when it ends fall on the frames delivered.
+    """
     sampler = EpochSampler(clips.lengths, BATCH)
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
     loader = DataLoader(
         clips, BATCH, sampler=sampler, num_workers=workers, collate_fn=collate_clips, persistent_workers=workers > 0
     )
     batches = endless(loader, sampler)
     for _ in range(2 + 2 * workers):
         next(batches)
-    began, count = time.perf_counter(), 0
+    began, spent, count = time.perf_counter(), processor(loader, workers), 0
     while time.perf_counter() - began < SECONDS:
         count += next(batches).frames.shape[0] * CLIP
-    seconds = time.perf_counter() - began
-    everything = count + (2 + 2 * workers) * BATCH * CLIP
+    seconds, cpu = time.perf_counter() - began, processor(loader, workers) - spent
     batches.close()
-    del batches, loader  # ends the workers, whose time is then known
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = children.ru_utime + children.ru_stime - spent[0].ru_utime - spent[0].ru_stime
-    cpu += time.process_time() - spent[1]
-    return {"frames_per_second": count / seconds, "frames_per_cpu_second": everything / cpu}
+    return {"frames_per_second": count / seconds, "frames_per_cpu_second": count / cpu}
+
+
+def processor(loader: Any, workers: int) -> float:
+    """Seconds of processor time that this process and the loader's workers have taken so far."""
+    ticks = 0
+    for worker in loader._iterator._workers if workers else ():
+        told = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(told[11]) + int(told[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def endless(loader: Any, sampler: EpochSampler) -> Iterator[Any]:

@@ -96,20 +96,20 @@ def test_interrupted_it_goes_on(corpus, tmp_path, monkeypatch):
     convert(corpus, tmp_path / "whole", progress=False)
     real, made = module.stage_episode, []
 
-    def dying(staging, name, chunks, columns, fps, source):
+    def dying(staging, name, cameras, columns, fps, about):
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(source)
-        real(staging, name, chunks, columns, fps, source)
+        made.append(about.source)
+        real(staging, name, cameras, columns, fps, about)
 
     monkeypatch.setattr(module, "stage_episode", dying)
     with pytest.raises(KeyboardInterrupt):
         convert(corpus, tmp_path / "out", progress=False)
     monkeypatch.undo()
 
-    def watching(staging, name, chunks, columns, fps, source):
-        made.append(source)
-        real(staging, name, chunks, columns, fps, source)
+    def watching(staging, name, cameras, columns, fps, about):
+        made.append(about.source)
+        real(staging, name, cameras, columns, fps, about)
 
     monkeypatch.setattr(module, "stage_episode", watching)
     convert(corpus, tmp_path / "out", progress=False)

@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from dila.cli.main import main
 from dila.data import lerobot_tables
+from dila.data.check import check
 from dila.data.clips import Clips, collate_clips
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.video import write_video
@@ -164,6 +166,20 @@ def test_one_camera_can_be_chosen_and_ids_stay(either):
         open_corpus(either, camera="top")
     above = open_corpus(either.parent)
     assert {e.id for e in above.episodes} >= {f"{either.name}/episode_000002/{FRONT}"}
+
+
+def test_one_camera_is_checked_and_shown(either, tmp_path, capsys):
+    camera = open_corpus(either).episodes[0].camera
+    alone, all_of_it = check(either, camera=camera), check(either)
+    assert (list(alone.cameras), len(all_of_it.cameras)) == ([camera], 2)
+    assert alone.episodes < all_of_it.episodes
+    sheet = tmp_path / "sheet.png"
+    main(["data", "show", str(either), "--camera", camera, "--out", str(sheet)])
+    assert sheet.is_file()
+    assert camera in (told := capsys.readouterr().out)
+    assert not any(other in told for other in all_of_it.cameras if other != camera)
+    assert main(["data", "check", str(either), "--camera", "nose"]) == 2
+    assert "has no camera 'nose'" in capsys.readouterr().err
 
 
 def test_cameras_of_one_recording_are_never_on_both_sides_of_a_split(v21):

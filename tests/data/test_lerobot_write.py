@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dila.data import lerobot_write
-from dila.data.lerobot_write import CAMERA, LeRobotV3, publish, stage_episode
+from dila.data.lerobot_write import CAMERA, About, LeRobotV3, publish, stage_episode
 from dila.data.primitives import PrimitiveRenderer
 from dila.data.recording import Recorded, record
 from dila.errors import DilaError
@@ -113,9 +113,11 @@ def test_tasks_are_indexed_by_task_as_pandas_wants_it(tmp_path):
 def test_many_files_when_one_would_be_too_large(tmp_path):
     for number in range(5):
         made = grey(number)
-        stage_episode(tmp_path, f"e{number}", made.frames.split(2), made.columns, 10)
-    size = (tmp_path / "e0.mp4").stat().st_size
-    publish(tmp_path / "d", tmp_path, [f"e{n}" for n in range(5)], NAMES, 10, "go", video_mb=2.5 * size / 2**20)
+        stage_episode(
+            tmp_path, f"e{number}", {CAMERA: made.frames.split(2)}, made.columns, 10, About(f"e{number}", ("go",))
+        )
+    size = (tmp_path / "e0.0.mp4").stat().st_size
+    publish(tmp_path / "d", tmp_path, [f"e{n}" for n in range(5)], NAMES, 10, video_mb=2.5 * size / 2**20)
     data = reader.read(tmp_path / "d")
     assert [row["data/file_index"] for row in data.rows] == [0, 0, 1, 1, 2]
     assert [row[f"videos/{CAMERA}/file_index"] for row in data.rows] == [0, 0, 1, 1, 2]
@@ -179,13 +181,13 @@ def test_workers_change_nothing(tmp_path):
 
 
 def test_a_column_or_a_size_that_does_not_fit_is_refused(tmp_path):
-    made = grey(0)
+    made, about = grey(0), About("a", ("go",))
     with pytest.raises(DilaError, match="4 rows of 'action' for 5 frames"):
-        stage_episode(tmp_path, "a", [made.frames], {"action": made.columns["action"][:4]}, 10)
-    stage_episode(tmp_path, "a", [made.frames], made.columns, 10)
-    stage_episode(tmp_path, "b", [made.frames[..., :16]], made.columns, 10)
+        stage_episode(tmp_path, "a", {CAMERA: [made.frames]}, {"action": made.columns["action"][:4]}, 10, about)
+    stage_episode(tmp_path, "a", {CAMERA: [made.frames]}, made.columns, 10, about)
+    stage_episode(tmp_path, "b", {CAMERA: [made.frames[..., :16]]}, made.columns, 10, About("b", ("go",)))
     with pytest.raises(DilaError, match="b has frames of"):
-        publish(tmp_path / "d", tmp_path, ["a", "b"], NAMES, 10, "go")
+        publish(tmp_path / "d", tmp_path, ["a", "b"], NAMES, 10)
     assert not list((tmp_path / "d").rglob("*.parquet"))
 
 

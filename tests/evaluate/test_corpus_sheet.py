@@ -6,6 +6,8 @@ from PIL import Image
 from dila.data import write_video
 from dila.errors import DilaError
 from dila.evaluate.corpus_sheet import draw_corpus
+from dila.imagine import pictures
+from dila.imagine.pictures import _spelt
 
 
 def grey(level, length, size):
@@ -31,3 +33,10 @@ def test_what_cannot_be_shown_is_told(tmp_path):
         draw_corpus(tmp_path, tmp_path / "sheet.jpg")
     with pytest.raises(DilaError, match="moments = 0"):
         draw_corpus(tmp_path, tmp_path / "sheet.png", moments=0)
+
+
+def test_names_that_the_font_cannot_write_are_spelt_out(monkeypatch):
+    assert _spelt("视频/a.mp4")[0] == "\\u89c6\\u9891/a.mp4"
+    monkeypatch.setattr(pictures, "_FONT", "none.ttf")
+    assert _spelt("ü/a.mp4")[0] == "\\xfc/a.mp4"
+    assert _spelt("plain name.mp4")[0] == "plain name.mp4"

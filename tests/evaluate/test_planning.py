@@ -134,6 +134,32 @@ def test_actions_of_another_simulator_are_refused(world, tmp_path):
         measure_planning(world, replace(SPACE, repeats=3), QUICK, tmp_path, progress=False)
 
 
+@pytest.mark.parametrize("name", ["lapa", "adaworld"])
+def test_baselines_plan_in_features_and_have_no_structure(name, tmp_path):
+    from dila.baselines.presets import BASELINES
+    from dila.interop.models import build
+
+    tiny = BASELINES[name]["tiny"]
+    config = replace(tiny, grid=(4, 4), feature_dim=12, width=16, heads=2, real_action_dim=4)
+    world = World(build(config).eval(), BlockMean(), CellColour(), stride=0.2, frames=8)
+    plan = replace(QUICK, episodes=1, samples=20, iterations=1, steps=2, cost="features", arms=("model",))
+    report = measure_planning(world, SPACE, plan, tmp_path / "features", progress=False)
+    assert len(report["arms"]["model"]["scores"]) == 3
+    with pytest.raises(DilaError, match=r"a cost of structure needs a DiLA, not .*; choose features or pixels"):
+        measure_planning(world, SPACE, replace(plan, cost="structure"), tmp_path / "structure", progress=False)
+
+
+def test_starts_and_goals_of_vp2s_files_are_asked_for_by_a_flag(world, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "goals.hdf5", "w") as file:
+        file["data/demo_1/states"] = torch.zeros(2, 76).numpy()
+    plan = replace(QUICK, goals=str(tmp_path / "goals.hdf5"))
+    with pytest.raises(DilaError, match=r"episodes = 3, but .*goals.hdf5 holds 1"):
+        measure_planning(world, SPACE, plan, tmp_path / "many", progress=False)
+    with pytest.raises(DilaError, match="RoboDesk's tasks alone, not for pusht-reach"):
+        measure_planning(world, SPACE, replace(plan, episodes=1), tmp_path / "other", progress=False)
+
+
 def test_the_summary_is_arithmetic():
     def episode(*scores):
         return {"scores": list(scores), "seconds": 1.0}

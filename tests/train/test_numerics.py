@@ -14,6 +14,7 @@ from dila.train.log import read_log
 from dila.train.loop import train
 from dila.train.numerics import KNOWN, Spikes, deterministic
 from dila.train.objectives import OneStep, Rollout
+from dila.train.processes import accelerator_of
 from dila.train.run import Guard, Optimiser, Stage
 
 
@@ -94,7 +95,7 @@ def test_ways_of_sharing_a_model_that_checkpoints_know_nothing_of_are_refused(mo
 
     monkeypatch.setattr(accelerate, "Accelerator", Sharded)
     with pytest.raises(DilaError, match="told to use FSDP"):
-        loop._accelerator(small_run())
+        accelerator_of(small_run())
 
 
 @pytest.mark.parametrize("objective", [OneStep(), Rollout()])

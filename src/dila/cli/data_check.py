@@ -16,7 +16,12 @@ LISTED = 10
 
 
 def check(
-    path: Positional[Data], json: bool = False, frames: int = 64, fps: float | None = None, strict: bool = False
+    path: Positional[Data],
+    json: bool = False,
+    frames: int = 64,
+    fps: float | None = None,
+    camera: str | None = None,
+    strict: bool = False,
 ) -> int:
     """Tell what a corpus is and what is wrong with it. Exit code 0: fine; 1: errors; 2: it cannot be opened at all.
 
@@ -28,11 +33,12 @@ def check(
         json: print one JSON document with everything.
         frames: read of each episode at most, in stretches spread over it; 0 reads all.
         fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
         strict: exit with 1 for warnings too.
     """
     from dila.data.check import check as look
 
-    report = look(path, fps, frames)
+    report = look(path, fps, frames, camera)
     if json:
         print_json(asdict(report))
     else:

@@ -15,6 +15,7 @@ def show(
     moments: int = 8,
     size: int = 128,
     fps: float | None = None,
+    camera: str | None = None,
 ) -> None:
     """Draw a contact sheet of episodes that lie evenly over a corpus, with their names and times.
 
@@ -25,10 +26,11 @@ def show(
         moments: pictures of each.
         size: pixels of a picture's longer side.
         fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
     """
     from dila.evaluate.corpus_sheet import draw_corpus
 
-    shown = draw_corpus(path, out, episodes, moments, size, fps)
+    shown = draw_corpus(path, out, episodes, moments, size, fps, camera)
     print(f"wrote {shown.path}: {len(shown.episodes)} episodes, {len(shown.skipped)} skipped")
     for name in shown.episodes:
         print(f"  {name}")

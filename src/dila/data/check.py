@@ -75,7 +75,7 @@ class _Seen(NamedTuple):
     size: tuple[int, int] | None
 
 
-def check(path: str | Path, fps: int | float | None = None, frames: int = 64) -> Report:
+def check(path: str | Path, fps: int | float | None = None, frames: int = 64, camera: str | None = None) -> Report:
     """Open a corpus, read some of every episode, and tell what there is and what is wrong.
 
     Errors are what training cannot use: files that cannot be read, times out of order. Warnings are what it would use
@@ -86,13 +86,14 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64) ->
         path: as `dila.data.open_corpus` takes it.
         fps: frames a second, instead of what the files say.
         frames: read of each episode at most, in stretches of 8 spread over it; 0 reads all.
+        camera: of episodes that several cameras saw, this one alone.
 
     Raises:
-        DilaError: nothing there, nothing readable, or a table that does not fit its episodes.
+        DilaError: nothing there, nothing readable, no such camera, or a table that does not fit its episodes.
     """
     if frames < 0:
         raise DilaError(f"frames = {frames} must be at least 1, or 0 for all")
-    corpus = open_corpus(path, fps)
+    corpus = open_corpus(path, fps, camera)
     seen: dict[str, _Seen] = {}
     unreadable = {str(s.path): s.reason for s in corpus.skipped}
     for episode in corpus.episodes:

@@ -1,14 +1,15 @@
 """Any corpus that `open_corpus` reads, written as a LeRobot data set (see `dila.data.lerobot_write`).
 
-A LeRobot data set has one frame rate, one size of picture and the same columns everywhere. What does not fit is left
-out and listed with the reason; nothing is resampled, for the rows of ``action`` would no longer move one frame to the
-next.
+A LeRobot data set has one frame rate, the same cameras, one size of picture of each, and the same columns everywhere.
+What does not fit is left out and listed with the reason; nothing is resampled, for the rows of ``action`` would no
+longer move one frame to the next. All cameras that saw one recording become one episode, which keeps its task and the
+parts of the data set that it belongs to.
 """
 
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from dila.data.corpus import Corpus, Skipped, open_corpus
-from dila.data.lerobot_write import is_staged, publish, sources, stage_episode
+from dila.data.lerobot_write import CAMERA, About, is_staged, publish, sources, stage_episode
 from dila.data.recording import begin, run_jobs
 from dila.data.remote import is_remote
 from dila.errors import DilaError
@@ -58,11 +59,11 @@ def convert(
         path: what `open_corpus` takes.
         out: folder of the data set.
         fps: frames a second, instead of what the files say; without it the most common rate, and only episodes of it.
-        size: pixels a side that frames are resized to; without it the first episode's, and only episodes of it.
-        task: what is done, in words; the name of `path` when None.
+        size: pixels a side that frames are resized to; without it the first recording's, and only recordings of it.
+        task: what is done, in words, in all; when None what the data set says of each, else the name of `path`.
         workers: processes.
         progress: show a progress bar.
-        camera: of episodes that several cameras saw, this one alone.
+        camera: of recordings that several cameras saw, this one alone.
 
     Raises:
         DilaError: nothing readable, no two frames anywhere, or `out` holds something else.
@@ -74,18 +75,24 @@ def convert(
         raise DilaError(f"{out} is the corpus itself; choose another folder for the result")
     corpus = open_corpus(path, fps, camera)
     rate, even, skipped = _even(corpus)
-    shape = (size, size) if size else _size(even[0])
-    columns, dropped = _common(even)
+    recordings, odd = _recordings(even)
+    skipped += odd
+    sizes = {key: (size, size) if size else _size(e) for key, e in recordings[0].cameras.items()}
+    columns, dropped = _common([r.first for r in recordings])
     # What was decided is a setting: a corpus that grew must not go on with another size or other columns.
-    settings = {"source": "convert", "path": told, "format": "lerobot", "rate": rate}
-    staging = begin(out, settings | {"size": list(shape), "columns": list(columns)})
+    alike = len(set(sizes.values())) == 1
+    shape = list(next(iter(sizes.values()))) if alike else {key: list(each) for key, each in sizes.items()}
+    settings = {"source": "convert", "path": told, "format": "lerobot", "rate": rate, "cameras": list(sizes)}
+    staging = begin(out, settings | {"size": shape, "columns": list(columns)})
     done = sources(out)
-    left = [e for e in even if e.id not in done and not is_staged(staging, _name(e))]
-    job = _Job(staging, rate, shape, size is not None, columns)
-    for failed in run_jobs(job, left, workers, len(even), f"converting {Path(told).name}", progress):
+    left = [r for r in recordings if r.id not in done and not is_staged(staging, _name(r.id))]
+    about = _abouts(corpus, recordings, task, Path(told).name)
+    job = _Job(staging, rate, sizes, size is not None, columns, about)
+    for failed in run_jobs(job, left, workers, len(recordings), f"converting {Path(told).name}", progress):
         skipped += [failed] if failed else []
     names = {key: parts for key, parts in corpus.names.items() if key in columns}
-    publish(out, staging, [_name(e) for e in even], names, rate, task or Path(told).name)
+    order = sorted(recordings, key=lambda r: _part(corpus, about[r.id]))  # a part of the data set is one range, then
+    publish(out, staging, [_name(r.id) for r in order], names, rate)
     shutil.rmtree(staging)
     written = len(sources(out))
     if not written:
@@ -93,38 +100,98 @@ def convert(
     return Converted(out, written, tuple(skipped), dropped)
 
 
+class _Recording(NamedTuple):
+    """What several cameras saw at once."""
+
+    id: str
+    cameras: dict[str, Episode]
+    """By the key of the feature that they become."""
+
+    @property
+    def first(self) -> Episode:
+        return next(iter(self.cameras.values()))
+
+
 class _Job(NamedTuple):
     staging: Path
     rate: int | float
-    size: tuple[int, int]
+    sizes: Mapping[str, tuple[int, int]]
     resize: bool
     columns: Sequence[str]
+    about: Mapping[str, About]
 
-    def __call__(self, episode: Episode) -> Skipped | None:
-        """Encode one episode, or say why not."""
+    def __call__(self, recording: _Recording) -> Skipped | None:
+        """Encode one recording, or say why not."""
         try:
-            columns = {name: episode.columns[name] for name in self.columns}
-            stage_episode(self.staging, _name(episode), self._frames(episode), columns, self.rate, episode.id)
+            columns = {name: recording.first.columns[name] for name in self.columns}
+            cameras = {key: self._frames(e, self.sizes[key]) for key, e in recording.cameras.items()}
+            stage_episode(self.staging, _name(recording.id), cameras, columns, self.rate, self.about[recording.id])
         except DilaError as error:
-            return Skipped(Path(episode.id), str(error))
+            return Skipped(Path(recording.id), str(error))
         return None
 
-    def _frames(self, episode: Episode) -> Iterator[Tensor]:
+    def _frames(self, episode: Episode, size: tuple[int, int]) -> Iterator[Tensor]:
         found = _size(episode)
-        if found != self.size and not self.resize:
+        if found != size and not self.resize:
             raise DilaError(
-                f"{episode.id} has frames of {found[0]} x {found[1]}, the first episode of {self.size[0]} x "
-                f"{self.size[1]}; give a size"
+                f"{episode.id} has frames of {found[0]} x {found[1]}, the first episode of {size[0]} x {size[1]}; "
+                "give a size"
             )
         chunk = max(16, CHUNK_BYTES // (3 * found[0] * found[1]))
         for start in range(0, len(episode.times), chunk):
             frames = episode.read(range(start, min(start + chunk, len(episode.times))))
-            yield frames if found == self.size else F.interpolate(frames, self.size, mode="bilinear", antialias=True)
+            yield frames if found == size else F.interpolate(frames, size, mode="bilinear", antialias=True)
 
 
-def _name(episode: Episode) -> str:
+def _name(recording: str) -> str:
     """Of its staged files: the same whatever else is in the corpus."""
-    return hashlib.blake2b(episode.id.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(recording.encode(), digest_size=12).hexdigest()
+
+
+def _recordings(episodes: Sequence[Episode]) -> tuple[list[_Recording], list[Skipped]]:
+    """The episodes by what they are recordings of, those with the cameras that most have; and the others."""
+    found: dict[str, _Recording] = {}
+    for episode in episodes:
+        camera = getattr(episode, "camera", None)
+        recording = found.setdefault(getattr(episode, "recording", episode.id), _Recording("", {}))
+        recording.cameras[_feature(camera) if camera else CAMERA] = episode
+    all_of_them = [_Recording(name, recording.cameras) for name, recording in found.items()]
+    common = Counter(tuple(r.cameras) for r in all_of_them).most_common(1)[0][0]
+    kept, skipped = [], []
+    for recording in all_of_them:
+        if tuple(recording.cameras) != common:
+            which = f"has the cameras {', '.join(recording.cameras)}, most recordings have {', '.join(common)}"
+            skipped.append(Skipped(Path(recording.id), f"{which}; give a camera that all have"))
+        elif len({len(e.times) for e in recording.cameras.values()}) > 1:
+            skipped.append(Skipped(Path(recording.id), "has cameras with different numbers of frames; give a camera"))
+        else:
+            kept.append(recording)
+    return kept, skipped
+
+
+def _feature(camera: str) -> str:
+    """The key that a camera gets: LeRobot looks for pictures below this prefix, and allows no slash."""
+    name = camera.replace("/", ".")
+    return name if name.startswith("observation.image") else f"observation.images.{name}"
+
+
+def _abouts(corpus: Corpus, recordings: Sequence[_Recording], task: str | None, otherwise: str) -> dict[str, About]:
+    """What is told of each recording; without splits, all is for training."""
+    parts: dict[str, list[str]] = {}
+    for split, ids in corpus.splits.items():
+        for one in ids:
+            parts.setdefault(one, []).append(split)
+    abouts = {}
+    for recording in recordings:
+        tasks = (task,) if task else tuple(getattr(recording.first, "tasks", ())) or (otherwise,)
+        splits = tuple(parts.get(recording.first.id, ())) if corpus.splits else ("train",)
+        abouts[recording.id] = About(recording.id, tasks, splits)
+    return abouts
+
+
+def _part(corpus: Corpus, about: About) -> int:
+    """Place of the first part that an episode belongs to; of those in none, after all others."""
+    return list(corpus.splits).index(about.splits[0]) if corpus.splits and about.splits else len(corpus.splits)
 
 
 def _size(episode: Episode) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from dila.data import annotated, frames, hdf5, lerobot, something, trajectories, video
 from dila.data.examples import example
+from dila.data.probed import remembering
 from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
@@ -98,10 +99,11 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     skipped: list[Skipped] = []
     sources = [(path, reader)] if reader else list(_search(path, set(), skipped))
     finds = _Finds(skipped)
-    for source, its_reader in sources:
-        finds.take(
-            source, its_reader, source.resolve().name if source.is_file() and reader else _name(source, root), fps
-        )
+    with remembering(root):
+        for source, its_reader in sources:
+            finds.take(
+                source, its_reader, source.resolve().name if source.is_file() and reader else _name(source, root), fps
+            )
     if not finds.episodes:
         raise DilaError(_nothing(path, skipped))
     if [e.id for e in finds.episodes] == ["."]:  # the folder is the episode, and has its own name

@@ -6,6 +6,7 @@ is asked for. The layout is documented in docs/data.md; source: https://github.c
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from dila.data.video import hash_file
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
+RANGES = re.compile(r"\s*\d{1,9}\s*:\s*\d{1,9}\s*(,\s*\d{1,9}\s*:\s*\d{1,9}\s*)*", re.ASCII)
+"""Of episodes, as a split is told: one, and where several calls wrote a data set here, several."""
+
 
 @dataclass(frozen=True, eq=False)
 class LeRobotEpisode:
@@ -36,6 +40,8 @@ class LeRobotEpisode:
     times: np.ndarray
     frames: "_Video | _Images"
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    """What is done in it, in words, where the data set says so."""
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
         """The frames with these indices, RGB; raises `DilaError` when a file is gone or does not decode there."""
@@ -121,7 +127,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
                 source: _Video | _Images = _Video(file, start, own)
             else:
                 source = _Images(row.data, camera, row.number)
-            episode = LeRobotEpisode(join(recording, camera), recording, camera, times, source, lazy)
+            episode = LeRobotEpisode(join(recording, camera), recording, camera, times, source, lazy, row.tasks)
             ids.setdefault(row.number, []).append(episode.id)
             yield episode
     yield from _splits(path, info, ids)
@@ -172,9 +178,9 @@ def _splits(path: Path, info: Mapping[str, Any], ids: Mapping[int, Sequence[str]
         yield Skipped(path / INFO, "its 'splits' are left out: they are no names with a range of episodes each")
         return
     for name, told in stored.items():
-        first, colon, last = str(told).partition(":")
-        if not (colon and first.strip().isdecimal() and last.strip().isdecimal()):
+        if not RANGES.fullmatch(str(told)):
             yield Skipped(path / INFO, f"split {name!r} is left out: {told!r} is not a range of episodes such as 0:50")
             continue
-        inside = range(int(first), int(last))
-        yield Split(name, tuple(one for number, some in ids.items() if number in inside for one in some))
+        ranges = [range(*map(int, part.split(":"))) for part in str(told).split(",")]
+        inside = [number for number in ids if any(number in part for part in ranges)]
+        yield Split(name, tuple(one for number in inside for one in ids[number]))

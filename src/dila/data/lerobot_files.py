@@ -1,11 +1,15 @@
-"""The kinds of file in a LeRobot data set that need more than one call: joined videos, and the table of tasks."""
+"""Parts of a LeRobot data set that need more than one call: joined videos, the table of tasks, splits."""
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from dila.errors import DilaError
 
@@ -69,3 +73,21 @@ def write_tasks(path: Path, tasks: Sequence[str]) -> None:
     table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
     with beside(path) as file:
         pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), file)
+
+
+def tasks_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All tasks in the order in which they first come, which is that of their numbers."""
+    return list(dict.fromkeys(task for row in rows for task in row["tasks"]))
+
+
+def splits_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The episodes of each part as a range, ``0:50``; as several, ``0:50,60:70``, where later calls added to it."""
+    inside: dict[str, list[int]] = {}
+    for row in rows:
+        for split in row.get("splits", ("train",)):  # written before there was this column
+            inside.setdefault(split, []).append(row["episode_index"])
+    ranges: dict[str, str] = {}
+    for split, numbers in inside.items():
+        edges = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), len(numbers)]
+        ranges[split] = ",".join(f"{numbers[a]}:{numbers[b - 1] + 1}" for a, b in pairwise(edges))
+    return ranges or {"train": "0:0"}

@@ -25,6 +25,7 @@ class Row(NamedTuple):
     length: int
     data: Path
     videos: dict[str, tuple[Path, float]]
+    tasks: tuple[str, ...] = ()
 
 
 def list_episodes(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
@@ -103,7 +104,10 @@ def _v2(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list
     try:
         lines = [json.loads(line) for line in read_text(listing).splitlines() if line.strip()]
         size = int(info.get("chunks_size") or 1000)
-        return [_v2_row(path, info, cameras, int(x["episode_index"]), int(x["length"]), size) for x in lines]
+        return [
+            _v2_row(path, info, cameras, int(x["episode_index"]), int(x["length"]), size)._replace(tasks=_tasks(x))
+            for x in lines
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise DilaError(f"{listing} or {INFO} does not list the episodes as LeRobot v2 does: {error!r}") from error
 
@@ -134,8 +138,14 @@ def _v3(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list
         missing = [key for key in keys if key not in parquet.schema_arrow.names]
         if missing:
             raise DilaError(f"{file} has no column {missing[0]!r}, which LeRobot v3.0 needs; fetch it again")
-        found += [_v3_row(path, info, videos, row) for row in read_columns(file, parquet, keys).to_pylist()]
+        told = [*keys, *({"tasks"} & set(parquet.schema_arrow.names))]
+        found += [_v3_row(path, info, videos, row) for row in read_columns(file, parquet, told).to_pylist()]
     return found
+
+
+def _tasks(row: Mapping[str, Any]) -> tuple[str, ...]:
+    told = row.get("tasks")
+    return tuple(map(str, told)) if isinstance(told, list) else ()
 
 
 def _v3_row(path: Path, info: Mapping[str, Any], videos: Sequence[str], row: Mapping[str, Any]) -> Row:
@@ -152,7 +162,7 @@ def _v3_row(path: Path, info: Mapping[str, Any], videos: Sequence[str], row: Map
             for key in videos
         }
         length = check_length(f"{path / 'meta'}: episode {row['episode_index']}", int(row["length"]))
-        return Row(int(row["episode_index"]), length, data, files)
+        return Row(int(row["episode_index"]), length, data, files, _tasks(row))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DilaError(f"{path / INFO} and meta/episodes do not fit together: {error!r}; fetch them again") from error
 

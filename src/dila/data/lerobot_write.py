@@ -11,8 +11,8 @@ file                                      holds
 ``videos/KEY/chunk-*/file-*.mp4``         the frames of many episodes, one after the other
 ========================================  ==========================================================================
 
-Row f of ``action`` moves frame f to frame f+1, as LeRobot has it. Beyond the format, the episodes' rows have a column
-``source``: what the episode was called where it came from.
+Row f of ``action`` moves frame f to frame f+1, as LeRobot has it. Beyond the format, the episodes' rows have two
+columns: ``source``, what the episode was called where it came from, and ``splits``, the parts it belongs to.
 
 Episodes are encoded one by one into the hidden staging folder, in any order and by any process (`stage_episode`), then
 joined without another encoding (`publish`): shard by shard, a shard being one file each of videos, data and episodes
@@ -23,13 +23,13 @@ is; what a killed process leaves half done is done again.
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dila.data.lerobot_files import beside, join_videos, write_tasks
+from dila.data.lerobot_files import beside, join_videos, splits_of, tasks_of, write_tasks
 from dila.data.lerobot_stats import PixelStatistics, merged, statistics
 from dila.data.recording import SETTINGS, Recorded, save_columns, write_json
 from dila.data.video import write_mp4
@@ -67,53 +67,73 @@ class LeRobotV3:
 
     def stage(self, staging: Path, number: int, episode: Recorded, fps: int | float) -> None:
         """Encode one episode into the hidden folder."""
-        stage_episode(staging, _name(number), [episode.frames], episode.columns, fps)
+        about = About(_name(number), (self.task,))
+        stage_episode(staging, _name(number), {CAMERA: [episode.frames]}, episode.columns, fps, about)
 
     def publish(
         self, out: Path, staging: Path, episodes: int, names: Mapping[str, tuple[str, ...]], fps: int | float
     ) -> None:
         """Join the staged episodes and move them into place."""
-        publish(out, staging, [_name(i) for i in range(episodes)], names, fps, self.task)
+        publish(out, staging, [_name(i) for i in range(episodes)], names, fps)
 
 
 def _name(number: int) -> str:
     return f"episode_{number:06d}"
 
 
+@dataclass(frozen=True)
+class About:
+    """What is told of an episode beside its frames and columns."""
+
+    source: str
+    """What it is called where it comes from."""
+    tasks: tuple[str, ...]
+    """What is done in it, in words; LeRobot wants one at least, and the first stands at every frame."""
+    splits: tuple[str, ...] = ("train",)
+    """The parts of the data set that it belongs to."""
+
+
 def stage_episode(
     staging: Path,
     name: str,
-    chunks: Iterable[Tensor],
+    cameras: Mapping[str, Iterable[Tensor]],
     columns: Mapping[str, np.ndarray],
     fps: int | float,
-    source: str | None = None,
+    about: About,
 ) -> None:
     """Encode one episode; its .json is written last and stands for the whole.
 
     Args:
         staging: folder.
         name: of its files.
-        chunks: the frames, uint8 ``N 3 Y X`` a chunk, so that a long video need not fit into memory.
+        cameras: the frames by the key of the feature, uint8 ``N 3 Y X`` a chunk, so that long videos need not fit into
+            memory.
         columns: ``[frames, A]`` each.
         fps: frames a second.
-        source: what the episode is called where it comes from; `name` when None.
+        about: what it is.
 
     Raises:
-        DilaError: a column has not one row a frame.
+        DilaError: a column or a camera has not one row a frame.
     """
-    temporary = staging / f".{name}.{os.getpid()}.mp4"
-    pixels = PixelStatistics()
-    try:
-        write_mp4(temporary, pixels.watching(chunks), fps)
-        for column, rows in columns.items():
-            if len(rows) != pixels.frames:
-                raise DilaError(f"{source or name} has {len(rows)} rows of {column!r} for {pixels.frames} frames")
-        save_columns(staging / f"{name}.npz", columns)
-        os.replace(temporary, staging / f"{name}.mp4")
-    finally:
-        temporary.unlink(missing_ok=True)
-    about = {"source": source or name, "frames": pixels.frames, "size": pixels.size, "pixels": pixels.result()}
-    write_json(staging / f"{name}.json", about)
+    seen = {key: PixelStatistics() for key in cameras}
+    for place, (key, chunks) in enumerate(cameras.items()):
+        temporary = staging / f".{name}.{place}.{os.getpid()}.mp4"
+        try:
+            write_mp4(temporary, seen[key].watching(chunks), fps)
+            os.replace(temporary, _video(staging, name, place))
+        finally:
+            temporary.unlink(missing_ok=True)
+    frames = next(iter(seen.values())).frames
+    for what, count in {**{k: len(v) for k, v in columns.items()}, **{k: v.frames for k, v in seen.items()}}.items():
+        if count != frames:
+            raise DilaError(f"{about.source} has {count} rows of {what!r} for {frames} frames")
+    save_columns(staging / f"{name}.npz", columns)
+    told = {key: {"size": pixels.size, "pixels": pixels.result()} for key, pixels in seen.items()}
+    write_json(staging / f"{name}.json", {**asdict(about), "frames": frames, "cameras": told})
+
+
+def _video(staging: Path, name: str, place: int) -> Path:
+    return staging / f"{name}.{place}.mp4"
 
 
 def is_staged(staging: Path, name: str) -> bool:
@@ -138,7 +158,6 @@ def publish(
     order: Sequence[str],
     names: Mapping[str, tuple[str, ...]],
     fps: int | float,
-    task: str,
     video_mb: int | float = VIDEO_MB,
 ) -> None:
     """Append the staged episodes to the data set in `out`, in this order, and write its description anew.
@@ -149,11 +168,10 @@ def publish(
         order: names of episodes; those that are not staged are passed over.
         names: component names of each column.
         fps: frames a second.
-        task: what is done, in words.
         video_mb: a video file closes before it would get larger than this.
 
     Raises:
-        DilaError: episodes differ in size or columns.
+        DilaError: episodes differ in cameras, size or columns.
     """
     if (staging / SETTINGS).is_file():
         write_json(out / SETTINGS, json.loads((staging / SETTINGS).read_text(encoding="utf-8")))
@@ -162,17 +180,17 @@ def publish(
     features = json.loads(info.read_text(encoding="utf-8"))["features"] if info.is_file() else None
     if features is None and staged:
         with np.load(staging / f"{staged[0]}.npz") as columns:
-            features = _features(dict(columns), names, _about(staging, staged[0])["size"], fps)
+            features = _features(dict(columns), names, _about(staging, staged[0])["cameras"], fps)
     if staged and not info.is_file():  # before any video, or a kill would leave a folder of videos without actions
         _announce(out, [], features or {}, fps)
     # A process killed at the wrong moment left episodes both in place and staged.
     done = {row["source"] for row in rows}
     for shard in _shards(staging, [n for n in staged if _about(staging, n)["source"] not in done], video_mb):
-        rows += _write_shard(out, staging, shard, features or {}, fps, task, rows)
-        _describe(out, rows, features or {}, fps, task)
+        rows += _write_shard(out, staging, shard, features or {}, fps, rows)
+        _describe(out, rows, features or {}, fps)
         _forget(staging, shard)
     if rows and features:
-        _describe(out, rows, features, fps, task)
+        _describe(out, rows, features, fps)
     _forget(staging, [name for name in staged if is_staged(staging, name)])
 
 
@@ -182,15 +200,17 @@ def _about(staging: Path, name: str) -> dict[str, Any]:
 
 def _forget(staging: Path, names: Sequence[str]) -> None:
     for name in names:
-        for suffix in (".json", ".mp4", ".npz"):
-            (staging / name).with_suffix(suffix).unlink()
+        videos = [_video(staging, name, place) for place in range(len(_about(staging, name)["cameras"]))]
+        for path in (staging / f"{name}.json", staging / f"{name}.npz", *videos):
+            path.unlink()
 
 
 def _shards(staging: Path, names: Sequence[str], video_mb: int | float) -> Iterator[list[str]]:
     shard: list[str] = []
     sizes = np.zeros(2)
     for name in names:
-        more = np.array([(staging / f"{name}{suffix}").stat().st_size for suffix in (".mp4", ".npz")])
+        videos = (_video(staging, name, place) for place in range(len(_about(staging, name)["cameras"])))
+        more = np.array([max(v.stat().st_size for v in videos), (staging / f"{name}.npz").stat().st_size])
         if shard and ((sizes + more) > np.array([video_mb, DATA_MB]) * 2**20).any():
             yield shard
             shard, sizes = [], np.zeros(2)
@@ -206,7 +226,6 @@ def _write_shard(
     shard: Sequence[str],
     features: Mapping[str, Any],
     fps: int | float,
-    task: str,
     rows: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """Write one file of each kind; returns the episodes' rows."""
@@ -218,20 +237,23 @@ def _write_shard(
     first = {"episode": len(rows), "index": rows[-1]["dataset_to_index"] if rows else 0, "frame": 0}
     schema = pa.schema([(key, _arrow(feature)) for key, feature in features.items() if feature["dtype"] != "video"])
     made: list[dict[str, Any]] = []
+    tasks = tasks_of(rows)
     with beside(out / DATA_PATH.format(**place)) as data, pq.ParquetWriter(data, schema) as writer:
         for name in shard:
             about = _about(staging, name)
+            tasks += [task for task in dict.fromkeys(about["tasks"]) if task not in tasks]
+            first["task"] = tasks.index(about["tasks"][0])
             with np.load(staging / f"{name}.npz") as arrays:
                 table = _episode_table(dict(arrays), about, features, fps, first)
             # One row group an episode, so that one can be read without the others.
             writer.write_table(pa.table([pa.array(_cells(v), t) for v, t in _paired(table, schema)], schema=schema))
-            made.append(_row(about, table, place, fps, task, first))
+            made.append(_row(about, table, place, fps, first))
             first = {"episode": first["episode"] + 1, "index": made[-1]["dataset_to_index"],
                      "frame": first["frame"] + about["frames"]}  # fmt: skip
-        with beside(out / VIDEO_PATH.format(video_key=CAMERA, **place)) as video:
-            join_videos(
-                video, [(staging / f"{name}.mp4", row["length"]) for name, row in zip(shard, made, strict=True)]
-            )
+        for camera, key in enumerate(_cameras(features)):
+            parts = [(_video(staging, name, camera), row["length"]) for name, row in zip(shard, made, strict=True)]
+            with beside(out / VIDEO_PATH.format(video_key=key, **place)) as video:
+                join_videos(video, parts)
     with beside(out / EPISODES_PATH.format(**place)) as file:
         pq.write_table(pa.Table.from_pylist(made), file)
     return made
@@ -248,13 +270,13 @@ def _episode_table(
     frame = np.arange(about["frames"])
     values = {_key(name): array for name, array in arrays.items()}
     values |= {"timestamp": frame / fps, "frame_index": frame, "episode_index": np.full_like(frame, first["episode"]),
-               "index": first["index"] + frame, "task_index": np.zeros_like(frame)}  # fmt: skip
+               "index": first["index"] + frame, "task_index": np.full_like(frame, first["task"])}  # fmt: skip
     wanted = [key for key, feature in features.items() if feature["dtype"] != "video"]
     shapes = {key: list(array.shape[1:]) or [1] for key, array in values.items()}
-    if about["size"] != features[CAMERA]["shape"][:2] or shapes != {key: features[key]["shape"] for key in wanted}:
-        raise DilaError(
-            f"{about['source']} has frames of {about['size']} and columns {shapes}, unlike the episodes before it"
-        )
+    sizes = {key: told["size"] for key, told in about["cameras"].items()}
+    fits = list(sizes.items()) == [(key, features[key]["shape"][:2]) for key in _cameras(features)]
+    if not fits or shapes != {key: features[key]["shape"] for key in wanted}:
+        raise DilaError(f"{about['source']} has frames of {sizes} and columns {shapes}, unlike the episodes before it")
     return {key: values[key].reshape(len(frame), *_inner(features[key])) for key in wanted}
 
 
@@ -263,29 +285,28 @@ def _row(
     table: Mapping[str, np.ndarray],
     place: Mapping[str, int],
     fps: int | float,
-    task: str,
     first: Mapping[str, int],
 ) -> dict[str, Any]:
     """One row of ``meta/episodes``."""
-    row: dict[str, Any] = {"episode_index": first["episode"], "tasks": [task], "length": about["frames"]}
+    row: dict[str, Any] = {"episode_index": first["episode"], "tasks": about["tasks"], "length": about["frames"]}
     row |= {f"data/{key}": value for key, value in place.items()}
     row |= {"dataset_from_index": first["index"], "dataset_to_index": first["index"] + about["frames"]}
-    row |= {f"videos/{CAMERA}/{key}": value for key, value in place.items()}
-    row[f"videos/{CAMERA}/from_timestamp"] = first["frame"] / fps
-    row[f"videos/{CAMERA}/to_timestamp"] = (first["frame"] + about["frames"]) / fps
+    for camera in about["cameras"]:
+        row |= {f"videos/{camera}/{key}": value for key, value in place.items()}
+        row[f"videos/{camera}/from_timestamp"] = first["frame"] / fps
+        row[f"videos/{camera}/to_timestamp"] = (first["frame"] + about["frames"]) / fps
     row |= {f"meta/episodes/{key}": value for key, value in place.items()}
-    row["source"] = about["source"]
-    found = {CAMERA: about["pixels"], **{key: statistics(values) for key, values in table.items()}}
+    row |= {"source": about["source"], "splits": about["splits"]}
+    pixels = {camera: told["pixels"] for camera, told in about["cameras"].items()}
+    found = {**pixels, **{key: statistics(values) for key, values in table.items()}}
     return row | {f"stats/{key}/{kind}": value for key, each in found.items() for kind, value in each.items()}
 
 
-def _describe(
-    out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any], fps: int | float, task: str
-) -> None:
+def _describe(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any], fps: int | float) -> None:
     """Everything in ``meta`` that speaks of the whole."""
     stats = {key: merged([_statistics_of(row, key) for row in rows]) for key in features}
     write_json(out / "meta" / "stats.json", stats)
-    write_tasks(out / "meta" / "tasks.parquet", [task])
+    write_tasks(out / "meta" / "tasks.parquet", tasks_of(rows))
     _announce(out, rows, features, fps)
 
 
@@ -294,9 +315,9 @@ def _announce(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[st
     (out / "meta").mkdir(parents=True, exist_ok=True)
     write_json(out / "meta" / "info.json", {
         "codebase_version": VERSION, "robot_type": None, "total_episodes": len(rows),
-        "total_frames": rows[-1]["dataset_to_index"] if rows else 0, "total_tasks": 1, "chunks_size": CHUNK_FILES,
-        "data_files_size_in_mb": DATA_MB, "video_files_size_in_mb": VIDEO_MB,
-        "fps": int(fps) if float(fps).is_integer() else fps, "splits": {"train": f"0:{len(rows)}"},
+        "total_frames": rows[-1]["dataset_to_index"] if rows else 0, "total_tasks": len(tasks_of(rows)),
+        "chunks_size": CHUNK_FILES, "data_files_size_in_mb": DATA_MB, "video_files_size_in_mb": VIDEO_MB,
+        "fps": int(fps) if float(fps).is_integer() else fps, "splits": splits_of(rows),
         "data_path": DATA_PATH, "video_path": VIDEO_PATH, "features": features,
     })  # fmt: skip
 
@@ -306,19 +327,29 @@ def _statistics_of(row: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _features(
-    columns: Mapping[str, np.ndarray], names: Mapping[str, tuple[str, ...]], size: Sequence[int], fps: int | float
+    columns: Mapping[str, np.ndarray],
+    names: Mapping[str, tuple[str, ...]],
+    cameras: Mapping[str, Mapping[str, Any]],
+    fps: int | float,
 ) -> dict[str, Any]:
-    """What ``info.json`` says of every column and of the camera."""
-    video = {
-        "video.height": size[0], "video.width": size[1], "video.codec": "h264", "video.pix_fmt": "yuv420p",
-        "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False,
-    }  # fmt: skip
-    camera = {"dtype": "video", "shape": [*size, 3], "names": ["height", "width", "channels"], "info": video}
-    features: dict[str, Any] = {CAMERA: camera}
+    """What ``info.json`` says of every column and camera."""
+    features: dict[str, Any] = {key: _camera(told["size"], fps) for key, told in cameras.items()}
     for name, array in columns.items():
         parts = list(names[name]) if name in names else None
         features[_key(name)] = {"dtype": str(array.dtype), "shape": list(array.shape[1:]), "names": parts}
     return features | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in INDICES.items()}
+
+
+def _camera(size: Sequence[int], fps: int | float) -> dict[str, Any]:
+    video = {
+        "video.height": size[0], "video.width": size[1], "video.codec": "h264", "video.pix_fmt": "yuv420p",
+        "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False,
+    }  # fmt: skip
+    return {"dtype": "video", "shape": [*size, 3], "names": ["height", "width", "channels"], "info": video}
+
+
+def _cameras(features: Mapping[str, Any]) -> list[str]:
+    return [key for key, feature in features.items() if feature["dtype"] == "video"]
 
 
 def _key(name: str) -> str:

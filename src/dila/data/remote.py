@@ -41,11 +41,15 @@ def is_remote(path: str | Path) -> bool:
     return bool(ADDRESS.match(str(path))) and not os.path.exists(path)
 
 
-def default_cache() -> Path:
-    """Where fetched data lies: ``$DILA_CACHE``, or ``dila`` in the user's cache folder; below it, ``remote``."""
+def cache_folder() -> Path:
+    """``$DILA_CACHE``, or ``dila`` in the user's cache folder."""
     named = os.environ.get("DILA_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dila"
-    return base / "remote"
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dila"
+
+
+def default_cache() -> Path:
+    """Where fetched data lies: ``remote`` in the cache folder."""
+    return cache_folder() / "remote"
 
 
 def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> Path:

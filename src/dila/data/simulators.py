@@ -54,7 +54,11 @@ class Leg(NamedTuple):
 class Simulator(Protocol):
     """One simulator, to be reset again and again. Actions are float32 in [-1, 1], states float64 vectors."""
 
-    fps: int | float
+    @property
+    def fps(self) -> int | float:
+        """Steps a second."""
+        ...
+
     task: str
     names: Mapping[str, tuple[str, ...]]
     """Component names of ``action`` and ``state``."""

@@ -12,8 +12,9 @@ promise: of a cut one, the whole frames before the cut are used. Frames are neve
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,15 +24,15 @@ import numpy as np
 import torch
 
 from dila.data.fast_video import read_fast
+from dila.data.packets import Packets, decode_packets, list_packets
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
 MAX_SIDE = 16_384
 MAX_PIXELS = 64_000_000
-MAX_FRAMES = 20_000_000
-"""Of a video: four days at 60 frames a second; more is a claim."""
 SAMPLE_BYTES = 65_536
+LIMITS = {"max_pixels": str(MAX_PIXELS)}
 # Files are opened by content, whatever their suffix: without this a "video" could be a playlist that opens others.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
 
@@ -61,6 +62,8 @@ class VideoInfo:
     """Rows and columns of pixels after rotation."""
     tick: float = 0.0
     """Seconds of one of the stream's ticks."""
+    packets: Packets | None = None
+    """Where the packets lie, if frames can be read from there."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -100,7 +103,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[VideoEp
     Raises:
         DilaError: the file is not a readable video.
     """
-    info = probe_video(path)
+    info = PROBE.get()(path)
     if fps is not None:
         info = replace(info, times=np.arange(len(info)) / fps)
     yield VideoEpisode(name, path, info)
@@ -116,7 +119,7 @@ def probe_video(path: str | Path) -> VideoInfo:
     path = Path(path)
     _check_file(path)
     with _opened(path) as (container, stream):
-        pts, key = _packets(path, container, stream)
+        pts, key, packets = list_packets(path, container, stream)
         order = np.argsort(np.array(pts, dtype=np.int64))
         ticks = np.array(pts, dtype=np.int64)[order]
         key = np.array(key)[order]
@@ -133,7 +136,12 @@ def probe_video(path: str | Path) -> VideoInfo:
     if counted:
         return VideoInfo(times, None, np.zeros(1, dtype=np.int64), ticks[:1], (size[0], size[1]))
     keyframes = np.flatnonzero(key)
-    return VideoInfo(times, ticks, keyframes, ticks[keyframes], (size[0], size[1]), tick)
+    packets = None if first.rotation else packets
+    return VideoInfo(times, ticks, keyframes, ticks[keyframes], (size[0], size[1]), tick, packets)
+
+
+PROBE: ContextVar[Callable[[Path], VideoInfo]] = ContextVar("probe", default=probe_video)
+"""What `episodes` learns of a file by; `dila.data.probed` puts its memory here."""
 
 
 def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None = None) -> UInt8[Tensor, "N 3 Y X"]:
@@ -152,12 +160,14 @@ def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None =
     wanted = np.asarray(list(frames), dtype=np.int64)
     if wanted.size and (wanted.min() < 0 or wanted.max() >= len(info)):
         raise DilaError(f"{path} has frames 0 to {len(info) - 1}, but {wanted.min()} to {wanted.max()} were asked for")
-    if (fast := read_fast(path, wanted.tolist(), info)) is not None:
-        return fast
     # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
     out = np.empty((len(wanted), *info.size, 3), dtype=np.uint8)
-    for index, picture in _decode(path, info, sorted(set(wanted.tolist()))):
-        out[wanted == index] = picture
+    distinct = sorted(set(wanted.tolist()))
+    if not _read_packets(path, info, wanted, distinct, out):
+        if (fast := read_fast(path, wanted.tolist(), info)) is not None:
+            return fast
+        for index, picture in _decode(path, info, distinct):
+            out[wanted == index] = picture
     return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
@@ -231,7 +241,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             _check_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
             # What the container says is not what the stream may say half-way through.
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            stream.codec_context.options = LIMITS
             yield container, stream
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
@@ -266,29 +276,20 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _packets(path: Path, container: Any, stream: Any) -> tuple[list[int], list[bool]]:
-    """When each frame is shown, in ticks, and whether it is a keyframe; no packet is kept, as a film is gigabytes."""
-    if stream.frames > MAX_FRAMES:
-        raise DilaError(f"{path} claims {stream.frames:,} frames, more than {MAX_FRAMES:,}; split it")
-    pts, key, found = [], [], 0
-    for packet in container.demux(stream):
-        if not packet.size:
-            continue
-        found += 1
-        if packet.is_corrupt:
-            raise DilaError(f"{path} is damaged or cut short; replace or remove it")
-        if found > MAX_FRAMES:
-            raise DilaError(f"{path} has more than {MAX_FRAMES:,} frames; split it")
-        if not packet.is_discard:  # cut away by an edit list
-            pts.append(packet.pts if packet.pts is not None else packet.dts)
-            key.append(packet.is_keyframe)
-    if not pts:
-        raise DilaError(f"{path} holds no frames; replace or remove it")
-    if found < stream.frames:
-        raise DilaError(f"{path} is cut short: {found} of {stream.frames} frames are there; replace or remove it")
-    if any(t is None for t in pts) or len(set(pts)) != len(pts):
-        raise DilaError(f"{path} stores no usable time for each frame; rewrap it, for example with ffmpeg, as mp4")
-    return pts, key
+def _read_packets(path: Path, info: VideoInfo, wanted: np.ndarray, distinct: list[int], out: np.ndarray) -> bool:
+    """Fill in the frames from their packets; False where the container has to be asked."""
+    import av
+
+    if info.packets is None or not distinct:
+        return False
+    left = set(distinct)
+    try:
+        for index, frame in decode_packets(path, info.packets, info.keyframes, distinct, LIMITS):
+            out[wanted == index] = _picture(frame, info.size)
+            left.discard(index)
+    except (av.FFmpegError, OSError):
+        return False
+    return not left
 
 
 def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -300,8 +301,9 @@ def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[in
             if walk is None or info.keyframes[key] > position + 1:
                 walk = _walk(container, stream, info, key, position)
             position, frame = next((at for at in walk if at[0] >= goal), (-1, None))
-            while position > goal and key > 0:  # the container sought past what it was asked for
-                key -= 1
+            back = 1
+            while position != goal and key > 0:  # sought past it, or to where not all decodes at once
+                key, back = max(0, key - back), 2 * back
                 walk = _walk(container, stream, info, key, -1)
                 position, frame = next((at for at in walk if at[0] >= goal), (-1, None))
             if position != goal:
@@ -340,11 +342,11 @@ def _picture(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
 
 def _converter() -> Any:
     """Its tables are made once for frames that are alike, not for every frame."""
-    from av.video.reformatter import VideoReformatter
+    if (kept := getattr(_thread, "converter", None)) is None:
+        from av.video.reformatter import VideoReformatter
 
-    if not hasattr(_thread, "converter"):
-        _thread.converter = VideoReformatter()
-    return _thread.converter
+        kept = _thread.converter = VideoReformatter()
+    return kept
 
 
 def write_mp4(path: Path, pictures: Iterable[np.ndarray], fps: int | float) -> None:

@@ -32,6 +32,7 @@ def draw_corpus(
     moments: int = 8,
     size: int = 128,
     fps: int | float | None = None,
+    camera: str | None = None,
 ) -> Shown:
     """Write a contact sheet: a row an episode with its id and the times of its pictures above.
 
@@ -42,13 +43,14 @@ def draw_corpus(
         moments: pictures of each at most, first and last frame among them.
         size: pixels of a picture's longer side; the aspect is kept.
         fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone.
 
     Raises:
-        DilaError: nothing readable, an argument below 1, or a suffix other than .png.
+        DilaError: nothing readable, no such camera, an argument below 1, or a suffix other than .png.
     """
     if min(episodes, moments, size) < 1:
         raise DilaError(f"episodes = {episodes}, moments = {moments} and size = {size} must all be at least 1")
-    corpus = open_corpus(path, fps)
+    corpus = open_corpus(path, fps, camera)
     rows: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
     ids = []

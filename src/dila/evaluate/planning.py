@@ -39,6 +39,7 @@ from dila.planning.gradient import Gradient
 from dila.planning.mpc import CostMaker, Episode, Loop, control
 from dila.planning.mppi import MPPI
 from dila.planning.planner import Blind, Limits, Planner
+from dila.planning.vp2_files import FromTo, read_tasks
 from dila.shapes import Tensor, UInt8
 from dila.version import version
 
@@ -78,6 +79,8 @@ class Planning:
         together: environments planned at once.
         seed: of the first episode; each next one has one more.
         size: pixels a side.
+        goals: task file of VP2 (`dila.planning.vp2_files`), of which episode n is the one of seed n; the environment's
+            own script makes starts and goals when None.
     """
 
     environment: Positional[str]
@@ -96,6 +99,7 @@ class Planning:
     together: int = 4
     seed: int = 0
     size: int = 128
+    goals: str | None = None
 
     def __post_init__(self):
         if self.episodes < 1 or self.together < 1:
@@ -130,7 +134,7 @@ def measure_planning(
     out = Path(out)
     _settle(out, plan, _digest(world.model))
     bench = _Bench(world, actions, plan)
-    groups = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
+    groups: list[tuple[Arm, Sequence[int]]] = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
     try:
         for arm, seeds in tqdm(groups, unit="group", desc=plan.environment, disable=not progress):
             if not all(_file(out, arm, seed).is_file() for seed in seeds):
@@ -160,7 +164,10 @@ class _Bench:
 
     def __init__(self, world: World, actions: ActionSpace, plan: Planning):
         self.world, self.plan = world, plan
-        self.environments = [make_environment(plan.environment, world.stride, plan.size) for _ in range(plan.together)]
+        tasks = _tasks(plan)
+        self.environments = [
+            make_environment(plan.environment, world.stride, plan.size, tasks) for _ in range(plan.together)
+        ]
         self.limits = _limits(plan.environment, actions, self.environments[0])
         model: Any = world.model
         self.eyes = Imagination(world, lambda a: model.encode_actions(actions.hold(a)), plan.over)
@@ -209,6 +216,16 @@ def cost_maker(eyes: Imagination, name: CostName) -> CostMaker:
         return Features(eyes.see(clip)) if name == "features" else Pixels(clip.float() / 255)
 
     return make
+
+
+def _tasks(plan: Planning) -> list[FromTo] | None:
+    """VP2's starts and goals, where they were asked for, each once."""
+    if plan.goals is None:
+        return None
+    tasks = read_tasks(plan.goals)
+    if plan.episodes > len(tasks):
+        raise DilaError(f"episodes = {plan.episodes}, but {plan.goals} holds {len(tasks)}; ask for no more")
+    return tasks
 
 
 def _limits(name: str, actions: ActionSpace, environment: GoalEnvironment) -> Limits:

@@ -1,9 +1,11 @@
 """What was imagined, to look at: contact sheets, clips side by side, and maps of features or structure as colours."""
 
 import os
+import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ TAIL = 0.01
 """Share of the values at either end of a principal component that is drawn in its darkest and brightest colour."""
 
 _LABEL_HEIGHT = 18
+_FONT = "DejaVuSans.ttf"
 _PAPER, _INK = 255, (20, 20, 20)
 
 
@@ -139,11 +142,28 @@ def _bordered(picture: np.ndarray) -> np.ndarray:
 
 
 def _written(label: str, width: int) -> np.ndarray:
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     head = _image(np.full((_LABEL_HEIGHT, width, 3), _PAPER, dtype=np.uint8))
-    ImageDraw.Draw(head).text((GAP, 2), label, fill=_INK, font=ImageFont.load_default(12))
+    words, font = _spelt(label)
+    ImageDraw.Draw(head).text((GAP, 2), words, fill=_INK, font=font)
     return np.asarray(head)
+
+
+def _spelt(label: str) -> tuple[str, Any]:
+    """The label and a font for it; letters that no font here has are escaped, since boxes look alike for all names.
+
+    Pillow's own font has ASCII alone; DejaVu, where the system has it, most alphabets but no Chinese or Japanese.
+    """
+    from PIL import ImageFont
+
+    label, font = unicodedata.normalize("NFC", label), ImageFont.load_default(12)
+    if not label.isascii():
+        with suppress(OSError):
+            font = ImageFont.truetype(_FONT, 12)
+    missing = {bytes(font.getmask(none)) for none in ("\uffff", " ")}
+    known = {letter: letter.isascii() or bytes(font.getmask(letter)) not in missing for letter in label}
+    return "".join(x if known[x] else x.encode("unicode_escape").decode() for x in label), font
 
 
 def _image(pixels: np.ndarray) -> "Image":

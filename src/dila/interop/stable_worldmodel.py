@@ -14,7 +14,7 @@ import torch
 from dila.errors import DilaError
 from dila.imagine.rollout import steps
 from dila.interop.actions import ActionSpace
-from dila.model.dila import DiLA, repeat_state
+from dila.model.dila import repeat_state
 from dila.planning.cost import Features, FrameCost, Structure
 from dila.planning.dynamics import Imagination, Now
 from dila.shapes import Float, Tensor, UInt8
@@ -81,7 +81,7 @@ class CostModel:
 
     def _raw(self, candidates: Tensor, batch: int) -> Tensor:
         model: Any = self.imagination.world.model
-        width = model.config.real_action_dim if isinstance(model, DiLA) else candidates.shape[-1]
+        width: int = model.config.real_action_dim or candidates.shape[-1]
         if candidates.ndim != 4 or len(candidates) != batch or candidates.shape[-1] != width:
             raise DilaError(
                 f"candidates should be B S T A with B = {batch} and A = {width}, not {list(candidates.shape)}; set "

@@ -37,7 +37,10 @@ class Moment(NamedTuple):
 class FrameCost(Protocol):
     """One number a candidate and frame."""
 
-    needs: frozenset[Need]
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What of a frame it looks at."""
+        ...
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
         """The cost of one frame of each candidate."""

@@ -59,7 +59,8 @@ class Imagination:
     """
 
     def __init__(self, world: World, to_latent: ToLatent | None = None, over: Over = "mean", chunk: int = CHUNK):
-        self.world, self.over, self.chunk = world, over, chunk
+        self.world, self.chunk = world, chunk
+        self.over: Over = over
         self.to_latent = to_latent or _own_encoder(world.model)
 
     def see(self, frames: UInt8[Tensor, "B T 3 Y X"]) -> Features:

@@ -6,6 +6,7 @@ it, and the goal is that. No script of ours opens the heavy slide and drawer or 
 hand beside the thing, and their goal is set by hand, the thing where it should be and the rest as it is.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ PULLED = 0.2
 LEAD = 12
 """Steps before the success at which an episode begins."""
 
+ARM = 9
+"""Joints of the arm, which come first."""
 APPROACH = 32
 """Steps that the hand has to get beside a thing."""
 LOWEST = 0.8
@@ -58,6 +61,18 @@ class DeskBody(SimulatorBody):
         desk: Any = self.simulator
         desk.env.physics_copy.data.qpos[:] = desk.physics.data.qpos[:]
 
+    def put(self, state: np.ndarray) -> None:
+        """Into a state of VP2 (`dila.planning.vp2_files`); the blocks stand where they are from now on."""
+        physics: Any = self.simulator.physics  # type: ignore[attr-defined]
+        arm, things = ARM, physics.model.nq - ARM
+        physics.reset()
+        physics.data.qpos[:] = np.concatenate([state[:arm], state[2 * arm : 2 * arm + things]])
+        speeds = state[2 * arm + things :][: physics.model.nv - arm]
+        physics.data.qvel[:] = np.concatenate([state[arm : 2 * arm], speeds])
+        physics.forward()
+        self.simulator.env.physics_copy.data.qpos[:] = physics.data.qpos[:]  # type: ignore[attr-defined]
+        self.stood = self._blocks()
+
     def _blocks(self) -> np.ndarray:
         state = self.simulator.state()
         return np.concatenate([state[i : i + 3] for i in BLOCKS.values()])
@@ -66,7 +81,7 @@ class DeskBody(SimulatorBody):
 SLIDE, DRAWER = 13, 12
 BLOCKS = {"ball": 17, "upright_block": 24, "flat_block": 31}
 """Places of things in the simulator's state, see its names; lights and standing places come after."""
-LIGHTS = dict(zip(COLOURS, (38, 39, 40), strict=True))
+LIGHTS: dict[str, int] = dict(zip(COLOURS, (38, 39, 40), strict=True))
 STOOD = dict(zip(BLOCKS, (41, 44, 47), strict=True))
 
 
@@ -165,8 +180,7 @@ def _beside(
     body: DeskBody, rng: np.random.Generator, *, legs: Legs, change: Mapping[str, Callable[[np.ndarray], np.ndarray]]
 ) -> Staged | None:
     """The hand led there; the goal is the same with some joints set."""
-    import mujoco  # type: ignore[import-untyped]
-
+    mujoco: Any = importlib.import_module("mujoco")
     body.reset(rng)
     driver = Driver(_Scripted(body.simulator, legs), rng, "scripted")  # type: ignore[arg-type]
     for _ in range(APPROACH):

@@ -8,6 +8,7 @@ several the largest (VP2's robosuite).
 """
 
 import copy
+import importlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -54,21 +55,19 @@ class SimulatorBody:
 
     def snapshot(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """MuJoCo's integration state, and the numbers beside it."""
-        import mujoco  # type: ignore[import-untyped]
-
+        mujoco: Any = importlib.import_module("mujoco")
         model, data = self.locate(self.simulator)
-        kind: Any = mujoco.mjtState.mjSTATE_INTEGRATION
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
         state = np.empty(mujoco.mj_stateSize(model, kind))
         mujoco.mj_getState(model, data, state, kind)
         return state, [copy.deepcopy(_numbers(thing)) for thing in self.beside(self.simulator)]
 
     def restore(self, snapshot: tuple[np.ndarray, list[dict[str, Any]]]) -> None:
         """The state, all that follows from it, and the state again, whose warm start that has moved."""
-        import mujoco  # type: ignore[import-untyped]
-
+        mujoco: Any = importlib.import_module("mujoco")
         model, data = self.locate(self.simulator)
         state, numbers = snapshot
-        kind: Any = mujoco.mjtState.mjSTATE_INTEGRATION
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
         mujoco.mj_setState(model, data, state, kind)
         mujoco.mj_forward(model, data)
         mujoco.mj_setState(model, data, state, kind)

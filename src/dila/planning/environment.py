@@ -26,8 +26,12 @@ TRIES = 50
 class Body(Protocol):
     """A simulator that can be put back. Actions are those of one raw step."""
 
-    fps: int | float
     limits: Limits
+
+    @property
+    def fps(self) -> int | float:
+        """Raw steps a second."""
+        ...
 
     def reset(self, rng: np.random.Generator) -> None:
         """Begin anew; everything that is random comes from `rng`."""
@@ -124,10 +128,19 @@ class GoalEnvironment:
         task: where to get.
         repeats: raw steps that an action is held for.
         size: pixels a side of pictures.
+        given: from a seed to start and goal; the task's script makes them where it is None.
     """
 
-    def __init__(self, body: Body, task: Task, repeats: int = 1, size: int = 128):
+    def __init__(
+        self,
+        body: Body,
+        task: Task,
+        repeats: int = 1,
+        size: int = 128,
+        given: Callable[[int | None], Staged] | None = None,
+    ):
         self.body, self.task, self.repeats, self.size = body, task, repeats, size
+        self.given = given or self._scripted
         self.fps, self.limits = body.fps / repeats, body.limits
         self.goal: np.ndarray | None = None
 
@@ -137,17 +150,18 @@ class GoalEnvironment:
         Raises:
             DilaError: the script came to nothing in many tries.
         """
-        rng = np.random.default_rng(seed)
-        for _ in range(TRIES):
-            staged = self.task.stage(self.body, rng)
-            if staged is not None:
-                break
-        else:
-            raise DilaError(f"no start and goal were found in {TRIES} tries from seed {seed}; choose another seed")
+        staged = self.given(seed)
         self.body.restore(staged.goal)
         self.goal, shown = self.body.facts(), self.picture()
         self.body.restore(staged.start)
         return self.picture(), {"goal": shown, "score": self.score()}
+
+    def _scripted(self, seed: int | None) -> Staged:
+        rng = np.random.default_rng(seed)
+        for _ in range(TRIES):
+            if (staged := self.task.stage(self.body, rng)) is not None:
+                return staged
+        raise DilaError(f"no start and goal were found in {TRIES} tries from seed {seed}; choose another seed")
 
     def step(self, action: np.ndarray) -> tuple[Tensor, float, bool, bool, dict[str, Any]]:
         """See `Environment`."""

@@ -1,10 +1,12 @@
 """Every environment to plan in by its name, and how one is made at a model's stride."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from dila.errors import DilaError
 from dila.planning.environment import Body, GoalEnvironment, Task
+from dila.planning.vp2_files import FromTo, stager
 
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
     "pusht-push": ("env_pusht:PushTBody", "env_pusht:PUSH"),
@@ -23,18 +25,27 @@ ENVIRONMENTS: dict[str, tuple[str, str]] = {
 """Body and task of each, by module of this folder and name; imported when used."""
 
 
-def make_environment(name: str, stride: float, size: int = 128) -> GoalEnvironment:
+def make_environment(
+    name: str, stride: float, size: int = 128, tasks: Sequence[FromTo] | None = None
+) -> GoalEnvironment:
     """The environment of that name, whose actions are held for one stride of the model.
+
+    Args:
+        name: one of `ENVIRONMENTS`.
+        stride: seconds between two frames of the model.
+        size: pixels a side.
+        tasks: VP2's starts and goals, by seed (`dila.planning.vp2_files`); the script's when None.
 
     Raises:
         MissingExtra: its simulator is not installed.
-        DilaError: an unknown name, or a stride that is no multiple of the simulator's step.
+        DilaError: an unknown name, a stride that is no multiple of the simulator's step, or tasks for another one.
     """
     if name not in ENVIRONMENTS:
         raise DilaError(f"there is no environment {name!r}; choose one of {', '.join(ENVIRONMENTS)}")
     body, task = (_named(address) for address in ENVIRONMENTS[name])
     made: Body = body()
-    return GoalEnvironment(made, _checked(task), held_steps(name, made, stride), size)
+    given = stager(name, made, tasks) if tasks is not None else None
+    return GoalEnvironment(made, _checked(task), held_steps(name, made, stride), size, given)
 
 
 def held_steps(name: str, body: Body, stride: float) -> int:

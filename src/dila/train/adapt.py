@@ -145,7 +145,8 @@ def adapt(
         last = train(run, data, out / TRAINING, cache_dir=cache_dir, progress=progress)
         started = pretrained._replace(model=load_pretrained(last).model)
     width = pairs.a.shape[1] // repeats
-    error = structure_error(started.model, corpus, cache, run.clips)
+    adapted = started.model
+    error = structure_error(adapted, corpus, cache, run.clips) if isinstance(adapted, DiLA) else None
     space = replace(_space(corpus, pairs, width, how, to_latent_r2, from_latent_r2), structure_error=error)
     save_pretrained(out / MODEL, started, {"adapted_from": os.path.basename(str(model)), "steps": how.steps})
     save_actions(out / MODEL, space, inverse)

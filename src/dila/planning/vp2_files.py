@@ -1,0 +1,98 @@
+"""VP2's own tasks for RoboDesk: the starts and goals of its ``goals.hdf5`` (https://github.com/s-tian/vp2).
+
+::
+
+    data/demo_1 ... demo_N
+        states             T x 76, in this order: positions of the arm's nine joints, their speeds, positions (29) and
+                           speeds (26) of the things, place of the hand (3)
+        start_index        where the episode begins; the first state where there is none
+        obs/camera_image   not read: goals are drawn here, by the camera that a model has learned from
+
+An episode is to lead from the state of its start to the last one. Robosuite's file says its states in the terms of a
+scene of its own (the attribute ``model_file``), which is not rebuilt here.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from dila.data.hdf5 import opened
+from dila.errors import DilaError
+from dila.planning.environment import Staged
+
+WIDTH = 76
+"""Numbers of a state, the hand's three included, which follow from the others."""
+
+
+class FromTo(NamedTuple):
+    """States of VP2 that an episode leads from and to."""
+
+    start: np.ndarray
+    goal: np.ndarray
+
+
+@runtime_checkable
+class Puttable(Protocol):
+    """A body that takes VP2's states."""
+
+    def put(self, state: np.ndarray) -> None:
+        """Bring it into a state as VP2 tells it."""
+        ...
+
+    def snapshot(self) -> Any:
+        """See `dila.planning.environment.Body`."""
+        ...
+
+
+def read_tasks(path: str | Path) -> list[FromTo]:
+    """All episodes of a file, in its order.
+
+    Raises:
+        DilaError: it is damaged, or none of VP2's for RoboDesk.
+        MissingExtra: h5py is not installed.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        if "data" not in file or not len(file["data"]):
+            raise DilaError(f"{path} has no data/demo_1, so it is no task file of VP2; give its goals.hdf5")
+        names = sorted(file["data"], key=lambda name: int(name.removeprefix("demo_")))
+        return [_episode(path, name, file["data"][name]) for name in names]
+
+
+def _episode(path: Path, name: str, demo: Any) -> FromTo:
+    states = np.asarray(demo["states"], dtype=np.float64)
+    start = int(demo["start_index"][()]) if "start_index" in demo else 0
+    if states.ndim != 2 or states.shape[1] != WIDTH or not np.isfinite(states).all():
+        raise DilaError(
+            f"{path}: data/{name}/states is {list(states.shape)}, where RoboDesk's are T x {WIDTH} finite numbers; "
+            "give VP2's goals.hdf5 of a RoboDesk task"
+        )
+    if not -len(states) <= start < len(states):
+        raise DilaError(f"{path}: data/{name}/start_index is {start} of {len(states)} states; replace the file")
+    return FromTo(states[start], states[-1])
+
+
+def stager(name: str, body: Any, tasks: Sequence[FromTo]) -> Callable[[int | None], Staged]:
+    """From a seed to start and goal: the episode of this number, from the first again after the last.
+
+    Args:
+        name: of the environment.
+        body: what is to be put there.
+        tasks: of `read_tasks`.
+
+    Raises:
+        DilaError: the body knows no states of VP2.
+    """
+    if not isinstance(body, Puttable):
+        raise DilaError(f"goals: VP2's files are read for RoboDesk's tasks alone, not for {name}; leave the flag out")
+
+    def stage(seed: int | None) -> Staged:
+        task = tasks[(seed or 0) % len(tasks)]
+        body.put(task.goal)
+        goal = body.snapshot()
+        body.put(task.start)
+        return Staged(body.snapshot(), goal)
+
+    return stage

@@ -1,0 +1,92 @@
+"""VP2's task files: a small one in their layout is read, and its episodes are begun."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from dila.errors import DilaError
+from dila.planning.environment import SUCCESS
+from dila.planning.vp2_files import WIDTH, read_tasks
+
+h5py = pytest.importorskip("h5py")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the simulator's own packages
+
+
+def write_tasks(path, episodes, start=None):
+    """As robomimic's scripts write them for VP2: numbered from 1, pictures beside the states."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": "RoboDesk"})
+        data.attrs["total"] = sum(map(len, episodes))
+        for number, states in enumerate(episodes, 1):
+            demo = data.create_group(f"demo_{number}")
+            demo["states"], demo["actions"] = states, np.zeros((len(states), 5))
+            demo["obs/camera_image"] = np.zeros((len(states), 64, 64, 3), dtype=np.uint8)
+            if start is not None:
+                demo["start_index"] = start
+    return path
+
+
+def test_episodes_are_read_in_their_order_from_start_to_last(tmp_path):
+    episodes = [np.full((3, WIDTH), number) + np.arange(3.0)[:, None] for number in range(12)]
+    tasks = read_tasks(write_tasks(tmp_path / "goals.hdf5", episodes))
+    assert [task.start[0] for task in tasks] == list(range(12))
+    assert [task.goal[0] for task in tasks] == list(range(2, 14))
+    later = read_tasks(write_tasks(tmp_path / "later.hdf5", episodes, start=1))
+    assert later[0].start[0] == 1
+
+
+def test_what_is_no_task_file_is_refused(tmp_path):
+    with pytest.raises(DilaError, match="is gone"):
+        read_tasks(tmp_path / "none.hdf5")
+    with pytest.raises(DilaError, match=r"data/demo_1/states is \[3, 45\], where RoboDesk's are T x 76"):
+        read_tasks(write_tasks(tmp_path / "robosuite.hdf5", [np.zeros((3, 45))]))
+    with pytest.raises(DilaError, match="start_index is 7 of 3 states"):
+        read_tasks(write_tasks(tmp_path / "start.hdf5", [np.zeros((3, WIDTH))], start=7))
+    with h5py.File(tmp_path / "empty.hdf5", "w"):
+        pass
+    with pytest.raises(DilaError, match="no task file of VP2"):
+        read_tasks(tmp_path / "empty.hdf5")
+
+
+def vp2_state(body):
+    """The state as VP2's wrapper of RoboDesk concatenates it."""
+    data, hand = body.simulator.physics.data, body.simulator.position()
+    return np.concatenate([data.qpos[:9], data.qvel[:9], data.qpos[9:], data.qvel[9:], hand])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("robodesk") is None, reason="robodesk is not installed")
+def test_an_environment_begins_and_ends_where_the_file_says(tmp_path):
+    from dila.planning.environments import make_environment
+
+    own = make_environment("robodesk-push-red", 0.2, 32)
+    states = []
+    for seed in (0, 1):
+        staged = own.task.stage(own.body, np.random.default_rng(seed))
+        for snapshot in (staged.start, staged.goal):
+            own.body.restore(snapshot)
+            states.append(vp2_state(own.body))
+    own.close()
+    tasks = read_tasks(write_tasks(tmp_path / "goals.hdf5", [np.stack(states[:2]), np.stack(states[2:])]))
+    environment = make_environment("robodesk-push-red", 0.2, 32, tasks)
+    for seed in (0, 1, 3):
+        picture, info = environment.reset(seed=seed)
+        np.testing.assert_allclose(vp2_state(environment.body), states[2 * (seed % 2)], atol=1e-9)
+        assert info["score"] > SUCCESS
+        assert not (picture == info["goal"]).all()
+    goal, lights = environment.goal, slice(38, 41)
+    environment.body.put(states[3])
+    np.testing.assert_allclose(environment.body.facts()[lights], goal[lights])
+    assert environment.score() < SUCCESS
+    environment.close()
+
+
+def test_other_simulators_take_no_such_file(tmp_path):
+    pytest.importorskip("gym_pusht")
+    from dila.planning.environments import make_environment
+
+    tasks = read_tasks(write_tasks(tmp_path / "goals.hdf5", [np.zeros((2, WIDTH))]))
+    with pytest.raises(DilaError, match="RoboDesk's tasks alone, not for pusht-push"):
+        make_environment("pusht-push", 0.2, 32, tasks)
