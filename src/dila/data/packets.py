@@ -191,7 +191,7 @@ def _decoder(packets: Packets, limits: dict[str, str]) -> Any:
     import av
 
     kept = _thread.decoders = getattr(_thread, "decoders", OrderedDict())
-    key = (packets.codec, packets.extradata, packets.colours)
+    key = (packets.codec, packets.extradata, packets.colours, *limits.items())
     if key not in kept:
         decoder: Any = av.CodecContext.create(packets.codec, "r")
         decoder.extradata = packets.extradata
