@@ -21,15 +21,16 @@ def convert(
 ) -> None:
     """Write any corpus that dila reads as a LeRobot data set, version 3.0.
 
-    Interrupted, the same command goes on where it stopped.
+    All cameras that saw a recording become one episode, with its tasks and splits. Interrupted, the same command goes
+    on where it stopped.
 
     Args:
         path: a video, a folder of frames, or a folder with any number of them at any depth.
         out: folder of the data set.
         fps: frames a second, instead of what the files say; without it, episodes of the most common rate are taken.
-        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
+        camera: of recordings that several cameras saw, this one alone, such as observation.images.front.
         size: pixels a side to resize to; without it, episodes of the first one's size are taken.
-        task: what is done in the videos, in words.
+        task: what is done in the videos, in words, in all of them; without it, what the data says of each.
         workers: processes.
     """
     from dila.data.convert import convert as run

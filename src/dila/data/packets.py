@@ -76,9 +76,9 @@ class _Notes:
         self.path, self.codec = path, context.codec.name
         self.extradata = bytes(context.extradata or b"")
         self.colours = tuple(int(getattr(context, name)) for name in COLOURS)
-        self.ticks: list[int] = []
-        self.offsets: list[int] = []
-        self.sizes: list[int] = []
+        self.ticks: list[Any] = []
+        self.offsets: list[Any] = []
+        self.sizes: list[Any] = []
 
     def note(self, packet: Any) -> None:
         """Take one packet down, if it is of use."""
@@ -190,8 +190,9 @@ def _decoder(packets: Packets, limits: dict[str, str]) -> Any:
     """A decoder with these settings, the same one again if it was of late in use."""
     import av
 
-    kept = _thread.decoders = getattr(_thread, "decoders", OrderedDict())
-    key = (packets.codec, packets.extradata, packets.colours)
+    kept: Any = getattr(_thread, "decoders", OrderedDict())
+    _thread.decoders = kept
+    key = (packets.codec, packets.extradata, packets.colours, *limits.items())
     if key not in kept:
         decoder: Any = av.CodecContext.create(packets.codec, "r")
         decoder.extradata = packets.extradata

@@ -32,7 +32,6 @@ SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
 MAX_SIDE = 16_384
 MAX_PIXELS = 64_000_000
 SAMPLE_BYTES = 65_536
-LIMITS = {"max_pixels": str(MAX_PIXELS)}
 # Files are opened by content, whatever their suffix: without this a "video" could be a playlist that opens others.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
 
@@ -241,12 +240,17 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             _check_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
             # What the container says is not what the stream may say half-way through.
-            stream.codec_context.options = LIMITS
+            stream.codec_context.options = _limits()
             yield container, stream
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
     except OSError as error:
         raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def _limits() -> dict[str, str]:
+    """Options of a decoder."""
+    return {"max_pixels": str(MAX_PIXELS)}
 
 
 def _reason(error: Exception) -> str:
@@ -284,7 +288,7 @@ def _read_packets(path: Path, info: VideoInfo, wanted: np.ndarray, distinct: lis
         return False
     left = set(distinct)
     try:
-        for index, frame in decode_packets(path, info.packets, info.keyframes, distinct, LIMITS):
+        for index, frame in decode_packets(path, info.packets, info.keyframes, distinct, _limits()):
             out[wanted == index] = _picture(frame, info.size)
             left.discard(index)
     except (av.FFmpegError, OSError):
