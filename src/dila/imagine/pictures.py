@@ -161,8 +161,9 @@ def _spelt(label: str) -> tuple[str, Any]:
     if not label.isascii():
         with suppress(OSError):
             font = ImageFont.truetype(_FONT, 12)
-    missing = {bytes(font.getmask(none)) for none in ("\uffff", " ")}
-    known = {letter: letter.isascii() or bytes(font.getmask(letter)) not in missing for letter in label}
+    mask: Any = font.getmask
+    missing = {bytes(mask(none)) for none in ("\uffff", " ")}
+    known = {letter: letter.isascii() or bytes(mask(letter)) not in missing for letter in label}
     return "".join(x if known[x] else x.encode("unicode_escape").decode() for x in label), font
 
 
