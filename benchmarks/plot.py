@@ -45,6 +45,8 @@ def main(source: str, target: str) -> None:
             axis.plot(sizes, seconds, "o-", color=COLOURS[presets.index(preset) % 3], label=preset, linewidth=1.6)
         axis.set(xscale="log", yscale="log", xlabel=dimension, title=kind.replace("_", ", "))
         axis.set_xticks(sizes, [str(size) for size in sizes])
+        spread = [seconds for points in lines_of.values() for _, seconds in points]
+        axis.set_yticks([min(spread), max(spread)], [f"{min(spread):.2g}", f"{max(spread):.2g}"])
         axis.minorticks_off()
         axis.grid(alpha=0.25)
     for row in axes:
