@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -120,7 +121,8 @@ def ready(work: Work, model: DiLA, e: Tensor) -> Ready:
             return verbs[work.kind](e, z).float()
 
     done = Graphed(verb, e, z) if work.compiled and e.is_cuda else verb
-    return Ready(lambda: done(e, z), lambda: done(e, z))
+    run = partial(done, e, z)
+    return Ready(run, run)
 
 
 def plan_costs(
