@@ -94,7 +94,7 @@ class _PlainPEG(PEG):
 
 class _PlainAttention(Attention):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        logits = (q * LOGIT_SCALE) @ k.transpose(-1, -2)
+        logits = q @ k.transpose(-1, -2)
         if bias is not None:
             logits = logits + bias.to(logits.dtype).expand(logits.shape).contiguous()
         weights = logits.softmax(dim=-1).to(v.dtype)
@@ -103,7 +103,7 @@ class _PlainAttention(Attention):
     def across(self, x: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
         k, v = (part.expand(-1, x.shape[1], -1, -1, -1) for part in context)
         (q,) = self._heads(self.to_q(self.norm(x)))
-        out = self._attend(self._unit(q, self.q_scale), k, v)
+        out = self._attend(self._unit(q, self.q_scale * LOGIT_SCALE), k, v)
         return self.to_out(rearrange(out, "b t heads n d -> b t n (heads d)"))
 
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -113,3 +116,24 @@ def test_the_released_re_initialisation_forgets_at_once():
     layer = Mamba(128, state_dim=16)
     torch.nn.init.zeros_(layer.dt_proj.bias)
     assert memory_times(layer).max() < 1.5
+
+
+COMPILE = """
+import torch
+from dila.nn.mamba import Mamba
+
+def count(graph, inputs):
+    print(sum(len(part.graph.nodes) for part in graph.modules() if isinstance(part, torch.fx.GraphModule)))
+    return graph
+
+layer, y = Mamba(8, state_dim=4), torch.randn(40, 16, 8)
+torch.testing.assert_close(torch.compile(layer, backend=count)(y)[0], layer(y)[0])
+"""
+
+
+def test_the_compiler_gets_the_projections_and_not_every_frame_of_the_scan():
+    """In a process of its own: checked signatures and the compiler do not go together."""
+    told = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=True)
+    nodes = [int(line) for line in told.stdout.split()]
+    assert nodes, "nothing was compiled"
+    assert sum(nodes) < 100, "the loop over frames was unrolled"

@@ -60,7 +60,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B T N D"]:
         """Every token of a frame sees every token of the same frame."""
         q, k, v = self._project(x, x)
-        out = self._attend(self._unit(q, self.q_scale), self._unit(k, self.k_scale), v, bias)
+        out = self._attend(self._unit(q, self.q_scale * LOGIT_SCALE), self._unit(k, self.k_scale), v, bias)
         return self.to_out(rearrange(out, "b t heads n d -> b t n (heads d)"))
 
     def time(
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         """Every token sees itself in this frame and in earlier ones, with rotary positions from the clip's start."""
         q, k, v = (rearrange(part, "b t heads n d -> b n heads t d") for part in self._project(x, x))
         start = 0 if past is None else past.keys.shape[-2]
-        q, k = self._place(q, self.q_scale, start), self._place(k, self.k_scale, start)
+        q, k = self._place(q, self.q_scale * LOGIT_SCALE, start), self._place(k, self.k_scale, start)
         if past is not None:
             k, v = torch.cat([past.keys, k], dim=-2), torch.cat([past.values, v], dim=-2)
         out = self._attend(q, k, v, _causal_mask(q.shape[-2], k.shape[-2], q))
@@ -88,7 +88,7 @@ class Attention(nn.Module):
         """Every token sees the context of its frame, or, where the context has one frame, that one."""
         k, v = context
         (q,) = self._heads(self.to_q(self.norm(x)))
-        q = self._unit(q, self.q_scale)
+        q = self._unit(q, self.q_scale * LOGIT_SCALE)
         frames = x.shape[1]
         if k.shape[1] == 1 and frames > 1:  # one context for all frames: fold time into the queries, copy nothing
             q = rearrange(q, "b t heads n d -> b 1 heads (t n) d")
@@ -121,11 +121,11 @@ class Attention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Plain products: over the short sequences here the fused CPU kernel's backward is several times slower.
 
-        CUDA's fused kernel takes the long ones.
+        CUDA's fused kernel takes the long ones. The queries have `LOGIT_SCALE` in them already.
         """
         if q.is_cuda and k.shape[-2] >= _LONG:
             return self._fused(q, k, v, bias)
-        logits = (q * LOGIT_SCALE) @ k.transpose(-1, -2)
+        logits = q @ k.transpose(-1, -2)
         if bias is not None:
             logits = logits + bias.to(logits.dtype)
         weights = logits.softmax(dim=-1).to(v.dtype)
@@ -135,7 +135,7 @@ class Attention(nn.Module):
         mask = None if bias is None else bias.to(q.dtype).expand(q[..., 0, 0].numel() // q.shape[-3], -1, -1, -1)
         out = F.scaled_dot_product_attention(
             q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), mask,
-            dropout_p=self.dropout if self.training else 0.0, scale=LOGIT_SCALE,
+            dropout_p=self.dropout if self.training else 0.0, scale=1.0,
         )  # fmt: skip
         return out.unflatten(0, q.shape[:-3])
 

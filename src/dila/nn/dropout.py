@@ -1,26 +1,54 @@
-"""Dropout whose random numbers are cheap on a CPU, where PyTorch's own draws them one by one from a float."""
+"""Dropout that is cheap on a CPU, where PyTorch's own draws its random numbers one by one from a float."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from dila.shapes import Tensor
 
-_LEVELS = 1 << 16
+_LEVELS = 1 << 15
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero each number with probability ``p`` and scale the rest by 1 / (1 - p).
 
-    On a CPU each 64-bit draw decides on four numbers, by 16 bits each: several times faster, and ``p`` is met to 1e-5.
-    Elsewhere it is PyTorch's.
+    On a CPU each 64-bit draw decides on four numbers, by 15 bits each, and numbers are dropped by a bitwise "and": a
+    tenth of the time, and ``p`` is met to 2e-5. Elsewhere it is PyTorch's.
     """
     if not training or p == 0 or x.device.type != "cpu":
         return F.dropout(x, p, training)
     dropped = round(p * _LEVELS)
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _LEVELS // 2
-    return x * kept * (_LEVELS / (_LEVELS - dropped))  # scaled last: as a bfloat16 the factor itself would be 0.2% off
+    return _Dropped.apply(x, _kept(x.numel(), dropped).view(x.shape), _LEVELS / (_LEVELS - dropped))
+
+
+def _kept(count: int, dropped: int) -> Tensor:
+    """Masks of 16 bits: none set, in ``dropped`` of `_LEVELS` cases, else all. Seeded by PyTorch's generator."""
+    seed = int(torch.randint(2**63 - 1, ()))
+    draws = np.random.SFC64(seed).random_raw((count + 3) // 4)
+    levels = torch.from_numpy(draws.view(np.int16)[:count])
+    return levels.bitwise_right_shift_(1).add_(_LEVELS // 2 - dropped).bitwise_right_shift_(15).bitwise_not_()
+
+
+class _Dropped(torch.autograd.Function):
+    """A number where its mask has all bits, 0 where it has none, times a scale."""
+
+    @staticmethod
+    def forward(ctx, x, kept, scale):
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return _masked(x, kept).mul_(scale)
+
+    @staticmethod
+    def backward(ctx, g):
+        (kept,) = ctx.saved_tensors
+        return _masked(g, kept).mul_(ctx.scale), None, None
+
+
+def _masked(x: Tensor, kept: Tensor) -> Tensor:
+    bits = _BITS[x.element_size()]
+    return (x.view(bits) & kept.to(bits)).view(x.dtype)
 
 
 class Dropout(nn.Module):

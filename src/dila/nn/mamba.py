@@ -93,17 +93,23 @@ def selective_scan(
         y, last = kernels.scan(u, dt, A, B, C, x)
     else:
         u, dt, B, C = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (u, dt, B, C))
-        y, last = _Scan.apply(u, dt, A, B, C, x)
+        y, last = _scan(u, dt, A, B, C, x)
     return y + u * D, last
 
 
-_BLOCK_ELEMENTS = 1 << 17
-"""Numbers of state in a block of rows: half a megabyte, which stays in a core's second cache."""
+_BLOCK_ELEMENTS = 1 << 18
+"""Numbers of state in a block of rows: a megabyte, which stays in a core's second cache."""
 
 
 def _row_blocks(rows: int, elements_per_row: int) -> list[slice]:
     size = max(1, _BLOCK_ELEMENTS // elements_per_row)
     return [slice(i, i + size) for i in range(0, rows, size)]
+
+
+@torch.compiler.disable
+def _scan(u, dt, A, B, C, x):
+    """Kept from `torch.compile`, which would unroll every frame of every block into one graph of minutes."""
+    return _Scan.apply(u, dt, A, B, C, x)
 
 
 class _Scan(torch.autograd.Function):

@@ -86,6 +86,8 @@ class PEG(nn.Module):
         """The 3-D convolution as three depthwise 2-D ones, one a time tap: much the faster on a CPU."""
         if kernels.peg is not None and kernels.fits(x):
             return kernels.peg(x, self.conv.weight.flatten(1).T, self.conv.bias)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # once, not at each tap
         frames = x.shape[1] - 2
         out = self._tap(x[:, 2:], 2, self.conv.bias)
         for tap in range(2):

@@ -108,7 +108,7 @@ def recompute_layers(model: nn.Module) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 18)
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 22)
 
 
 def compile_layers(model: nn.Module) -> None:
