@@ -67,6 +67,13 @@ def test_every_work_is_measured(kind):
     assert measured.peak_gib > 0.1
 
 
+def test_operations_are_counted_whoever_does_the_attention(monkeypatch):
+    work = Work("plan", "tiny", frames=2, candidates=2)
+    fused = speed.measure(work, CPU, repeats=1).tflop
+    monkeypatch.setattr("dila.nn.attention._LONG", 10**6)
+    assert fused == pytest.approx(speed.measure(work, CPU, repeats=1).tflop)
+
+
 def test_work_grows_along_its_own_dimensions():
     assert set(speed.grown(Work("plan"))) == {"candidates", "frames"}
     assert [w.batch for w in speed.grown(Work("train"))["batch"]] == [1, 2, 4]

@@ -22,6 +22,21 @@ def test_space_is_scaled_cosine_attention_of_normalised_queries_and_plain_keys()
     torch.testing.assert_close(attention.space(x, bias), expected)
 
 
+def test_long_sequences_are_the_same_fused_and_not():
+    """Without gradients the fused kernel takes them, on a CPU too."""
+    attention, x, bias = make(null_tokens=1, context_dim=12), torch.randn(2, 3, 70, 12), torch.randn(2, 70, 70)
+    own = make()
+    verbs = (
+        lambda: own.space(x, bias),
+        lambda: attention.across(x, attention.read(x)),
+        lambda: attention.across(x, attention.read(x[:, :1])),
+    )
+    for verb in verbs:
+        plain = verb()
+        with torch.no_grad():
+            torch.testing.assert_close(verb(), plain.detach(), atol=1e-5, rtol=1e-5)
+
+
 def test_causal_mask_hides_later_frames_alone():
     mask = _causal_mask(2, 5, torch.zeros(1))
     assert mask.isinf().tolist() == [[False, False, False, False, True], [False] * 5]

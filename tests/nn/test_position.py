@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dila.nn.position import PEG, RelativePositionBias, rotate
 
@@ -66,3 +67,12 @@ def test_replicate_padding_keeps_a_still_clip_still():
     replicated, zeros = (PEG(6, padding)(still)[0] for padding in ("replicate", "zeros"))
     torch.testing.assert_close(replicated[:, 0], replicated[:, 3])
     assert not torch.allclose(zeros[:, 0], zeros[:, 3])
+
+
+def test_the_convolution_and_its_gradients_are_pytorchs():
+    peg, x = PEG(5).double(), torch.randn(2, 6, 4, 3, 5, dtype=torch.float64, requires_grad=True)
+    plain = F.conv3d(x.movedim(-1, 1), peg.conv.weight, peg.conv.bias, padding=(0, 1, 1), groups=5).movedim(1, -1)
+    torch.testing.assert_close(peg._convolve(x), plain)
+    weight = torch.randn_like(plain)
+    gradients = [torch.autograd.grad((out * weight).sum(), [x, *peg.parameters()]) for out in (peg._convolve(x), plain)]
+    torch.testing.assert_close(*gradients)

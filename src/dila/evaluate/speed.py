@@ -137,13 +137,15 @@ def plan_costs(
 
 def measure(work: Work, device: torch.device, repeats: int = 3) -> Measured:
     """Run the work, once to warm up, once to count, and ``repeats`` times on the clock."""
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+    attention: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the counter knows CUDA's alone
+    counts = {attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
     run = ready(work, *make(work, device)).run
     run()
     seconds = min(timed(run, device) for _ in range(repeats))
     peak = peak_gib(device)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=counts) as counter:
         run()
     return Measured(seconds, counter.get_total_flops() / 1e12, peak)
 

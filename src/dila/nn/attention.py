@@ -14,7 +14,7 @@ from dila.shapes import Float, Tensor
 LOGIT_SCALE = 8.0
 """Queries and keys are unit vectors times learned scales; logits are 8 q.k (Henry et al. 2020), not q.k/sqrt(dh)."""
 _LONG = 64
-"""Keys from which CUDA's fused kernel pays."""
+"""Keys from which a fused kernel pays."""
 
 
 class KeysValues(NamedTuple):
@@ -119,15 +119,16 @@ class Attention(nn.Module):
         return rotate(self._unit(x, scale), start)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Plain products: over the short sequences here the fused CPU kernel's backward is several times slower.
+        """Softmax of the products; the queries have `LOGIT_SCALE` in them already.
 
-        CUDA's fused kernel takes the long ones. The queries have `LOGIT_SCALE` in them already.
+        Long sequences go through PyTorch's fused kernel, but not where a CPU will go backward, which is several times
+        slower through it.
         """
-        if q.is_cuda and k.shape[-2] >= _LONG:
+        if k.shape[-2] >= _LONG and (q.is_cuda or not torch.is_grad_enabled()):
             return self._fused(q, k, v, bias)
         logits = q @ k.transpose(-1, -2)
         if bias is not None:
-            logits = logits + bias.to(logits.dtype)
+            logits += bias.to(logits.dtype)
         weights = logits.softmax(dim=-1).to(v.dtype)
         return dropout(weights, self.dropout, self.training) @ v
 

@@ -122,7 +122,8 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, dt, A, B, C, x0):
         ctx.save_for_backward(u, dt, A, B, C, x0)
-        y, last, A = torch.empty_like(u), torch.empty_like(x0), _planes(A)
+        y, A = torch.empty_like(u), _planes(A)
+        last = x0.new_empty(x0.shape[2], *x0.shape[:2]).permute(1, 2, 0)  # as inside: no transposing
         for rows in _row_blocks(u.shape[0], A.numel()):
             y[rows], last[rows] = _scan_block(u[rows], dt[rows], A, B[rows], C[rows], x0[rows])
         return y, last
