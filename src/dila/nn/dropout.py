@@ -23,7 +23,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     return _Dropped.apply(x, _kept(x.numel(), dropped).view(x.shape), _LEVELS / (_LEVELS - dropped))
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def _kept(count: int, dropped: int) -> Tensor:
     """Masks of 16 bits: none set, in ``dropped`` of `_LEVELS` cases, else all. Seeded by PyTorch's generator."""
     seed = int(torch.randint(2**63 - 1, ()))

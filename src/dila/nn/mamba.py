@@ -106,7 +106,7 @@ def _row_blocks(rows: int, elements_per_row: int) -> list[slice]:
     return [slice(i, i + size) for i in range(0, rows, size)]
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def _scan(u, dt, A, B, C, x):
     """Kept from `torch.compile`, which would unroll every frame of every block into one graph of minutes."""
     return _Scan.apply(u, dt, A, B, C, x)

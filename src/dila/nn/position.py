@@ -86,9 +86,9 @@ class PEG(nn.Module):
     def _convolve(self, x: Float[Tensor, "B T2 H W D"]) -> Float[Tensor, "B T H W D"]:
         if kernels.peg is not None and kernels.fits(x):
             return kernels.peg(x, self.conv.weight.flatten(1).T, self.conv.bias)
-        parts = (x, self.conv.weight, self.conv.bias)
+        parts = [x, *self.conv.parameters()]  # weight, bias
         if torch.is_autocast_enabled(x.device.type):
-            parts = tuple(part.to(torch.get_autocast_dtype(x.device.type)) for part in parts)
+            parts = [part.to(torch.get_autocast_dtype(x.device.type)) for part in parts]
         return _Depthwise.apply(*parts)
 
 
