@@ -33,7 +33,7 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def mae_folder(tmp_path_factory) -> Path:
-    """A small ViT-MAE as published: the whole autoencoder, its own share of patches masked; pictures of 32, patches of 8."""
+    """A small ViT-MAE as published, the whole autoencoder with patches masked; pictures of 32, patches of 8."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTMAEConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8,

@@ -75,12 +75,10 @@ def _load_network(source: Source) -> nn.Module:
     from transformers import ViTMAEForPreTraining
 
     # The whole autoencoder, as it is published: its encoder alone would be loaded with a page of warnings.
+    load: Any = ViTMAEForPreTraining.from_pretrained
+    options = source.options() | {"dtype": torch.float32, "mask_ratio": 0.0, "output_loading_info": True}
     with source.to_be_had():
-        whole, told = ViTMAEForPreTraining.from_pretrained(
-            source.model, dtype=torch.float32, mask_ratio=0.0, output_loading_info=True, **source.options()
-        )
+        whole, told = load(source.model, **options)
     if lacking := sorted(name for name in told["missing_keys"] if name.startswith("vit.")):
-        raise DilaError(
-            f"{source.model} lacks {len(lacking)} weights of a ViT-MAE, the first {lacking[0]}; get it anew"
-        )
+        raise DilaError(f"{source.model} lacks {len(lacking)} weight(s) of a ViT-MAE, first {lacking[0]}; get it anew")
     return whole.vit.eval().requires_grad_(False)
