@@ -84,8 +84,10 @@ def test_what_does_not_fit_is_told(config, changes, told):
         _ = Moto(replace(config, **changes)).eyes
 
 
-def test_features_that_are_no_pixels_are_refused_before_anything_is_encoded(config):
-    assert config.for_features((2, 2), 768).feature_dim == 768
+def test_what_does_not_fit_is_refused_before_anything_is_encoded(config):
+    assert config.for_features((2, 3), 192).grid == (2, 3)
+    with pytest.raises(DilaError, match="patches of 8 pixels, but the model draws patches of 16"):
+        config.for_features((2, 2), 768)
     with pytest.raises(DilaError, match="features of 272 channels are no patches of pixels; use the encoder pixels"):
         config.for_features((8, 8), 272)
 

@@ -68,11 +68,13 @@ class MotoConfig:
         """The same model for an encoder with this grid and this many channels.
 
         Raises:
-            DilaError: it `reads` frames, and these channels are no pixels.
+            DilaError: it `reads` frames, and these channels are no pixels, or the ViT-MAE cannot be had or does not fit:
+                a run is to hear of it before its data are encoded.
         """
-        if self.reads:
-            patch_of(feature_dim)
-        return replace(self, grid=tuple(grid), feature_dim=feature_dim)
+        fitted = replace(self, grid=tuple(grid), feature_dim=feature_dim)
+        if fitted.reads:
+            _open_eyes(fitted, fitted.reads)
+        return fitted
 
 
 class Moto(FrameModel):

@@ -66,9 +66,10 @@ class Source(NamedTuple):
         try:
             yield
         except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0].strip() or type(error).__name__
             where = "on this disk" if self.local_files_only else "on this disk or the Hub"
             raise DilaError(
-                f"the encoder's model {self.model} is not to be had {where}; give a folder or check the id ({error})"
+                f"the encoder's model {self.model} is not to be had {where}; give a folder or check the id ({reason})"
             ) from error
 
 
