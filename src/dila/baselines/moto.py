@@ -68,8 +68,8 @@ class MotoConfig:
         """The same model for an encoder with this grid and this many channels.
 
         Raises:
-            DilaError: it `reads` frames, and these channels are no pixels, or the ViT-MAE cannot be had or does not fit:
-                a run is to hear of it before its data are encoded.
+            DilaError: it `reads` frames, and these channels are no pixels, or the ViT-MAE cannot be had or does not
+                fit: a run is to hear of it before its data are encoded.
         """
         fitted = replace(self, grid=tuple(grid), feature_dim=feature_dim)
         if fitted.reads:

@@ -66,7 +66,7 @@ class Source(NamedTuple):
         try:
             yield
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0].strip() or type(error).__name__
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             where = "on this disk" if self.local_files_only else "on this disk or the Hub"
             raise DilaError(
                 f"the encoder's model {self.model} is not to be had {where}; give a folder or check the id ({reason})"
