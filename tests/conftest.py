@@ -31,6 +31,21 @@ def golden() -> Path:
     return Path(__file__).parent / "assets" / "golden"
 
 
+@pytest.fixture(scope="session")
+def mae_folder(tmp_path_factory) -> Path:
+    """A small ViT-MAE as published, the whole autoencoder with patches masked; pictures of 32, patches of 8."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8,
+        decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("mae")
+    transformers.ViTMAEForPreTraining(config).save_pretrained(path)
+    return path
+
+
 @pytest.fixture
 def small_config() -> DiLAConfig:
     """A model of a few thousand parameters on a grid that is not square, without dropout."""

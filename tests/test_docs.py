@@ -68,6 +68,17 @@ def test_every_link_of_a_page_leads_somewhere_in_the_site(page):
         assert not anchor or anchor in anchors(found), target
 
 
+@pytest.mark.parametrize("folder", sorted((ROOT / "benchmarks" / "results").glob("compare")), ids=str)
+def test_the_tables_of_the_results_are_made_from_the_runs_that_are_kept(folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    from dila.recipes.summary import summarise, write_summary
+
+    page = tmp_path / "results.md"
+    page.write_text((DOCS / "results.md").read_text())
+    write_summary(page, [summarise(each) for each in sorted(folder.iterdir())])
+    assert page.read_text() == (DOCS / "results.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_runs(path):

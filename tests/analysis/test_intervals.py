@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dila.analysis.intervals import compare_paired, holm, mean_interval, ratio_interval, seed_interval
+from dila.analysis.intervals import compare_paired, compare_seeds, holm, mean_interval, ratio_interval, seed_interval
 
 
 def test_episodes_that_differ_widen_the_interval():
@@ -64,3 +64,20 @@ def test_under_no_difference_the_bootstrap_is_rarely_sure():
         for _ in range(100)
     ]
     assert sum(p < 0.05 for p in draws) <= 12
+
+
+def test_seeds_are_paired_by_students_test():
+    first = {0: 0.5, 1: 0.72, 2: 0.61, 3: 0.8, 9: 0.1}
+    second = {0: 0.55, 1: 0.74, 2: 0.68, 3: 0.83, 4: 0.2}
+    told = compare_seeds(first, second)
+    both = [[values[seed] for seed in range(4)] for values in (first, second)]
+    expected = stats.ttest_rel(*both)
+    assert told.p == pytest.approx(expected.pvalue)
+    assert (told.low, told.high) == pytest.approx(expected.confidence_interval(0.95))
+    assert (told.difference, told.seeds) == (pytest.approx(-0.0425), 4)
+    assert compare_seeds({0: 0.5, 1: 0.2}, {0: 0.5, 2: 0.2}) is None
+
+
+def test_differences_that_are_all_the_same_are_certain():
+    assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.25, 1: 0.0}).p == 0
+    assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.5, 1: 0.25}).p == 1

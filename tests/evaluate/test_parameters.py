@@ -1,5 +1,9 @@
-import pytest
+import json
 
+import pytest
+import torch
+
+from dila.cli.main import main
 from dila.evaluate.parameters import sizes
 
 ROWS = {(row.model, row.size): row for row in sizes()}
@@ -8,6 +12,39 @@ ROWS = {(row.model, row.size): row for row in sizes()}
 @pytest.mark.parametrize("key", [key for key, row in ROWS.items() if row.published])
 def test_published_sizes_are_met_within_5_percent(key):
     assert ROWS[key].parameters == pytest.approx(ROWS[key].published, rel=0.05)
+
+
+@pytest.mark.parametrize("key", [key for key, row in ROWS.items() if row.table_8])
+def test_table_8_is_met_within_5_percent_but_for_its_rounding_of_adaworld(key):
+    row = ROWS[key]
+    off = (row.parameters + row.frozen) / row.table_8 - 1
+    assert abs(off) < 0.05 or (key[0] == "adaworld" and off == pytest.approx(-0.0503, abs=1e-4))
+
+
+def test_adaworld_is_its_released_code_but_for_the_biases_of_queries_keys_and_values():
+    row, attentions, width = ROWS["adaworld", "published"], 2 * 16 + 16, 1024
+    assert row.parameters - row.published == attentions * 3 * width
+
+
+def test_motos_frozen_part_is_the_large_vit_mae():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    )
+    with torch.device("meta"):
+        network = transformers.ViTMAEModel(config)
+    row = ROWS["moto", "published"]
+    assert row.frozen == sum(parameter.numel() for parameter in network.parameters())
+    assert (row.parameters + row.frozen) / 1e6 == pytest.approx(424.5, abs=0.1)
+
+
+def test_the_verb_says_both_numbers(capsys):
+    assert main(["params"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("adaworld  published")]
+    assert line.split()[-3:] == ["474,855,488", "474,708,032", "500,000,000"]
+    assert main(["params", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {row["model"]: row["frozen"] for row in told if row["size"] == "published"}["moto"] == 303_301_632
 
 
 def test_every_model_has_a_published_size():

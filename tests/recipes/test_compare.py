@@ -6,7 +6,7 @@ import pytest
 from dila.errors import DilaError
 from dila.recipes import compare as module
 from dila.recipes import recipe
-from dila.recipes.compare import NAMES, Settings, compare, run_of, shortened, table
+from dila.recipes.compare import GROUPS, Settings, compare, run_of, shortened, spelled_out, table
 
 
 @pytest.fixture
@@ -83,12 +83,30 @@ def test_a_model_without_actions_is_measured_as_far_as_it_goes(settings, first_l
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_every_name_has_a_run_of_as_many_clips(size):
     settings = Settings("data", size=size, steps=40)
-    runs = [run_of(settings, name, 3) for name in NAMES]
+    runs = [run_of(settings, name, 3) for name in spelled_out(replace(settings, names=("all",)))]
     assert {(run.steps, run.batch, run.seed, run.clips, run.encoder["name"]) for run in runs} == {
         (40, runs[0].batch, 3, runs[0].clips, runs[0].encoder["name"])
     }
-    with pytest.raises(DilaError, match="there is no 'genie'"):
+    with pytest.raises(DilaError, match=r"there is no 'genie'; choose dila, .* or of table1, table2"):
         run_of(settings, "genie", 0)
+
+
+def test_groups_are_spelled_out_once_and_without_what_is_dila_itself():
+    names = spelled_out(Settings("data"))
+    assert names == (
+        "dila", "baseline:lapa", "baseline:moto", "baseline:adaworld", "baseline:villax", "ablation:no-content",
+        "ablation:discrete", "ablation:gaussian",
+    )  # fmt: skip
+    widths = spelled_out(Settings("data", names=("widths", "dila", "ablation:z-2")))
+    assert widths[:2] == ("dila", "ablation:z-2")
+    assert widths[-1] == "ablation:no-bottleneck"
+    assert len(widths) == 10
+    assert "ablation:z-32" not in widths  # tiny has that
+    assert "ablation:z-32" in spelled_out(Settings("data", size="small", names=("widths",)))
+    every = set(spelled_out(Settings("data", names=("all",))))
+    assert every.issuperset(name for group in GROUPS for name in spelled_out(Settings("data", names=(group,))))
+    with pytest.raises(DilaError, match="ablation z-32 changes nothing"):
+        spelled_out(Settings("data", names=("ablation:z-32",)))
 
 
 @pytest.mark.parametrize("steps", [3, 7, 100, 760, 1000])
@@ -106,4 +124,6 @@ def test_several_at_once_score_what_one_after_the_other_does(settings):
     short = replace(settings, names=("baseline:moto", "baseline:adaworld"), steps=2)
     one = compare(short)
     both = compare(replace(short, out=settings.out.with_name("both"), parallel=2))
-    assert [r["rollout"] for r in one] == pytest.approx([r["rollout"] for r in both])
+    for alone, beside in zip(one, both, strict=True):
+        assert alone["rollout"].pop("by_horizon") == pytest.approx(beside["rollout"].pop("by_horizon"))
+        assert alone["rollout"] == pytest.approx(beside["rollout"])

@@ -4,7 +4,7 @@ Clips of one episode resemble each other, so whole episodes are drawn (a cluster
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +34,17 @@ class Paired(NamedTuple):
     p_wilcoxon: float | None
     """Of the episodes' mean differences; None where there are none that differ."""
     episodes: int
+
+
+class PairedSeeds(NamedTuple):
+    """The difference of two models over the seeds that both have: the first minus the second."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    """Two-sided, of Student's paired test."""
+    seeds: int
 
 
 def ratio_interval(
@@ -68,6 +79,26 @@ def seed_interval(values: Sequence[float]) -> Interval | None:
     x = torch.tensor(values, dtype=torch.float64)
     half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * float(x.std()) / len(values) ** 0.5
     return Interval(float(x.mean()) - half, float(x.mean()) + half)
+
+
+def compare_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> PairedSeeds | None:
+    """Student's paired test of two models' values by seed: a seed shares data, order of clips and draws.
+
+    None where fewer than two seeds are of both.
+
+    Raises:
+        MissingExtra: scipy is not installed.
+    """
+    differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+    interval = seed_interval(differences)
+    if interval is None:
+        return None
+    from scipy.stats import t
+
+    x = torch.tensor(differences, dtype=torch.float64)
+    mean, error = float(x.mean()), float(x.std()) / len(x) ** 0.5
+    p = 2 * float(t.sf(abs(mean) / error, len(x) - 1)) if error else float(mean == 0)
+    return PairedSeeds(mean, *interval, p, len(x))
 
 
 def compare_paired(

@@ -1,8 +1,8 @@
 """Moto's latent motion tokeniser (Chen et al. 2024, arXiv 2412.04445).
 
 Learned queries read two frames through a few transformer layers and are quantised; a decoder adds all codes, as one
-vector, to every patch of the first frame and draws the second. Published with the tokens of a frozen ViT-MAE in, and
-pixels out; here the features of the frozen encoder in and out.
+vector, to every patch of the first frame and draws the second. As published, what is read are the tokens of a frozen
+ViT-MAE of the frames, what is drawn their patches of pixels; at the other sizes both are the run's features.
 """
 
 from dataclasses import dataclass, replace
@@ -12,14 +12,17 @@ from einops import rearrange
 from torch import nn
 
 from dila.baselines.frame_model import FrameModel, Head, Predicts, pairs, tokens
+from dila.errors import DilaError
 from dila.nn.bottleneck import VQ, Bottlenecked
 from dila.nn.vit import vit_layer
 from dila.shapes import Features, Float, LatentActions, Tensor
+from dila.vision.pixels import assemble, patch_of
+from dila.vision.vit_mae import ViTMAE, ViTMAEConfig
 
 
 @dataclass(frozen=True)
 class MotoConfig:
-    """Sizes; the defaults are the published trainable parts on patches of 16 pixels of frames of 224.
+    """Sizes; see `dila.baselines.presets`; the defaults fit patches of 16 pixels of frames of 224.
 
     Args:
         grid: rows and columns of the feature grid.
@@ -32,6 +35,10 @@ class MotoConfig:
         codes: of the codebook.
         code_dim: numbers of each.
         beta: weight of the commitment.
+        lift: channels that each code is brought to before all are one vector; None leaves codes as they are.
+        reads: the frozen ViT-MAE through which the queries see frames, a Hub id or a local folder; features are then
+            patches of pixels as large as its own. None shows them the features.
+        reads_dim: channels of its tokens.
         predicts: see `dila.baselines.frame_model.Predicts`.
         real_action_dim: Da of the action encoder, or None.
     """
@@ -46,6 +53,9 @@ class MotoConfig:
     codes: int = 128
     code_dim: int = 32
     beta: float = 0.25
+    lift: int | None = None
+    reads: str | None = None
+    reads_dim: int = 1024
     predicts: Predicts = "features"
     real_action_dim: int | None = None
 
@@ -55,8 +65,16 @@ class MotoConfig:
         return self.queries * self.code_dim
 
     def for_features(self, grid: tuple[int, int], feature_dim: int) -> "MotoConfig":
-        """The same model for an encoder with this grid and this many channels."""
-        return replace(self, grid=tuple(grid), feature_dim=feature_dim)
+        """The same model for an encoder with this grid and this many channels.
+
+        Raises:
+            DilaError: it `reads` frames, and these channels are no pixels, or the ViT-MAE cannot be had or does not
+                fit: a run is to hear of it before its data are encoded.
+        """
+        fitted = replace(self, grid=tuple(grid), feature_dim=feature_dim)
+        if fitted.reads:
+            _open_eyes(fitted, fitted.reads)
+        return fitted
 
 
 class Moto(FrameModel):
@@ -68,7 +86,7 @@ class Moto(FrameModel):
     def __init__(self, config: MotoConfig):
         super().__init__(config)
         dim, cells = config.width, config.grid[0] * config.grid[1]
-        self.to_tokens = nn.Linear(config.feature_dim, dim)
+        self.to_tokens = nn.Linear(config.reads_dim if config.reads else config.feature_dim, dim)
         self.queries = _learned(config.queries, dim)
         self.between = _learned(1, dim)
         self.positions = _learned(config.queries + 2 * cells + 1, dim)
@@ -78,14 +96,29 @@ class Moto(FrameModel):
         self.vq = VQ(config.codes, config.code_dim, beta=config.beta)
         self.to_patches = nn.Linear(config.feature_dim, dim)
         self.cells = _learned(cells, dim)
-        self.from_codes = nn.Linear(config.action_dim, dim)
+        self.lift = _lift(config.code_dim, config.lift) if config.lift else nn.Identity()
+        self.from_codes = nn.Linear(config.queries * (config.lift or config.code_dim), dim)
         self.drawing = nn.ModuleList(vit_layer(dim, config.heads) for _ in range(config.decoder_depth))
         self.drawing_norm = nn.LayerNorm(dim)
         self.head = Head(dim, config.feature_dim, config.predicts)
+        self._eyes: ViTMAE | None = None  # no module: frozen, and in no checkpoint
+
+    @property
+    def eyes(self) -> ViTMAE:
+        """The frozen encoder of `MotoConfig.reads`, for frames of the size whose patches the features are.
+
+        Raises:
+            MissingExtra: transformers is not installed.
+            DilaError: it cannot be had, or gives other tokens than the config says.
+        """
+        if self._eyes is None:
+            assert self.config.reads is not None, "this model reads its features"
+            self._eyes = _open_eyes(self.config, self.config.reads)
+        return self._eyes
 
     def squeeze(self, e: Features) -> Bottlenecked:
         """What the queries keep of each two frames."""
-        first, second = self.to_tokens(tokens(pairs(e))).unbind(1)
+        first, second = self.to_tokens(tokens(pairs(self._read(e)))).unbind(1)
         asked = (part.expand(len(first), -1, -1) for part in (self.queries, self.between))
         queries, between = asked
         x = torch.cat([queries, first, between, second], dim=1) + self.positions
@@ -97,10 +130,37 @@ class Moto(FrameModel):
 
     def draw(self, e: Features, z: LatentActions) -> Features:
         """Patches of each frame, the action added to all of them."""
-        x = self.to_patches(tokens(e)) + self.cells + self.from_codes(z).unsqueeze(2)
+        lifted = self.lift(z.unflatten(-1, (self.config.queries, -1))).flatten(-2)
+        x = self.to_patches(tokens(e)) + self.cells + self.from_codes(lifted).unsqueeze(2)
         for layer in self.drawing:
             x = layer(x)
         return self.head(self.drawing_norm(x).view(*e.shape[:-1], -1), e)
+
+    def _read(self, e: Features) -> Float[Tensor, "B T H W C"]:
+        """What the queries are shown of frames, drawn ones as well as true ones."""
+        if self.config.reads is None:
+            return e
+        return self.eyes.to(e.device).encode(assemble(e).float().clamp(0, 1))
+
+
+def _open_eyes(config: MotoConfig, reads: str) -> ViTMAE:
+    patch = patch_of(config.feature_dim)
+    eyes = ViTMAE(ViTMAEConfig(reads, size=(config.grid[0] * patch, config.grid[1] * patch), precision="bf16"))
+    if eyes.grid != config.grid:
+        raise DilaError(
+            f"{reads} has patches of {eyes.described.patch_size} pixels, but the model draws patches of {patch}; "
+            f"set --encoder.patch {eyes.described.patch_size}"
+        )
+    if eyes.feature_dim != config.reads_dim:
+        raise DilaError(
+            f"{reads} gives {eyes.feature_dim} channels, but the model reads {config.reads_dim}; "
+            f"set --model.reads-dim {eyes.feature_dim}"
+        )
+    return eyes
+
+
+def _lift(dim: int, wide: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, wide))
 
 
 def _learned(count: int, dim: int) -> Float[Tensor, "N D"]:

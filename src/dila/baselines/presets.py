@@ -25,7 +25,7 @@ BASELINES: dict[str, dict[str, Any]] = {
         TINY: LAPAConfig(**_TINY, width=160, heads=4, head_dim=40, spatial_depth=2, temporal_depth=2, decoder_depth=2),
     },
     "moto": {
-        PUBLISHED: MotoConfig(),
+        PUBLISHED: MotoConfig(lift=768, reads="facebook/vit-mae-large"),
         SMALL: MotoConfig(**_SMALL, width=512, heads=8),
         TINY: MotoConfig(**_TINY, width=144, heads=4, encoder_depth=2, decoder_depth=6),
     },

@@ -31,6 +31,7 @@ VERBS: dict[str, str] = {
     "push": "upload a trained model to the Hugging Face Hub",
     "bench": "what training, rollouts, plans and labels cost on this machine",
     "compare": "train DiLA, ablations and baselines on equal terms, one JSON a run",
+    "compare summary": "a comparison as a page: scores over seeds, paired tests, the paper's claims",
     "params": "how many parameters DiLA and the baselines have at each size",
     "parity": "compare with recorded numbers of the released model",
 }

@@ -41,6 +41,47 @@ class Arrow(NamedTuple):
     y: float
 
 
+class Panel(NamedTuple):
+    """One score of several models, see `draw_panels`."""
+
+    label: str
+    points: Mapping[str, Point]
+    each: Mapping[str, Mapping[int, float]]
+    """The values behind a point, by seed."""
+    line: float | None = None
+
+
+def draw_panels(path: Path, names: Sequence[str], panels: Sequence[Panel]) -> Path:
+    """Models below each other, scores beside each other: each point with its interval, the values behind it small.
+
+    ``line`` of a panel marks a value, such as that of copying.
+    """
+    with _sheet(path, (2.2 + 3.2 * len(panels), 0.9 + 0.26 * len(names))) as figure:
+        for place, panel in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), place + 1)
+            for row, name in enumerate(names):
+                _model(axes, row, panel, name, INKS[place % len(INKS)])
+            axes.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
+            axes.set_ylim(len(names) - 0.4, -0.6)
+            axes.grid(axis="y", visible=False)
+            if panel.line is not None:
+                axes.axvline(panel.line, color="#1d2430", linewidth=0.8, linestyle="--")
+            axes.set_xlabel(panel.label)
+        figure.tight_layout()
+    return path
+
+
+def _model(axes: Any, row: int, panel: Panel, name: str, ink: str) -> None:
+    values = list(panel.each.get(name, {}).values())
+    axes.plot(values, [row] * len(values), "o", color=ink, alpha=0.35, markersize=3.5, markeredgewidth=0)
+    point = panel.points.get(name, Point(None))
+    if point.value is None:
+        return
+    if point.low is not None and point.high is not None:
+        axes.plot([point.low, point.high], [row, row], color=ink, linewidth=1.6)
+    axes.plot([point.value], [row], "o", color=ink, markersize=6)
+
+
 def draw_bars(
     path: Path, groups: Mapping[str, Mapping[str, Point]], label: str, title: str = "", line: float | None = None
 ) -> Path:
@@ -158,6 +199,13 @@ def _dress(axes: Any, x: str, y: str, title: str, legend: bool, line: float | No
 @contextmanager
 def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
     """Axes to draw on, written to the path when all went well."""
+    with _sheet(path, size) as figure:
+        yield figure.add_subplot()
+
+
+@contextmanager
+def _sheet(path: Path, size: tuple[float, float]) -> Iterator[Any]:
+    """A figure, written to the path when all went well."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -169,7 +217,7 @@ def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, dpi=130)
         FigureCanvasAgg(figure)
-        yield figure.add_subplot()
+        yield figure
         try:
             # No metadata: the same numbers give the same file.
             figure.savefig(temporary, format="png", bbox_inches="tight", metadata={"Software": None})

@@ -5,7 +5,7 @@ Pictures are floats in [0, 1], ``... 3 Y X``; a number is given for each picture
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,8 @@ PERFECT = 1e-10
 """Squared error below which PSNR no longer rises: 100 dB."""
 
 _SIGMA, _REACH, _K1, _K2 = 1.5, 5, 0.01, 0.03
-_ALEXNET = "alexnet-owt-7be5be79.pth"
+_WEIGHTS = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
+"""Torchvision's networks under LPIPS, and the files in torch's hub folder that it takes them from."""
 
 Pictures = Float[Tensor, "... 3 Y X"]
 
@@ -63,16 +64,24 @@ def feature_distance(
     return torch.stack(torch.broadcast_tensors(*distances)).mean(0)
 
 
-def find_lpips(device: torch.device | str) -> Callable[[Pictures, Pictures], Tensor] | str:
-    """The published LPIPS on AlexNet, or a sentence that says why it cannot be had here. Nothing is downloaded."""
+def find_lpips(
+    device: torch.device | str, net: Literal["alex", "vgg"] = "alex"
+) -> Callable[[Pictures, Pictures], Tensor] | str:
+    """The published LPIPS, or a sentence that says why it cannot be had here. Nothing is downloaded.
+
+    Args:
+        device: where it runs.
+        net: AlexNet, with which scores are published, or VGG16, the usual one in losses.
+    """
     try:
         import lpips
     except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch raises RuntimeError
         return f"LPIPS is left out: it needs the extra lpips ({str(error).splitlines()[0]})"
-    weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
+    title, file = _WEIGHTS[net]
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / file
     if not weights.is_file():
-        return f"LPIPS is left out: torchvision's AlexNet is not at {weights}"
-    network: Any = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
+        return f"LPIPS is left out: torchvision's {title} is not at {weights}"
+    network: Any = lpips.LPIPS(net=net, verbose=False).to(device).eval().requires_grad_(False)
 
     def distance(x: Pictures, y: Pictures) -> Tensor:
         x, y = torch.broadcast_tensors(x.float(), y.float())

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 
+from dila.baselines.presets import BASELINES
 from dila.configs import write_json
 from dila.data import Clips, collate_clips, open_corpus, split_episodes
 from dila.errors import DilaError
@@ -31,7 +32,7 @@ from dila.evaluate.parameters import count
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained, pick_device
 from dila.protocols import Episode
-from dila.recipes import recipe
+from dila.recipes import ABLATION, ABLATIONS, BASELINE, recipe
 from dila.train.begin import begin
 from dila.train.learner import Learner
 from dila.train.log import read_log
@@ -41,11 +42,27 @@ from dila.train.run import Run
 from dila.version import commit, version
 from dila.vision import FeatureCache
 
-NAMES = (
-    "dila", "baseline:lapa", "baseline:moto", "baseline:adaworld", "baseline:villax", "ablation:no-content",
-    "ablation:discrete", "ablation:gaussian",
-)  # fmt: skip
-"""DiLA, the models of table 1 and the ablations of table 2."""
+DILA = "dila"
+
+_BASELINES = tuple(f"{BASELINE}:{name}" for name in BASELINES)
+
+
+def _ablations(*names: str) -> tuple[str, ...]:
+    return tuple(f"{ABLATION}:{name}" for name in names)
+
+
+GROUPS = {
+    "table1": (DILA, *_BASELINES, *_ablations("no-content")),
+    "table2": (DILA, *_ablations("no-content", "discrete", "gaussian")),
+    "widths": (DILA, *_ablations(*(name for name in ABLATIONS if name.startswith("z-")), "no-bottleneck")),
+    "losses": (DILA, *_ablations(*(name for name in ABLATIONS if name.endswith("-loss")))),
+    "figure5": (DILA, *_ablations("no-action")),
+    "all": (DILA, *_BASELINES, *_ablations(*ABLATIONS)),
+}
+"""Names for several: the paper's tables 1 and 2 and figure 5; what the sceptic asks, widths of z up to none; each loss
+off; everything. An ablation that leaves this size's recipe as it is, is DiLA itself and is not in them."""
+
+NAMES = ("table1", "table2")
 
 AGENT = ("agent_x", "agent_y")
 LOSS_CLIPS = 64
@@ -61,7 +78,7 @@ class Settings:
     Args:
         data: the corpus.
         out: folder of runs and results.
-        names: ``dila``, ``baseline:NAME``, ``ablation:NAME``.
+        names: ``dila``, ``baseline:NAME``, ``ablation:NAME``, or a group: table1, table2, widths, losses, figure5, all.
         seeds: how many each, from 0.
         size: of the models, and so whose recipe: tiny or small.
         steps: optimiser steps of each run, its stages shortened alike; the recipe's when None.
@@ -92,7 +109,7 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
         DilaError: an unknown name, or results of other settings in ``out``.
         SystemExit: stopped by a signal, saved.
     """
-    jobs = [(name, seed) for seed in range(settings.seeds) for name in settings.names]
+    jobs = [(name, seed) for seed in range(settings.seeds) for name in spelled_out(settings)]
     runs = {job: run_of(settings, *job) for job in jobs}
     left = [job for job in jobs if _result(settings, *job, runs[job]) is None]
     if left:
@@ -112,16 +129,41 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
     return results
 
 
+def spelled_out(settings: Settings) -> tuple[str, ...]:
+    """The names with each group's members in its place, every one once.
+
+    Raises:
+        DilaError: a name that stands for nothing, or an ablation, named by itself, that changes nothing.
+    """
+    names: list[str] = []
+    for name in settings.names:
+        if name in GROUPS:
+            names += [member for member in GROUPS[name] if _is_its_own(settings, member)]
+        else:
+            run_of(settings, name, 0)
+            names.append(name)
+    return tuple(dict.fromkeys(names))
+
+
+def _is_its_own(settings: Settings, name: str) -> bool:
+    """Not an ablation that leaves the recipe of this size as it is."""
+    kind, _, change = name.partition(":")
+    run = recipe(_BASE[settings.size])
+    return kind != ABLATION or ABLATIONS[change](run) != run
+
+
 def run_of(settings: Settings, name: str, seed: int) -> Run:
     """The run with this name and seed at the size and length of the comparison.
 
     It has no decoder and no guard: a run whose latents die is a result as well.
     """
     base = _BASE[settings.size]
-    named = {"dila": base, "baseline": f"{name}@{settings.size}", "ablation": f"{name}@{base}"}
+    named = {DILA: base, BASELINE: f"{name}@{settings.size}", ABLATION: f"{name}@{base}"}
     kind = name.partition(":")[0]
     if kind not in named:
-        raise DilaError(f"names: there is no {name!r}; choose dila, baseline:NAME or ablation:NAME")
+        raise DilaError(
+            f"names: there is no {name!r}; choose dila, baseline:NAME, ablation:NAME or of {', '.join(GROUPS)}"
+        )
     run = recipe(named[kind])
     run = run if settings.steps is None else shortened(run, settings.steps)
     return replace(
@@ -152,6 +194,7 @@ def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     told: dict[str, Any] = {
         "name": name,
         "seed": seed,
+        "data": Path(settings.data).name,
         "size": settings.size,
         "steps": run.steps,
         "clips": run.steps * run.batch,

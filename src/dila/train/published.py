@@ -1,14 +1,20 @@
 """What the baselines minimise: the error of the next frame, and what their bottleneck asks."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 
 import torch
 
 from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
 from dila.baselines.frame_model import FrameModel
+from dila.errors import DilaError
+from dila.metrics.image import find_lpips
 from dila.model.losses import feature_loss, motion_weight
 from dila.nn.bottleneck import perplexity
+from dila.shapes import Features, Float, Tensor
 from dila.train.objectives import Batch, Outcome
+from dila.vision.pixels import assemble
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,15 @@ class PublishedWeights:
         commitment: of the codebook and its inputs (Moto, villa-X); the part of the inputs is ``beta`` of the model.
         kl: divergence of the Gaussian from the standard normal (AdaWorld).
         denoising: of a frame under noise (AdaWorld's diffusion model, whose feature loss is then 0).
+        lpips: of the predicted frame, on VGG16, for models of pixels (Moto's paper has 1; its code computes the term
+            without gradient, which trains as 0 does).
     """
 
     feature: float = 1.0
     commitment: float = 1.0
     kl: float = 2e-4
     denoising: float = 1.0
+    lpips: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,37 @@ class Published:
     motion: float = 0.0
 
     def __call__(self, model: FrameModel | AdaWorldDiffusion, batch: Batch) -> Outcome:
-        """The loss of one batch."""
+        """The loss of one batch.
+
+        Raises:
+            DilaError: there is a weight on ``lpips``, which cannot be had, or no pixels to see.
+        """
         e, made = batch.e, model(batch.e)
         weight = motion_weight(e, self.motion) if self.motion else None
         weights = asdict(self.weights)
         losses = {"feature": feature_loss(made.e_hat, e[:, 1:], weight), **made.penalties}
+        if self.weights.lpips:
+            losses["lpips"] = lpips_loss(made.e_hat, e[:, 1:])
         losses = {name: loss for name, loss in losses.items() if weights[name]}
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         used = None if made.codes is None else perplexity(made.codes)
         return Outcome(total, losses, None, made.z.detach(), used)
+
+
+def lpips_loss(e_hat: Features, e: Features) -> Float[Tensor, ""]:
+    """LPIPS of drawn against true frames, both as patches of pixels; with gradient.
+
+    Raises:
+        DilaError: LPIPS cannot be had here, or the features are no patches.
+    """
+    drawn, true = assemble(e_hat.float()), assemble(e.float())
+    with torch.autocast(e.device.type, enabled=False):
+        return _lpips(str(e.device))(drawn, true).mean()
+
+
+@cache
+def _lpips(device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    found = find_lpips(device, "vgg")
+    if isinstance(found, str):
+        raise DilaError(f"{found}; set the objective's weights.lpips to 0 to train without it")
+    return found

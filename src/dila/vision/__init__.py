@@ -15,11 +15,13 @@ from dila.vision.held import HeldEpisode, hold
 from dila.vision.pixels import PatchDecoder, PatchesConfig, PatchPixels
 from dila.vision.rae_decoder import RAEDecoder, RAEDecoderConfig
 from dila.vision.statistics import FeatureStatistics, fit_statistics
+from dila.vision.vit_mae import ViTMAE, ViTMAEConfig
 
 ENCODERS: dict[str, tuple[Any, type]] = {
     EfficientNetLite.name: (EfficientNetLite, EfficientNetLiteConfig),
     DINOv2.name: (DINOv2, DINOv2Config),
     PatchPixels.name: (PatchPixels, PatchesConfig),
+    ViTMAE.name: (ViTMAE, ViTMAEConfig),
 }
 DECODERS: dict[str, tuple[Any, type]] = {
     ConvDecoder.name: (ConvDecoder, ConvDecoderConfig),
@@ -64,6 +66,6 @@ def _described(config: Mapping[str, Any] | str, known: dict[str, tuple[Any, type
 __all__ = [
     "DECODERS", "ENCODERS", "CachedEpisode", "ConvDecoder", "ConvDecoderConfig", "DINOv2", "DINOv2Config",
     "EfficientNetLite", "EfficientNetLiteConfig", "FeatureCache", "FeatureStatistics", "FrozenEncoder", "HeldEpisode",
-    "PatchDecoder", "PatchPixels", "PatchesConfig", "RAEDecoder", "RAEDecoderConfig", "build_decoder", "build_encoder",
-    "decoder_loss", "fit_statistics", "fit_statistics_from", "hold",
+    "PatchDecoder", "PatchPixels", "PatchesConfig", "RAEDecoder", "RAEDecoderConfig", "ViTMAE", "ViTMAEConfig",
+    "build_decoder", "build_encoder", "decoder_loss", "fit_statistics", "fit_statistics_from", "hold",
 ]  # fmt: skip

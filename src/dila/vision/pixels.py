@@ -4,6 +4,7 @@ With this encoder a model of features is a model of pixels: 256 pixels in patche
 """
 
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any, ClassVar
 
 import torch
@@ -85,13 +86,29 @@ class PatchDecoder:
     @torch.no_grad()
     def decode(self, e: Features) -> Pixels:
         """Frames in [0, 1]."""
-        p = self.settings.patch
-        x = self.statistics.denormalise(e)
-        return rearrange(x, "b t h w (p q c) -> b t c (h p) (w q)", p=p, q=p).clamp(0, 1)
+        return assemble(self.statistics.denormalise(e)).clamp(0, 1)
 
     def config(self) -> dict[str, Any]:
         """Its name, size and patch."""
         return {"name": self.name} | to_json(self.settings)
+
+
+def patch_of(channels: int) -> int:
+    """The side of the patches whose pixels these channels are.
+
+    Raises:
+        DilaError: they are no pixels of a square patch.
+    """
+    side = isqrt(channels // 3)
+    if channels != 3 * side**2:
+        raise DilaError(f"features of {channels} channels are no patches of pixels; use the encoder pixels")
+    return side
+
+
+def assemble(e: Features) -> Pixels:
+    """Patches put together to frames, neither cut to 0..1 nor without gradient."""
+    p = patch_of(e.shape[-1])
+    return rearrange(e, "b t h w (p q c) -> b t c (h p) (w q)", p=p, q=p)
 
 
 def unchanged(channels: int) -> FeatureStatistics:

@@ -1,0 +1,341 @@
+"""A comparison as a page: what models scored over their seeds, which differences are real, which claims they bear out.
+
+It reads the JSON that `dila.recipes.compare` leaves behind, and writes Markdown, pictures and one JSON of all numbers.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dila.configs import write_json
+from dila.errors import DilaError, writing
+from dila.evaluate.compare import Cell, Row, compare
+from dila.evaluate.plots import Panel, Point, draw_curves, draw_panels
+from dila.evaluate.result import Better, Result, Score, Subject
+from dila.evaluate.seeds import Claim, SeedTest, by_seed, judge, pair_seeds
+from dila.recipes.compare import DILA, GROUPS, Settings, run_of
+
+BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
+"""What stands between these lines of a page is written anew, and the rest of it is left alone."""
+
+_WIDTH = "ablation:z-"
+
+POOLED, ONE_STEP, PROBE = "rollout/pooled", "rollout/one_step", "probe/r2"
+
+SCORES: dict[str, tuple[str, Better]] = {
+    POOLED: ("rollout error over copying ↓", "lower"),
+    ONE_STEP: ("one step over copying ↓", "lower"),
+    PROBE: ("probe R² ↑", "higher"),
+}
+"""Where a score stands in a run's JSON, its heading, and which way is good."""
+
+_TABLE_1 = "rollouts are better than those of"
+_TABLE_3 = "a line reads true actions off z better than with"
+
+CLAIMS = (
+    Claim(f"{_TABLE_1} LAPA", "table 1", POOLED, DILA, ("baseline:lapa",), "LPIPS 0.356, 0.206 against 0.565, 0.595"),
+    Claim(f"{_TABLE_1} Moto", "table 1", POOLED, DILA, ("baseline:moto",), "LPIPS 0.356, 0.206 against 0.593, 0.284"),
+    Claim(
+        f"{_TABLE_1} AdaWorld's latent action model", "table 1", POOLED, DILA, ("baseline:adaworld",),
+        "LPIPS 0.356, 0.206 against 0.576, 0.549",
+    ),
+    Claim(
+        f"{_TABLE_1} villa-X", "table 1", POOLED, DILA, ("baseline:villax",),
+        "LPIPS 0.356, 0.206 against 0.515, 0.477",
+    ),
+    Claim(
+        f"{_TABLE_1} DiLA without content", "tables 1, 2", POOLED, DILA, ("ablation:no-content",),
+        "LPIPS 0.263 against 0.344",
+    ),
+    Claim(
+        f"{_TABLE_1} DiLA with a discrete z", "table 2", POOLED, DILA, ("ablation:discrete",),
+        "LPIPS 0.263 against 0.334",
+    ),
+    Claim(
+        f"{_TABLE_1} DiLA with a Gaussian z", "table 2", POOLED, DILA, ("ablation:gaussian",),
+        "LPIPS 0.263 against 0.346",
+    ),
+    Claim(f"{_TABLE_3} a discrete z", "table 3", PROBE, DILA, ("ablation:discrete",), "Push-T MSE 0.009 against 0.023"),
+    Claim(f"{_TABLE_3} a Gaussian z", "table 3", PROBE, DILA, ("ablation:gaussian",), "Push-T MSE 0.009 against 0.041"),
+)  # fmt: skip
+"""The paper's claims of which a comparison has anything to say, each in the score nearest to the paper's."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One data set's comparison.
+
+    Args:
+        data: its name.
+        told: every run's JSON.
+        rows: each score of each model over its seeds.
+        tests: every model against ``against``, by seed.
+        against: whom.
+    """
+
+    data: str
+    told: tuple[dict[str, Any], ...]
+    rows: tuple[Row, ...]
+    tests: tuple[SeedTest, ...]
+    against: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers of the page."""
+        failed = {f"{run['name']} seed {run['seed']}": run["failed"] for run in self.told if "failed" in run}
+        return {
+            "data": self.data,
+            "scores": [row.to_json() for row in self.rows],
+            "tests": [asdict(test) for test in self.tests],
+            "failed": failed,
+        }
+
+
+def summarise(folder: Path, against: str = DILA) -> Summary:
+    """Read a comparison: a folder of one JSON a run, or what holds it as ``results``.
+
+    Raises:
+        DilaError: it holds none, one is damaged, they are not of one comparison, or none is of ``against``.
+        MissingExtra: scipy is not installed.
+    """
+    told = _read(folder)
+    if against not in {run["name"] for run in told}:
+        raise DilaError(f"--against: {folder} has no run of {against}; it has some of {', '.join(_names(told))}")
+    results = [_result(run, folder) for run in told if "failed" not in run]
+    return Summary(
+        told[0].get("data", folder.name), tuple(told), tuple(compare(results)), tuple(pair_seeds(results, against)),
+        against,
+    )  # fmt: skip
+
+
+def write_summary(out: Path, summaries: Sequence[Summary]) -> list[Path]:
+    """Write the page, its pictures and the JSON of its numbers; gives all paths.
+
+    A page that is there keeps what is outside `BEGIN` and `END`.
+
+    Raises:
+        DilaError: the page that is there has no such lines, or two comparisons are of one data set.
+        MissingExtra: matplotlib is not installed.
+    """
+    head, tail = _page(out)
+    named = [summary.data for summary in summaries]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise DilaError(f"several of the folders are of {', '.join(twice)}; write a page for each")
+    pictures, parts = [], []
+    for summary in summaries:
+        drawn = _draw(out, summary)
+        pictures += list(drawn)
+        parts.append(markdown(summary, {_relative(path, out): caption for path, caption in drawn.items()}))
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_name(out.name + ".partial")
+        partial.write_text(f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{tail}", encoding="utf-8")
+        os.replace(partial, out)
+    numbers = out.with_suffix(".json")
+    write_json(numbers, [summary.to_json() for summary in summaries])
+    return [out, numbers, *pictures]
+
+
+def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
+    """A section: scores, tests by seed, claims, pictures with their captions, and what failed."""
+    some = summary.told[0]
+    made = sorted({f"{run.get('dila_version')} ({run.get('commit') or 'no commit'})" for run in summary.told})
+    seeds = max(run["seed"] for run in summary.told) + 1
+    lines = [
+        f"### {summary.data}",
+        "",
+        f"Size {some['size']}, {some['steps']} steps of {some['clips'] // some['steps']} clips, up to {seeds} seed(s), "
+        f"on {', '.join(sorted({run['device'] for run in summary.told}))}; dila {', '.join(made)}. Mean and 95% "
+        "interval over seeds.",
+        "",
+        *_score_table(summary),
+        "",
+        *_test_table(summary),
+        *_claim_table(summary),
+    ]
+    for path, caption in pictures.items():
+        lines += [f"![{caption}]({path})", ""]
+    failed = [f"- {run['name']}, seed {run['seed']}: {run['failed']}" for run in summary.told if "failed" in run]
+    return "\n".join([*lines, *(["Failed:", "", *failed, ""] if failed else [])])
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    place = folder / "results" if (folder / "results").is_dir() else folder
+    told = [_json(path) for path in sorted(place.glob("*.json"))]
+    if not told:
+        raise DilaError(f"{folder} holds no results of a comparison; make some with: dila compare --out {folder}")
+    for key in ("size", "steps", "clips"):
+        if len(kinds := {run[key] for run in told}) > 1:
+            raise DilaError(
+                f"{folder} holds runs with {key} of {', '.join(map(str, sorted(kinds)))}; give one comparison a folder"
+            )
+    order = {name: place for place, name in enumerate(GROUPS["all"])}
+    return sorted(told, key=lambda run: (order.get(run["name"], len(order)), run["name"], run["seed"]))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DilaError(
+            f"{path} cannot be read as JSON: {str(error).splitlines()[0]}; remove it and compare"
+        ) from error
+    if not isinstance(told, dict) or {"name", "seed", "size", "steps", "clips", "device"} - told.keys():
+        raise DilaError(f"{path} is no result of dila compare; give a folder of those")
+    return told
+
+
+def _names(told: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(run["name"] for run in told))
+
+
+def _result(run: Mapping[str, Any], folder: Path) -> Result:
+    """A run as `dila report` and the tests read it."""
+    scores = [
+        Score(name, float(value), better=better, by_step=tuple(run["rollout"]["by_horizon"]) if name == POOLED else ())
+        for name, (_, better) in SCORES.items()
+        if (value := _at(run, name)) is not None
+    ]
+    subject = Subject(run["name"], run["seed"], str(folder), "", run["parameters"], "")
+    return Result("comparison", subject, str(folder), "", {}, tuple(scores))
+
+
+def _at(run: Mapping[str, Any], path: str) -> Any:
+    value: Any = run
+    for key in path.split("/"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _score_table(summary: Summary) -> list[str]:
+    cells = {row.score: {cell.model: cell for cell in row.cells} for row in summary.rows}
+    shown = [name for name in SCORES if name in cells]
+    head = ["model", "seeds", "parameters", *(SCORES[name][0] for name in shown), "s to train"]
+    lines = []
+    for model in _names(summary.told):
+        runs = [run for run in summary.told if run["name"] == model and "failed" not in run]
+        if not runs:
+            lines.append([model, "0", "", *([""] * len(shown)), "failed"])
+            continue
+        seconds = sum(run["seconds_training"] for run in runs) / len(runs)
+        scored = [_cell(cells[name].get(model)) for name in shown]
+        lines.append([model, str(len(runs)), f"{runs[0]['parameters']:,}", *scored, f"{seconds:,.0f}"])
+    return _table(head, lines)
+
+
+def _test_table(summary: Summary) -> list[str]:
+    shown = [name for name in SCORES if any(test.score == name for test in summary.tests)]
+    if not shown:
+        return [f"No model has two seeds in common with {summary.against}: nothing to test.", ""]
+    head = [f"minus {summary.against}, by seed"]
+    for name in shown:
+        head += [SCORES[name][0], "p, Holm"]
+    tests = {(test.first, test.score): test for test in summary.tests}
+    lines = []
+    for model in dict.fromkeys(test.first for test in summary.tests):
+        line = [model]
+        for name in shown:
+            test = tests.get((model, name))
+            line += ["", ""] if test is None else [_signed(test.difference, test.low, test.high), f"{test.p_holm:.3g}"]
+        lines.append(line)
+    return [*_table(head, lines), ""]
+
+
+def _claim_table(summary: Summary) -> list[str]:
+    lines = []
+    for claim in CLAIMS:
+        for test, verdict in judge(claim, summary.tests).values():
+            found = f"{_signed(test.difference, test.low, test.high)}, {test.seeds} seeds"
+            lines.append([claim.text, claim.source, claim.published, SCORES[claim.score][0], found, f"**{verdict}**"])
+    if not lines:
+        return []
+    head = ["the paper's claim", "where", "published", "judged here by", "difference", "here"]
+    return [*_table(head, lines), ""]
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(line)} |" for line in lines)]
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    return f"{cell.mean:.3f}" + ("" if cell.low is None else f" [{cell.low:.3f}, {cell.high:.3f}]")
+
+
+def _signed(value: float, low: float, high: float) -> str:
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _draw(out: Path, summary: Summary) -> dict[Path, str]:
+    """Points with intervals of every model; error by horizon; scores by the width of z where there are several."""
+    results = [_result(run, Path(summary.data)) for run in summary.told if "failed" not in run]
+    rows, stem = {row.score: row for row in summary.rows}, out.parent / "pictures" / f"{out.stem}-{summary.data}"
+    panels = [
+        Panel(SCORES[name][0], _points(rows[name]), by_seed(results, name), 1.0 if name != PROBE else None)
+        for name in (POOLED, PROBE)
+        if name in rows
+    ]
+    drawn = {}
+    if panels:
+        path = draw_panels(stem.with_name(f"{stem.name}-scores.png"), _names(summary.told), panels)
+        drawn[path] = f"{summary.data}: mean over seeds with its 95% interval; small dots are seeds"
+    if POOLED in rows:
+        drawn_of = GROUPS["table1"] + GROUPS["table2"]
+        curves = {cell.model: cell.by_step for cell in rows[POOLED].cells if cell.model in drawn_of}
+        frames = range(1, 1 + max(map(len, curves.values())))
+        path = draw_curves(
+            stem.with_name(f"{stem.name}-horizon.png"), curves, frames, ("frames ahead", "error over copying"), line=1.0
+        )
+        drawn[path] = f"{summary.data}: rollout error over copying by horizon, mean over seeds"
+    if len(widths := _by_width(summary)) > 2:
+        curves, bands = _along(rows, widths)
+        path = draw_curves(
+            stem.with_name(f"{stem.name}-widths.png"), curves, list(widths), ("numbers in z", "score"), bands=bands,
+            log_x=True,
+        )  # fmt: skip
+        drawn[path] = f"{summary.data}: scores by the width of z, mean over seeds"
+    return drawn
+
+
+def _by_width(summary: Summary) -> dict[int, str]:
+    """The models that differ in the width of z alone, narrow to wide; DiLA among them."""
+    size = summary.told[0]["size"]
+    own = run_of(Settings("", size=size), DILA, 0).model.action_dim
+    named = {int(name.rpartition("-")[2]): name for name in _names(summary.told) if name.startswith(_WIDTH)}
+    return dict(sorted((named | {own: DILA}).items()))
+
+
+def _along(rows: Mapping[str, Row], widths: Mapping[int, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Each score along the widths, where every width has it, and its intervals."""
+    curves, bands = {}, {}
+    for name in (POOLED, PROBE):
+        cells = {cell.model: cell for cell in rows[name].cells} if name in rows else {}
+        if all(model in cells for model in widths.values()):
+            its = [cells[model] for model in widths.values()]
+            curves[SCORES[name][0]] = [cell.mean for cell in its]
+            if all(cell.low is not None for cell in its):
+                bands[SCORES[name][0]] = ([cell.low for cell in its], [cell.high for cell in its])
+    return curves, bands
+
+
+def _points(row: Row) -> dict[str, Point]:
+    return {cell.model: Point(cell.mean, cell.low, cell.high) for cell in row.cells}
+
+
+def _page(out: Path) -> tuple[str, str]:
+    """What a page has before and after the summary."""
+    if not out.is_file():
+        return f"# {out.stem.capitalize()}\n\n", "\n"
+    text = out.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise DilaError(f"{out} is there and has no lines {BEGIN} and {END} to write between; add them, or remove it")
+    return head, tail
+
+
+def _relative(path: Path, out: Path) -> str:
+    return path.relative_to(out.parent).as_posix()
