@@ -87,8 +87,9 @@ class PEG(nn.Module):
         if kernels.peg is not None and kernels.fits(x):
             return kernels.peg(x, self.conv.weight.flatten(1).T, self.conv.bias)
         parts = [x, *self.conv.parameters()]  # weight, bias
-        if torch.is_autocast_enabled(x.device.type):
-            parts = [part.to(torch.get_autocast_dtype(x.device.type)) for part in parts]
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            parts = [part.to(torch.get_autocast_dtype(kind)) for part in parts]
         return _Depthwise.apply(*parts)
 
 
