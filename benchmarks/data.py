@@ -31,9 +31,8 @@ import torch
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
-from dila.data import Clips, EpochSampler, Mixture, collate_clips, fast_video, open_corpus, read_video, write_video
+from dila.data import Clips, EpochSampler, Mixture, fast_video, load_clips, open_corpus, read_video, write_video
 from dila.vision import FeatureCache, build_encoder
 
 VIDEOS, FRAMES, CLIP, BATCH = 6, 300, 16, 8
@@ -187,9 +186,7 @@ def measured(clips: Mixture, workers: int) -> dict[str, float]:
     neither imports nor what workers have made ahead when it ends fall on the frames delivered.
     """
     sampler = EpochSampler(clips.lengths, BATCH)
-    loader = DataLoader(
-        clips, BATCH, sampler=sampler, num_workers=workers, collate_fn=collate_clips, persistent_workers=workers > 0
-    )
+    loader = load_clips(clips, BATCH, sampler, workers)
     batches = endless(loader, sampler)
     for _ in range(2 + 2 * workers):
         next(batches)

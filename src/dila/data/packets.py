@@ -59,12 +59,14 @@ class Packets:
 
     def runs(self, wanted: Sequence[int], keyframes: np.ndarray) -> Iterator[tuple[range, set[int]]]:
         """Packets to decode one after the other, and the frames (sorted, unique) that are wanted of them."""
-        goals = np.asarray(wanted, dtype=np.int64)
-        keys = keyframes[np.searchsorted(keyframes, goals, "right") - 1]
-        for part in np.split(np.arange(len(goals)), np.flatnonzero(keys[1:] > goals[:-1] + 1) + 1):
-            key = int(keys[part[0]])
-            first = int(self.turns[key]) if key else 0
-            yield range(first, int(self.turns[goals[part]].max()) + 1), set(goals[part].tolist())
+        goals, turns = list(wanted), self.turns[wanted].tolist()
+        keys = keyframes[np.searchsorted(keyframes, goals, "right") - 1].tolist()
+        begin = 0
+        for end in range(1, len(goals) + 1):
+            if end == len(goals) or keys[end] > goals[end - 1] + 1:
+                first = int(self.turns[keys[begin]]) if keys[begin] else 0
+                yield range(first, max(turns[begin:end]) + 1), set(goals[begin:end])
+                begin = end
 
 
 class _Notes:
@@ -158,17 +160,20 @@ def decode_packets(
     Raises:
         av.FFmpegError, OSError: a packet does not decode, the file is gone.
     """
-    with path.open("rb", buffering=0) as file:
-        told = os.fstat(file.fileno())
+    file = os.open(path, os.O_RDONLY)
+    try:
+        told = os.fstat(file)
         if (told.st_mtime_ns, told.st_size) != packets.stamp:
             return
         decoder = _decoder(packets, limits)
         try:
             for run, goals in packets.runs(wanted, keyframes):
-                yield from ((f.pts, f) for f in _decoded(file.fileno(), decoder, packets, run, goals))
+                yield from ((f.pts, f) for f in _decoded(file, decoder, packets, run, goals))
         except BaseException:  # left half-way: the next video gets another
             _thread.decoders.clear()
             raise
+    finally:
+        os.close(file)
 
 
 def _decoded(file: int, decoder: Any, packets: Packets, run: range, goals: set[int]) -> Iterator[Any]:
@@ -176,9 +181,10 @@ def _decoded(file: int, decoder: Any, packets: Packets, run: range, goals: set[i
 
     decoder.flush_buffers()
     disposes = packets.codec in DISPOSES
-    for number in run:
-        place = int(packets.places[number])
-        packet = av.Packet(os.pread(file, int(packets.sizes[number]), int(packets.offsets[number])))
+    part = slice(run.start, run.stop)
+    where = zip(*(numbers[part].tolist() for numbers in (packets.places, packets.sizes, packets.offsets)), strict=True)
+    for place, size, offset in where:
+        packet = av.Packet(os.pread(file, size, offset))
         packet.pts = packet.dts = place
         if disposes:
             decoder.skip_frame = "DEFAULT" if place in goals else "NONREF"

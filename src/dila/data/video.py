@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dila.data import room
 from dila.data.fast_video import read_fast
 from dila.data.packets import Packets, decode_packets, list_packets
 from dila.errors import DilaError
@@ -156,17 +157,20 @@ def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None =
     """
     path = Path(path)
     info = probe_video(path) if info is None else info
-    wanted = np.asarray(list(frames), dtype=np.int64)
-    if wanted.size and (wanted.min() < 0 or wanted.max() >= len(info)):
-        raise DilaError(f"{path} has frames 0 to {len(info) - 1}, but {wanted.min()} to {wanted.max()} were asked for")
+    wanted = [int(frame) for frame in frames]
+    if wanted and (min(wanted) < 0 or max(wanted) >= len(info)):
+        raise DilaError(f"{path} has frames 0 to {len(info) - 1}, but {min(wanted)} to {max(wanted)} were asked for")
     # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
-    out = np.empty((len(wanted), *info.size, 3), dtype=np.uint8)
-    distinct = sorted(set(wanted.tolist()))
-    if not _read_packets(path, info, wanted, distinct, out):
-        if (fast := read_fast(path, wanted.tolist(), info)) is not None:
+    out = room.make((len(wanted), *info.size, 3))
+    rows: dict[int, list[int]] = {}
+    for row, index in enumerate(wanted):
+        rows.setdefault(index, []).append(row)
+    if not _read_packets(path, info, rows, out):
+        if (fast := read_fast(path, wanted, info)) is not None:
             return fast
-        for index, picture in _decode(path, info, distinct):
-            out[wanted == index] = picture
+        for index, picture in _decode(path, info, sorted(rows)):
+            for row in rows[index]:
+                out[row] = picture
     return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
@@ -280,20 +284,22 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _read_packets(path: Path, info: VideoInfo, wanted: np.ndarray, distinct: list[int], out: np.ndarray) -> bool:
-    """Fill in the frames from their packets; False where the container has to be asked."""
+def _read_packets(path: Path, info: VideoInfo, rows: Mapping[int, Sequence[int]], out: np.ndarray) -> bool:
+    """Fill in the frames, each in its rows, from their packets; False where the container has to be asked."""
     import av
 
-    if info.packets is None or not distinct:
+    if info.packets is None or not rows:
         return False
-    left = set(distinct)
+    found = 0
     try:
-        for index, frame in decode_packets(path, info.packets, info.keyframes, distinct, _limits()):
-            out[wanted == index] = _picture(frame, info.size)
-            left.discard(index)
+        for index, frame in decode_packets(path, info.packets, info.keyframes, sorted(rows), _limits()):
+            picture = _picture(frame, info.size)
+            for row in rows[index]:
+                out[row] = picture
+            found += 1
     except (av.FFmpegError, OSError):
         return False
-    return not left
+    return found == len(rows)
 
 
 def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
