@@ -205,7 +205,7 @@ def test_episodes_travel_to_workers(v3):
 
 def test_opening_decodes_nothing_and_reads_no_table(v3):
     code = (
-        "import sys; from dila.data import lerobot, open_corpus; lerobot.columns = lerobot.read_at = exit; "
+        "import sys; from dila.data import lerobot, open_corpus; lerobot.columns = lerobot.read_span = exit; "
         "print(len(open_corpus(sys.argv[1])), 'av' in sys.modules)"
     )  # in a process of its own: the checks of types that tests run with look into mappings
     done = subprocess.run([sys.executable, "-c", code, str(v3)], capture_output=True, text=True, check=True)

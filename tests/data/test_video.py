@@ -88,7 +88,7 @@ def test_late_frames_do_not_decode_from_the_start(mp4, monkeypatch):
     info = replace(probe_video(mp4), packets=None)  # by the container; by packets, see test_packets.py
     assert len(info.keyframes) >= 4
     decoded = 0
-    opened = video._opened
+    opened = video.opened
 
     class Counting:
         def __init__(self, container):
@@ -110,7 +110,7 @@ def test_late_frames_do_not_decode_from_the_start(mp4, monkeypatch):
         with opened(path) as (container, stream):
             yield Counting(container), stream
 
-    monkeypatch.setattr(video, "_opened", counting)
+    monkeypatch.setattr(video, "opened", counting)
     monkeypatch.setattr(video, "read_fast", lambda *_: None)
     assert numbers(read_video(mp4, [58, 2], info)) == [58, 2]
     assert decoded == (58 - 48 + 1) + (2 - 0 + 1)  # from the keyframe before each, and not from the one before that

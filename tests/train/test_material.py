@@ -78,7 +78,7 @@ def test_weights_reach_the_batches(folders, cache):
     run = resolve(run, build_encoder(run.encoder), corpora)
     material = gather(run, build_encoder(run.encoder), corpora, cache, progress=False)
     batches = Batches(run, run.stages[0], material, torch.device("cpu"))
-    clips = batches.loader.dataset
+    clips = batches.loader.dataset.clips
     drawn = [clips.place(i)[0] for i in batches.sampler.order(0)]
     assert drawn.count(1) == pytest.approx(0.75 * len(drawn), abs=1)
 

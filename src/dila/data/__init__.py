@@ -4,6 +4,7 @@ from dila.data.clips import Clip, Clips, TooShort, Unreadable, collate_clips
 from dila.data.corpus import READERS, Corpus, Skipped, open_corpus, split_episodes
 from dila.data.examples import example_clips
 from dila.data.frames import FrameEpisode
+from dila.data.loader import load_clips
 from dila.data.mixture import Mixture, name_data
 from dila.data.motion import Motion, MotionLimits, judge, measure_motion, sort_by_motion
 from dila.data.order import EpochSampler
@@ -17,7 +18,7 @@ from dila.data.video import VideoEpisode, VideoInfo, probe_video, read_video, wr
 __all__ = [
     "KINDS", "READERS", "Clip", "Clips", "Corpus", "EpochSampler", "FrameEpisode", "Mixture", "Motion",
     "MotionLimits", "Recorded", "Skipped", "TooShort", "Unreadable", "VideoEpisode", "VideoInfo", "collate_clips",
-    "example_clips", "fetch", "judge", "measure_motion", "name_data", "open_corpus", "probe_video", "read_table",
-    "read_video", "record", "record_pusht", "render_primitives", "sort_by_motion", "split_episodes", "write_table",
-    "write_video",
+    "example_clips", "fetch", "judge", "load_clips", "measure_motion", "name_data", "open_corpus", "probe_video",
+    "read_table", "read_video", "record", "record_pusht", "render_primitives", "sort_by_motion", "split_episodes",
+    "write_table", "write_video",
 ]  # fmt: skip

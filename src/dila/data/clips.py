@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from dila.errors import DilaError
 from dila.protocols import Episode
@@ -215,15 +215,34 @@ def collate_clips(clips: Sequence[Clip]) -> Clip:
     Raises:
         DilaError: frames of different sizes.
     """
+    check_alike(clips)
+    return join_clips(clips, as_shown(torch.stack([as_stored(clip.frames) for clip in clips])))
+
+
+def check_alike(clips: Sequence[Clip]) -> None:
+    """See that clips stack.
+
+    Raises:
+        DilaError: frames of different sizes.
+    """
     shapes = {tuple(c.frames.shape) for c in clips}
     if len(shapes) > 1:
         raise DilaError(f"clips of different shapes {sorted(shapes)} do not stack; give Clips a size")
-    skipped = tuple(chain.from_iterable(c.skipped for c in clips))
-    # Pictures lie channels last in memory, and stay so: to turn them around takes three times what copying them does.
-    last = clips[0].frames.dtype == torch.uint8
-    together = default_collate([c._replace(frames=_turned(c.frames, 1, -1, last), skipped=()) for c in clips])
-    return together._replace(frames=_turned(together.frames, -1, 2, last), skipped=skipped)
 
 
-def _turned(frames: Tensor, source: int, destination: int, last: bool) -> Tensor:
-    return frames.movedim(source, destination) if last else frames
+def join_clips(clips: Sequence[Clip], frames: Tensor) -> Clip:
+    """The batch of clips whose frames are stacked already."""
+    columns = {name: torch.stack([clip.columns[name] for clip in clips]) for name in clips[0].columns}
+    skipped = tuple(chain.from_iterable(clip.skipped for clip in clips))
+    episodes = torch.tensor([clip.episode for clip in clips])
+    return Clip(frames, episodes, torch.stack([clip.index for clip in clips]), columns, skipped)
+
+
+def as_stored(frames: Tensor) -> Tensor:
+    """Frames as they lie in memory, pictures channels last: to turn them around takes three times what copying does."""
+    return frames.movedim(-3, -1) if frames.dtype == torch.uint8 else frames
+
+
+def as_shown(frames: Tensor) -> Tensor:
+    """The way back: pictures channels first."""
+    return frames.movedim(-1, -3) if frames.dtype == torch.uint8 else frames

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dila.data import room
 from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
 from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
 from dila.errors import DilaError
@@ -43,7 +44,7 @@ class FrameEpisode:
         wanted = [int(f) for f in frames]
         if wanted and (min(wanted) < 0 or max(wanted) >= len(self.names)):
             raise DilaError(f"{self.path} has frames 0 to {len(self.names) - 1}, not {min(wanted)} to {max(wanted)}")
-        out = np.empty((len(wanted), *self.size, 3), dtype=np.uint8)
+        out = room.make((len(wanted), *self.size, 3))
         for row, frame in enumerate(wanted):
             out[row] = _read_image(self.path / self.names[frame], self.size)
         return torch.from_numpy(out).permute(0, 3, 1, 2)

@@ -19,7 +19,8 @@ import numpy as np
 from dila.data.lerobot_meta import INFO, Row, features, list_episodes, names, read_info
 from dila.data.lerobot_tables import columns, group_of, image_group, open_table, table
 from dila.data.reading import LazyColumns, Names, Skipped, Split, check_inside, join, picture_from, stacked, stamp
-from dila.data.seek import check_whole, read_at
+from dila.data.seek import check_whole
+from dila.data.span import Span, read_span
 from dila.data.video import hash_file
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
@@ -55,18 +56,20 @@ class LeRobotEpisode:
 
 
 class _Video(NamedTuple):
-    """Frames that lie in an mp4 from `start` seconds on."""
+    """Frames that lie in an mp4, after one another."""
 
-    path: Path
-    start: float
-    fps: float
+    span: Span
+
+    @property
+    def path(self) -> Path:
+        return self.span.path
 
     @property
     def place(self) -> str:
-        return f"{self.start:.6f}"
+        return f"{self.span.start:.6f}"
 
     def read(self, frames: list[int]) -> UInt8[Tensor, "N 3 Y X"]:
-        return read_at(self.path, [self.start + f / self.fps for f in frames], 1 / self.fps)
+        return read_span(self.span, frames)
 
 
 class _Images(NamedTuple):
@@ -124,7 +127,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
                 if reason := faults.of_video(file):
                     yield Skipped(file, f"{recording}/{camera} is left out: {reason}")
                     continue
-                source: _Video | _Images = _Video(file, start, own)
+                source: _Video | _Images = _Video(Span(file, start, own, row.length))
             else:
                 source = _Images(row.data, camera, row.number)
             episode = LeRobotEpisode(join(recording, camera), recording, camera, times, source, lazy, row.tasks)

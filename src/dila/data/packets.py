@@ -1,4 +1,4 @@
-"""Frames of an mp4 from the bytes of its packets, without opening the file as a video each time.
+"""Frames of a video from the bytes of its packets, without opening the file as a video each time.
 
 To open a file costs as much as to decode six frames of it (docs/log.md): FFmpeg decodes one to learn what the file
 holds, which `dila.data.probe_video` has learnt and noted. So what a clip needs is read from where it lies and given to
@@ -7,8 +7,9 @@ a decoder that is kept for all videos with the same settings:
 - every packet that frames which are wanted depend on, and none after the last of them: the decoder is drained instead;
 - of frames that are not wanted and that no other refers to (H.264's disposable B-frames), none is decoded.
 
-Only where that is known to be the whole truth: mp4 and mov, upright, each packet stored as it is decoded, the file as
-it was when it was probed. All else, and everything that fails, is left to the container, whose errors are told.
+Only where that is known to be the whole truth: mp4, mov, WebM and Matroska, upright, each packet stored as it is
+decoded, the file as it was when it was probed. All else, and everything that fails, is left to the container, whose
+errors are told.
 """
 
 import os
@@ -17,16 +18,20 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from dila.errors import DilaError
 
-CODECS = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d"})
+CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d"})
 """Whose frames say which packet they come from, B-frames or none."""
 DISPOSES = frozenset({"h264"})
 """Whose decoder leaves out what no other frame refers to, and nothing else, when asked to."""
+CONTAINERS = ("mov", "matroska")
+"""By the beginnings of FFmpeg's names for them."""
+LEAD = 16
+"""Bytes between the place that a container tells of a packet and its contents, at most; Matroska has 4 there."""
 COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 """What a container may say of colours and the packets need not."""
 MAX_FRAMES = 20_000_000
@@ -59,45 +64,51 @@ class Packets:
 
     def runs(self, wanted: Sequence[int], keyframes: np.ndarray) -> Iterator[tuple[range, set[int]]]:
         """Packets to decode one after the other, and the frames (sorted, unique) that are wanted of them."""
-        goals = np.asarray(wanted, dtype=np.int64)
-        keys = keyframes[np.searchsorted(keyframes, goals, "right") - 1]
-        for part in np.split(np.arange(len(goals)), np.flatnonzero(keys[1:] > goals[:-1] + 1) + 1):
-            key = int(keys[part[0]])
-            first = int(self.turns[key]) if key else 0
-            yield range(first, int(self.turns[goals[part]].max()) + 1), set(goals[part].tolist())
+        goals, turns = list(wanted), self.turns[wanted].tolist()
+        keys = keyframes[np.searchsorted(keyframes, goals, "right") - 1].tolist()
+        begin = 0
+        for end in range(1, len(goals) + 1):
+            if end == len(goals) or keys[end] > goals[end - 1] + 1:
+                first = int(self.turns[keys[begin]]) if keys[begin] else 0
+                yield range(first, max(turns[begin:end]) + 1), set(goals[begin:end])
+                begin = end
 
 
 class _Notes:
     """Notes packets while they are walked through."""
 
-    def __init__(self, path: Path, container: Any, stream: Any):
-        context = stream.codec_context
-        self.usable = container.format.name.startswith("mov") and context.codec.name in CODECS
-        self.path, self.codec = path, context.codec.name
+    def __init__(self, file: BinaryIO, container: Any, stream: Any):
+        context, name = stream.codec_context, container.format.name
+        self.usable = name.startswith(CONTAINERS) and context.codec.name in CODECS
+        self.file, self.codec = file, context.codec.name
         self.extradata = bytes(context.extradata or b"")
         self.colours = tuple(int(getattr(context, name)) for name in COLOURS)
+        self.lead = -1
+        # In mp4 what holds for the first packet holds for all; Matroska says of each how it is wrapped.
+        self.each = not name.startswith("mov")
         self.ticks: list[Any] = []
         self.offsets: list[Any] = []
         self.sizes: list[Any] = []
 
     def note(self, packet: Any) -> None:
         """Take one packet down, if it is of use."""
-        odd = packet.is_discard or packet.pos is None or packet.pts is None or packet.has_sidedata("new_extradata")
-        if not self.usable or odd:
-            self.usable = False
-            return
-        if not self.offsets and not self._as_stored(packet):
+        odd = packet.is_discard or packet.pts is None or packet.has_sidedata("new_extradata")
+        if not self.usable or odd or packet.pos is None or not self._as_stored(packet):
             self.usable = False
             return
         self.ticks.append(packet.pts)
-        self.offsets.append(packet.pos)
+        self.offsets.append(packet.pos + self.lead)
         self.sizes.append(packet.size)
 
     def _as_stored(self, packet: Any) -> bool:
-        """Whether what is decoded lies in the file as it is: encrypted, it does not."""
-        with self.path.open("rb") as file:
-            file.seek(packet.pos)
-            return file.read(packet.size) == bytes(packet)
+        """Whether what is decoded lies in the file as it is: encrypted or compressed once more, it does not."""
+        if self.offsets and not self.each:
+            return True
+        self.file.seek(packet.pos)
+        found = self.file.read(packet.size + LEAD).find(bytes(packet))
+        if not self.offsets:
+            self.lead = found
+        return found == self.lead >= 0
 
     def result(self) -> Packets | None:
         """Where all packets lie, or None where reading has to go by the container."""
@@ -105,7 +116,7 @@ class _Notes:
             return None
         turns = np.argsort(np.array(self.ticks, dtype=np.int64))
         offsets, sizes = (np.array(numbers, dtype=np.int64) for numbers in (self.offsets, self.sizes))
-        told = self.path.stat()
+        told = os.fstat(self.file.fileno())
         stamp = (told.st_mtime_ns, told.st_size)
         return Packets(self.codec, self.extradata, self.colours, np.argsort(turns), turns, offsets, sizes, stamp)
 
@@ -121,26 +132,50 @@ def list_packets(path: Path, container: Any, stream: Any) -> tuple[list[int], li
     if stream.frames > MAX_FRAMES:
         raise DilaError(f"{path} claims {stream.frames:,} frames, more than {MAX_FRAMES:,}; split it")
     pts, key, found = [], [], 0
-    notes = _Notes(path, container, stream)
-    for packet in container.demux(stream):
-        if not packet.size:
-            continue
-        found += 1
-        notes.note(packet)
-        if packet.is_corrupt:
-            raise DilaError(f"{path} is damaged or cut short; replace or remove it")
-        if found > MAX_FRAMES:
-            raise DilaError(f"{path} has more than {MAX_FRAMES:,} frames; split it")
-        if not packet.is_discard:  # cut away by an edit list
-            pts.append(packet.pts if packet.pts is not None else packet.dts)
-            key.append(packet.is_keyframe)
+    with path.open("rb", buffering=0) as file:
+        notes = _Notes(file, container, stream)
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            found += 1
+            notes.note(packet)
+            if packet.is_corrupt:
+                raise DilaError(f"{path} is damaged or cut short; replace or remove it")
+            if found > MAX_FRAMES:
+                raise DilaError(f"{path} has more than {MAX_FRAMES:,} frames; split it")
+            if not packet.is_discard:  # cut away by an edit list
+                pts.append(packet.pts if packet.pts is not None else packet.dts)
+                key.append(packet.is_keyframe)
+        packets = notes.result()
     if not pts:
         raise DilaError(f"{path} holds no frames; replace or remove it")
     if found < stream.frames:
         raise DilaError(f"{path} is cut short: {found} of {stream.frames} frames are there; replace or remove it")
     if any(t is None for t in pts) or len(set(pts)) != len(pts):
         raise DilaError(f"{path} stores no usable time for each frame; rewrap it, for example with ffmpeg, as mp4")
-    return pts, key, notes.result()
+    return pts, key, packets
+
+
+def list_span(path: Path, container: Any, stream: Any, last: float) -> tuple[list[int], list[bool], Packets] | None:
+    """The same of the packets from where the container stands to the last that is shown by `last`, in ticks.
+
+    None where they are of no use, for whatever reason: the container tells of it when it is asked for the frames.
+    """
+    pts, key = [], []
+    with path.open("rb", buffering=0) as file:
+        notes = _Notes(file, container, stream)
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            if packet.dts is not None and packet.dts > last:  # shown no earlier than that, nor any after it
+                break
+            notes.note(packet)
+            if packet.is_corrupt or not notes.usable or len(pts) >= MAX_FRAMES:
+                return None
+            pts.append(packet.pts)
+            key.append(packet.is_keyframe)
+        packets = notes.result()
+    return None if packets is None or len(set(pts)) != len(pts) else (pts, key, packets)
 
 
 def decode_packets(
@@ -158,17 +193,20 @@ def decode_packets(
     Raises:
         av.FFmpegError, OSError: a packet does not decode, the file is gone.
     """
-    with path.open("rb", buffering=0) as file:
-        told = os.fstat(file.fileno())
+    file = os.open(path, os.O_RDONLY)
+    try:
+        told = os.fstat(file)
         if (told.st_mtime_ns, told.st_size) != packets.stamp:
             return
         decoder = _decoder(packets, limits)
         try:
             for run, goals in packets.runs(wanted, keyframes):
-                yield from ((f.pts, f) for f in _decoded(file.fileno(), decoder, packets, run, goals))
+                yield from ((f.pts, f) for f in _decoded(file, decoder, packets, run, goals))
         except BaseException:  # left half-way: the next video gets another
             _thread.decoders.clear()
             raise
+    finally:
+        os.close(file)
 
 
 def _decoded(file: int, decoder: Any, packets: Packets, run: range, goals: set[int]) -> Iterator[Any]:
@@ -176,9 +214,10 @@ def _decoded(file: int, decoder: Any, packets: Packets, run: range, goals: set[i
 
     decoder.flush_buffers()
     disposes = packets.codec in DISPOSES
-    for number in run:
-        place = int(packets.places[number])
-        packet = av.Packet(os.pread(file, int(packets.sizes[number]), int(packets.offsets[number])))
+    part = slice(run.start, run.stop)
+    where = zip(*(numbers[part].tolist() for numbers in (packets.places, packets.sizes, packets.offsets)), strict=True)
+    for place, size, offset in where:
+        packet = av.Packet(os.pread(file, size, offset))
         packet.pts = packet.dts = place
         if disposes:
             decoder.skip_frame = "DEFAULT" if place in goals else "NONREF"

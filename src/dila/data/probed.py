@@ -21,7 +21,7 @@ from dila.data.remote import cache_folder
 from dila.data.video import PROBE, VideoInfo, probe_video
 from dila.errors import DilaError
 
-VERSION = "1"
+VERSION = "2"
 FEWEST = 16
 """Videos that were not known, from which on they are noted: a few are probed faster than a file is written."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dila.data import room
 from dila.data.video import MAX_PIXELS, MAX_SIDE
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
@@ -208,7 +209,9 @@ def stacked(pictures: Sequence[np.ndarray], where: str) -> UInt8[Tensor, "N 3 Y 
     shapes = {picture.shape for picture in pictures}
     if len(shapes) > 1:
         raise DilaError(f"{where} mixes pictures of the sizes {sorted(s[:2] for s in shapes)}; scale them to one size")
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    out = room.make((len(pictures), *pictures[0].shape))
+    np.stack(pictures, out=out)
+    return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
 def check_inside(where: str, frames: Sequence[int], count: int) -> list[int]:

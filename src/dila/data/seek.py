@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dila.data.video import _opened, _picture
+from dila.data.video import _picture, opened
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
@@ -35,7 +35,7 @@ def read_at(path: Path, seconds: Sequence[float], frame_time: float) -> UInt8[Te
     if not path.is_file():
         raise DilaError(f"{path} is gone; put it back, or open the data set anew")
     pictures: dict[float, np.ndarray] = {}
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         walk = _Walk(container, stream, frame_time)
         for time in np.unique(times).tolist():
             frame = walk.to(time)

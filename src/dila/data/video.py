@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dila.data import room
 from dila.data.fast_video import read_fast
 from dila.data.packets import Packets, decode_packets, list_packets
 from dila.errors import DilaError
@@ -117,7 +118,7 @@ def probe_video(path: str | Path) -> VideoInfo:
     """
     path = Path(path)
     _check_file(path)
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         pts, key, packets = list_packets(path, container, stream)
         order = np.argsort(np.array(pts, dtype=np.int64))
         ticks = np.array(pts, dtype=np.int64)[order]
@@ -126,7 +127,7 @@ def probe_video(path: str | Path) -> VideoInfo:
         tick = float(stream.time_base)
         times = (ticks - ticks[0]) * tick
         counted = container.format.name == "avi" and stream.codec_context.has_b_frames
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
             raise DilaError(f"{path} holds no frame that decodes; replace or remove it")
@@ -156,18 +157,44 @@ def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None =
     """
     path = Path(path)
     info = probe_video(path) if info is None else info
-    wanted = np.asarray(list(frames), dtype=np.int64)
-    if wanted.size and (wanted.min() < 0 or wanted.max() >= len(info)):
-        raise DilaError(f"{path} has frames 0 to {len(info) - 1}, but {wanted.min()} to {wanted.max()} were asked for")
-    # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
-    out = np.empty((len(wanted), *info.size, 3), dtype=np.uint8)
-    distinct = sorted(set(wanted.tolist()))
-    if not _read_packets(path, info, wanted, distinct, out):
-        if (fast := read_fast(path, wanted.tolist(), info)) is not None:
-            return fast
-        for index, picture in _decode(path, info, distinct):
-            out[wanted == index] = picture
+    wanted = [int(frame) for frame in frames]
+    if wanted and (min(wanted) < 0 or max(wanted) >= len(info)):
+        raise DilaError(f"{path} has frames 0 to {len(info) - 1}, but {min(wanted)} to {max(wanted)} were asked for")
+    if (read := read_packets(path, wanted, info)) is not None:
+        return read
+    if (read := read_fast(path, wanted, info)) is not None:
+        return read
+    rows, out = _places(wanted), room.make((len(wanted), *info.size, 3))
+    for index, picture in _decode(path, info, sorted(rows)):
+        out[rows[index]] = picture
     return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+
+def read_packets(path: Path, frames: Sequence[int], info: VideoInfo) -> UInt8[Tensor, "N 3 Y X"] | None:
+    """What `read_video` gives, from packets alone; None where the container has to be asked."""
+    import av
+
+    if info.packets is None or not frames:
+        return None
+    # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
+    rows, out, found = _places(frames), room.make((len(frames), *info.size, 3)), 0
+    try:
+        for index, frame in decode_packets(path, info.packets, info.keyframes, sorted(rows), _limits()):
+            picture = _picture(frame, info.size)
+            for row in rows[index]:
+                out[row] = picture
+            found += 1
+    except (av.FFmpegError, OSError):
+        return None
+    return torch.from_numpy(out).permute(0, 3, 1, 2) if found == len(rows) else None
+
+
+def _places(frames: Sequence[int]) -> dict[int, list[int]]:
+    """The rows in which each frame is wanted."""
+    rows: dict[int, list[int]] = {}
+    for row, index in enumerate(frames):
+        rows.setdefault(index, []).append(row)
+    return rows
 
 
 def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"], fps: int | float) -> None:
@@ -219,8 +246,8 @@ def hash_file(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream, limits checked; every error of FFmpeg becomes a `DilaError`.
+def opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container of a file and its first video stream, limits checked; errors of FFmpeg become a `DilaError`.
 
     Opened for every clip: containers that were kept open from clip to clip were a fifth quicker where videos are few,
     and left holes in memory that grew by megabytes in a thousand clips (docs/log.md).
@@ -280,25 +307,9 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _read_packets(path: Path, info: VideoInfo, wanted: np.ndarray, distinct: list[int], out: np.ndarray) -> bool:
-    """Fill in the frames from their packets; False where the container has to be asked."""
-    import av
-
-    if info.packets is None or not distinct:
-        return False
-    left = set(distinct)
-    try:
-        for index, frame in decode_packets(path, info.packets, info.keyframes, distinct, _limits()):
-            out[wanted == index] = _picture(frame, info.size)
-            left.discard(index)
-    except (av.FFmpegError, OSError):
-        return False
-    return not left
-
-
 def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Pictures of the wanted frames (sorted, unique), seeking wherever a keyframe lies between two of them."""
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         walk, position = None, -1
         for goal in wanted:
             key = int(np.searchsorted(info.keyframes, goal, side="right")) - 1

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
 
 from dila.data import (
     Clip,
@@ -17,7 +16,7 @@ from dila.data import (
     Corpus,
     EpochSampler,
     Mixture,
-    collate_clips,
+    load_clips,
     name_data,
     open_corpus,
     split_episodes,
@@ -246,14 +245,12 @@ class Batches:
         # What lies on a device cannot be handed over by other processes, and need not be brought there.
         on_device = any(isinstance(episode, HeldEpisode) for episode in material.train)
         workers = 0 if on_device else run.workers
-        self.loader = DataLoader(
+        self.loader = load_clips(
             clips,
-            batch_size=self.share // self.parts,
-            sampler=self.sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=collate_clips,
-            pin_memory=device.type == "cuda" and not on_device,
+            self.share // self.parts,
+            self.sampler,
+            workers,
+            pin=device.type == "cuda" and not on_device,
             # Of its own: a loader draws a seed each epoch, which from the global generator would undo exact resuming.
             generator=torch.Generator().manual_seed(run.seed),
         )
@@ -294,7 +291,8 @@ def _sentence(error: DilaError) -> str:
 
 def features(frames: Frames | Float[Tensor, "B T H W D"], encoder: FrozenEncoder, device: torch.device) -> Tensor:
     """What a clip holds, as features on the device."""
-    frames = frames.to(device, non_blocking=True)
+    # What is not pinned may be written over by a loader's worker as soon as nothing refers to it here.
+    frames = frames.to(device, non_blocking=device.type == "cuda")
     return encoder.encode(frames) if frames.dtype == torch.uint8 else frames
 
 

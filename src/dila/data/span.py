@@ -1,0 +1,113 @@
+"""Frames of one episode in a file of many, from its packets: the file is opened once an episode, not for each clip.
+
+A data set that puts a hundred episodes into a video says where each begins, at which rate, and how long it is. What
+`dila.data.packets` has to know is learnt when a frame of an episode is first read, from the packets of that episode
+alone, and kept by the process for the `KEPT` episodes that were read last.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dila.data.packets import Packets, list_span
+from dila.data.seek import read_at
+from dila.data.video import VideoInfo, opened, read_packets
+from dila.errors import DilaError
+from dila.shapes import Tensor, UInt8
+
+KEPT = 2048
+"""Episodes whose packets a process knows at once: some 10 KB each, for 200 frames."""
+
+
+class Span(NamedTuple):
+    """Where the frames of an episode lie in a video: evenly."""
+
+    path: Path
+    start: float
+    """Seconds of the first on the clock of the file."""
+    fps: float
+    count: int
+    """Frames."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds of each frame on the clock of the file."""
+        return self.start + np.arange(self.count) / self.fps
+
+
+def read_span(span: Span, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
+    """The frames with these numbers, in the order asked, RGB, upright.
+
+    Raises:
+        DilaError: the file is gone or unreadable, or has no frame at one of these times.
+    """
+    if (known := _known(span)) is not None:
+        info, places = known
+        wanted = places[list(frames)].tolist()
+        if min(wanted, default=-1) >= 0 and (read := read_packets(span.path, wanted, info)) is not None:
+            return read
+    return read_at(span.path, span.times[list(frames)].tolist(), 1 / span.fps)
+
+
+def _known(span: Span) -> tuple[VideoInfo, np.ndarray] | None:
+    try:
+        told = span.path.stat()
+    except OSError:  # told by whoever asks the container
+        return None
+    return _walked(span, told.st_mtime_ns, told.st_size)
+
+
+@lru_cache(maxsize=KEPT)
+def _walked(span: Span, changed: int, size: int) -> tuple[VideoInfo, np.ndarray] | None:
+    """The packets of a span of a file as it is now, and which of them hold its frames (-1: none does).
+
+    None where they are of no use, for whatever reason: the container tells of it when it is asked for frames.
+    """
+    half = 0.5 / span.fps
+    try:
+        with opened(span.path) as (container, stream):
+            tick = float(stream.time_base)
+            if (key := _keyframe(container, stream, span)) is None:
+                return None
+            listed = list_span(span.path, container, stream, (span.times[-1] + half) / tick)
+            container.seek(key, stream=stream, backward=True)
+            first = next(container.decode(stream), None)
+    except DilaError:
+        return None
+    if listed is None or first is None or first.rotation or listed[2].stamp != (changed, size):
+        return None
+    info = _info(*listed, tick, (first.height, first.width))
+    at = np.sort(listed[0]) * tick
+    places = np.minimum(np.searchsorted(at, span.times - half), len(at) - 1)
+    return info, np.where(np.abs(at[places] - span.times) <= half, places, -1)
+
+
+def _keyframe(container: Any, stream: Any, span: Span) -> int | None:
+    """Leave the container before the last keyframe that is shown by the beginning; gives what was sought, in ticks.
+
+    Containers seek by the time of decoding, which is earlier: what they find may be shown too late.
+    """
+    tick, frame = float(stream.time_base), 1 / span.fps
+    goal, back = span.start + frame / 4, 0.0
+    while True:
+        sought = int(max(0.0, goal - back) / tick)
+        container.seek(sought, stream=stream, backward=True)
+        packet = next((packet for packet in container.demux(stream) if packet.size), None)
+        if packet is None or packet.pts is None:
+            return None
+        if packet.pts * tick <= goal:
+            container.seek(sought, stream=stream, backward=True)
+            return sought
+        if back > goal:
+            return None
+        back = max(2 * back, 4 * frame)
+
+
+def _info(pts: Sequence[int], key: Sequence[bool], packets: Packets, tick: float, size: tuple[int, int]) -> VideoInfo:
+    order = np.argsort(np.array(pts, dtype=np.int64))
+    ticks = np.array(pts, dtype=np.int64)[order]
+    keyframes = np.flatnonzero(np.array(key)[order])
+    return VideoInfo((ticks - ticks[0]) * tick, ticks, keyframes, ticks[keyframes], size, tick, packets)
