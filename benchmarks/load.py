@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,7 @@ def tenths(marks: list[Mark]) -> list[dict[str, float]]:
     """From one mark a part, the last of them at the end: what each tenth of the parts did, and memory at its end."""
     ends = [round(tenth * (len(marks) - 1) / TENTHS) for tenth in range(TENTHS + 1)]
     rows = []
-    for first, last in zip(ends, ends[1:], strict=False):
+    for first, last in pairwise(ends):
         clips, begin, end = module.EPISODES_PER_PART * (last - first), marks[first], marks[last]
         rows.append(
             {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import victims
+from safetensors.torch import load_file
 
 from dila.train.checkpoint import load_trainer, newest
 from dila.train.log import read_log
@@ -25,20 +26,20 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def together(folder, corpus, world, die_at=None):
+def together(folder, corpus, world, die_at=None, verb="train_plain"):
     """Start so many processes of one run; the last dies before a step."""
     port = free_port()
     return [
         victims.start(
-            "train_plain", folder, corpus,
+            verb, folder, corpus,
             before=partial(victims.joined, rank, world, port, die_at if rank == world - 1 else None),
         )
         for rank in range(world)
     ]  # fmt: skip
 
 
-def finish(folder, corpus, world):
-    said = [victims.told(process) for process in together(folder, corpus, world)]
+def finish(folder, corpus, world, verb="train_plain"):
+    said = [victims.told(process) for process in together(folder, corpus, world, verb=verb)]
     assert said == [""] * world
     return losses(folder)
 
@@ -60,6 +61,12 @@ def alone(tmp_path_factory, corpus):
     return folder, finish(folder, corpus, 1)
 
 
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory, corpus):
+    folder = tmp_path_factory.mktemp("parted") / "work"
+    return folder, finish(folder, corpus, 2, "train_parted")
+
+
 def test_two_processes_have_the_losses_of_one_with_all_their_clips(alone, corpus, tmp_path):
     agree(finish(tmp_path / "two", corpus, 2), alone[1])
 
@@ -76,6 +83,37 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(alone, corpus, tmp_path):
     agree(finish(tmp_path / "work", corpus, 1), alone[1])
 
 
+def test_two_processes_with_a_part_each_have_the_losses_and_the_checkpoints_of_one(alone, parted):
+    agree(parted[1], alone[1])
+    (one, of_one), (two, of_two) = map(left, (alone[0], parted[0]))
+    assert one == two
+    assert of_one == pytest.approx(of_two, rel=1e-2, abs=1e-5)
+
+
+def left(folder):
+    """The shape of every tensor of the last checkpoint, by file and name, and the size of each moment."""
+    last = newest(folder / "run")
+    optimiser = load_trainer(last).optimiser
+    moments = {f"{i} {name}": x for i, own in optimiser["state"].items() for name, x in own.items()}
+    tensors = load_file(last / "model.safetensors") | moments
+    shapes = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
+    names = sorted(path.name for path in last.iterdir())
+    return (names, shapes, optimiser["param_groups"]), {name: float(x.norm()) for name, x in moments.items()}
+
+
+@pytest.mark.parametrize(
+    ("world", "verb"), [(2, "train_parted"), (1, "train_plain"), pytest.param(2, "train_plain", marks=pytest.mark.slow)]
+)
+def test_a_checkpoint_of_parts_goes_on_in_parts_and_whole(alone, parted, corpus, tmp_path, world, verb):
+    until(parted[0], tmp_path / "work", 3)
+    agree(finish(tmp_path / "work", corpus, world, verb), alone[1])
+
+
+def test_a_checkpoint_of_one_goes_on_in_parts(alone, corpus, tmp_path):
+    until(alone[0], tmp_path / "work", 3)
+    agree(finish(tmp_path / "work", corpus, 2, "train_parted"), alone[1])
+
+
 def until(source, target, step):
     """A copy of a finished run as it was after a step."""
     shutil.copytree(source, target)
@@ -85,16 +123,17 @@ def until(source, target, step):
     assert newest(target / "run").name == f"step_{step:07d}"
 
 
-def test_when_a_process_dies_the_others_end_and_the_run_goes_on(alone, corpus, tmp_path):
+@pytest.mark.parametrize("verb", ["train_plain", pytest.param("train_parted", marks=pytest.mark.slow)])
+def test_when_a_process_dies_the_others_end_and_the_run_goes_on(alone, corpus, tmp_path, verb):
     folder, began = tmp_path / "work", time.monotonic()
-    first, second = together(folder, corpus, 2, die_at=3)
+    first, second = together(folder, corpus, 2, die_at=3, verb=verb)
     said = victims.told(first)
     second.join()
     assert second.exitcode == -signal.SIGKILL
     assert first.exitcode != 0
     assert "DilaError: another process of this run is gone" in said
     assert time.monotonic() - began < 60
-    agree(finish(folder, corpus, 2), alone[1])
+    agree(finish(folder, corpus, 2, verb), alone[1])
 
 
 def launched(folder, corpus, *more):

@@ -58,9 +58,7 @@ class Server(NamedTuple):
         disk = sum(size_of(path) for path in self.folder.rglob("*")) / 2**20
         with self.process.oneshot():
             megabytes = self.process.memory_info().rss / 2**20
-            return Sample(
-                time.monotonic() - began, megabytes, self.process.num_threads(), self.process.num_fds(), disk
-            )
+            return Sample(time.monotonic() - began, megabytes, self.process.num_threads(), self.process.num_fds(), disk)
 
 
 def size_of(path: Path) -> int:

@@ -28,6 +28,6 @@ def accelerator_of(run: Run) -> Any:
     if accelerator.distributed_type.value not in PLAIN:
         raise DilaError(
             f"accelerate launch was told to use {accelerator.distributed_type.value}, which checkpoints here know "
-            "nothing of; start it without (plain DDP, as --multi_gpu or --cpu)"
+            "nothing of; start it without (as --multi_gpu, or by torchrun), and split the model by dila train --shard"
         )
     return accelerator
