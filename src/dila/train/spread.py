@@ -66,7 +66,8 @@ class Parts(Whole):
 
         mesh = init_device_mesh(self.accelerator.device.type, (self.accelerator.num_processes,))
         learner.to(self.accelerator.device)
-        return fully_shard(learner, mesh=mesh)
+        fully_shard(learner, mesh=mesh)
+        return learner
 
     def waiting(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         """Each part of a batch is shared out at once: gradients that wait would be whole ones."""
