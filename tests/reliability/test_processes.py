@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import victims
 from safetensors.torch import load_file
@@ -136,13 +137,16 @@ def test_when_a_process_dies_the_others_end_and_the_run_goes_on(alone, corpus, t
     agree(finish(folder, corpus, 2, verb), alone[1])
 
 
-def launched(folder, corpus, *more):
-    """``torchrun`` of two processes on the CPU, which ``accelerate launch --cpu`` only does through MPI."""
+ONE_NODE = ("--standalone", "--nproc-per-node", "2")
+
+
+def launched(folder, corpus, *more, nodes=ONE_NODE):
+    """``torchrun`` on the CPU, which ``accelerate launch --cpu`` only does through MPI."""
     script = Path(__file__).with_name("launched.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", *nodes]
     return subprocess.Popen(
-        [*command, str(script), str(folder), str(corpus), *more],
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        [*command, str(script), str(folder), str(corpus), *more], stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
 
 
@@ -182,3 +186,39 @@ def test_torchrun_told_to_stop_saves_first(corpus, tmp_path):
     last = newest(folder / "run")
     assert int(last.name[-7:]) >= 2
     assert not list(last.parent.glob(".step_*"))
+
+
+def two_nodes(folder, corpus, *more):
+    """Two torchruns of one process each, on two addresses of this machine; the first holds the rendezvous."""
+    shared = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test",
+              "--rdzv-endpoint", f"127.0.0.1:{free_port()}")  # fmt: skip
+    return [
+        launched(folder, corpus, *more, nodes=(*shared, "--local-addr", address, "--rdzv-conf", f"is_host={first}"))
+        for address, first in (("127.0.0.1", True), ("127.0.0.2", False))
+    ]
+
+
+@pytest.mark.slow
+def test_two_nodes_have_the_losses_of_one_process(alone, corpus, tmp_path):
+    processes = two_nodes(tmp_path / "work", corpus)
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    agree(losses(tmp_path / "work"), alone[1])
+
+
+@pytest.mark.slow
+def test_when_a_node_is_lost_the_other_ends_with_a_sentence_and_the_run_goes_on(alone, corpus, tmp_path):
+    folder = tmp_path / "work"
+    first, second = two_nodes(folder, corpus, "slow")
+    while not (folder / "run" / "log.jsonl").is_file() or len(losses(folder)) < 2:
+        time.sleep(0.2)
+        assert first.poll() is None
+    began = time.monotonic()
+    for process in [psutil.Process(second.pid), *psutil.Process(second.pid).children(recursive=True)]:
+        process.kill()
+    second.communicate()
+    said = first.communicate(timeout=200)[1]
+    assert first.returncode != 0
+    assert "dila: another process of this run is gone" in said
+    assert time.monotonic() - began < 120
+    agree(finish(folder, corpus, 2), alone[1])
