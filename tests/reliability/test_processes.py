@@ -115,6 +115,18 @@ def test_a_checkpoint_of_one_goes_on_in_parts(alone, corpus, tmp_path):
     agree(finish(tmp_path / "work", corpus, 2, "train_parted"), alone[1])
 
 
+def test_machines_that_share_no_disk_are_told_so(alone, corpus, tmp_path):
+    folders, port = [tmp_path / "one", tmp_path / "two"], free_port()
+    until(alone[0], folders[0], 3)
+    processes = [
+        victims.start("train_plain", folder, corpus, before=partial(victims.joined, rank, 2, port))
+        for rank, folder in enumerate(folders)
+    ]
+    for said in map(victims.told, processes):
+        assert "find different checkpoints" in said
+        assert "(step_0000003, None); give an --out that all machines share" in said
+
+
 def until(source, target, step):
     """A copy of a finished run as it was after a step."""
     shutil.copytree(source, target)

@@ -53,7 +53,7 @@ from dila.train.material import (
 )  # fmt: skip
 from dila.train.numerics import Spikes, deterministic
 from dila.train.objectives import Batch, Outcome
-from dila.train.processes import accelerator_of
+from dila.train.processes import accelerator_of, newest_of_all
 from dila.train.register import hold_to_register, write_register
 from dila.train.run import Run, Stage
 from dila.train.spread import spread_of
@@ -104,7 +104,7 @@ def train(
     if accelerator.is_main_process:
         settle(run, out)
         tidy(out, run.keep)
-    checkpoint = newest(out)
+    checkpoint = newest_of_all(accelerator, out)
     if checkpoint is not None:
         encoder = encoder.with_statistics(load_pretrained(checkpoint).encoder.statistics)
     # One process fills the cache; to the others it is then there.
