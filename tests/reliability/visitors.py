@@ -128,7 +128,7 @@ class Visitor:
     def __exit__(self, *error: object) -> None:
         self.open.close()
 
-    def press(self, what: str, place: tuple[int, int] | None = None, **inputs: Any) -> Any:
+    def press(self, what: str, place: Any = None, **inputs: Any) -> Any:
         """Press a button, or a picture in a place; returns what the page then shows, None when it failed.
 
         Args:
@@ -143,7 +143,7 @@ class Visitor:
                 data[int(key[1:])] = value
             body = {"data": data, "fn_index": number, "session_hash": self.session, "trigger_id": None}
             if place is not None:
-                body["event_data"] = {"index": list(place), "value": None}
+                body["event_data"] = {"index": place, "value": None}
             event = json.loads(self.page.ask("POST", "/gradio_api/queue/join", body))["event_id"]
             shown = self.wait(event)
         except (OSError, http.client.HTTPException) as error:
