@@ -57,7 +57,7 @@ def test_it_listens_on_this_machine_alone(address):
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", str(ROOT / "pyproject.toml"), str(Path.home()), str(example_clips()[0]), "../../etc/passwd",
+    "path", ["/etc/passwd", str(ROOT / "pyproject.toml"), str(ROOT / "src/dila/box/config.json"), str(Path.home()), str(example_clips()[0]), "../../etc/passwd",
              "pyproject.toml", "/proc/self/environ"],
 )  # fmt: skip
 def test_no_path_of_the_server_can_be_read(address, path):
