@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,9 +69,9 @@ def size_of(path: Path) -> int:
 
 
 @contextmanager
-def serving(folder: Path, *more: str, before: Sequence[str] = ()) -> Iterator[Server]:
+def serving(folder: Path) -> Iterator[Server]:
     """``dila demo`` in a process of its own, that writes below a folder."""
-    command = [*before, sys.executable, "-m", "dila.cli.main", "demo", "--device", "cpu", *more]
+    command = [sys.executable, "-m", "dila.cli.main", "demo", "--device", "cpu"]
     env = psutil.Process().environ() | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         try:
