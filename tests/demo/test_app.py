@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dila.data.examples import FOLDER, example_clips
+from dila.demo.app import Stage, _fresh
 from dila.demo.serve import serving
 from dila.errors import DilaError
 
@@ -57,7 +58,8 @@ def test_it_listens_on_this_machine_alone(address):
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", str(ROOT / "pyproject.toml"), str(Path.home()), str(example_clips()[0]), "../../etc/passwd",
+    "path", ["/etc/passwd", str(ROOT / "pyproject.toml"), str(Path.home()), str(ROOT / "src/dila/box/config.json"),
+             str(example_clips()[0]), "../../etc/passwd",
              "pyproject.toml", "/proc/self/environ"],
 )  # fmt: skip
 def test_no_path_of_the_server_can_be_read(address, path):
@@ -101,6 +103,15 @@ def test_a_page_needs_a_decoder_and_clips(box, tmp_path, monkeypatch):
     monkeypatch.setattr(box, "decoder", None)
     with pytest.raises(DilaError, match="dila train-decoder"), serving(box, [FOLDER]):
         pass
+
+
+def test_old_films_are_removed(tmp_path):
+    stage = Stage(None, None, None, tmp_path)
+    old, new = _fresh(stage), _fresh(stage)
+    os.utime(old.parent, (0, 0))
+    _fresh(stage)
+    assert not old.parent.exists()
+    assert new.parent.is_dir()
 
 
 @pytest.fixture

@@ -25,22 +25,37 @@ def test_played_under_a_clips_own_actions_it_is_the_rollout(box, clips, way):
 
 def test_undo_and_reset_go_back_and_the_way_can_branch(box, way):
     made, z = way
-    assert undo(undo(undo(undo(made)))).actions == reset(made).actions == ()
-    assert reset(made).now.equal(made.pictures[0])
-    again = move(box, undo(made), z[2])
+    assert undo(box, undo(box, undo(box, undo(box, made)))).actions == reset(box, made).actions == ()
+    assert reset(box, made).now.equal(made.pictures[0])
+    again = move(box, undo(box, made), z[2])
     assert again.now.equal(made.now)
-    assert not move(box, undo(made), -3 * z[2] + 1).now.equal(made.now)
+    assert not move(box, undo(box, made), -3 * z[2] + 1).now.equal(made.now)
     assert len(made.actions) == 3  # what was played before is untouched
 
 
-def test_a_film_has_every_picture(way, tmp_path):
+def test_a_long_way_holds_two_states_and_no_more(box, way):
+    made, z = way
+    for _ in range(4):
+        made = move(box, made, z[0])
+    assert held(made) <= 2 * held(made.state) + held(made.pictures) + held(made.actions)
+    assert held(undo(box, made)) < held(made)
+
+
+def held(value):
+    """Bytes of all tensors in a value."""
+    if isinstance(value, torch.Tensor):
+        return value.untyped_storage().nbytes()
+    return 0 if value is None else sum(map(held, value))
+
+
+def test_a_film_has_every_picture(box, way, tmp_path):
     made, _ = way
     path = export(made, tmp_path / "film.mp4", 0.2)
     episode = open_corpus(path).episodes[0]
     assert len(episode.times) == 4
     assert (episode.read([3])[0].float() - made.now.float()).abs().mean() < 4
     with pytest.raises(DilaError, match="move first"):
-        export(reset(made), tmp_path / "film.mp4", 0.2)
+        export(reset(box, made), tmp_path / "film.mp4", 0.2)
 
 
 def test_there_is_an_end_to_it(box, way, monkeypatch):

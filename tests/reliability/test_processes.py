@@ -10,8 +10,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import victims
+from safetensors.torch import load_file
 
 from dila.train.checkpoint import load_trainer, newest
 from dila.train.log import read_log
@@ -25,20 +27,20 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def together(folder, corpus, world, die_at=None):
+def together(folder, corpus, world, die_at=None, verb="train_plain"):
     """Start so many processes of one run; the last dies before a step."""
     port = free_port()
     return [
         victims.start(
-            "train_plain", folder, corpus,
+            verb, folder, corpus,
             before=partial(victims.joined, rank, world, port, die_at if rank == world - 1 else None),
         )
         for rank in range(world)
     ]  # fmt: skip
 
 
-def finish(folder, corpus, world):
-    said = [victims.told(process) for process in together(folder, corpus, world)]
+def finish(folder, corpus, world, verb="train_plain"):
+    said = [victims.told(process) for process in together(folder, corpus, world, verb=verb)]
     assert said == [""] * world
     return losses(folder)
 
@@ -60,6 +62,12 @@ def alone(tmp_path_factory, corpus):
     return folder, finish(folder, corpus, 1)
 
 
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory, corpus):
+    folder = tmp_path_factory.mktemp("parted") / "work"
+    return folder, finish(folder, corpus, 2, "train_parted")
+
+
 def test_two_processes_have_the_losses_of_one_with_all_their_clips(alone, corpus, tmp_path):
     agree(finish(tmp_path / "two", corpus, 2), alone[1])
 
@@ -76,6 +84,49 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(alone, corpus, tmp_path):
     agree(finish(tmp_path / "work", corpus, 1), alone[1])
 
 
+def test_two_processes_with_a_part_each_have_the_losses_and_the_checkpoints_of_one(alone, parted):
+    agree(parted[1], alone[1])
+    (one, of_one), (two, of_two) = map(left, (alone[0], parted[0]))
+    assert one == two
+    assert of_one == pytest.approx(of_two, rel=1e-2, abs=1e-5)
+
+
+def left(folder):
+    """The shape of every tensor of the last checkpoint, by file and name, and the size of each moment."""
+    last = newest(folder / "run")
+    optimiser = load_trainer(last).optimiser
+    moments = {f"{i} {name}": x for i, own in optimiser["state"].items() for name, x in own.items()}
+    tensors = load_file(last / "model.safetensors") | moments
+    shapes = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
+    names = sorted(path.name for path in last.iterdir())
+    return (names, shapes, optimiser["param_groups"]), {name: float(x.norm()) for name, x in moments.items()}
+
+
+@pytest.mark.parametrize(
+    ("world", "verb"), [(2, "train_parted"), (1, "train_plain"), pytest.param(2, "train_plain", marks=pytest.mark.slow)]
+)
+def test_a_checkpoint_of_parts_goes_on_in_parts_and_whole(alone, parted, corpus, tmp_path, world, verb):
+    until(parted[0], tmp_path / "work", 3)
+    agree(finish(tmp_path / "work", corpus, world, verb), alone[1])
+
+
+def test_a_checkpoint_of_one_goes_on_in_parts(alone, corpus, tmp_path):
+    until(alone[0], tmp_path / "work", 3)
+    agree(finish(tmp_path / "work", corpus, 2, "train_parted"), alone[1])
+
+
+def test_machines_that_share_no_disk_are_told_so(alone, corpus, tmp_path):
+    folders, port = [tmp_path / "one", tmp_path / "two"], free_port()
+    until(alone[0], folders[0], 3)
+    processes = [
+        victims.start("train_plain", folder, corpus, before=partial(victims.joined, rank, 2, port))
+        for rank, folder in enumerate(folders)
+    ]
+    for said in map(victims.told, processes):
+        assert "find different checkpoints" in said
+        assert "(step_0000003, None); give an --out that all machines share" in said
+
+
 def until(source, target, step):
     """A copy of a finished run as it was after a step."""
     shutil.copytree(source, target)
@@ -85,25 +136,29 @@ def until(source, target, step):
     assert newest(target / "run").name == f"step_{step:07d}"
 
 
-def test_when_a_process_dies_the_others_end_and_the_run_goes_on(alone, corpus, tmp_path):
+@pytest.mark.parametrize("verb", ["train_plain", pytest.param("train_parted", marks=pytest.mark.slow)])
+def test_when_a_process_dies_the_others_end_and_the_run_goes_on(alone, corpus, tmp_path, verb):
     folder, began = tmp_path / "work", time.monotonic()
-    first, second = together(folder, corpus, 2, die_at=3)
+    first, second = together(folder, corpus, 2, die_at=3, verb=verb)
     said = victims.told(first)
     second.join()
     assert second.exitcode == -signal.SIGKILL
     assert first.exitcode != 0
     assert "DilaError: another process of this run is gone" in said
     assert time.monotonic() - began < 60
-    agree(finish(folder, corpus, 2), alone[1])
+    agree(finish(folder, corpus, 2, verb), alone[1])
 
 
-def launched(folder, corpus, *more):
-    """``torchrun`` of two processes on the CPU, which ``accelerate launch --cpu`` only does through MPI."""
+ONE_NODE = ("--standalone", "--nproc-per-node", "2")
+
+
+def launched(folder, corpus, *more, nodes=ONE_NODE):
+    """``torchrun`` on the CPU, which ``accelerate launch --cpu`` only does through MPI."""
     script = Path(__file__).with_name("launched.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", *nodes]
     return subprocess.Popen(
-        [*command, str(script), str(folder), str(corpus), *more],
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        [*command, str(script), str(folder), str(corpus), *more], stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
 
 
@@ -143,3 +198,39 @@ def test_torchrun_told_to_stop_saves_first(corpus, tmp_path):
     last = newest(folder / "run")
     assert int(last.name[-7:]) >= 2
     assert not list(last.parent.glob(".step_*"))
+
+
+def two_nodes(folder, corpus, *more):
+    """Two torchruns of one process each, on two addresses of this machine; the first holds the rendezvous."""
+    shared = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test",
+              "--rdzv-endpoint", f"127.0.0.1:{free_port()}")  # fmt: skip
+    return [
+        launched(folder, corpus, *more, nodes=(*shared, "--local-addr", address, "--rdzv-conf", f"is_host={first}"))
+        for address, first in (("127.0.0.1", True), ("127.0.0.2", False))
+    ]
+
+
+@pytest.mark.slow
+def test_two_nodes_have_the_losses_of_one_process(alone, corpus, tmp_path):
+    processes = two_nodes(tmp_path / "work", corpus)
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    agree(losses(tmp_path / "work"), alone[1])
+
+
+@pytest.mark.slow
+def test_when_a_node_is_lost_the_other_ends_with_a_sentence_and_the_run_goes_on(alone, corpus, tmp_path):
+    folder = tmp_path / "work"
+    first, second = two_nodes(folder, corpus, "slow")
+    while not (folder / "run" / "log.jsonl").is_file() or len(losses(folder)) < 2:
+        time.sleep(0.2)
+        assert first.poll() is None
+    began = time.monotonic()
+    for process in [psutil.Process(second.pid), *psutil.Process(second.pid).children(recursive=True)]:
+        process.kill()
+    second.communicate()
+    said = first.communicate(timeout=200)[1]
+    assert first.returncode != 0
+    assert "dila: another process of this run is gone" in said
+    assert time.monotonic() - began < 120
+    agree(finish(folder, corpus, 2), alone[1])

@@ -44,7 +44,7 @@ def train(folder: Path, data: Path) -> None:
     train(run, data, folder / "run", cache_dir=folder / "cache", progress=False)
 
 
-def train_plain(folder: Path, data: Path) -> None:
+def train_plain(folder: Path, data: Path, **changes: Any) -> None:
     """Six steps of four clips without dropout, whose losses do not depend on how the clips are dealt out."""
     from train_world import PatchConfig, PatchEncoder, small_model, small_run
 
@@ -59,8 +59,13 @@ def train_plain(folder: Path, data: Path) -> None:
     # Diversity and symmetry are of the clips of one process together, not means over clips.
     terms = Terms(Weights(feature=1.0, structure=0.1, action=0.1, norm=0.01, diversity=0.0, symmetry=0.0))
     stages = (Stage(OneStep(terms), steps=4), Stage(Rollout(terms), steps=2, frames=3))
-    run = small_run(stages=stages, model=model, checkpoint_every=1, keep=9)
+    run = small_run(stages=stages, model=model, checkpoint_every=1, keep=9, **changes)
     train(run, data, folder / "run", cache_dir=folder / "cache", progress=False)
+
+
+def train_parted(folder: Path, data: Path) -> None:
+    """The same with a part of every tensor on each process."""
+    train_plain(folder, data, shard=True)
 
 
 def encode(folder: Path, data: Path) -> None:
@@ -103,7 +108,7 @@ def record_lerobot(folder: Path, data: Path) -> None:
     render_primitives(folder / "recorded", 6, 5, 32, 0, "rotation", progress=False, store=store)
 
 
-OTHERS: dict[str, Callable[[Path, Path], None]] = {"train_plain": train_plain}
+OTHERS: dict[str, Callable[[Path, Path], None]] = {"train_plain": train_plain, "train_parted": train_parted}
 VERBS: dict[str, Callable[[Path, Path], None]] = {
     "train": train, "encode": encode, "label": label, "record": record, "record_lerobot": record_lerobot,
 }  # fmt: skip

@@ -1,8 +1,10 @@
 """The page: what visitors press, tied to the functions beside. Everything of a visitor's own is in their `gr.State`."""
 
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,10 @@ from dila.shapes import Tensor, UInt8
 
 TITLE = "DiLA: play a latent action world model"
 HOUR = 3600
+WAITING = 128
+"""Requests in the queue at most, more than visitors whose state is kept: each waits for one thing at a time."""
+STEPS, FILMS = "steps", "films"
+"""Two queues, each of which runs one request at a time, so that no step waits for a film."""
 SHOWN = 400
 """Pixels of the longer side of the picture that is played."""
 _LIMITS = f"{', '.join(SUFFIXES)}; at most {MEGABYTES} MB and {SECONDS} s. The first frames are read."
@@ -68,7 +74,7 @@ def build(stage: Stage) -> Any:
         for name, tab in TABS.items():
             with gr.Tab(name):
                 tab(gr, stage)
-    return page.queue(max_size=32, default_concurrency_limit=1)
+    return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
 def _play_tab(gr: Any, stage: Stage) -> None:
@@ -98,6 +104,7 @@ def _play_tab(gr: Any, stage: Stage) -> None:
                 back, again, save = gr.Button("Undo"), gr.Button("Reset"), gr.Button("Export mp4")
             film = _screen(gr, visible=False)
     shown, told = [state, now, said], gr.Progress()
+    quiet: dict[str, Any] = {"api_name": False, "show_progress": "hidden", "concurrency_id": STEPS}
 
     def show(play: Play) -> tuple[Play, Any, str]:
         return play, _picture(play), f"{len(play.actions)} imagined frame(s)"
@@ -117,18 +124,18 @@ def _play_tab(gr: Any, stage: Stage) -> None:
         asked = [*amounts(*event.index[:2]), third, fourth][: len(stage.compass.axes)]
         return go(play, stage.compass.point(asked))
 
-    begun.click(start_playing, [clip, upload, start], shown, api_name="begin")
-    pad.select(click, [state, *others], shown, api_name=False, show_progress="hidden")
+    begun.click(start_playing, [clip, upload, start], shown, api_name="begin", concurrency_id=STEPS)
+    pad.select(click, [state, *others], shown, **quiet)
     for name, button in zip(names, buttons, strict=True):
-        button.click(_under(go, stage.compass.actions[name]), [state], shown, api_name=False, show_progress="hidden")
+        button.click(_under(go, stage.compass.actions[name]), [state], shown, **quiet)
     for button, change in ((back, undo), (again, reset)):
-        button.click(_changed(gr, show, change), [state], shown, api_name=False, show_progress="hidden")
+        button.click(_changed(gr, stage, show, change), [state], shown, **quiet)
 
     def write(play: Play | None) -> Any:
         with _told(gr):
             return gr.Video(str(export(_begun(play), _fresh(stage), stage.world.stride)), visible=True)
 
-    save.click(write, [state], film, api_name=False)
+    save.click(write, [state], film, api_name=False, concurrency_id=STEPS)
 
 
 def _pair_tab(verb: str, first: str, second: str, rows: Callable[..., Any]) -> Callable[[Any, Stage], None]:
@@ -153,7 +160,7 @@ def _pair_tab(verb: str, first: str, second: str, rows: Callable[..., Any]) -> C
                 progress(0.9, "writing")
                 return str(write_rows(made, _fresh(stage), stage.world.stride))
 
-        press.click(run, [one, one_file, two, two_file], film, api_name=verb.lower())
+        press.click(run, [one, one_file, two, two_file], film, api_name=verb.lower(), concurrency_id=FILMS)
 
     return tab
 
@@ -170,7 +177,7 @@ def _freeze_tab(gr: Any, stage: Stage) -> None:
             progress(0.4, "imagining")
             return str(write_rows(freeze_rows(stage.world, frames), _fresh(stage), stage.world.stride))
 
-    press.click(run, [clip, upload], film, api_name="freeze")
+    press.click(run, [clip, upload], film, api_name="freeze", concurrency_id=FILMS)
 
 
 def _look_tab(gr: Any, stage: Stage) -> None:
@@ -191,7 +198,7 @@ def _look_tab(gr: Any, stage: Stage) -> None:
             points = plane(inside.z, "UMAP" if way == "UMAP" else "PCA")
             return sheet(inside), scatter(points, inside.frames, f"latent actions, {way}: point at one")
 
-    press.click(run, [clip, upload, method], [maps, dots], api_name="look")
+    press.click(run, [clip, upload, method], [maps, dots], api_name="look", concurrency_id=FILMS)
 
 
 def _plan_tab(gr: Any, stage: Stage) -> None:
@@ -242,11 +249,11 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
             return (made.said, contact_sheet(made.rows, 10), str(write_rows(made.rows, path, stage.world.stride)),
                     _opened(path.with_suffix(".png")))  # fmt: skip
 
-    open_board.click(show, [seed], [aim, board, wanted, said], api_name=False)
-    seed.release(show, [seed], [aim, board, wanted, said], api_name=False)
-    board.select(click, [seed], [aim, wanted, said], api_name=False)
-    take.click(frame, [seed, clip, upload, at], [aim, wanted, said], api_name=False)
-    press.click(run, [aim], [said, sheet, film, chart], api_name=False)
+    open_board.click(show, [seed], [aim, board, wanted, said], api_name=False, concurrency_id=STEPS)
+    seed.release(show, [seed], [aim, board, wanted, said], api_name=False, concurrency_id=STEPS)
+    board.select(click, [seed], [aim, wanted, said], api_name=False, concurrency_id=STEPS)
+    take.click(frame, [seed, clip, upload, at], [aim, wanted, said], api_name=False, concurrency_id=STEPS)
+    press.click(run, [aim], [said, sheet, film, chart], api_name=False, concurrency_id=FILMS)
 
 
 TABS: dict[str, Callable[[Any, Stage], None]] = {
@@ -276,10 +283,12 @@ def _under(go: Callable[..., tuple], z: Any) -> Callable[[Any], tuple]:
     return lambda play: go(play, z)
 
 
-def _changed(gr: Any, show: Callable[[Play], tuple], change: Callable[[Play], Play]) -> Callable[[Any], tuple]:
+def _changed(
+    gr: Any, stage: Stage, show: Callable[[Play], tuple], change: Callable[[World, Play], Play]
+) -> Callable[[Any], tuple]:
     def handler(play: Play | None) -> tuple:
         with _told(gr):
-            return show(change(_begun(play)))
+            return show(change(stage.world, _begun(play)))
 
     return handler
 
@@ -321,5 +330,9 @@ def _opened(path: Path) -> Any:
 
 
 def _fresh(stage: Stage) -> Path:
-    """The name of a film that nobody can guess."""
+    """The name of a film that nobody can guess; films that gradio has long copied are removed."""
+    for old in stage.folder.iterdir():
+        with suppress(FileNotFoundError):  # another visitor's film is being written meanwhile
+            if time.time() - old.stat().st_mtime > HOUR:
+                shutil.rmtree(old)
     return Path(tempfile.mkdtemp(dir=stage.folder)) / "dila.mp4"

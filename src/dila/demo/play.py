@@ -11,16 +11,20 @@ from dila.imagine.world import World
 from dila.shapes import Float, Tensor, UInt8
 
 LONGEST = 64
-"""Imagined frames at most: all states on the way are kept for undo."""
+"""Imagined frames at most."""
 
 LEAST_FPS = 4
 """So that an exported film of a slow model still moves."""
 
 
 class Play(NamedTuple):
-    """All steps so far. The last state and picture are now; the first picture is the true one."""
+    """The way so far. The last picture is now; the first is the true one.
 
-    states: tuple[Any, ...]
+    Only the first and the last state are kept: one is a model's whole memory of the way, megabytes that grow with it.
+    """
+
+    start: Any
+    state: Any
     pictures: tuple[UInt8[Tensor, "3 Y X"], ...]
     actions: tuple[Float[Tensor, " Dz"], ...]
 
@@ -34,7 +38,7 @@ def begin(world: World, frames: UInt8[Tensor, "T 3 Y X"]) -> Play:
     """Stand at the last of these true frames."""
     with world.running():
         state = world.model.start(world.features(frames)[None])
-    return Play((state,), (frames[-1],), ())
+    return Play(state, state, (frames[-1],), ())
 
 
 def move(world: World, play: Play, z: Float[Tensor, " Dz"]) -> Play:
@@ -45,19 +49,23 @@ def move(world: World, play: Play, z: Float[Tensor, " Dz"]) -> Play:
     """
     if len(play.actions) >= LONGEST:
         raise DilaError(f"{LONGEST} imagined frames are the most; undo some or begin again")
-    with world.running():
-        state, e = world.model.step(play.states[-1], z[None].to(_device(play.states[-1])))
-    return Play((*play.states, state), (*play.pictures, world.draw(e)[0]), (*play.actions, z))
+    state, e = _step(world, play.state, z)
+    return Play(play.start, state, (*play.pictures, world.draw(e)[0]), (*play.actions, z))
 
 
-def undo(play: Play) -> Play:
-    """Before the last move; the same where there was none."""
-    return Play(play.states[:-1], play.pictures[:-1], play.actions[:-1]) if play.actions else play
+def undo(world: World, play: Play) -> Play:
+    """Before the last move, by walking the way again without it; the same where there was none."""
+    if not play.actions:
+        return play
+    state = play.start
+    for z in play.actions[:-1]:
+        state, _ = _step(world, state, z)
+    return Play(play.start, state, play.pictures[:-1], play.actions[:-1])
 
 
-def reset(play: Play) -> Play:
+def reset(world: World, play: Play) -> Play:
     """At the true frame again."""
-    return Play(play.states[:1], play.pictures[:1], ())
+    return Play(play.start, play.start, play.pictures[:1], ())
 
 
 def film(play: Play) -> UInt8[Tensor, "T 3 Y X"]:
@@ -75,6 +83,11 @@ def export(play: Play, path: Path, stride: float) -> Path:
         raise DilaError("nothing was imagined yet; move first, then export")
     write_video(path, film(play), max(LEAST_FPS, round(1 / stride)))
     return path
+
+
+def _step(world: World, state: Any, z: Float[Tensor, " Dz"]) -> tuple[Any, Tensor]:
+    with world.running():
+        return world.model.step(state, z[None].to(_device(state)))
 
 
 def _device(state: Any) -> torch.device:

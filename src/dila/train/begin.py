@@ -17,7 +17,7 @@ from dila.vision import FrozenEncoder, build_encoder
 RUN = "run.json"
 
 FREE = frozenset(
-    {"workers", "keep", "checkpoint_minutes", "checkpoint_every", "trackers", "recompute", "tolerate", "hold"}
+    {"workers", "keep", "checkpoint_minutes", "checkpoint_every", "trackers", "recompute", "tolerate", "hold", "shard"}
 )
 """Fields of a run that may change when it is resumed: none of them changes what is learnt or logged."""
 

@@ -33,7 +33,7 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
-        self.precision = precision
+        self.precision: Precision = precision
         self.action_mean: Tensor
         self.action_std: Tensor
         self.register_buffer("action_mean", torch.zeros(action_dim or 0), persistent=False)

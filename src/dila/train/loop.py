@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from dila.configs import to_json
@@ -54,9 +53,10 @@ from dila.train.material import (
 )  # fmt: skip
 from dila.train.numerics import Spikes, deterministic
 from dila.train.objectives import Batch, Outcome
-from dila.train.processes import accelerator_of
+from dila.train.processes import accelerator_of, newest_of_all
 from dila.train.register import hold_to_register, write_register
 from dila.train.run import Run, Stage
+from dila.train.spread import spread_of
 from dila.train.stop import StopRequest
 from dila.train.watch import HeldOut, save_picture
 
@@ -104,7 +104,7 @@ def train(
     if accelerator.is_main_process:
         settle(run, out)
         tidy(out, run.keep)
-    checkpoint = newest(out)
+    checkpoint = newest_of_all(accelerator, out)
     if checkpoint is not None:
         encoder = encoder.with_statistics(load_pretrained(checkpoint).encoder.statistics)
     # One process fills the cache; to the others it is then there.
@@ -149,7 +149,8 @@ class Trainer:
         torch.manual_seed(run.seed)
         self.learner = self._learner(model)
         torch.manual_seed(run.seed + accelerator.process_index)  # dropout differs between processes
-        self.wrapped: nn.Module = accelerator.prepare(self.learner)
+        self.spread = spread_of(run.shard, accelerator)
+        self.wrapped = self.spread.prepare(self.learner)
         self.optimiser = make_optimiser(self.learner.model, run.optimiser)
         self.step = 0
         self.stage = 0
@@ -170,9 +171,10 @@ class Trainer:
         state = load_trainer(checkpoint)
         if state.data != self.data:
             raise DilaError(f"{checkpoint} was trained on other episodes than the data now has; give the same data")
-        self.learner.model.load_state_dict(load_pretrained(checkpoint).model.state_dict())
-        self.learner.load_action_weights(state.actions)
-        self.optimiser.load_state_dict(state.optimiser)
+        whole = self.spread.gather(self.learner)
+        whole.model.load_state_dict(load_pretrained(checkpoint).model.state_dict())
+        whole.load_action_weights(state.actions)
+        self.spread.put(self.learner, self.optimiser, whole, state.optimiser)
         self.step, self.stage, self.sampler = state.step, state.stage, state.sampler
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.faults.load_state_dict(restore_process(state, rank, world, self.settings.seed))
@@ -242,7 +244,7 @@ class Trainer:
         outcomes = []
         for i, batch in enumerate(parts):
             waiting = i + 1 < len(parts)
-            with self.accelerator.no_sync(self.wrapped) if waiting else nullcontext():
+            with self.spread.waiting(self.wrapped) if waiting else nullcontext():
                 outcome: Outcome = self.wrapped(batch.e, batch.a)
                 self.accelerator.backward(outcome.total / len(parts))
             outcomes.append(outcome)
@@ -250,7 +252,7 @@ class Trainer:
         table = torch.stack([torch.stack([o.total, *o.losses.values()]).detach().float() for o in outcomes]).mean(0)
         table = self.accelerator.reduce(table, reduction="mean")
         settings = self.settings.optimiser
-        norm = torch.nn.utils.clip_grad_norm_(self.learner.model.parameters(), settings.clip)
+        norm = self.spread.clip(self.learner, settings.clip)
         *numbers, grad = torch.cat([table, norm.detach().float().reshape(1).to(table.device)]).tolist()
         spike = self.spikes.stands_out(grad, self.step + 1)
         if not spike:
@@ -287,9 +289,10 @@ class Trainer:
         self._check_alive(watched)
 
     def _evaluate(self, log: Log | None) -> None:
+        whole = self.spread.gather(self.learner)
         if self.held_out is None or log is None:
             return
-        with self.learner.raw_actions() as model:
+        with whole.raw_actions() as model:
             seen = self.held_out.evaluate(model, self.decoder)
         log.write("evaluation", self.step, seen.values)
         save_picture(self.out / PICTURES / f"step_{self.step:07d}.png", seen.sheet)
@@ -300,25 +303,28 @@ class Trainer:
         Raises:
             DilaError: they are not.
         """
-        finite = torch.stack([parameter.isfinite().all() for parameter in self.learner.model.parameters()]).all()
+        whole, moments = self.spread.gather(self.learner), self.spread.moments(self.optimiser)
+        finite = torch.stack([parameter.isfinite().all() for parameter in whole.model.parameters()]).all()
         if not finite:
             raise DilaError(f"the weights are no longer finite after step {self.step}; {self._way_back()}")
         from accelerate.utils import gather_object
 
         random, faults = gather_object([random_state()]), gather_object([self.faults.state_dict()])
         if self.accelerator.is_main_process:
-            self._write(random, faults)
+            self._write(whole, moments, random, faults)
         self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
 
-    def _write(self, random: list[dict[str, Any]], faults: list[dict[str, Any]]) -> None:
+    def _write(
+        self, whole: Learner, moments: dict[str, Any], random: list[dict[str, Any]], faults: list[dict[str, Any]]
+    ) -> None:
         run = self.settings
         state = TrainerState(
-            self.step, self.stage, self.optimiser.state_dict(), self.sampler, random, self.learner.action_weights(),
+            self.step, self.stage, moments, self.sampler, random, whole.action_weights(),
             self.data, faults, self.spikes.state_dict(),
         )  # fmt: skip
         notes = {"run": run.name, "step": self.step, "steps": run.steps, "stage": run.stages[self.stage].title}
-        with self.learner.raw_actions() as model:
+        with whole.raw_actions() as model:
             pretrained = Pretrained(model, self.material.encoder, self.decoder, run.clips.stride, run.clips.frames)
             save_checkpoint(self.out, pretrained, state, run.keep, notes)
 

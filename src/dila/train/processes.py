@@ -1,9 +1,11 @@
 """One process or several: what `accelerate` is told."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from dila.errors import DilaError
+from dila.train.checkpoint import newest
 from dila.train.run import Run
 
 PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU")
@@ -28,6 +30,25 @@ def accelerator_of(run: Run) -> Any:
     if accelerator.distributed_type.value not in PLAIN:
         raise DilaError(
             f"accelerate launch was told to use {accelerator.distributed_type.value}, which checkpoints here know "
-            "nothing of; start it without (plain DDP, as --multi_gpu or --cpu)"
+            "nothing of; start it without (as --multi_gpu, or by torchrun), and split the model by dila train --shard"
         )
     return accelerator
+
+
+def newest_of_all(accelerator: Any, out: Path) -> Path | None:
+    """The newest checkpoint of a run, which all processes must see.
+
+    Raises:
+        DilaError: they do not, as on machines that share no disk.
+    """
+    from accelerate.utils import gather_object
+
+    accelerator.wait_for_everyone()  # the first one may be tidying up
+    last = newest(out)
+    seen = gather_object([last and last.name])
+    if len(set(seen)) > 1:
+        raise DilaError(
+            f"the processes of this run find different checkpoints in {out} ({', '.join(map(str, seen))}); give an "
+            "--out that all machines share"
+        )
+    return last

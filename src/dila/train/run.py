@@ -193,6 +193,8 @@ class Run:
         weights: how often each data set is drawn from, in their order, whatever the sum; None draws every clip once.
         tolerate: share of the clips that may fail to be read before the run stops.
         deterministic: only algorithms that give the same bits each time, on GPUs too, where they are slower.
+        shard: of several processes, each holds a part of weights, gradients and moments (FSDP2), see
+            `dila.train.spread`; for models that do not fit one device otherwise.
     """
 
     name: str
@@ -223,6 +225,7 @@ class Run:
     weights: tuple[float, ...] | None = None
     tolerate: float = 0.1
     deterministic: bool = False
+    shard: bool = False
 
     def __post_init__(self):
         if not self.stages:
