@@ -1,12 +1,23 @@
 """Vision transformers of the transformers library, from a local folder or the Hub."""
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
+from einops import rearrange
+from torch import nn
+
+from dila.configs import to_json
 from dila.errors import DilaError, MissingExtra
+from dila.shapes import Float, Tensor
+from dila.vision.encoder import FrozenEncoder, Resize, rows_and_columns
+from dila.vision.statistics import FeatureStatistics
 
 
 class Source(NamedTuple):
@@ -82,3 +93,66 @@ def cells(size: tuple[int, int], patch: int, model: str) -> tuple[int, int]:
     if any(side < patch or side % patch for side in size):
         raise DilaError(f"the encoder's size should be a multiple of {patch}, the patch of {model}")
     return size[0] // patch, size[1] // patch
+
+
+@dataclass(frozen=True)
+class PretrainedViTConfig:
+    """`model` is a Hub id or a local folder; `local_files_only` forbids downloads. Frames are squeezed to `size`."""
+
+    model: str
+    revision: str | None = None
+    size: int | tuple[int, int] = 224
+    precision: Literal["bf16", "fp32"] = "fp32"
+    local_files_only: bool = False
+
+
+class PretrainedViT(FrozenEncoder):
+    """A frozen vision transformer; a subclass says which, loads it, and takes its patch tokens.
+
+    Raises:
+        MissingExtra: transformers is not installed.
+        DilaError: the model cannot be had, is of another kind, or `size` is no multiple of its patch.
+    """
+
+    title: ClassVar[str]
+    """In sentences."""
+    extra: ClassVar[str]
+    """That brings transformers."""
+    model_type: ClassVar[str]
+    antialias: ClassVar[bool]
+    """Of the bicubic resize."""
+
+    def __init__(self, config: PretrainedViTConfig, statistics: FeatureStatistics | None = None):
+        self.settings = config
+        self.statistics = statistics
+        self.resize = Resize(rows_and_columns(config.size), "bicubic", antialias=self.antialias)
+        self.source = Source(
+            self.title, self.extra, self.model_type, config.model, config.revision, config.local_files_only
+        )
+        self.described = described = self.source.describe()
+        self.made_by(partial(self.load, self.source))
+        self.grid = cells(self.resize.size, described.patch_size, config.model)
+        self.feature_dim = described.hidden_size
+
+    @staticmethod
+    @abstractmethod
+    def load(source: Source) -> nn.Module:
+        """The network, frozen."""
+
+    @abstractmethod
+    def patches(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N P D"]:
+        """The patch tokens of the last layer, row-major."""
+
+    def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
+        """Raw features: `patches`, in their places."""
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            tokens = self.patches(frames)
+        return rearrange(tokens, "n (h w) d -> n h w d", h=self.grid[0], w=self.grid[1])
+
+    def weights(self) -> str:
+        """See `Source.weights`."""
+        return self.source.weights(self.described)
+
+    def config(self) -> dict[str, Any]:
+        """See `FrozenEncoder.config`."""
+        return {"name": self.name} | to_json(self.settings)
