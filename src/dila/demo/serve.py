@@ -1,24 +1,21 @@
 """Starting the page, with all that keeps a server from giving away more than it should."""
 
-import ctypes
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dila.demo.clips import MEGABYTES
 from dila.errors import DilaError
 from dila.imagine.world import World
+from dila.train.memory import give_back
 
 SESSIONS = 64
 """Visitors whose state is kept, the newest."""
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
-"""Of ``mallopt`` (https://man7.org/linux/man-pages/man3/mallopt.3.html)."""
 
 
 @contextmanager
@@ -37,7 +34,7 @@ def serving(world: World, clips: list[Path], host: str = "127.0.0.1", port: int 
         DilaError: no clips, a model that cannot draw, or a port in use.
         MissingExtra: gradio is not installed.
     """
-    _frugal()
+    give_back(above=1 << 20, arenas=2)  # forty threads would have an arena each, full of holes
     with _own_folder() as folder:
         from dila.demo.app import STYLE, build, prepare
 
@@ -60,15 +57,6 @@ def serve(world: World, clips: list[Path], host: str, port: int | None, began: f
         print(f"ready after {time.monotonic() - began:.1f} s: {address} (Ctrl-C ends it)", flush=True)
         while True:
             time.sleep(3600)
-
-
-def _frugal() -> None:
-    """On Linux, give freed memory back: glibc would keep an arena for each of forty threads, full of holes."""
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library
-            library = ctypes.CDLL(None)
-            library.mallopt(_M_ARENA_MAX, 2)
-            library.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _settings() -> dict[str, Any]:

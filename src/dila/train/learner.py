@@ -1,9 +1,7 @@
 """The one module that training runs forward: model and objective together, so that wrappers for many devices work."""
 
-import ctypes
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,11 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dila.interop.models import AnyModel
 from dila.shapes import Actions, Features, Float, Tensor
+from dila.train.memory import give_back
 from dila.train.objectives import Batch, Outcome
 from dila.train.run import AnyObjective, Optimiser, Precision
-
-_M_MMAP_THRESHOLD = -3
-"""Of ``mallopt`` (https://man7.org/linux/man-pages/man3/mallopt.3.html)."""
 
 
 class Learner(nn.Module):
@@ -101,14 +97,12 @@ def recompute_layers(model: nn.Module) -> None:
     """Keep each layer's input alone, and run the layer again in the backward pass.
 
     Gradient checkpointing (https://docs.pytorch.org/docs/stable/checkpoint.html): the same gradients for about a third
-    more work in much less memory. On Linux freed memory then goes back to the system at once: glibc would keep every
-    block below 32 MB for itself, which at `base` size is a gigabyte.
+    more work in much less memory. Freed memory then goes back to the system (`give_back`), which at `base` size is a
+    gigabyte.
     """
     for layer in _layers(model):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 22)
+    give_back(above=1 << 22)
 
 
 def compile_layers(model: nn.Module) -> None:
