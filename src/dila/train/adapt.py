@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
 
-from dila.data import Clips, Corpus, collate_clips, split_episodes
+from dila.data import Clips, Corpus, load_clips, split_episodes
 from dila.errors import DilaError
 from dila.interop.actions import ActionSpace, LatentToAction, names_of, r_squared, save_actions
 from dila.interop.models import AnyModel, build, kind_of
@@ -200,7 +199,7 @@ def collect(pretrained: Pretrained, corpus: Corpus, cache: FeatureCache, how: Ad
     clips = Clips(episodes, pretrained.frames, pretrained.stride, hop=(pretrained.frames - 1) * repeats)
     device = next(pretrained.model.parameters()).device
     parts = []
-    for clip in DataLoader(clips, batch_size=16, collate_fn=collate_clips):
+    for clip in load_clips(clips, 16):
         z = pretrained.model.infer(clip.frames.to(device)).float().cpu()
         owner = torch.as_tensor(clip.episode)[:, None].expand(z.shape[:2])
         parts.append((flat_actions(clip).flatten(0, 1), z.flatten(0, 1), owner.flatten()))

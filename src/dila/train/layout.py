@@ -7,10 +7,9 @@ no backbone, memory or decoder is run.
 """
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import trange
 
-from dila.data import Clips, collate_clips
+from dila.data import Clips, load_clips
 from dila.imagine.layout import Layout, LayoutState
 from dila.imagine.rollout import steps
 from dila.model.dila import DiLA
@@ -26,7 +25,7 @@ def read_structure(
     """Structure and true actions of clips of features, held in memory; clips with unknown actions are left out."""
     layout, device = Layout(model), next(model.parameters()).device
     parts = []
-    for clip in DataLoader(clips, batch_size=batch, collate_fn=collate_clips):
+    for clip in load_clips(clips, batch):
         a = flat_actions(clip)
         known = a.isfinite().all(dim=(1, 2))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
