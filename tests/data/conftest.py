@@ -1,11 +1,16 @@
 """Frames that say which one they are, for every test of a reader: number n is grey 4 * n + 8."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from dila.data.clips import Clips
+
+# Tests are imported without their folder on the path.
+sys.path.append(str(Path(__file__).parent))
 
 
 def _shades(count: int, first: int = 0, size: int = 32) -> torch.Tensor:

@@ -1,11 +1,8 @@
 """torchcodec against PyAV; skipped where torchcodec finds no FFmpeg."""
 
-from fractions import Fraction
-
-import av
-import numpy as np
 import pytest
 import torch
+from detailed_film import write_film
 
 from dila.data import fast_video, video
 from dila.data.fast_video import read_fast
@@ -14,29 +11,6 @@ from dila.errors import DilaError
 
 if fast_video._torchcodec() is None:
     pytest.skip("torchcodec does not import here", allow_module_level=True)
-
-
-def picture(f):
-    """Detail that moves, so that a wrong frame or another conversion shows."""
-    y, x = np.mgrid[:66, :98]
-    return np.stack([(x * 3 + f * 5) % 256, (y * 4 - f * 3) % 256, (x * y // 8 + f * 11) % 256], axis=-1).astype(
-        "uint8"
-    )
-
-
-def write(path, codec, pix_fmt="yuv420p", pts=None, rotation=None, options=None):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={"g": "12"} | (options or {}))
-        stream.height, stream.width, stream.pix_fmt = 66, 98, pix_fmt
-        stream.codec_context.time_base = Fraction(1, 25)
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
-        for f in range(40):
-            frame = av.VideoFrame.from_ndarray(picture(f), format="rgb24")
-            frame.pts, frame.time_base = (f if pts is None else pts[f]), Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture
@@ -66,7 +40,7 @@ WANTED = [39, 0, 13, 13, 5, 24, 38]
     ],
 )
 def test_frames_are_those_of_pyav_to_the_pixel(tmp_path, by_pyav, name, codec, pix_fmt, options):
-    path = write(tmp_path / name, codec, pix_fmt, options=options)
+    path = write_film(tmp_path / name, codec, pix_fmt, options=options)
     info = probe_video(path)
     fast = read_fast(path, WANTED, info)
     assert fast is not None
@@ -86,21 +60,21 @@ def test_frames_are_those_of_pyav_to_the_pixel(tmp_path, by_pyav, name, codec, p
     ],
 )
 def test_what_would_differ_is_left_to_pyav(tmp_path, by_pyav, settings):
-    path = write(tmp_path / "a.mp4", "libx264", **settings)
+    path = write_film(tmp_path / "a.mp4", "libx264", **settings)
     info = probe_video(path)
     assert read_fast(path, WANTED, info) is None
     assert torch.equal(read_video(path, WANTED, info), by_pyav(path, WANTED, info))
 
 
 def test_open_groups_of_pictures_give_the_same_frames(tmp_path, by_pyav):
-    path = write(tmp_path / "a.mov", "libx264", options={"x264-params": "open-gop=1", "bf": "2"})
+    path = write_film(tmp_path / "a.mov", "libx264", options={"x264-params": "open-gop=1", "bf": "2"})
     info = probe_video(path)
     for f in range(0, 40, 3):
         assert torch.equal(read_video(path, [f], info), by_pyav(path, [f], info))
 
 
 def test_what_fails_is_told_as_without_it(tmp_path):
-    path = write(tmp_path / "a.mp4", "libx264")
+    path = write_film(tmp_path / "a.mp4", "libx264")
     info = probe_video(path)
     path.unlink()
     with pytest.raises(DilaError, match=r"a\.mp4 is not a readable video"):
@@ -108,7 +82,7 @@ def test_what_fails_is_told_as_without_it(tmp_path):
 
 
 def test_without_it_pyav_reads(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.mp4", "libx264")
+    path = write_film(tmp_path / "a.mp4", "libx264")
     monkeypatch.setattr(fast_video, "_torchcodec", lambda: None)
     assert read_fast(path, WANTED, probe_video(path)) is None
     assert read_video(path, WANTED).shape == (7, 3, 66, 98)

@@ -2,41 +2,16 @@
 
 import threading
 from dataclasses import replace
-from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
+from detailed_film import write_film
 
 from dila.data import packets, video
 from dila.data.video import probe_video, read_video, write_video
 from dila.errors import DilaError
-
-
-def picture(f):
-    """Detail that moves, so that a wrong frame or another conversion shows."""
-    y, x = np.mgrid[:66, :98]
-    return np.stack([(x * 3 + f * 5) % 256, (y * 4 - f * 3) % 256, (x * y // 8 + f * 11) % 256], axis=-1).astype(
-        "uint8"
-    )
-
-
-def write(path, codec="libx264", pix_fmt="yuv420p", options=None, rotation=None, pts=None, full=False):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={"g": "12"} | (options or {}))
-        stream.height, stream.width, stream.pix_fmt = 66, 98, pix_fmt
-        stream.codec_context.time_base = Fraction(1, 25)
-        if full:
-            stream.codec_context.color_range, stream.codec_context.colorspace = 2, 1
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
-        for f in range(40):
-            frame = av.VideoFrame.from_ndarray(picture(f), format="rgb24")
-            frame.pts, frame.time_base = (f if pts is None else pts[f]), Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +60,7 @@ def test_frames_are_those_of_the_container(tmp_path, asked, codec, settings):
 
 def from_its_packets(path, asked, codec, settings):
     try:
-        write(path, codec, **settings)
+        write_film(path, codec, **settings)
     except av.codec.codec.UnknownCodecError:
         pytest.skip(f"PyAV has no {codec} here")
     info = same_as_the_container(path)
@@ -109,7 +84,7 @@ def test_so_are_those_of_webm_and_matroska(tmp_path, asked, name, codec, options
 
 def test_packets_that_are_not_stored_as_they_are_decoded_are_left_to_the_container(tmp_path):
     """In Matroska each says for itself how it is wrapped: here one in the middle is not what the file holds."""
-    path = write(tmp_path / "a.webm", "libvpx-vp9")
+    path = write_film(tmp_path / "a.webm", "libvpx-vp9")
     info = probe_video(path)
     data = bytearray(path.read_bytes())
     data[int(info.packets.offsets[7]) + 5] ^= 255
@@ -128,18 +103,18 @@ def test_packets_that_are_not_stored_as_they_are_decoded_are_left_to_the_contain
     [("a.mp4", {"rotation": 90}), ("a.mp4", {"codec": "mpeg4"}), ("a.avi", {"codec": "mpeg4"})],
 )
 def test_other_files_are_read_by_the_container(tmp_path, name, settings):
-    assert same_as_the_container(write(tmp_path / name, **settings), draws=4).packets is None
+    assert same_as_the_container(write_film(tmp_path / name, **settings), draws=4).packets is None
 
 
 def test_what_does_not_come_from_its_packets_is_asked_of_the_container(tmp_path, asked):
     """A picture that is renewed bit by bit has frames from which nothing decodes at once."""
-    path = write(tmp_path / "a.mp4", options={"x264-params": "intra-refresh=1"})
+    path = write_film(tmp_path / "a.mp4", options={"x264-params": "intra-refresh=1"})
     same_as_the_container(path)
     assert len(asked) > 1
 
 
 def test_no_more_is_decoded_than_is_needed(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.mp4", options={"bf": "3", "x264-params": "b-adapt=0:b-pyramid=none"})
+    path = write_film(tmp_path / "a.mp4", options={"bf": "3", "x264-params": "b-adapt=0:b-pyramid=none"})
     info = probe_video(path)
     key = int(info.keyframes[2])
     runs = list(info.packets.runs([1, key, key + 1, key + 2], info.keyframes))
@@ -189,7 +164,7 @@ def test_one_decoder_serves_videos_alike(tmp_path):
 
 
 def test_a_file_that_changed_is_not_read_by_old_places(tmp_path, asked):
-    path = write(tmp_path / "a.mp4")
+    path = write_film(tmp_path / "a.mp4")
     info = probe_video(path)
     write_video(path, torch.zeros(40, 3, 66, 98, dtype=torch.uint8), 25)
     assert read_video(path, [5], info).max() < 8  # of the new file
@@ -200,7 +175,7 @@ def test_a_file_that_changed_is_not_read_by_old_places(tmp_path, asked):
 
 
 def test_damaged_packets_are_told_by_the_container(tmp_path):
-    path = write(tmp_path / "a.mp4")
+    path = write_film(tmp_path / "a.mp4")
     info = probe_video(path)
     data = bytearray(path.read_bytes())
     for offset, size in zip(info.packets.offsets.tolist(), info.packets.sizes.tolist(), strict=True):

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from detailed_film import write_film
 
 from dila.data import seek, span, video
 from dila.data.seek import read_at
@@ -16,18 +17,8 @@ from dila.errors import DilaError
 FPS, COUNT = 25, 96
 
 
-def write_as(path, codec="libx264", options=None, rotation=None):
-    y, x = np.mgrid[:66, :98]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=FPS, options={"g": "20"} | (options or {}))
-        stream.height, stream.width, stream.pix_fmt = 66, 98, "yuv420p"
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
-        for f in range(COUNT):
-            picture = np.stack([(x * 3 + f * 5) % 256, (y * 4 - f * 3) % 256, (x * y // 8 + f * 11) % 256], axis=-1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")))
-        container.mux(stream.encode())
-    return path
+def write_as(path, **how):
+    return write_film(path, count=COUNT, gap=20, **how)
 
 
 @pytest.fixture
@@ -71,7 +62,7 @@ def same_as_the_container(path, start, count):
 def test_frames_are_those_of_the_container(tmp_path, opens, name, codec, options):
     if codec not in av.codecs_available:
         pytest.skip(f"PyAV here cannot write {codec}")
-    path = write_as(tmp_path / name, codec, options)
+    path = write_as(tmp_path / name, codec=codec, options=options)
     for start, count in ((0, 30), (30, 25), (55, 41)):
         same_as_the_container(path, start, count)
     assert opens["learn"] == 3  # once an episode
