@@ -119,6 +119,22 @@ def test_shortened_runs_have_the_steps_and_every_stage(steps):
         shortened(run, 2)
 
 
+def test_the_batch_is_the_recipes_or_the_one_asked_for():
+    wanted = Settings("data", steps=4)
+    assert run_of(wanted, "dila", 0).batch == recipe("tiny_pusht").batch
+    assert {run_of(replace(wanted, batch=2), name, 0).batch for name in spelled_out(wanted)} == {2}
+    with pytest.raises(DilaError, match="batch"):
+        run_of(replace(wanted, batch=0), "dila", 0)
+
+
+def test_results_of_another_batch_are_not_taken_for_ones_own(settings, toy, monkeypatch):
+    compare(settings)
+    toys = module.run_of
+    monkeypatch.setattr(module, "run_of", lambda *job: replace(toys(*job), batch=8))
+    with pytest.raises(DilaError, match="is of a run with clips = 16, not 32; choose another out"):
+        compare(settings)
+
+
 @pytest.mark.slow
 def test_several_at_once_score_what_one_after_the_other_does(settings):
     short = replace(settings, names=("baseline:moto", "baseline:adaworld"), steps=2)

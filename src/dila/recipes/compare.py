@@ -82,6 +82,7 @@ class Settings:
         seeds: how many each, from 0.
         size: of the models, and so whose recipe: tiny or small.
         steps: optimiser steps of each run, its stages shortened alike; the recipe's when None.
+        batch: clips of an optimiser step; the recipe's when None.
         parallel: runs at once, on the one device.
         cache_dir: of features, see `dila.train.loop.train`.
         device: auto, cpu, cuda or mps.
@@ -95,6 +96,7 @@ class Settings:
     seeds: int = 5
     size: Literal["tiny", "small"] = "tiny"
     steps: int | None = None
+    batch: int | None = None
     parallel: int = 1
     cache_dir: Path | None = None
     device: str = "auto"
@@ -167,7 +169,16 @@ def run_of(settings: Settings, name: str, seed: int) -> Run:
     run = recipe(named[kind])
     run = run if settings.steps is None else shortened(run, settings.steps)
     return replace(
-        run, name=name, seed=seed, decoder=None, guard=None, trackers=(), keep=1, evaluate_every=run.steps, log_every=20
+        run,
+        name=name,
+        seed=seed,
+        batch=run.batch if settings.batch is None else settings.batch,
+        decoder=None,
+        guard=None,
+        trackers=(),
+        keep=1,
+        evaluate_every=run.steps,
+        log_every=20,
     )
 
 
@@ -279,7 +290,7 @@ def _result(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any
     if not path.is_file():
         return None
     result = json.loads(path.read_text(encoding="utf-8"))
-    for key, wanted in (("steps", run.steps), ("size", settings.size)):
+    for key, wanted in (("steps", run.steps), ("clips", run.steps * run.batch), ("size", settings.size)):
         if result[key] != wanted:
             raise DilaError(f"{path} is of a run with {key} = {result[key]}, not {wanted}; choose another out")
     return result
