@@ -158,7 +158,10 @@ def _draw_plane(bench: Bench, held: Latents, names: Sequence[str], plane: Plane,
 
 
 def _arrows(held: Latents, names: Sequence[str], plane: Plane, places: Sequence[int] | None = None) -> list[Arrow]:
-    """Where z goes as a parameter grows: the regression of z on it, in the plane, all of one length."""
+    """Where z goes as a parameter grows: the regression of z on it, in the plane.
+
+    As long as the place along the arrow and the parameter are correlated: what z does not tell has next to no arrow.
+    """
     places = range(len(names)) if places is None else places
     y = held.y.double() - held.y.double().mean(0)
     z = held.z.double() - held.z.double().mean(0)
@@ -168,7 +171,9 @@ def _arrows(held: Latents, names: Sequence[str], plane: Plane, places: Sequence[
             continue
         direction = plane.project((y[:, i] @ z / y[:, i].square().sum())[None])[0]
         length = float(direction.norm())
-        reach = 0.8 * float(plane.points.abs().quantile(0.99))
-        if length > 1e-12:
-            arrows.append(Arrow(name, *(direction / length * reach).tolist()))
+        if length < 1e-12:
+            continue
+        direction = direction / length
+        told = torch.corrcoef(torch.stack([plane.points.double() @ direction, y[:, i]]))[0, 1]
+        arrows.append(Arrow(name, *(direction * told * plane.points.abs().quantile(0.99)).tolist()))
     return arrows
