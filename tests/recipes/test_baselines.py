@@ -50,6 +50,10 @@ def test_what_the_authors_published_is_what_is_run():
     assert moto.optimiser.rate(0, moto.steps) == 1e-4
     assert moto.optimiser.rate(moto.steps, moto.steps) == pytest.approx(5e-5)
     assert recipe("baseline:villax@published").clips.frames == 8
+    diffusion = recipe("adaworld_diffusion_published")
+    assert diffusion.steps * diffusion.batch == 100 * 320_000
+    assert (diffusion.optimiser.lr, diffusion.optimiser.warmup, diffusion.optimiser.clip) == (5e-5, 10_000, 0.3)
+    assert diffusion.optimiser.decay_norms
 
 
 def test_every_baseline_has_its_line_of_help():
