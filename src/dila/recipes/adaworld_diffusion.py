@@ -32,7 +32,7 @@ def adaworld_diffusion_published() -> Run:
     """AdaWorld's diffusion model at the published 1.5 billion, over ``baseline:adaworld@published`` (--start).
 
     Steps are at most the release's: 100 epochs of 320,000 clips, 4 on each of two devices. Hardware: several GPUs of
-    80 GB (the release names two with ZeRO). Time and score: not measured; the paper that DiLA compares with reports SSIM
+    80 GB (the release names two with ZeRO). Time and score: not measured; the paper that DiLA compares with has SSIM
     0.634 and LPIPS 0.429 on RT-1. Patches of 16 pixels stand for the image autoencoder's latents, so that encoder and
     latent action model read the same frames.
     """
