@@ -183,7 +183,10 @@ def test_one_camera_is_checked_and_shown(either, tmp_path, capsys):
     assert "has no camera 'nose'" in capsys.readouterr().err
 
 
-def test_time_stamps_and_tables_that_do_not_fit_are_told_by_the_check(v21):
+def test_time_stamps_and_tables_that_do_not_fit_are_told_by_the_check(v21, monkeypatch):
+    corpus = open_corpus(v21)  # beforehand, for beartype looks into the columns of whatever has some
+    for module in ("check", "convert"):
+        monkeypatch.setattr(f"dila.data.{module}.open_corpus", lambda *_: corpus)
     back, late = [0, 0.1, 0.2, 0.1, 0.4, 0.5, 0.6], [0.1 * f + 3 * (f > 4) for f in range(9)]
     for e, stamps in ((0, back), (2, late)):
         place = table([e]).column_names.index("timestamp")

@@ -95,12 +95,13 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
         raise DilaError(f"frames = {frames} must be at least 1, or 0 for all")
     corpus = open_corpus(path, fps, camera)
     seen: dict[str, _Seen] = {}
-    unreadable = {str(s.path): s.reason for s in corpus.skipped}
+    unreadable = [(str(s.path), s.reason) for s in corpus.skipped]
     for episode in corpus.episodes:
         try:
             seen[episode.id] = _look(episode, frames)
         except Exception as error:  # a damaged file raises whatever its decoder likes
-            unreadable[episode.id] = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
+            told = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
+            unreadable.append((episode.id, told))
     report = _described(str(path), corpus, seen, _disk(corpus.root if is_remote(path) else Path(path)))
     report.errors += list(_errors(_sound(corpus, seen), unreadable))
     report.warnings += list(_warnings(corpus, seen, report))
@@ -142,9 +143,9 @@ def _columns(episodes: Sequence[Episode], names: Mapping[str, tuple[str, ...]]) 
     return columns
 
 
-def _errors(episodes: Sequence[Episode], unreadable: Mapping[str, str]) -> Iterator[Finding]:
+def _errors(episodes: Sequence[Episode], unreadable: Sequence[tuple[str, str]]) -> Iterator[Finding]:
     if unreadable:
-        told = tuple(f"{name}: {reason}" for name, reason in unreadable.items())
+        told = tuple(f"{name}: {reason}" for name, reason in unreadable)
         yield Finding("unreadable", f"{len(told)} cannot be read, and would be left out", told)
     order = [e.id for e in episodes if (np.diff(_stamps(e)) <= 0).any() or not np.isfinite(_stamps(e)).all()]
     if order:
