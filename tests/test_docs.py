@@ -1,13 +1,18 @@
 """What the documentation shows is what the code gives."""
 
+import functools
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tyro
+
+from dila.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -66,6 +71,39 @@ def test_every_link_of_a_page_leads_somewhere_in_the_site(page):
         assert found.is_file(), target
         assert found.is_relative_to(DOCS), target
         assert not anchor or anchor in anchors(found), target
+
+
+class Understood(Exception):
+    """A command line was read to its end."""
+
+
+def commands(page):
+    """Its lines that call dila, each flag of each verb once, with what stands for a recipe or a folder filled in."""
+    found = {}
+    for line in re.findall(r"^ *(?:[A-Z_]+=\S+ +)*dila +(.+)$", page.read_text(), re.MULTILINE):
+        line = line.partition(" && ")[0].replace("RECIPE", "tiny_pusht").replace("WHAT", "all")
+        words = shlex.split(line, comments=True)
+        flags = [word for word in words if word.startswith("--")]
+        found[" ".join(words[:2] if words[0] in ("train", "data") else words[:1]), *flags] = words
+    return list(found.values())
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+def test_every_command_of_a_page_is_understood(page, monkeypatch):
+    """Verbs and flags are spelt as they are and hold what they can; nothing is run."""
+    real = tyro.cli
+
+    def read_only(verb, **options):
+        @functools.wraps(verb)
+        def understood(*arguments, **named):
+            raise Understood
+
+        return real(understood, **options)
+
+    monkeypatch.setattr(tyro, "cli", read_only)
+    for words in commands(page):
+        with pytest.raises(Understood):
+            assert main(words) is None, f"dila {shlex.join(words)}"
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "benchmarks" / "results").glob("compare")), ids=str)

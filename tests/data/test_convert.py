@@ -154,6 +154,20 @@ def test_uneven_times_are_not_made_even(tmp_path):
         convert(tmp_path / "c", tmp_path / "out", progress=False)
 
 
+def test_what_does_not_move_can_be_left_out(tmp_path, capsys):
+    ground = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)
+    still, hand = ground.repeat(24, 1, 1, 1), ground.repeat(24, 1, 1, 1)
+    for f in range(24):
+        hand[f, :, 10:30, 2 * f : 2 * f + 16] = 255
+    write_video(tmp_path / "ssv2" / "1.mp4", still, 12)
+    write_video(tmp_path / "ssv2" / "2.mp4", hand, 12)
+    assert main(["data", "convert", str(tmp_path / "ssv2"), str(tmp_path / "out"), "--moving"]) == 0
+    told = capsys.readouterr().out
+    assert "1 episodes, 1 skipped" in told
+    assert "skipped 1.mp4: stands still" in told
+    assert [row["source"] for row in reader.read(tmp_path / "out").rows] == ["2.mp4"]
+
+
 def test_the_command_counts_and_lists(corpus, tmp_path, capsys):
     assert main(["data", "convert", str(corpus), str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out

@@ -17,6 +17,7 @@ from dila.cli.main import main
 from dila.data import lerobot_tables
 from dila.data.check import check
 from dila.data.clips import Clips, collate_clips
+from dila.data.convert import convert
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.video import write_video
 from dila.errors import DilaError
@@ -180,6 +181,27 @@ def test_one_camera_is_checked_and_shown(either, tmp_path, capsys):
     assert not any(other in told for other in all_of_it.cameras if other != camera)
     assert main(["data", "check", str(either), "--camera", "nose"]) == 2
     assert "has no camera 'nose'" in capsys.readouterr().err
+
+
+def test_time_stamps_and_tables_that_do_not_fit_are_told_by_the_check(v21, monkeypatch):
+    corpus = open_corpus(v21)  # beforehand, for beartype looks into the columns of whatever has some
+    for module in ("check", "convert"):
+        monkeypatch.setattr(f"dila.data.{module}.open_corpus", lambda *_: corpus)
+    back, late = [0, 0.1, 0.2, 0.1, 0.4, 0.5, 0.6], [0.1 * f + 3 * (f > 4) for f in range(9)]
+    for e, stamps in ((0, back), (2, late)):
+        place = table([e]).column_names.index("timestamp")
+        content = table([e]).set_column(place, "timestamp", pa.array(stamps, pa.float32()))
+        save(content, v21 / f"data/chunk-{e // 2:03d}/episode_{e:06d}.parquet")
+    save(table([1]).take([1, 0, 2, 3, 4]), v21 / "data/chunk-000/episode_000001.parquet")
+    report = check(v21)
+    told = {finding.kind: finding.items for finding in (*report.errors, *report.warnings)}
+    assert told["times"] == tuple(f"episode_000000/{c}" for c in (FRONT, WRIST))
+    assert [item.split(": ")[0] for item in told["unreadable"]] == [f"episode_000001/{c}" for c in (FRONT, WRIST)]
+    assert all("one row for each frame, numbered 0 to 4" in item for item in told["unreadable"])
+    assert {f"episode_000002/{c}" for c in (FRONT, WRIST)} <= set(told["gaps"])
+    assert report.columns["action"]["episodes"] == 6
+    done = convert(v21, v21.parent / "out", progress=False)
+    assert (done.episodes, [str(s.path) for s in done.skipped]) == (3, ["episode_000001"])
 
 
 def test_cameras_of_one_recording_are_never_on_both_sides_of_a_split(v21):

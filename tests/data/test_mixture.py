@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from dila.data.clips import Clips, collate_clips
 from dila.data.mixture import ATTEMPTS, Mixture, name_data
 from dila.data.order import EpochSampler
+from dila.data.reading import LazyColumns
 from dila.errors import DilaError
 
 # Spawned processes import this file by name.
@@ -76,6 +77,18 @@ def test_a_clip_that_fails_makes_room_for_another_of_its_data_set():
     assert make()[0].skipped == make()[5].skipped == ()
     batch = collate_clips([make()[5], make()[10], make()[11]])
     assert len(batch.skipped) == len(make()[10].skipped) + len(make()[11].skipped)
+
+
+def no_table():
+    raise DilaError("file-001.parquet is gone")
+
+
+def test_so_does_one_whose_table_is_gone():
+    lost = Numbered("x", 9)
+    lost.columns = LazyColumns(("action",), no_table)
+    clip = Mixture({"a": clips(Numbered("w", 9), lost)})[6]
+    assert clip.episode == 0
+    assert clip.skipped[0] == "a: x from frame 1: file-001.parquet is gone"
 
 
 def test_when_nothing_can_be_read_it_ends():

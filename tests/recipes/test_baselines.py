@@ -40,14 +40,20 @@ def test_at_dilas_sizes_data_clips_and_optimiser_are_dilas(name, size, dila):
 
 def test_what_the_authors_published_is_what_is_run():
     lapa, adaworld = recipe("baseline:lapa@published"), recipe("baseline:adaworld@published")
-    assert (lapa.optimiser.lr, lapa.batch, lapa.steps, lapa.clips.frames) == (1e-4, 64, 100_000, 2)
+    assert (lapa.batch, lapa.steps, lapa.clips.frames) == (64, 100_000, 2)
+    assert (lapa.optimiser.lr, lapa.optimiser.weight_decay, lapa.optimiser.clip) == (1e-4, 0, 0.5)
     optimiser = adaworld.optimiser
     assert (optimiser.lr, optimiser.weight_decay, optimiser.clip) == (2.5e-5, 1e-2, 0.3)
+    assert optimiser.decay_norms  # plain AdamW over all parameters
     assert adaworld.stages[0].objective.weights.kl == 2e-4
     moto = recipe("baseline:moto@published")
     assert moto.optimiser.rate(0, moto.steps) == 1e-4
     assert moto.optimiser.rate(moto.steps, moto.steps) == pytest.approx(5e-5)
     assert recipe("baseline:villax@published").clips.frames == 8
+    diffusion = recipe("adaworld_diffusion_published")
+    assert diffusion.steps * diffusion.batch == 100 * 320_000
+    assert (diffusion.optimiser.lr, diffusion.optimiser.warmup, diffusion.optimiser.clip) == (5e-5, 10_000, 0.3)
+    assert diffusion.optimiser.decay_norms
 
 
 def test_every_baseline_has_its_line_of_help():

@@ -18,6 +18,7 @@ def convert(
     size: int | None = None,
     task: str | None = None,
     workers: int = 1,
+    moving: bool = False,
 ) -> None:
     """Write any corpus that dila reads as a LeRobot data set, version 3.0.
 
@@ -32,10 +33,11 @@ def convert(
         size: pixels a side to resize to; without it, episodes of the first one's size are taken.
         task: what is done in the videos, in words, in all of them; without it, what the data says of each.
         workers: processes.
+        moving: leave out what stands still or is moved by its camera, by the limits in docs/data.md.
     """
     from dila.data.convert import convert as run
 
-    done = run(path, out, fps, size, task, workers, camera=camera)
+    done = run(path, out, fps, size, task, workers, camera=camera, moving=moving)
     print(f"wrote {done.out}: {done.episodes} episodes, {len(done.skipped)} skipped")
     for one in done.skipped[:SHOWN]:
         print(f"  skipped {one.path}: {one.reason}")

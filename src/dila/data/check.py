@@ -95,14 +95,15 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
         raise DilaError(f"frames = {frames} must be at least 1, or 0 for all")
     corpus = open_corpus(path, fps, camera)
     seen: dict[str, _Seen] = {}
-    unreadable = {str(s.path): s.reason for s in corpus.skipped}
+    unreadable = [(str(s.path), s.reason) for s in corpus.skipped]
     for episode in corpus.episodes:
         try:
             seen[episode.id] = _look(episode, frames)
         except Exception as error:  # a damaged file raises whatever its decoder likes
-            unreadable[episode.id] = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
+            told = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
+            unreadable.append((episode.id, told))
     report = _described(str(path), corpus, seen, _disk(corpus.root if is_remote(path) else Path(path)))
-    report.errors += list(_errors(corpus, unreadable))
+    report.errors += list(_errors(_sound(corpus, seen), unreadable))
     report.warnings += list(_warnings(corpus, seen, report))
     return report
 
@@ -121,27 +122,32 @@ def _described(path: str, corpus: Corpus, seen: Mapping[str, _Seen], size: int) 
         fps=dict(Counter(_rate(e.times) for e in corpus.episodes)),
         sizes=dict(sizes),
         cameras=dict(cameras),
-        columns=_columns(corpus),
+        columns=_columns(_sound(corpus, seen), corpus.names),
         bytes=size,
     )
 
 
-def _columns(corpus: Corpus) -> dict[str, dict[str, Any]]:
+def _sound(corpus: Corpus, seen: Mapping[str, _Seen]) -> list[Episode]:
+    """Episodes whose frames and columns could be read."""
+    return [episode for episode in corpus.episodes if episode.id in seen]
+
+
+def _columns(episodes: Sequence[Episode], names: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     columns: dict[str, dict[str, Any]] = {}
-    for episode in corpus.episodes:
+    for episode in episodes:
         for name, values in episode.columns.items():
             told = columns.setdefault(name, {"numbers": int(np.prod(values.shape[1:], dtype=int)), "episodes": 0})
             told["episodes"] += 1
     for name, told in columns.items():
-        told["names"] = list(corpus.names.get(name, ()))
+        told["names"] = list(names.get(name, ()))
     return columns
 
 
-def _errors(corpus: Corpus, unreadable: Mapping[str, str]) -> Iterator[Finding]:
+def _errors(episodes: Sequence[Episode], unreadable: Sequence[tuple[str, str]]) -> Iterator[Finding]:
     if unreadable:
-        told = tuple(f"{name}: {reason}" for name, reason in unreadable.items())
+        told = tuple(f"{name}: {reason}" for name, reason in unreadable)
         yield Finding("unreadable", f"{len(told)} cannot be read, and would be left out", told)
-    order = [e.id for e in corpus.episodes if (np.diff(e.times) <= 0).any() or not np.isfinite(e.times).all()]
+    order = [e.id for e in episodes if (np.diff(_stamps(e)) <= 0).any() or not np.isfinite(_stamps(e)).all()]
     if order:
         yield Finding("times", f"{len(order)} episodes have time stamps out of order", tuple(order))
 
@@ -155,30 +161,32 @@ def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iter
         told = tuple(f"{name}: {s.duplicates} of {s.looked_at}" for name, s in repeated.items())
         count = sum(s.duplicates for s in repeated.values())
         yield Finding("duplicates", f"{count} frames are the frame before again, in {len(told)} episodes", told)
-    gaps = [e.id for e in corpus.episodes if len(e.times) > 2 and _gaps(e.times)]
+    episodes = _sound(corpus, seen)
+    gaps = [e.id for e in episodes if len(e.times) > 2 and _gaps(_stamps(e))]
     if gaps:
         yield Finding("gaps", f"{len(gaps)} episodes have gaps in time, which clips will not cross", tuple(gaps))
-    twins = list(_twins([e for e in corpus.episodes if e.id in seen]))
+    twins = list(_twins(episodes))
     if twins:
         yield Finding("copies", f"{len(twins)} episodes are copies of others, and a split may part them", tuple(twins))
     for kind, found in (("frame rates", report.fps), ("sizes", report.sizes)):
         if len(found) > 1:
             told = tuple(f"{name}: {count} episodes" for name, count in found.items())
             yield Finding(kind.replace(" ", "_"), f"there are {len(found)} {kind}", told)
-    yield from _columns_amiss(corpus, report)
+    yield from _columns_amiss(episodes, report)
 
 
-def _columns_amiss(corpus: Corpus, report: Report) -> Iterator[Finding]:
+def _columns_amiss(episodes: Sequence[Episode], report: Report) -> Iterator[Finding]:
     for name, told in report.columns.items():
-        if told["episodes"] < report.episodes:
-            lacking = tuple(e.id for e in corpus.episodes if name not in e.columns)
+        if told["episodes"] < len(episodes):
+            lacking = tuple(e.id for e in episodes if name not in e.columns)
             yield Finding("columns", f"{len(lacking)} episodes have no {name}, so clips will leave it out", lacking)
-        odd = tuple(e.id for e in corpus.episodes if name in e.columns and not _finite(e.columns[name]))
+        odd = tuple(e.id for e in episodes if name in e.columns and not _finite(e.columns[name]))
         if odd:
             yield Finding("values", f"{name} holds values that are not finite in {len(odd)} episodes", odd)
 
 
 def _look(episode: Episode, frames: int) -> _Seen:
+    dict(episode.columns)  # a table that does not fit the frames says so here, of this episode
     duplicates, looked_at = 0, set()
     static, size, first = True, None, None
     for stretch in stretches(len(episode.times), frames):
@@ -223,6 +231,13 @@ def _seconds(times: np.ndarray) -> float:
 def _rate(times: np.ndarray) -> str:
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     return f"{1 / step:.4g}" if step > 0 else "unknown"
+
+
+def _stamps(episode: Any) -> np.ndarray:
+    """Seconds of each frame as they are stored, also where the reader goes by a table's numbers of frames instead."""
+    told = getattr(episode, "stamps", None)
+    stored = told() if told else None
+    return episode.times if stored is None else stored
 
 
 def _gaps(times: np.ndarray) -> bool:

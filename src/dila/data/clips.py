@@ -35,7 +35,7 @@ class Clip(NamedTuple):
 
 
 class Unreadable(DilaError):
-    """The frames of one clip cannot be read."""
+    """The frames or the columns of one clip cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Clips(Dataset[Clip]):
         """Read a clip.
 
         Raises:
-            Unreadable: its file is gone or damaged.
+            Unreadable: its file, or the table of its columns, is gone or damaged.
         """
         if not -len(self) <= item < len(self):
             raise IndexError(item)
@@ -167,11 +167,11 @@ class Clips(Dataset[Clip]):
         episode = self.episodes[number]
         try:
             frames = episode.read(index.tolist())
+            columns = {name: torch.from_numpy(self._rows(name, episode.columns[name], index)) for name in self._columns}
         except Exception as error:  # a damaged file raises whatever its decoder likes
             raise Unreadable(f"{episode.id} from frame {index[0]}: {_told(error)}") from error
         if self.size is not None and frames.dtype == torch.uint8:
             frames = _resized(frames, self.size)
-        columns = {name: torch.from_numpy(self._rows(name, episode.columns[name], index)) for name in self._columns}
         return Clip(frames, number, torch.from_numpy(index.astype(np.int64)), columns)
 
     @property

@@ -10,6 +10,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 
 from dila.data.corpus import Corpus, Skipped, open_corpus
 from dila.data.lerobot_write import CAMERA, About, is_staged, publish, sources, stage_episode
+from dila.data.motion import MotionLimits, judge, measure_motion
 from dila.data.recording import begin, run_jobs
 from dila.data.remote import is_remote
 from dila.errors import DilaError
@@ -29,6 +31,8 @@ CHUNK_BYTES = 2**27
 NTSC = 1.001
 SLACK = 5e-4
 """By which a measured rate may differ from a whole number (or one over 1.001), relative."""
+UNMOVED = {"static": "stands still", "camera": "is moved by its camera"}
+"""Why a recording is left out, by the verdict of `dila.data.motion.judge`."""
 
 
 class Converted(NamedTuple):
@@ -52,6 +56,7 @@ def convert(
     progress: bool = True,
     *,
     camera: str | None = None,
+    moving: bool = False,
 ) -> Converted:
     """Write a corpus as a LeRobot data set, version 3.0; interrupted, the same call goes on where it stopped.
 
@@ -64,6 +69,8 @@ def convert(
         workers: processes.
         progress: show a progress bar.
         camera: of recordings that several cameras saw, this one alone.
+        moving: leave out recordings that stand still or whose camera moves, as `dila.data.motion` judges the first
+            camera's.
 
     Raises:
         DilaError: nothing readable, no two frames anywhere, or `out` holds something else.
@@ -76,18 +83,22 @@ def convert(
     corpus = open_corpus(path, fps, camera)
     rate, even, skipped = _even(corpus)
     recordings, odd = _recordings(even)
-    skipped += odd
+    recordings, torn = _with_columns(recordings)
+    skipped += odd + torn
+    if not recordings:
+        raise DilaError(f"{path} gave no episode: {len(skipped)} skipped, the first because {skipped[0].reason}")
     sizes = {key: (size, size) if size else _size(e) for key, e in recordings[0].cameras.items()}
     columns, dropped = _common([r.first for r in recordings])
     # What was decided is a setting: a corpus that grew must not go on with another size or other columns.
     alike = len(set(sizes.values())) == 1
     shape = list(next(iter(sizes.values()))) if alike else {key: list(each) for key, each in sizes.items()}
     settings = {"source": "convert", "path": told, "format": "lerobot", "rate": rate, "cameras": list(sizes)}
+    settings |= {"moving": asdict(MotionLimits())} if moving else {}
     staging = begin(out, settings | {"size": shape, "columns": list(columns)})
     done = sources(out)
     left = [r for r in recordings if r.id not in done and not is_staged(staging, _name(r.id))]
     about = _abouts(corpus, recordings, task, Path(told).name)
-    job = _Job(staging, rate, sizes, size is not None, columns, about)
+    job = _Job(staging, rate, sizes, size is not None, columns, about, moving)
     for failed in run_jobs(job, left, workers, len(recordings), f"converting {Path(told).name}", progress):
         skipped += [failed] if failed else []
     names = {key: parts for key, parts in corpus.names.items() if key in columns}
@@ -119,10 +130,13 @@ class _Job(NamedTuple):
     resize: bool
     columns: Sequence[str]
     about: Mapping[str, About]
+    moving: bool
 
     def __call__(self, recording: _Recording) -> Skipped | None:
         """Encode one recording, or say why not."""
         try:
+            if self.moving and (verdict := judge(measure_motion(recording.first))):
+                return Skipped(Path(recording.id), UNMOVED[verdict])
             columns = {name: recording.first.columns[name] for name in self.columns}
             cameras = {key: self._frames(e, self.sizes[key]) for key, e in recording.cameras.items()}
             stage_episode(self.staging, _name(recording.id), cameras, columns, self.rate, self.about[recording.id])
@@ -164,6 +178,19 @@ def _recordings(episodes: Sequence[Episode]) -> tuple[list[_Recording], list[Ski
             skipped.append(Skipped(Path(recording.id), f"{which}; give a camera that all have"))
         elif len({len(e.times) for e in recording.cameras.values()}) > 1:
             skipped.append(Skipped(Path(recording.id), "has cameras with different numbers of frames; give a camera"))
+        else:
+            kept.append(recording)
+    return kept, skipped
+
+
+def _with_columns(recordings: Sequence[_Recording]) -> tuple[list[_Recording], list[Skipped]]:
+    """Recordings whose columns can be read, and the others."""
+    kept, skipped = [], []
+    for recording in recordings:
+        try:
+            dict(recording.first.columns)
+        except DilaError as error:
+            skipped.append(Skipped(Path(recording.id), str(error)))
         else:
             kept.append(recording)
     return kept, skipped

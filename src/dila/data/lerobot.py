@@ -8,7 +8,7 @@ is asked for. The layout is documented in docs/data.md; source: https://github.c
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dila.data.lerobot_meta import INFO, Row, features, list_episodes, names, read_info
-from dila.data.lerobot_tables import columns, group_of, image_group, open_table, table
+from dila.data.lerobot_tables import columns, group_of, image_group, open_table, stamps, table
 from dila.data.reading import LazyColumns, Names, Skipped, Split, check_inside, join, picture_from, stacked, stamp
 from dila.data.seek import check_whole
 from dila.data.span import Span, read_span
@@ -43,6 +43,8 @@ class LeRobotEpisode:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     """What is done in it, in words, where the data set says so."""
+    stamps: Callable[[], np.ndarray | None] | None = None
+    """Gives the time stamps of its table, for `dila.data.check`: frames are found by their number."""
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
         """The frames with these indices, RGB; raises `DilaError` when a file is gone or does not decode there."""
@@ -130,7 +132,8 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
                 source: _Video | _Images = _Video(Span(file, start, own, row.length))
             else:
                 source = _Images(row.data, camera, row.number)
-            episode = LeRobotEpisode(join(recording, camera), recording, camera, times, source, lazy, row.tasks)
+            told = partial(stamps, row.data, row.number)
+            episode = LeRobotEpisode(join(recording, camera), recording, camera, times, source, lazy, row.tasks, told)
             ids.setdefault(row.number, []).append(episode.id)
             yield episode
     yield from _splits(path, info, ids)

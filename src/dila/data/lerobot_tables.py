@@ -69,6 +69,15 @@ def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
     return {name: values[first:last] for name, values in stored["columns"].items()}
 
 
+def stamps(path: Path, episode: int) -> np.ndarray | None:
+    """Seconds of each frame of one episode as the table has them, NaN in empty cells; None where it has none."""
+    stored = table(stamp(path))
+    if stored["stamps"] is None:
+        return None
+    first, last = stored["rows"].get(episode, (0, 0))
+    return np.array(stored["stamps"].slice(first, last - first).to_pylist(), dtype=np.float64).reshape(-1)
+
+
 @lru_cache(maxsize=8)
 def table(version: Stamp) -> dict[str, Any]:
     """Numbers of a data file, and where each of its episodes lies; a process keeps a few files."""
@@ -80,7 +89,8 @@ def table(version: Stamp) -> dict[str, Any]:
     edges = np.flatnonzero(np.concatenate([[True], number[1:] != number[:-1], [True]])) if len(number) else [0]
     places = {int(number[a]): (int(a), int(b)) for a, b in pairwise(edges)}
     values = {RENAMED.get(name, name): _numbers(path, name, read[name]) for name in wanted if name not in ADDRESS}
-    return {"rows": places, "frame": read["frame_index"].to_numpy(), "columns": values}
+    stamps = read["timestamp"] if "timestamp" in wanted else None
+    return {"rows": places, "frame": read["frame_index"].to_numpy(), "columns": values, "stamps": stamps}
 
 
 def _is_list(kind: Any) -> bool:

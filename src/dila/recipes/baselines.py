@@ -27,7 +27,7 @@ ABOUT = {
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "lapa": {
         "encoder": {"name": "pixels", "size": 256, "patch": 32},
-        "optimiser": Optimiser(lr=1e-4, weight_decay=0.0),
+        "optimiser": Optimiser(lr=1e-4, weight_decay=0.0, clip=0.5),
         "batch": 64,
     },
     "moto": {
@@ -37,7 +37,7 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "adaworld": {
         "encoder": {"name": "pixels", "size": 256, "patch": 16},
-        "optimiser": Optimiser(lr=2.5e-5, weight_decay=1e-2, clip=0.3),
+        "optimiser": Optimiser(lr=2.5e-5, weight_decay=1e-2, clip=0.3, decay_norms=True),
     },
     "villax": {
         "encoder": {"name": "pixels", "size": 224, "patch": 14},
