@@ -14,7 +14,7 @@ FULL := $(VENV)/.installed-full
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint types format check quickstart demo docs bench bounds sbom audit clean
+.PHONY: help setup test test-slow lint types format check quickstart demo docs bench bounds versions sbom audit clean
 
 # Of `make bounds`: extras whose lower bounds count too, and what is left free (a torch that has a wheel here).
 EXTRAS ?= dev
@@ -73,15 +73,22 @@ docs: $(LIGHT)  ## build the documentation, strictly, into site/
 bench: setup  ## run every benchmark; each prints JSON with its baseline
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
-LOWEST := .venv-lowest
-bounds:  ## run the tests of the core under the lowest versions that pyproject.toml promises (the highest: make test)
-	$(PYTHON) -m venv $(LOWEST)
-	$(PYTHON) requirements/lowest.py $(EXTRAS) --but $(BUT) > $(LOWEST)/lowest.txt
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e .
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt \
+# The core's tests in the environment $(1) of their own, installed under the pins of $(2).
+define core_tests
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e . \
 		pytest pytest-timeout beartype hypothesis h5py psutil
-	$(LOWEST)/bin/python -m pytest -m "not slow" tests/nn tests/model tests/interop tests/train tests/vision tests/imagine tests/data \
+	$(1)/bin/python -m pytest -m "not slow" tests/nn tests/model tests/interop tests/train tests/vision tests/imagine tests/data \
 		$(addprefix --ignore=,tests/imagine/test_cluster.py tests/data/test_pusht.py tests/data/test_simulators.py tests/data/test_objects3d.py tests/vision/test_dinov2.py)
+endef
+
+bounds:  ## run the tests of the core under the lowest versions that pyproject.toml promises (the highest: make test)
+	@mkdir -p build
+	$(PYTHON) requirements/lowest.py $(EXTRAS) --but $(BUT) > build/lowest.txt
+	$(call core_tests,.venv-lowest,build/lowest.txt)
+
+versions:  ## run the tests of the core under another Python: make versions PYTHON=python3.13
+	$(call core_tests,.venv-$(notdir $(PYTHON)),requirements/constraints.txt)
 
 sbom: setup  ## what is installed, as CycloneDX JSON in build/sbom.json
 	$(INSTALL) cyclonedx-bom
