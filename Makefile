@@ -95,9 +95,12 @@ sbom: setup  ## what is installed, as CycloneDX JSON in build/sbom.json
 	@mkdir -p build
 	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o build/sbom.json $(BIN)/python
 
+# Strict, as pip-audit otherwise finds nothing wrong with packages that it could not ask about.
 audit: setup  ## known vulnerabilities of what is installed; needs the network
 	$(INSTALL) pip-audit
-	$(BIN)/pip-audit --skip-editable
+	@mkdir -p build
+	$(BIN)/python -m pip list --disable-pip-version-check --format=freeze --exclude-editable | sed 's/+.*//' > build/installed.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r build/installed.txt
 
 clean:  ## remove caches and builds; the environment and the runs stay
 	rm -rf build dist site src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
