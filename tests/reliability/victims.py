@@ -21,8 +21,8 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 
 PRELOADED = ["victims", "dila.train.loop", "dila.imagine.world", "dila.imagine.encode", "dila.data.primitives",
-             "dila.data.lerobot_write", "dila.evaluate.tables", "matplotlib.backends.backend_agg", "pyarrow.parquet", "pandas", "accelerate", "av", "PIL.PngImagePlugin",
-             "torch._dynamo", "torch.distributed.fsdp"]  # fmt: skip
+             "dila.data.lerobot_write", "dila.evaluate.tables", "matplotlib.backends.backend_agg", "pyarrow.parquet",
+             "pandas", "accelerate", "av", "PIL.PngImagePlugin", "torch._dynamo", "torch.distributed.fsdp"]  # fmt: skip
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
 """What Python tells of every change of a folder, before it is made."""
 
