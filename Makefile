@@ -14,7 +14,7 @@ FULL := $(VENV)/.installed-full
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint types format check quickstart demo docs bench bounds sbom audit clean
+.PHONY: help setup test test-slow lint types format check quickstart demo docs bench bounds versions sbom audit clean
 
 # Of `make bounds`: extras whose lower bounds count too, and what is left free (a torch that has a wheel here).
 EXTRAS ?= dev
@@ -73,24 +73,34 @@ docs: $(LIGHT)  ## build the documentation, strictly, into site/
 bench: setup  ## run every benchmark; each prints JSON with its baseline
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
-LOWEST := .venv-lowest
-bounds:  ## run the tests of the core under the lowest versions that pyproject.toml promises (the highest: make test)
-	$(PYTHON) -m venv $(LOWEST)
-	$(PYTHON) requirements/lowest.py $(EXTRAS) --but $(BUT) > $(LOWEST)/lowest.txt
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e .
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt \
+# The core's tests in the environment $(1) of their own, installed under the pins of $(2).
+define core_tests
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e . \
 		pytest pytest-timeout beartype hypothesis h5py psutil
-	$(LOWEST)/bin/python -m pytest -m "not slow" tests/nn tests/model tests/interop tests/train tests/vision tests/imagine tests/data \
+	$(1)/bin/python -m pytest -m "not slow" tests/nn tests/model tests/interop tests/train tests/vision tests/imagine tests/data \
 		$(addprefix --ignore=,tests/imagine/test_cluster.py tests/data/test_pusht.py tests/data/test_simulators.py tests/data/test_objects3d.py tests/vision/test_dinov2.py)
+endef
+
+bounds:  ## run the tests of the core under the lowest versions that pyproject.toml promises (the highest: make test)
+	@mkdir -p build
+	$(PYTHON) requirements/lowest.py $(EXTRAS) --but $(BUT) > build/lowest.txt
+	$(call core_tests,.venv-lowest,build/lowest.txt)
+
+versions:  ## run the tests of the core under another Python: make versions PYTHON=python3.13
+	$(call core_tests,.venv-$(notdir $(PYTHON)),requirements/constraints.txt)
 
 sbom: setup  ## what is installed, as CycloneDX JSON in build/sbom.json
 	$(INSTALL) cyclonedx-bom
 	@mkdir -p build
 	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o build/sbom.json $(BIN)/python
 
+# Strict, as pip-audit otherwise finds nothing wrong with packages that it could not ask about.
 audit: setup  ## known vulnerabilities of what is installed; needs the network
 	$(INSTALL) pip-audit
-	$(BIN)/pip-audit --skip-editable
+	@mkdir -p build
+	$(BIN)/python -m pip list --disable-pip-version-check --format=freeze --exclude-editable | sed 's/+.*//' > build/installed.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r build/installed.txt
 
 clean:  ## remove caches and builds; the environment and the runs stay
 	rm -rf build dist site src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

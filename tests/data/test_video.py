@@ -167,6 +167,13 @@ def test_unreadable_files_are_told_apart(tmp_path):
         probe_video(tmp_path)
 
 
+def test_tags_that_are_no_text_cost_nothing(mp4, tmp_path):
+    data = mp4.read_bytes()
+    assert b"Lavf" in data  # in the tag of what wrote it
+    (tmp_path / "a.mp4").write_bytes(data.replace(b"Lavf", b"\xff\xfe\xff\xfe"))
+    assert len(probe_video(tmp_path / "a.mp4").times) == 60
+
+
 def test_a_file_with_sound_alone_is_no_video(tmp_path):
     with av.open(str(tmp_path / "s.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100)

@@ -1,5 +1,6 @@
 """What interrupted work leaves, as values that can be compared, and whether all that is in sight is whole."""
 
+import json
 import os
 import signal
 
@@ -8,6 +9,7 @@ import victims
 
 from dila.data import open_corpus
 from dila.errors import DilaError
+from dila.evaluate.result import read_results
 from dila.interop.pretrained import load_pretrained
 from dila.train.checkpoint import load_trainer, newest
 from dila.vision.shards import read_header
@@ -49,12 +51,22 @@ def of_cache(folder):
     return found
 
 
+def of_evaluation(folder):
+    """Scores, rows and notes as they were written, and every picture; not how long it took."""
+    judged = folder / "judged"
+    told = json.loads((judged / "evaluation.json").read_text())
+    for result in told["results"]:
+        del result["seconds"], result["subject"]["path"]
+    return told, victims.files(judged / "pictures", hidden=False)
+
+
 RESULTS = {
     "train": of_training,
     "encode": of_cache,
     "label": victims.files,
     "record": victims.files,
     "record_lerobot": victims.files,
+    "evaluate": of_evaluation,
 }
 
 
@@ -67,6 +79,8 @@ def check_whole(folder):
         read_header(shard)
     for table in folder.glob("*.parquet"):
         assert pq.read_table(table).num_rows
+    if (folder / "judged" / "evaluation.json").is_file():
+        assert read_results(folder / "judged" / "evaluation.json")
     if (folder / "recorded").is_dir():
         check_recorded(folder / "recorded")
 

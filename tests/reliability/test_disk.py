@@ -6,11 +6,17 @@ import resource
 import subprocess
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
 import victims
 from outcomes import RESULTS, check_whole, finish
 
 from dila.errors import DilaError, writing
+from dila.evaluate.curves import write_curves
+from dila.evaluate.page import write_page
+from dila.evaluate.plots import draw_points
+from dila.imagine.pictures import write_sheet
 
 
 def only_files_of(size):
@@ -82,6 +88,25 @@ def test_a_folder_that_may_not_be_written_to_is_named(verb, corpus, tmp_path, sm
     sentence = told(verb, place / "work", corpus)
     assert plain(sentence), sentence
     assert str(place) in sentence
+
+
+@pytest.mark.parametrize("name", ["sheet.png", "curves.png", "plot.png", "page.html"])
+def test_pictures_and_pages_on_a_full_disk_are_named(name, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+
+    def full(*paths):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    write = {
+        "sheet.png": lambda path: write_sheet(path, {"a": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}),
+        "curves.png": lambda path: write_curves(path, {"a": [1.0, 2.0]}),
+        "plot.png": lambda path: draw_points(path, {"a": np.zeros((2, 2))}, ("x", "y")),
+        "page.html": lambda path: write_page(path, "a", "b", [], []),
+    }
+    with pytest.raises(DilaError, match=rf"{name} cannot be written \(No space left"):
+        write[name](tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_only_failures_of_the_disk_are_told_so(tmp_path):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import seeds
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -304,6 +304,17 @@ def test_any_info_of_a_data_set(true_data_set, changes):
 
 
 @LIGHT
+@given(changes=st.dictionaries(st.sampled_from(["format", "kind", "model", "encoder", "statistics", "decoder", "stride",
+                                                "frames", "notes"]), ANY, min_size=1, max_size=2))  # fmt: skip
+@example(changes={"kind": ["dila"]})  # found by the fuzzing of bytes
+def test_any_config_of_a_trained_model(true_model, changes):
+    root, described = true_model
+    (root / "config.json").write_text(json.dumps(described | changes))
+    with suppress(DilaError):
+        load_pretrained(root)
+
+
+@LIGHT
 @given(document=ANY)
 def test_any_document_of_actions(true_pictures, document):
     root = true_pictures
@@ -325,6 +336,13 @@ def true_data_set(tmp_path_factory):
     root = tmp_path_factory.mktemp("true")
     seeds.lerobot2(root)
     return root, json.loads((root / "meta" / "info.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def true_model(tmp_path_factory):
+    root = tmp_path_factory.mktemp("true") / "model"
+    seeds.model(root)
+    return root, json.loads((root / "config.json").read_text())
 
 
 @pytest.fixture(scope="module")

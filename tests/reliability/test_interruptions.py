@@ -58,12 +58,14 @@ def each_change(verb, expected, corpus, folder, numbers):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", victims.VERBS)
 def test_stopped_dozens_of_times(verb, whole, corpus, tmp_path):
     interrupted(verb, whole, corpus, tmp_path, kills=30, seed=100)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", victims.VERBS)
 def test_killed_before_every_change_of_a_file(verb, whole, corpus, tmp_path):
     expected, _, changes = whole(verb)

@@ -21,8 +21,8 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 
 PRELOADED = ["victims", "dila.train.loop", "dila.imagine.world", "dila.imagine.encode", "dila.data.primitives",
-             "dila.data.lerobot_write", "pyarrow.parquet", "pandas", "accelerate", "av", "PIL.PngImagePlugin",
-             "torch._dynamo", "torch.distributed.fsdp"]  # fmt: skip
+             "dila.data.lerobot_write", "dila.evaluate.tables", "matplotlib.backends.backend_agg", "pyarrow.parquet",
+             "pandas", "accelerate", "av", "PIL.PngImagePlugin", "torch._dynamo", "torch.distributed.fsdp"]  # fmt: skip
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
 """What Python tells of every change of a folder, before it is made."""
 
@@ -108,9 +108,34 @@ def record_lerobot(folder: Path, data: Path) -> None:
     render_primitives(folder / "recorded", 6, 5, 32, 0, "rotation", progress=False, store=store)
 
 
+def evaluate(folder: Path, data: Path) -> None:
+    """Measure a model by three tables with pictures."""
+    from train_world import PatchConfig, PatchEncoder, small_model
+
+    from dila import vision
+    from dila.analysis import mlp_probe
+    from dila.evaluate.bench import Settings, open_bench
+    from dila.evaluate.tables import measure_some
+    from dila.interop.pretrained import Pretrained, save_pretrained
+    from dila.model.dila import DiLA
+    from dila.vision.conv_decoder import ConvDecoder, ConvDecoderConfig
+
+    vision.ENCODERS["patch"], mlp_probe.STEPS = (PatchEncoder, PatchConfig), 20
+    torch.manual_seed(0)
+    model, decoder = DiLA(small_model()).eval(), ConvDecoder(ConvDecoderConfig(8, (4, 4), 16, 8, 8)).eval()
+    save_pretrained(folder / "model", Pretrained(model, PatchEncoder(), decoder, 0.2, 4))
+    settings = Settings(frames=4, clips=4, pairs=16, pictures=2)
+    bench = open_bench(
+        folder / "model", str(data), folder / "judged" / "pictures", settings,
+        cache_dir=folder / "cache", held_out=0.4, device="cpu",
+    )  # fmt: skip
+    measure_some(bench, ("generation", "motion", "probe"), folder / "judged" / "evaluation.json")
+
+
 OTHERS: dict[str, Callable[[Path, Path], None]] = {"train_plain": train_plain, "train_parted": train_parted}
 VERBS: dict[str, Callable[[Path, Path], None]] = {
     "train": train, "encode": encode, "label": label, "record": record, "record_lerobot": record_lerobot,
+    "evaluate": evaluate,
 }  # fmt: skip
 
 

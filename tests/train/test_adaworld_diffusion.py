@@ -24,6 +24,9 @@ DIFFUSION = AdaWorldDiffusionConfig(
     (4, 4), 8, LAM, context=2, channels=(32, 32), heads=(1, 1), blocks=1, picture_dim=8, guidance=1.0, steps=2
 )
 
+GOLDEN = (0.6436, 1.3032, 1.2251, 0.3576, 1.5480)
+"""Losses of the first steps, to notice when training changes without anyone meaning it to."""
+
 
 @pytest.fixture(scope="module")
 def lam(corpus, cache, tmp_path_factory):
@@ -53,6 +56,13 @@ def test_it_trains_over_a_trained_model_and_comes_back_with_it(lam, corpus, cach
     assert all(torch.equal(one, other) for one, other in
                zip(model.lam.state_dict().values(), actions.state_dict().values(), strict=True))  # fmt: skip
     assert rollout(model, e[:, :1], z).isfinite().all()
+
+
+def test_the_loss_curve_is_the_golden_one(lam, corpus, cache, tmp_path):
+    run = small_run(model=DIFFUSION, stages=(Stage(DENOISING, 5),), start=str(lam), guard=None, evaluate_clips=2)
+    train(run, corpus, tmp_path / "run", cache_dir=cache, progress=False)
+    found = [record["denoising"] for record in read_log(tmp_path / "run") if record["kind"] == "train"]
+    assert found == pytest.approx(GOLDEN, rel=5e-3)
 
 
 def test_it_needs_a_model_to_follow(lam, corpus, cache, tmp_path):

@@ -256,7 +256,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        with av.open(str(path), container_options=options, metadata_errors="replace") as container:
+        with av.open(str(path), container_options=options, **_strange_tags(av.__version__)) as container:
             # A cover picture is a stream of type video too.
             streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not streams:
@@ -273,6 +273,11 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
     except OSError as error:
         raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def _strange_tags(version: str) -> dict[str, Any]:
+    """What lets PyAV read a file whose tags are no text; from 19 on it always does, and takes no such argument."""
+    return {"metadata_errors": "replace"} if int(version.split(".")[0]) < 19 else {}
 
 
 def _limits() -> dict[str, str]:

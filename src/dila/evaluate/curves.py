@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dila.errors import writing
+
 SIZE, MARGIN = (640, 400), 50
 _COLOURS = ("#8a94a6", "#2457d6", "#1a8f4c", "#c2410c", "#7c3aed")
 _INK, _PAPER, _RULE = "#1d2430", "#ffffff", "#d7dce5"
@@ -16,6 +18,9 @@ def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], line: 
         path: .png.
         curves: by name; of any lengths.
         line: a height to be marked.
+
+    Raises:
+        DilaError: it cannot be written.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -45,5 +50,6 @@ def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], line: 
         taken.append(height)
         pen.text((right + 8, height), name, fill=colour, font=font)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    image.save(partial, format="PNG")
-    os.replace(partial, path)
+    with writing(path):
+        image.save(partial, format="PNG")
+        os.replace(partial, path)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dila.errors import writing
+
 _TYPES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}
 
 _STYLE = """
@@ -59,7 +61,11 @@ class Section:
 
 
 def write_page(path: Path, title: str, subtitle: str, tiles: Sequence[Tile], sections: Sequence[Section]) -> None:
-    """Write the page, whole or not at all. Pictures and clips are embedded, so the file can be sent as it is."""
+    """Write the page, whole or not at all. Pictures and clips are embedded, so the file can be sent as it is.
+
+    Raises:
+        DilaError: it cannot be written.
+    """
     body = [f"<h1>{_text(title)}</h1><p class=note>{_text(subtitle)}</p>"]
     body.append("<div class=tiles>" + "".join(map(_tile, tiles)) + "</div>")
     for section in sections:
@@ -68,8 +74,9 @@ def write_page(path: Path, title: str, subtitle: str, tiles: Sequence[Tile], sec
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_text(title)}</title>"
     page = f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with writing(path):
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, path)
 
 
 def _text(text: str) -> str:

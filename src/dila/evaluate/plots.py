@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.errors import MissingExtra
+from dila.errors import MissingExtra, writing
 
 INKS = ("#2f6fb0", "#d9722e", "#3f9a6b", "#9a5fb3", "#c9a227", "#c2485b", "#5a6475", "#4fb3bf")
 """One colour a series, told apart by people who see red and green alike."""
@@ -205,22 +205,23 @@ def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
 
 @contextmanager
 def _sheet(path: Path, size: tuple[float, float]) -> Iterator[Any]:
-    """A figure, written to the path when all went well."""
+    """A figure, written to the path when all went well. Raises DilaError when that cannot be written."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("plotting", "matplotlib", "analysis") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, dpi=130)
         FigureCanvasAgg(figure)
         yield figure
         try:
-            # No metadata: the same numbers give the same file.
-            figure.savefig(temporary, format="png", bbox_inches="tight", metadata={"Software": None})
-            os.replace(temporary, path)
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # No metadata: the same numbers give the same file.
+                figure.savefig(temporary, format="png", bbox_inches="tight", metadata={"Software": None})
+                os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from dila.data import write_video
-from dila.errors import DilaError
+from dila.errors import DilaError, writing
 from dila.shapes import Float, Tensor, UInt8
 
 if TYPE_CHECKING:
@@ -57,15 +57,21 @@ def contact_sheet(rows: Rows, columns: int = 8) -> "Image":
 
 
 def write_sheet(path: str | Path, rows: Rows, columns: int = 8) -> None:
-    """Write a contact sheet as .png, or nothing at all. Raises DilaError as `contact_sheet` and for another suffix."""
+    """Write a contact sheet as .png, or nothing at all.
+
+    Raises:
+        DilaError: as `contact_sheet`, for another suffix, and when it cannot be written.
+    """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise DilaError(f"{path} must end in .png to be written as a contact sheet")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = contact_sheet(rows, columns)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        contact_sheet(rows, columns).save(temporary, format="PNG")
-        os.replace(temporary, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sheet.save(temporary, format="PNG")
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

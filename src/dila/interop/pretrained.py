@@ -310,7 +310,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     needed = ("kind", "model", "encoder", "statistics", "decoder", "stride", "frames")
     if missing := [name for name in needed if name not in described]:
         raise DilaError(f"{path} lacks the field {', '.join(missing)}; copy the folder anew")
-    if described["kind"] not in MODELS:
+    if described["kind"] not in list(MODELS):  # a list is asked, for what stands there may have no hash
         raise DilaError(
             f"{path} describes a model of kind {described['kind']!r}, but here are only {', '.join(MODELS)}"
         )

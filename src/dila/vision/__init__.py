@@ -56,7 +56,7 @@ def build_decoder(config: Mapping[str, Any] | str, statistics: FeatureStatistics
 def _described(config: Mapping[str, Any] | str, known: dict[str, tuple[Any, type]], what: str) -> tuple[Any, Any]:
     config = {"name": config} if isinstance(config, str) else config
     name = config.get("name")
-    if name not in known:
+    if name not in list(known):  # a list is asked, for what stands there may have no hash
         raise DilaError(f"there is no {what} named {name!r}; choose one of {', '.join(known)}")
     cls, settings = known[name]
     fields = {key: value for key, value in config.items() if key != "name"}
