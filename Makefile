@@ -14,11 +14,14 @@ FULL := $(VENV)/.installed-full
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint types format check quickstart demo docs bench bounds versions sbom audit clean
+.PHONY: help setup test test-slow lint types format check quickstart demo docs bench bounds versions fuzz sbom audit clean
 
 # Of `make bounds`: extras whose lower bounds count too, and what is left free (a torch that has a wheel here).
 EXTRAS ?= dev
 BUT ?= none
+
+# Of `make fuzz`, for each file that it begins with.
+SECONDS ?= 60
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -32,7 +35,7 @@ $(LIGHT): $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(FULL): $(SOURCES) | $(BIN)/python
-	$(INSTALL) -e '.[dev,sim,dinov2,diffusion]'
+	$(INSTALL) -e '.[dev,docs,sim,dinov2,diffusion]'
 	@touch $(LIGHT) $@
 
 setup: $(FULL)  ## install the package with all that its tests need, into .venv
@@ -89,6 +92,10 @@ bounds:  ## run the tests of the core under the lowest versions that pyproject.t
 
 versions:  ## run the tests of the core under another Python: make versions PYTHON=python3.13
 	$(call core_tests,.venv-$(notdir $(PYTHON)),requirements/constraints.txt)
+
+fuzz: setup  ## search for files that break the readers, SECONDS each, with a fuzzer that sees the lines they reach (Linux)
+	$(INSTALL) atheris
+	$(BIN)/python tests/reliability/guided.py --seconds $(SECONDS)
 
 sbom: setup  ## what is installed, as CycloneDX JSON in build/sbom.json
 	$(INSTALL) cyclonedx-bom

@@ -128,7 +128,6 @@ def test_a_tutorial_runs(path):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=900)
 
 
-@pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path):
     pytest.importorskip("mkdocs_jupyter")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]

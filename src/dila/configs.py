@@ -5,15 +5,12 @@ key ``kind``, the name of the class.
 """
 
 import dataclasses
-import json
-import os
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
 
 Config = TypeVar("Config")
 
@@ -24,14 +21,6 @@ KIND = "kind"
 def to_json(config: Any) -> Any:
     """A dataclass as a JSON-ready dict of its fields; tuples become lists, nested dataclasses dicts."""
     return _described(config, None)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
-        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
 
 
 def from_json(cls: type[Config], described: Any, where: str = "") -> Config:

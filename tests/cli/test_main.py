@@ -33,6 +33,24 @@ def short_video(tmp_path):
     return path
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["params", "--help"], ["params", "--json"]])
+def test_output_that_nobody_reads_any_more_ends_quietly(arguments):
+    command, pipe = [sys.executable, "-m", "dila.cli.main", *arguments], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_a_pipe_that_breaks_elsewhere_is_no_end(monkeypatch):
+    def worker_died(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("dila.cli.main._run", worker_died)
+    with pytest.raises(BrokenPipeError):
+        main(["params"])
+
+
 def test_help_lists_every_verb(capsys):
     assert main(["--help"]) == 0
     told = capsys.readouterr().out

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dila.data import lerobot_write
 from dila.data.lerobot_write import CAMERA, About, LeRobotV3, publish, stage_episode
 from dila.data.primitives import PrimitiveRenderer
 from dila.data.recording import Recorded, record
@@ -137,7 +137,7 @@ def test_joined_videos_keep_time_at_any_rate(tmp_path, fps):
 
 def test_interrupted_anywhere_it_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     whole = contents(write(tmp_path / "whole", 4))
-    real = lerobot_write.os.replace
+    real = os.replace
     total = len(whole) + 3 * 4 + 2
     for fatal in range(0, total, 3):
         calls = []
@@ -149,7 +149,7 @@ def test_interrupted_anywhere_it_goes_on_and_ends_the_same(tmp_path, monkeypatch
             return real(source, target)
 
         out = tmp_path / str(fatal)
-        monkeypatch.setattr(lerobot_write.os, "replace", flaky)
+        monkeypatch.setattr(os, "replace", flaky)
         try:
             write(out, 4)
         except KeyboardInterrupt:

@@ -256,7 +256,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.mp4"
     write_video(path, shades(2), 10)
     old = path.read_bytes()
-    monkeypatch.setattr("dila.data.video.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("dila.files.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_video(path, shades(5), 10)
     assert path.read_bytes() == old

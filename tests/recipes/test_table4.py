@@ -1,14 +1,16 @@
 """The protocol of table 4 as values, and its arithmetic on a toy."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from dila.errors import DilaError
+from dila.evaluate.planning import ARMS
 from dila.planning.environments import ENVIRONMENTS
 from dila.planning.mppi import MPPI
 from dila.recipes import table4 as recipe
-from dila.recipes.table4 import run_table4, table4
+from dila.recipes.table4 import markdown, run_table4, table4
 
 
 def test_the_protocol_is_vp2s():
@@ -22,22 +24,52 @@ def test_the_protocol_is_vp2s():
         assert plan.search in (MPPI(samples=200, gamma=0.05, iterations=1), MPPI(samples=800))
 
 
-def test_runs_are_averaged_and_tasks_normalised_by_the_simulator(tmp_path, monkeypatch):
+@pytest.fixture
+def toy(monkeypatch):
+    """Planning that costs nothing; tells which arms it ran of whom."""
+    ran = []
+
     def measured(world, space, plan, out):
-        share = 0.25 if plan.seed == recipe.APART else 0.75
+        ran.append((world, plan.environment, plan.arms))
+        share = {"good": 0.25 if plan.seed == recipe.APART else 0.75, "bad": 0.0}[world]
         best = 0.0 if plan.environment == "robodesk-push-red" else 0.8
         arms = {"random": 0.0, "model": share, "simulator": best}
-        return {"arms": {arm: {"success": success} for arm, success in arms.items()}}
+        return {"arms": {arm: {"success": arms[arm], "progress": arms[arm] / 2} for arm in plan.arms}}
 
     monkeypatch.setattr(recipe, "measure_planning", measured)
     monkeypatch.setattr(recipe, "load_actions", lambda path: (None, None))
-    monkeypatch.setattr(recipe, "load_pretrained", lambda path, device: ())
-    monkeypatch.setattr(recipe, "World", lambda *parts, bf16: None)
-    plans = {task: table4()[task] for task in ("robosuite-push", "robodesk-push-red")}
-    table = run_table4(dict.fromkeys(plans, "m"), tmp_path, plans, seeds=(1, 2))
-    assert table["tasks"]["robosuite-push"]["model"] == {"mean": 0.5, "deviation": pytest.approx(0.3536, abs=1e-3)}
-    assert table["tasks"]["robodesk-push-red"]["normalised"] is None
-    assert (table["aggregate"], table["of_tasks"]) == (0.625, 1)
+    monkeypatch.setattr(recipe, "load_pretrained", lambda path, device: (path,))
+    monkeypatch.setattr(recipe, "World", lambda path, bf16: path)
+    return ran
+
+
+PLANS = {task: table4()[task] for task in ("robosuite-push", "robodesk-push-red")}
+
+
+def test_runs_are_averaged_and_tasks_normalised_by_the_simulator(tmp_path, toy):
+    table = run_table4({name: dict.fromkeys(PLANS, name) for name in ("good", "bad")}, tmp_path, PLANS, seeds=(1, 2))
+    push, red = table["tasks"].values()
+    assert push["models"]["good"]["success"] == {"mean": 0.5, "deviation": pytest.approx(0.3536, abs=1e-3)}
+    assert push["models"]["good"]["progress"]["mean"] == 0.25
+    assert push["models"]["bad"]["normalised"] == 0.0
+    assert red["models"]["good"]["normalised"] is None
+    assert table["aggregate"] == {"good": {"mean": 0.625, "of_tasks": 1}, "bad": {"mean": 0.0, "of_tasks": 1}}
     assert json.loads((tmp_path / "table4.json").read_text()) == table
-    with pytest.raises(DilaError, match="models has none for robosuite-push"):
-        run_table4({"robodesk-push-red": "m"}, tmp_path, plans)
+    told = markdown(table)
+    assert "| robosuite-push | 0 / 0.00 | 50 / 0.25 | 0 / 0.00 | 80 / 0.40 |" in told
+    assert "| of the simulator's success | | 62 | 0 | 100 |" in told
+
+
+def test_what_knows_no_model_is_run_once(tmp_path, toy):
+    models = {name: dict.fromkeys(PLANS, name) for name in ("good", "bad")}
+    run_table4(models, tmp_path, {"robosuite-push": PLANS["robosuite-push"]}, seeds=(1,))
+    assert toy == [("good", "robosuite-push", ARMS), ("bad", "robosuite-push", ("model",))]
+    toy.clear()
+    own = replace(PLANS["robosuite-push"], cost="structure", upper="same")
+    run_table4(models, tmp_path, {"robosuite-push": own}, seeds=(1,))
+    assert [arms for _, _, arms in toy] == [ARMS, ARMS]
+
+
+def test_a_task_without_a_model_is_named(tmp_path):
+    with pytest.raises(DilaError, match="mine has none for robosuite-push"):
+        run_table4({"mine": {"robodesk-push-red": "m"}}, tmp_path, PLANS)

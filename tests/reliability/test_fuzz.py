@@ -1,5 +1,6 @@
 """Damaged and hostile files end in a result or in one sentence: no crash, no hang, no memory that fills."""
 
+import guided
 import pytest
 from fuzzing import READERS, fuzz
 from seeds import SEEDS, plant
@@ -22,3 +23,12 @@ def test_a_hundred_changed_files_end_in_a_result_or_a_sentence(tmp_path):
 @pytest.mark.parametrize(("kind", "make"), CASES, ids=IDS)
 def test_thousands_of_changed_files_end_in_a_result_or_a_sentence(kind, make, tmp_path):
     assert fuzz([(kind, plant(make, tmp_path), range(1_000, 1_600))], tmp_path / "work") == []
+
+
+@pytest.mark.slow
+def test_the_fuzzer_that_sees_lines_reaches_more_than_the_true_file(tmp_path):
+    pytest.importorskip("atheris")
+    (told,) = guided.run("trainer", tmp_path / "work", 10)
+    assert told["faults"] == []
+    assert told["files"] > 100
+    assert told["covered"][1] > told["covered"][0]

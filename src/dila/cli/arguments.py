@@ -35,14 +35,14 @@ def save_imagined(out: Path, e: "Tensor", rows: "Rows", stride: float, **more: "
     """Write the clip ``out`` (.mp4 or .gif), and its numbers beside it as safetensors: ``e_hat`` and what is named."""
     from safetensors.torch import save_file
 
+    from dila.files import replacing
     from dila.imagine.pictures import write_clip
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_clip(out, rows, max(1, round(1 / stride)))
     numbers = out.with_suffix(".safetensors")
-    partial = numbers.with_name(numbers.name + ".partial")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in {"e_hat": e, **more}.items()}, partial)
-    partial.replace(numbers)
+    with replacing(numbers) as partial:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in {"e_hat": e, **more}.items()}, partial)
     print(f"wrote {out} and {numbers}")
 
 

@@ -49,8 +49,8 @@ def bench(
         device: auto, cpu, cuda or mps.
         json: file for the same numbers.
     """
-    from dila.configs import write_json
     from dila.evaluate.speed import KINDS, Work, describe, grown, matmul_peak, measure_apart, measure_reading
+    from dila.files import write_json
     from dila.interop.pretrained import pick_device
     from dila.model.presets import preset
 

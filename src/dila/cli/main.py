@@ -1,6 +1,8 @@
 """Entry point. A verb's module is imported when it is called, so ``dila --help`` costs nothing."""
 
 import importlib
+import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -42,7 +44,24 @@ _HELP = "usage: dila VERB [options]\n\nDisentangled latent action world models, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Bad input is one sentence on stderr and exit code 2."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _answer(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        return 141  # as a shell tells of SIGPIPE
+    except DilaError as error:
+        print(f"dila: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dila: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _answer(arguments: list[str]) -> int:
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
         print(_help())
@@ -53,14 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dila {__version__}")
         return 0
     words = 2 if " ".join(arguments[:2]) in VERBS else 1
-    try:
-        return _run(" ".join(arguments[:words]), arguments[words:])
-    except DilaError as error:
-        print(f"dila: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("dila: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    return _run(" ".join(arguments[:words]), arguments[words:])
 
 
 def _run(verb: str, arguments: list[str]) -> int:
@@ -68,6 +80,17 @@ def _run(verb: str, arguments: list[str]) -> int:
         raise DilaError(f"there is no verb {verb!r}; `dila --help` lists them: {', '.join(VERBS)}")
     module = importlib.import_module("dila.cli." + verb.replace("-", "_").replace(" ", "_"))
     return module.main(arguments) or 0
+
+
+def _unread() -> bool:
+    """Whether it is our own output that nobody reads any more: ``dila params | head``."""
+    output = sys.stdout.fileno()
+    asked = select.poll()
+    asked.register(output, 0)
+    if not asked.poll(0):  # POLLERR is told of unasked
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes once more when it ends
+    return True
 
 
 def _help() -> str:

@@ -25,10 +25,10 @@ def report(
         against: the model that the page tests the others against, the first when left out; the JSON has all pairs.
         json: print the comparison as JSON.
     """
-    from dila.configs import write_json
     from dila.errors import DilaError
     from dila.evaluate.compare import find_results
     from dila.evaluate.report import write_report
+    from dila.files import write_json
 
     if out.suffix != ".html":
         raise DilaError(f"--out {out} must end in .html")

@@ -1,9 +1,7 @@
 """Parts of a LeRobot data set that need more than one call: joined videos, the table of tasks, splits."""
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -12,23 +10,10 @@ from typing import Any
 import numpy as np
 
 from dila.errors import DilaError
+from dila.files import replacing
 
 
-@contextmanager
-def beside(path: Path) -> Iterator[str]:
-    """A path to write to that is moved to where it belongs when all went well, and removed when not."""
-    temporary = path.with_name(
-        f".{path.stem}.partial{path.suffix}"
-    )  # the same for all: what a kill leaves is written over
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield str(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def join_videos(target: str, parts: Sequence[tuple[Path, int]]) -> None:
+def join_videos(target: Path, parts: Sequence[tuple[Path, int]]) -> None:
     """One mp4 of many (path and frames of each), their packets moved on in time and otherwise as they are.
 
     Raises:
@@ -36,7 +21,7 @@ def join_videos(target: str, parts: Sequence[tuple[Path, int]]) -> None:
     """
     import av
 
-    with av.open(target, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream, header, frames = None, None, 0
         for path, length in parts:
             with av.open(str(path)) as part:
@@ -71,7 +56,7 @@ def write_tasks(path: Path, tasks: Sequence[str]) -> None:
         "pandas_version": "2.0.0",
     }
     table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
-    with beside(path) as file:
+    with replacing(path) as file:
         pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), file)
 
 

@@ -21,7 +21,6 @@ is; what a killed process leaves half done is done again.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,11 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from dila.data.lerobot_files import beside, join_videos, splits_of, tasks_of, write_tasks
+from dila.data.lerobot_files import join_videos, splits_of, tasks_of, write_tasks
 from dila.data.lerobot_stats import PixelStatistics, merged, statistics
-from dila.data.recording import SETTINGS, Recorded, save_columns, write_json
+from dila.data.recording import SETTINGS, Recorded, save_columns
 from dila.data.video import write_mp4
 from dila.errors import DilaError
+from dila.files import replacing, write_json
 from dila.shapes import Tensor
 
 VERSION = "v3.0"
@@ -117,12 +117,8 @@ def stage_episode(
     """
     seen = {key: PixelStatistics() for key in cameras}
     for place, (key, chunks) in enumerate(cameras.items()):
-        temporary = staging / f".{name}.{place}.{os.getpid()}.mp4"
-        try:
-            write_mp4(temporary, seen[key].watching(chunks), fps)
-            os.replace(temporary, _video(staging, name, place))
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(_video(staging, name, place), shared=True) as partial:
+            write_mp4(partial, seen[key].watching(chunks), fps)
     frames = next(iter(seen.values())).frames
     for what, count in {**{k: len(v) for k, v in columns.items()}, **{k: v.frames for k, v in seen.items()}}.items():
         if count != frames:
@@ -238,7 +234,7 @@ def _write_shard(
     schema = pa.schema([(key, _arrow(feature)) for key, feature in features.items() if feature["dtype"] != "video"])
     made: list[dict[str, Any]] = []
     tasks = tasks_of(rows)
-    with beside(out / DATA_PATH.format(**place)) as data, pq.ParquetWriter(data, schema) as writer:
+    with replacing(out / DATA_PATH.format(**place)) as data, pq.ParquetWriter(data, schema) as writer:
         for name in shard:
             about = _about(staging, name)
             tasks += [task for task in dict.fromkeys(about["tasks"]) if task not in tasks]
@@ -252,9 +248,9 @@ def _write_shard(
                      "frame": first["frame"] + about["frames"]}  # fmt: skip
         for camera, key in enumerate(_cameras(features)):
             parts = [(_video(staging, name, camera), row["length"]) for name, row in zip(shard, made, strict=True)]
-            with beside(out / VIDEO_PATH.format(video_key=key, **place)) as video:
+            with replacing(out / VIDEO_PATH.format(video_key=key, **place)) as video:
                 join_videos(video, parts)
-    with beside(out / EPISODES_PATH.format(**place)) as file:
+    with replacing(out / EPISODES_PATH.format(**place)) as file:
         pq.write_table(pa.Table.from_pylist(made), file)
     return made
 

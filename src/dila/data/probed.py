@@ -20,6 +20,7 @@ from dila.data.reading import MAX_TABLE
 from dila.data.remote import cache_folder
 from dila.data.video import PROBE, VideoInfo, probe_video
 from dila.errors import DilaError
+from dila.files import replacing
 
 VERSION = "2"
 FEWEST = 16
@@ -76,7 +77,7 @@ class _Memory:
         """Write down what was asked for, if enough of it is new."""
         if self.new < FEWEST:
             return
-        with suppress(OSError):  # a cache folder that cannot be written costs time, and nothing else
+        with suppress(OSError, DilaError):  # a cache folder that cannot be written costs time, and nothing else
             _write(self.file, self.rows)
 
 
@@ -147,13 +148,8 @@ def _write(file: Path, rows: list[dict[str, Any]]) -> None:
 
     schema = _schema()
     columns = [pa.array([_plain(row.get(field.name)) for row in rows], field.type) for field in schema]
-    temporary = file.with_name(f".{file.stem}.{os.getpid()}.partial")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(file, shared=True) as partial:
+        pq.write_table(pa.table(columns, schema=schema), partial, compression="zstd")
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,8 @@ import torch
 
 from dila.data.table import TABLE, read_table, write_table
 from dila.data.video import probe_video, write_video
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
+from dila.files import replacing, write_json, writing
 from dila.shapes import Tensor, UInt8
 
 SETTINGS = "recording.json"
@@ -181,17 +182,8 @@ class VideoFolder:
 
 def save_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     """Write arrays as .npz, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **columns)  # pyright: ignore[reportArgumentType]
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")  # the same for all: what a kill leaves is written over
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 class _Job(NamedTuple):

@@ -14,7 +14,6 @@ The schema's metadata may hold, under the key ``names``, JSON that names the com
 """
 
 import json
-import os
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 
 from dila.data.reading import check_table
 from dila.errors import DilaError
+from dila.files import replacing
 
 TABLE = "actions.parquet"
 
@@ -95,12 +95,8 @@ def write_table(
         offsets = pa.array(np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32))
         data[column] = pa.ListArray.from_arrays(offsets, pa.array(rows.ravel()))
     table = pa.table(data).replace_schema_metadata({"names": json.dumps({k: list(v) for k, v in names.items()})})
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        pq.write_table(table, partial)
 
 
 def _array(path: Path, name: str, column: Any) -> np.ndarray:

@@ -10,10 +10,9 @@ promise: of a cut one, the whole frames before the cut are used. Frames are neve
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -27,6 +26,7 @@ from dila.data import room
 from dila.data.fast_video import read_fast
 from dila.data.packets import Packets, decode_packets, list_packets
 from dila.errors import DilaError
+from dila.files import replacing
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
@@ -215,16 +215,8 @@ def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"], fps: int | f
             f"{path} cannot be written from {len(frames)} frames at {fps} frames a second; both must be > 0"
         )
     pictures = frames.permute(0, 2, 3, 1).contiguous().numpy()
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix.lower()](temporary, pictures, fps)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DilaError(f"{path} cannot be written: {error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with replacing(path, shared=True) as partial:
+        writers[path.suffix.lower()](partial, pictures, fps)
 
 
 def hash_file(path: Path) -> str:

@@ -1,10 +1,9 @@
 """Curves as a PNG, drawn with Pillow, which the core has."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dila.errors import writing
+from dila.files import replacing
 
 SIZE, MARGIN = (640, 400), 50
 _COLOURS = ("#8a94a6", "#2457d6", "#1a8f4c", "#c2410c", "#7c3aed")
@@ -49,7 +48,5 @@ def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], line: 
             height += 15
         taken.append(height)
         pen.text((right + 8, height), name, fill=colour, font=font)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
+    with replacing(path) as partial:
         image.save(partial, format="PNG")
-        os.replace(partial, path)

@@ -2,12 +2,11 @@
 
 import base64
 import html
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dila.errors import writing
+from dila.files import write_text
 
 _TYPES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}
 
@@ -73,10 +72,7 @@ def write_page(path: Path, title: str, subtitle: str, tiles: Sequence[Tile], sec
         body.extend(map(_shown, section.shown))
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_text(title)}</title>"
     page = f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+    write_text(path, page)
 
 
 def _text(text: str) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dila.configs import from_json, to_json, write_json
+from dila.configs import from_json, to_json
 from dila.data import Clips
 from dila.errors import DilaError
+from dila.files import write_json
 from dila.protocols import Episode
 
 FORMAT = 1

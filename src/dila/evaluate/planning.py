@@ -23,9 +23,10 @@ import torch
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from dila.configs import to_json, write_json
+from dila.configs import to_json
 from dila.errors import DilaError
 from dila.evaluate.curves import write_curves
+from dila.files import write_json
 from dila.imagine.pictures import write_clip
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace

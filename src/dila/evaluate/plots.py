@@ -1,6 +1,5 @@
 """Plots of results as PNG: bars with intervals, curves with bands, points with arrows. Axes are labelled."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.errors import MissingExtra, writing
+from dila.errors import MissingExtra
+from dila.files import replacing
 
 INKS = ("#2f6fb0", "#d9722e", "#3f9a6b", "#9a5fb3", "#c9a227", "#c2485b", "#5a6475", "#4fb3bf")
 """One colour a series, told apart by people who see red and green alike."""
@@ -212,16 +212,10 @@ def _sheet(path: Path, size: tuple[float, float]) -> Iterator[Any]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("plotting", "matplotlib", "analysis") from error
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, dpi=130)
         FigureCanvasAgg(figure)
         yield figure
-        try:
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                # No metadata: the same numbers give the same file.
-                figure.savefig(temporary, format="png", bbox_inches="tight", metadata={"Software": None})
-                os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as partial:
+            # No metadata: the same numbers give the same file.
+            figure.savefig(partial, format="png", bbox_inches="tight", metadata={"Software": None})

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dila.analysis.intervals import mean_interval, ratio_interval
-from dila.configs import from_json, to_json, write_json
+from dila.configs import from_json, to_json
 from dila.errors import DilaError
+from dila.files import write_json
 from dila.shapes import Float, Int, Tensor
 
 FORMAT = 1

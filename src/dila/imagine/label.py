@@ -23,7 +23,6 @@ run would have given.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from tqdm import tqdm
 
 from dila.data import Corpus, open_corpus
 from dila.errors import DilaError
+from dila.files import replacing, write_json, writing
 from dila.imagine.cluster import Engine, each_part
 from dila.imagine.windows import Window, encode, infer_windows, sample, windows
 from dila.protocols import Episode
@@ -105,7 +105,7 @@ def label(
         raise DilaError(f"{out} must end in .parquet, and batch = {batch} and part = {part} must be at least 1")
     corpus = open_corpus(path, fps, camera)
     folder = out.with_name(f".{out.name}.parts")
-    try:
+    with writing(out):
         folder.mkdir(parents=True, exist_ok=True)
         about = _about(world)
         cuts = [corpus.episodes[first : first + part] for first in range(0, len(corpus), part)]
@@ -118,9 +118,7 @@ def label(
             each_part(_Part(world, batch), todo, engine, workers, bar.update)
         labelled = _assemble(corpus, parts, out, about)
         shutil.rmtree(folder)
-        return labelled
-    except OSError as error:
-        raise DilaError(f"{out} cannot be written: {error}") from error
+    return labelled
 
 
 class _Part(NamedTuple):
@@ -216,9 +214,8 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
     schema = schemas[int(np.argmax(widths))].with_metadata({METADATA_KEY: json.dumps(about)})
     rows = actions = 0
     files: set[str] = set()
-    temporary = out.with_name(f".{out.name}.partial")  # one process assembles: what a kill leaves is written over
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
+    with replacing(out) as partial:
+        with pq.ParquetWriter(partial, schema) as writer:
             for path, width in zip(parts, widths, strict=True):
                 table = pq.read_table(path)
                 if width != max(widths):
@@ -230,9 +227,6 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
         if not actions:
             raise DilaError(_nothing(sorted(files), skipped))
         _write_skipped(out.with_suffix(".skipped.json"), skipped)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Labelled(out, len(files), rows, int(actions), skipped)
 
 
@@ -247,17 +241,14 @@ def _write_skipped(path: Path, skipped: dict[str, str]) -> None:
     if not skipped:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(skipped, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, skipped)
 
 
 def _write(table: Any, path: Path) -> None:
     import pyarrow.parquet as pq
 
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    with replacing(path, shared=True) as partial:
+        pq.write_table(table, partial)
 
 
 def _identity(about: dict[str, Any], batch: int, episodes: Sequence[Episode]) -> str:

@@ -1,6 +1,5 @@
 """What was imagined, to look at: contact sheets, clips side by side, and maps of features or structure as colours."""
 
-import os
 import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from dila.data import write_video
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
+from dila.files import replacing
 from dila.shapes import Float, Tensor, UInt8
 
 if TYPE_CHECKING:
@@ -66,14 +66,8 @@ def write_sheet(path: str | Path, rows: Rows, columns: int = 8) -> None:
     if path.suffix.lower() != ".png":
         raise DilaError(f"{path} must end in .png to be written as a contact sheet")
     sheet = contact_sheet(rows, columns)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sheet.save(temporary, format="PNG")
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        sheet.save(partial, format="PNG")
 
 
 def side_by_side(rows: Rows) -> UInt8[Tensor, "T 3 Y X"]:

@@ -10,15 +10,15 @@ its first layer.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from dila.configs import from_json, to_json, write_json
+from dila.configs import from_json, to_json
 from dila.errors import DilaError
+from dila.files import replacing, write_json
 from dila.shapes import Float, Tensor
 
 ACTIONS, INVERSE = "actions.json", "latent_to_action.safetensors"
@@ -100,9 +100,8 @@ def save_actions(folder: Path, space: ActionSpace, inverse: LatentToAction) -> N
     """Write both files beside a trained model, the description last: it stands for both."""
     from safetensors.torch import save_file
 
-    partial = folder / (INVERSE + ".partial")
-    save_file({"weight": inverse.weight.contiguous(), "bias": inverse.bias.contiguous()}, partial)
-    os.replace(partial, folder / INVERSE)
+    with replacing(folder / INVERSE) as partial:
+        save_file({"weight": inverse.weight.contiguous(), "bias": inverse.bias.contiguous()}, partial)
     write_json(folder / ACTIONS, to_json(space))
 
 

@@ -25,7 +25,8 @@ import torch
 from torch import nn
 
 from dila.configs import from_json, to_json
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
+from dila.files import writing
 from dila.interop import box
 from dila.interop.bounds import check_bounds
 from dila.interop.card import CARD

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dila.errors import DilaError
+from dila.files import replacing
 from dila.model.config import (
     BackboneConfig,
     DiLAConfig,
@@ -131,13 +132,12 @@ def _unread_norms(model: DiLA) -> Iterator[tuple[str, Attention]]:
 def save_released(model: DiLA, path: str | Path) -> None:
     """Write ``model`` as a released checkpoint: safetensors by that ending, else the torch dict ``{model, steps}``."""
     path = Path(path)
-    part = path.with_name(path.name + ".part")
     state = {name: tensor.contiguous().cpu() for name, tensor in to_released(model).items()}
-    if path.suffix == ".safetensors":
-        save_file(state, part)
-    else:
-        torch.save({"model": state, "steps": 0}, part)
-    part.replace(path)
+    with replacing(path) as partial:
+        if path.suffix == ".safetensors":
+            save_file(state, partial)
+        else:
+            torch.save({"model": state, "steps": 0}, partial)
 
 
 def load_released(path: str | Path, grid: tuple[int, int] | None = None) -> DiLA:

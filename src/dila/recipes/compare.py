@@ -24,11 +24,11 @@ from typing import Any, Literal
 import torch
 
 from dila.baselines.presets import BASELINES
-from dila.configs import write_json
 from dila.data import Clips, collate_clips, open_corpus, split_episodes
 from dila.errors import DilaError
 from dila.evaluate.first_look import measure_rollouts, measure_z_probe
 from dila.evaluate.parameters import count
+from dila.files import write_json
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained, pick_device
 from dila.protocols import Episode

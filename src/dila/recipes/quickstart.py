@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from dila.configs import write_json
 from dila.data import open_corpus, split_episodes
 from dila.data.pusht import record_pusht
 from dila.evaluate.first_look import (
@@ -22,6 +21,7 @@ from dila.evaluate.first_look import (
     to_json,
 )
 from dila.evaluate.page import Figure, Section, Table, Tile, write_page
+from dila.files import write_json
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained
 from dila.recipes.tiny_pusht import tiny_pusht

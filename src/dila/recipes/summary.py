@@ -4,18 +4,17 @@ It reads the JSON that `dila.recipes.compare` leaves behind, and writes Markdown
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dila.configs import write_json
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
 from dila.evaluate.compare import Cell, Row, compare
 from dila.evaluate.plots import Panel, Point, draw_curves, draw_panels
 from dila.evaluate.result import Better, Result, Score, Subject
 from dila.evaluate.seeds import Claim, SeedTest, by_seed, judge, pair_seeds
+from dila.files import write_json, write_text
 from dila.recipes.compare import DILA, GROUPS, Settings, run_of
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
@@ -128,11 +127,7 @@ def write_summary(out: Path, summaries: Sequence[Summary]) -> list[Path]:
         drawn = _draw(out, summary)
         pictures += list(drawn)
         parts.append(markdown(summary, {_relative(path, out): caption for path, caption in drawn.items()}))
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(out.name + ".partial")
-        partial.write_text(f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{tail}", encoding="utf-8")
-        os.replace(partial, out)
+    write_text(out, f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{tail}")
     numbers = out.with_suffix(".json")
     write_json(numbers, [summary.to_json() for summary in summaries])
     return [out, numbers, *pictures]

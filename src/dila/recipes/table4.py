@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from dila.configs import write_json
 from dila.errors import DilaError
-from dila.evaluate.planning import Planning, measure_planning
+from dila.evaluate.planning import ARMS, Planning, measure_planning
+from dila.files import write_json
 from dila.imagine.world import World
 from dila.interop.actions import load_actions
 from dila.interop.pretrained import load_pretrained
@@ -43,50 +43,88 @@ def table4(episodes: int = 100) -> dict[str, Planning]:
 
 
 def run_table4(
-    models: Mapping[str, str | Path],
+    models: Mapping[str, Mapping[str, str | Path]],
     out: str | Path,
     plans: Mapping[str, Planning] | None = None,
     seeds: Sequence[int] = SEEDS,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Run a column of the table; interrupted, it goes on.
+    """Plan every task with every model; interrupted, it goes on.
 
     Args:
-        models: of each task the folder of the model adapted to it.
-        out: folder; ``table4.json`` and a folder a task and seed.
+        models: by name, of each task the folder of the model adapted to it.
+        out: folder; ``table4.json`` and ``NAME/TASK/seed_N``. The two bounds know no model, so they are run beside the
+            first alone, if they are not planned by a cost that it has for itself.
         plans: settings of each task; `table4` when None.
         seeds: runs.
         device: auto, cpu, cuda or mps.
 
     Returns:
-        What ``table4.json`` holds: success of each task over the seeds, mean and deviation, and the aggregate.
+        What ``table4.json`` holds: success and progress of each task over the seeds, mean and deviation, and the
+        aggregate of each model.
 
     Raises:
-        DilaError: a task that there is no model for, or as `measure_planning`.
+        DilaError: a task that a model is not there for, or as `measure_planning`.
     """
     out, plans = Path(out), dict(plans or table4())
-    if missing := plans.keys() - models.keys():
-        raise DilaError(f"models has none for {', '.join(sorted(missing))}; adapt one to recordings of each task")
+    for name, folders in models.items():
+        if missing := plans.keys() - folders.keys():
+            raise DilaError(
+                f"models: {name} has none for {', '.join(sorted(missing))}; adapt one to recordings of each task"
+            )
     rows = {}
     for task, plan in plans.items():
-        space, _ = load_actions(models[task])
-        world = World(*load_pretrained(models[task], device=device), bf16=True)
-        runs = [
-            measure_planning(world, space, replace(plan, seed=seed * APART), out / task / f"seed_{seed}")
-            for seed in seeds
-        ]
+        alone = plan.upper == "score" or plan.cost == "pixels"
+        runs = {}
+        for place, (name, folders) in enumerate(models.items()):
+            arms = ("model",) if place and alone else ARMS
+            runs[name] = _runs(folders[task], replace(plan, arms=arms), out / name / task, seeds, device)
         rows[task] = _row(runs)
-    reached = [row["normalised"] for row in rows.values() if row["normalised"] is not None]
-    table = {"tasks": rows, "aggregate": fmean(reached) if reached else None, "of_tasks": len(reached)}
+    table = {"tasks": rows, "aggregate": {name: _aggregate(rows, name) for name in models}}
     write_json(out / "table4.json", table)
     return table
 
 
-def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Success of the arms over the runs; a task that the simulator never solves cannot be normalised by it."""
-    success = {arm: [run["arms"][arm]["success"] for run in runs] for arm in runs[0]["arms"]}
-    row: dict[str, Any] = {
-        arm: {"mean": fmean(each), "deviation": stdev(each) if len(each) > 1 else 0.0} for arm, each in success.items()
-    }
-    best = row["simulator"]["mean"]
-    return row | {"normalised": row["model"]["mean"] / best if best else None}
+def _runs(model: str | Path, plan: Planning, out: Path, seeds: Sequence[int], device: str) -> list[dict[str, Any]]:
+    space, _ = load_actions(model)
+    world = World(*load_pretrained(model, device=device), bf16=True)
+    return [measure_planning(world, space, replace(plan, seed=seed * APART), out / f"seed_{seed}") for seed in seeds]
+
+
+def _row(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of the bounds and of each model; a task that the simulator never solves cannot be normalised by it."""
+    first = next(iter(runs.values()))
+    row: dict[str, Any] = {arm: _spread(first, arm) for arm in ("random", "simulator")}
+    row["models"] = {name: _spread(each, "model") for name, each in runs.items()}
+    best = row["simulator"]["success"]["mean"]
+    for told in row["models"].values():
+        told["normalised"] = told["success"]["mean"] / best if best else None
+    return row
+
+
+def _spread(runs: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
+    told = {}
+    for measure in ("success", "progress"):
+        each = [run["arms"][arm][measure] for run in runs]
+        told[measure] = {"mean": fmean(each), "deviation": stdev(each) if len(each) > 1 else 0.0}
+    return told
+
+
+def _aggregate(rows: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Mean over the tasks that can be normalised."""
+    reached = [normalised for row in rows.values() if (normalised := row["models"][name]["normalised"]) is not None]
+    return {"mean": fmean(reached) if reached else None, "of_tasks": len(reached)}
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """``table4.json`` as a table: success in %, progress after the stroke, a row a task."""
+    names = list(table["aggregate"])
+    lines = ["| task | random | " + " | ".join(names) + " | true simulator |", "|---" * (len(names) + 3) + "|"]
+    for task, row in table["tasks"].items():
+        told = [row["random"], *row["models"].values(), row["simulator"]]
+        cells = [f"{100 * each['success']['mean']:.0f} / {each['progress']['mean']:.2f}" for each in told]
+        lines.append(f"| {task} | " + " | ".join(cells) + " |")
+    means = [each["mean"] for each in table["aggregate"].values()]
+    cells = ["" if mean is None else f"{100 * mean:.0f}" for mean in means]
+    lines.append("| of the simulator's success | | " + " | ".join(cells) + " | 100 |")
+    return "\n".join(lines)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
-from dila.configs import KIND, from_json, to_json, write_json
-from dila.errors import DilaError, writing
+from dila.configs import KIND, from_json, to_json
+from dila.errors import DilaError
+from dila.files import write_json, writing
 from dila.interop.models import AnyModel, build
 from dila.interop.pretrained import load_pretrained
 from dila.model.config import DiLAConfig

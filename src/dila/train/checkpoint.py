@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
+from dila.files import writing
 from dila.interop.pretrained import CHECKPOINTS, Pretrained, save_pretrained
 from dila.vision.stored import load_plain, write_plain
 

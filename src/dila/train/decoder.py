@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from dila.configs import to_json
 from dila.data import open_corpus, split_episodes
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
+from dila.files import replacing
 from dila.interop.pretrained import (
     CONFIG,
     DECODER,
@@ -215,15 +216,11 @@ def _resume(path: Path, described: dict[str, Any], decoder: ConvDecoder, optimis
 def _save(
     path: Path, described: dict[str, Any], decoder: ConvDecoder, optimiser: torch.optim.Optimizer, step: int
 ) -> None:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     stored = {
         "described": described, "decoder": decoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
     }  # fmt: skip
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
+    with replacing(path) as partial:
         write_plain(partial, stored)
-        os.replace(partial, path)
 
 
 def _attach(folder: Path, complete: Any) -> None:

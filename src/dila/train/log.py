@@ -3,13 +3,13 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dila.errors import MissingExtra, writing
+from dila.errors import MissingExtra
+from dila.files import write_text, writing
 
 FILE = "log.jsonl"
 
@@ -48,8 +48,8 @@ class Log:
         self.path = out / FILE
         made = [_TRACKERS[tracker](out, name, config, step) for tracker in trackers]
         self._trackers = [tracker for tracker in made if tracker is not None]
+        _keep_until(self.path, step)
         with writing(self.path):
-            _keep_until(self.path, step)
             self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
@@ -84,9 +84,7 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [record for record in read_log(path.parent) if record["step"] <= step]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class _TensorBoard:

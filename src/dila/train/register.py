@@ -16,7 +16,6 @@ other clips keep their numbers; its own are skipped and counted like those of an
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
+from dila.files import replacing
 from dila.shapes import Tensor
 from dila.train.material import Material, Split
 
@@ -63,11 +63,8 @@ def write_register(out: Path, material: Material) -> None:
         "times": pa.array([row[2].times for row in rows], pa.list_(pa.float64())),
         "columns": pa.array([_described(row[2].columns) for row in rows], pa.string()),
     }
-    path = out / REGISTER
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
+    with replacing(out / REGISTER) as partial:
         pq.write_table(pa.table(columns), partial, compression="zstd")
-        os.replace(partial, path)
 
 
 def hold_to_register(out: Path, material: Material, tolerate: float) -> Material:

@@ -1,7 +1,6 @@
 """Looking at a run while it trains: held-out errors by horizon, and pictures of true and predicted frames."""
 
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,8 @@ from einops import rearrange
 from torch.nn import functional as F
 
 from dila.data import Clips, Mixture, collate_clips
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
+from dila.files import replacing
 from dila.imagine.pictures import fit_colours, paint
 from dila.imagine.rollout import rollout
 from dila.interop.models import AnyModel
@@ -143,11 +143,8 @@ def save_picture(path: Path, picture: Float[Tensor, "3 Y X"]) -> None:
     from PIL import Image
 
     pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
         Image.fromarray(np.ascontiguousarray(pixels)).save(partial, format="PNG")
-        os.replace(partial, path)
 
 
 def coloured(rows: list[Features]) -> list[Pixels]:

@@ -15,7 +15,6 @@ processes may read and write at a time; two that encode the same only waste thei
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,8 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from dila.errors import DilaError, writing
+from dila.errors import DilaError
+from dila.files import replacing, writing
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
 from dila.vision.encoder import FrozenEncoder
@@ -199,7 +199,8 @@ class FeatureCache:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            _replace_text(self.folder / "encoder.json", json.dumps(self.config, indent=1) + "\n")
+        with replacing(self.folder / "encoder.json", shared=True) as partial:
+            partial.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         index = stored(self.folder)
         frames = sum(len(episode.times) for episode, _ in missing)
         self.check_room([episode for episode, _ in missing])
@@ -242,13 +243,8 @@ class FeatureCache:
     def _write(self, pending: dict[str, Tensor]) -> None:
         # Named after its contents: what a kill left half done is written over, not left behind.
         path = self.folder / f"shard-{_digest(','.join(pending))[:16]}.safetensors"
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            with writing(path):
-                save_file(pending, partial)
-                os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path, shared=True) as partial:
+            save_file(pending, partial)
 
     def _sweep(self) -> None:
         """Remove what killed writers left half done, unless it may still be written."""
@@ -308,12 +304,6 @@ def _lacking(episode: Episode, key: str, index: Mapping[str, tuple[Path, int]]) 
 
 def _complete(episode: Episode, key: str | None, index: Mapping[str, tuple[Path, int]]) -> bool:
     return key is not None and next(_lacking(episode, key, index), None) is None
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _canonical(config: Mapping[str, Any]) -> str:

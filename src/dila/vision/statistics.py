@@ -1,6 +1,5 @@
 """Normalisation of frozen features: ``(x - mean) / sqrt(var + 1e-5)``, fitted once and kept with the encoder."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dila.errors import DilaError
+from dila.files import replacing
 from dila.shapes import Float, Frames, Pixels, Tensor
 from dila.vision.stored import load_plain
 
@@ -40,10 +40,8 @@ class FeatureStatistics:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file of ``mean`` and ``var``, whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        save_file({"mean": self.mean.contiguous().cpu(), "var": self.var.contiguous().cpu()}, partial)
-        os.replace(partial, path)
+        with replacing(Path(path)) as partial:
+            save_file({"mean": self.mean.contiguous().cpu(), "var": self.var.contiguous().cpu()}, partial)
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureStatistics":

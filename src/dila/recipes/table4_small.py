@@ -1,0 +1,141 @@
+"""Table 4 on two CPU cores, from nothing: recordings, DiLA and two baselines, their adaptations, and the plans.
+
+::
+
+    python -m dila.recipes.table4_small --out outputs/table4      # about two hours; needs the extra sim
+
+All models see the same clips of both simulators, are adapted alike, by the regression alone that all of them have, and
+are planned alike, by features. What DiLA adds, a stage in structure space under true actions, is a column of its own.
+Not table 4's: tiny models, a fraction of its steps, tens of samples instead of hundreds, a handful of episodes instead
+of hundreds, features instead of pixels, the simulator planned by its own score.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from dila.data.simulators import record_simulator
+from dila.errors import DilaError
+from dila.evaluate.planning import Planning
+from dila.recipes import compare
+from dila.recipes.table4 import TASKS, markdown, run_table4
+from dila.train.adapt import MODEL, Adaptation, adapt
+from dila.train.loop import train
+
+SIMULATORS = {"robosuite": "robosuite-push", "robodesk": "robodesk"}
+"""What the tasks of a simulator, by the beginning of their names, are recorded as."""
+TAUGHT = "dila, taught in structure space"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How small.
+
+    Args:
+        out: folder; ``recordings``, ``features``, a folder a model, and ``plans/table4.json``.
+        names: of the models, as `dila.recipes.compare` knows them.
+        recorded: episodes of each simulator, of 60 frames.
+        steps: optimiser steps of each model.
+        batch: clips of a step.
+        layout_steps: of the stage in structure space.
+        episodes: planned of each task.
+        seeds: runs of so many episodes.
+        tasks: of table 4.
+        device: auto, cpu, cuda or mps.
+    """
+
+    out: Path = Path("outputs/table4")
+    names: tuple[str, ...] = ("dila", "baseline:lapa", "baseline:adaworld")
+    recorded: int = 80
+    steps: int = 500
+    batch: int = 8
+    layout_steps: int = 400
+    episodes: int = 4
+    seeds: int = 1
+    tasks: tuple[str, ...] = TASKS
+    device: str = "auto"
+
+
+def table4_small(episodes: int = 4) -> dict[str, Planning]:
+    """The settings of every task.
+
+    Hardware: two CPU cores. Time and score: docs/planning.md.
+    """
+    plan = Planning("", episodes=episodes, cost="features", samples=32, iterations=1, steps=14, horizon=10)
+    return {task: replace(plan, environment=task) for task in TASKS}
+
+
+def run_table4_small(settings: Settings) -> dict[str, Any]:
+    """Do it all; interrupted, the same call goes on.
+
+    Raises:
+        DilaError: an unknown name or task, or a folder of other settings.
+        MissingExtra: a simulator is not installed.
+    """
+    plans = table4_small(settings.episodes)
+    if unknown := set(settings.tasks) - set(plans):
+        raise DilaError(f"tasks: there is no {', '.join(sorted(unknown))}; choose of {', '.join(plans)}")
+    plans = {task: plans[task] for task in settings.tasks}
+    simulators = {name: SIMULATORS[name] for name in dict.fromkeys(map(_simulator, plans))}
+    data = {
+        name: record_simulator(source, settings.out / "recordings" / name, settings.recorded)
+        for name, source in simulators.items()
+    }
+    models = {}
+    for name in settings.names:
+        checkpoint = _train(settings, name, list(data.values()))
+        models[name] = _adapted(settings, name, checkpoint, data, 0)
+        if name == compare.DILA:
+            models[TAUGHT] = _adapted(settings, TAUGHT, checkpoint, data, settings.layout_steps)
+    by_task = {name: {task: folders[_simulator(task)] for task in plans} for name, folders in models.items()}
+    return run_table4(by_task, settings.out / "plans", plans, range(1, settings.seeds + 1), settings.device)
+
+
+def _simulator(task: str) -> str:
+    return task.partition("-")[0]
+
+
+def _folder(settings: Settings, name: str) -> Path:
+    return settings.out / name.replace(":", "-").replace(", ", "-").replace(" ", "-")
+
+
+def _train(settings: Settings, name: str, data: Sequence[Path]) -> Path:
+    """The same run of `compare`, on as much of each simulator."""
+    run = compare.run_of(compare.Settings("", steps=settings.steps, batch=settings.batch), name, 0)
+    run = replace(run, weights=(1.0,) * len(data))
+    return train(run, data, _folder(settings, name) / "run", cache_dir=settings.out / "features")
+
+
+def _adapted(
+    settings: Settings, name: str, checkpoint: Path, data: dict[str, Path], layout_steps: int
+) -> dict[str, Path]:
+    """To each simulator's actions."""
+    how = Adaptation(trajectories=settings.recorded, layout_steps=layout_steps, steps=0, batch=settings.batch)
+    made = {}
+    for simulator, recordings in data.items():
+        out = _folder(settings, name) / simulator
+        made[simulator] = out / MODEL
+        if not made[simulator].is_dir():
+            adapt(checkpoint, recordings, out, how, cache_dir=settings.out / "features")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the table. Bad input is one sentence and exit code 2."""
+    try:
+        settings = tyro.cli(Settings, prog="python -m dila.recipes.table4_small", description=__doc__, args=arguments)
+        table = run_table4_small(settings)
+    except DilaError as error:
+        print(f"table4: {error}", file=sys.stderr)
+        return 2
+    print(markdown(table))
+    print(f"wrote {settings.out / 'plans' / 'table4.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all."""
+
+import os
+
+import pytest
+
+from dila.errors import DilaError
+from dila.files import replacing, write_json
+
+
+def write_half(path):
+    with replacing(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_what_is_there_stays_until_the_new_file_is_whole(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with replacing(path) as partial:
+        partial.write_text("old")
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(TypeError):
+        write_json(path, {1, 2})
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path)
+    assert path.read_text() == "1\n"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_is_beside_is_hidden_and_its_writers_own_where_it_is_shared(tmp_path):
+    path = tmp_path / "a.mp4"
+    with replacing(path) as alone, replacing(path, shared=True) as shared:
+        assert alone.name == ".a.mp4.partial"
+        assert shared.name == f".a.mp4.{os.getpid()}.partial"
+        alone.touch()
+        shared.touch()
+
+
+def test_a_file_where_a_folder_should_be_is_told_of(tmp_path):
+    write_json(tmp_path / "a", 1)
+    with pytest.raises(DilaError, match=r"a/b.json cannot be written \(.*choose another folder"):
+        write_json(tmp_path / "a" / "b.json", 1)
