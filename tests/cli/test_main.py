@@ -196,3 +196,18 @@ def test_a_corpus_is_encoded_ahead_and_training_finds_it(first_look, tmp_path, c
     assert shards
     trained = {path.parent.name for path in (first_look.folder / "features").rglob("shard-*")}
     assert trained == {path.parent.name for path in (tmp_path / "cache").rglob("shard-*")}
+
+
+def test_table_2_is_what_cycle_measures(monkeypatch):
+    asked = []
+
+    def read(verb, name, arguments, **options):
+        asked.append((verb.args, arguments))
+
+    monkeypatch.setattr("dila.cli.eval_ablation.read", read)
+    assert main(["eval", "ablation", "runs/a", "data"]) == 0
+    assert asked == [(("cycle",), ["runs/a", "data"])]
+
+
+def test_planning_is_evaluated_by_plan(refused):
+    assert "nowhere/actions.json is missing" in refused("eval", "planning", "nowhere", "pusht-reach")

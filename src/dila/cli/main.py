@@ -26,6 +26,8 @@ VERBS: dict[str, str] = {
     "data convert": "write any corpus as a LeRobot data set",
     "eval pin": "choose the held-out clips that models are judged on, with fingerprints",
     "eval": "a table or figure of the paper for a model: rollouts, probes, disentanglement, transfer, ...",
+    "eval ablation": "table 2 for one run, as eval cycle does; report compares several",
+    "eval planning": "table 4 in one simulator, as plan does",
     "report": "compare evaluated runs on one page: intervals over seeds, paired tests, curves, clips",
     "import-released": "make a released checkpoint a folder that the other verbs take",
     "demo": "play a model in the browser: steer, transfer, rebind, look inside",
