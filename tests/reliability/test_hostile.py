@@ -5,11 +5,15 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -28,6 +32,8 @@ from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
 from dila.train.checkpoint import load_trainer
 
+DAMAGED = Path(__file__).parents[1] / "assets" / "damaged"
+"""Files that fuzzing found."""
 LIGHT = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -364,3 +370,12 @@ def quietly_read(root):
             dict(episode.columns)
         except DilaError:
             continue
+
+
+def test_a_parquet_whose_statistics_contradict_its_schema_is_refused(tmp_path):
+    seeds.with_table(tmp_path)
+    shutil.copy(DAMAGED / "size_statistics.parquet", tmp_path / "actions.parquet")
+    code = f"from dila.data import open_corpus; open_corpus({str(tmp_path)!r})"  # it ended the process
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "DilaError: " in ended.stderr
+    assert "actions.parquet is not a readable parquet file: Definition level histogram" in ended.stderr

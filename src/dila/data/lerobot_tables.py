@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dila.data.reading import Stamp, check_table, rows, stamp
+from dila.data.reading import Stamp, check_footer, check_table, rows, stamp
 from dila.errors import DilaError
 
 RENAMED = {"action": "action", "observation.state": "state"}
@@ -29,6 +29,7 @@ def open_table(path: Path) -> Any:
     if not path.is_file():  # reading from a pipe would wait for ever
         raise DilaError(f"{path} is missing or no plain file; fetch it again")
     try:
+        check_footer(stamp(path))
         parquet = pq.ParquetFile(path)
         _ = parquet.schema_arrow.names  # decoded only now, where it is damaged
         return parquet

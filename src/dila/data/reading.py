@@ -7,7 +7,9 @@ episode that cannot be read), `Names` (of the components of columns) and `Split`
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -131,6 +133,40 @@ def check_length(where: str, frames: int) -> int:
     if not 0 < frames <= MAX_LENGTH:
         raise DilaError(f"{where} claims {frames:,} frames; 1 to {MAX_LENGTH:,} can be")
     return frames
+
+
+class _Enough(OSError):
+    """More than the footer of a file was to be read."""
+
+
+class _FooterAlone(io.FileIO):
+    """A file that gives nothing any more once its footer has been read."""
+
+    over = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.over:
+            raise _Enough
+        return super().read(size)
+
+
+@lru_cache(maxsize=1024)
+def check_footer(version: Stamp) -> None:
+    """Whether the footer of a parquet file contradicts itself.
+
+    Asked for the numbers of one column, PyArrow (26.0) lets what Arrow throws through, which ends the process. Where
+    Arrow prepares to read the columns of all row groups, it catches it: so that is begun, of a file that ends there.
+
+    Raises:
+        OSError or pyarrow.ArrowException: it does, or is no footer.
+    """
+    import pyarrow.parquet as pq
+
+    with _FooterAlone(version[0]) as file:
+        parquet = pq.ParquetFile(file, pre_buffer=True)
+        file.over = True
+        with suppress(_Enough):
+            next(parquet.iter_batches(batch_size=1, use_threads=False), None)
 
 
 def check_table(path: Path, parquet: Any, columns: Sequence[str]) -> None:

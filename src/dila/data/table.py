@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dila.data.reading import check_table
+from dila.data.reading import check_footer, check_table, stamp
 from dila.errors import DilaError
 from dila.files import replacing
 
@@ -44,6 +44,7 @@ def read_table(
     import pyarrow.parquet as pq
 
     try:
+        check_footer(stamp(path))
         parquet = pq.ParquetFile(path)
         check_table(path, parquet, parquet.schema_arrow.names)
         table = parquet.read()
