@@ -177,6 +177,18 @@ READERS: dict[str, Callable[[Path], list[str]]] = {
 }  # fmt: skip
 
 
+def faults_of(read: Callable[[Path], list[str]], case: Path) -> list[str]:
+    """What is wrong with how a folder is read: nothing if it ends in a result or in a sentence."""
+    from dila.errors import DilaError
+
+    try:
+        return [reason for reason in read(case) if " is damaged (" in reason]
+    except DilaError:
+        return []
+    except BaseException:
+        return [traceback.format_exc(limit=-4)]
+
+
 def _limit() -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
@@ -192,8 +204,6 @@ def rounds(jobs: list[Job], work: Path, first: int) -> None:
     import logging
 
     import torch
-
-    from dila.errors import DilaError
 
     logging.disable(logging.CRITICAL)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg's and HDF5's own remarks
@@ -211,12 +221,7 @@ def rounds(jobs: list[Job], work: Path, first: int) -> None:
             path = change(case, random.Random(seed))
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             signal.alarm(6 * SECONDS)
-            try:
-                told = [reason for reason in READERS[kind](case) if " is damaged (" in reason]
-            except DilaError:
-                told = []
-            except BaseException:
-                told = [traceback.format_exc(limit=-4)]
+            told = faults_of(READERS[kind], case)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             for reason in told:

@@ -17,7 +17,6 @@ import re
 import shutil
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,9 +39,7 @@ def search(kind: str, name: str, work: Path, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=list(SEEN)):
-        from fuzzing import READERS, mutated_json
-
-        from dila.errors import DilaError
+        from fuzzing import READERS, faults_of, mutated_json
 
         true, case = work.parent / "true", work / "case"
         read = READERS[_kinds()[kind][0]]
@@ -53,13 +50,7 @@ def search(kind: str, name: str, work: Path, seconds: int) -> None:
         shutil.rmtree(case, ignore_errors=True)
         shutil.copytree(true, case)
         (case / name).write_bytes(data)
-        try:
-            told = [reason for reason in read(case) if " is damaged (" in reason]
-        except DilaError:
-            told = []
-        except Exception:
-            told = [traceback.format_exc(limit=-4)]
-        for reason in told:
+        for reason in faults_of(read, case):
             note(data, reason)
 
     def mutate(data: bytes, size: int, seed: int) -> bytes:

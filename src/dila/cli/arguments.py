@@ -38,7 +38,6 @@ def save_imagined(out: Path, e: "Tensor", rows: "Rows", stride: float, **more: "
     from dila.files import replacing
     from dila.imagine.pictures import write_clip
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_clip(out, rows, max(1, round(1 / stride)))
     numbers = out.with_suffix(".safetensors")
     with replacing(numbers) as partial:

@@ -17,8 +17,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dila.data.lerobot_meta import INFO, Row, features, list_episodes, names, read_info
-from dila.data.lerobot_tables import columns, group_of, image_group, open_table, stamps, table
-from dila.data.reading import LazyColumns, Names, Skipped, Split, check_inside, join, picture_from, stacked, stamp
+from dila.data.lerobot_tables import columns, group_of, image_group, stamps, table
+from dila.data.reading import (
+    LazyColumns,
+    Names,
+    Skipped,
+    Split,
+    check_inside,
+    join,
+    open_table,
+    picture_from,
+    stacked,
+    stamp,
+)
 from dila.data.seek import check_whole
 from dila.data.span import Span, read_span
 from dila.data.video import hash_file

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.data.lerobot_tables import ADDRESS, RENAMED, open_table, read_columns
-from dila.data.reading import check_length, read_json, read_text
+from dila.data.lerobot_tables import ADDRESS, RENAMED
+from dila.data.reading import check_length, open_table, read_columns, read_json, read_text
 from dila.errors import DilaError
 
 INFO = "meta/info.json"

@@ -1,56 +1,19 @@
 """The tables of LeRobot data sets: numbers and encoded images, by episode. Kept for a few files a process."""
 
-from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dila.data.reading import Stamp, check_footer, check_table, rows, stamp
+from dila.data.reading import Stamp, open_table, read_columns, rows, stamp
 from dila.errors import DilaError
 
 RENAMED = {"action": "action", "observation.state": "state"}
 """What columns of the paper's terms are called here; others keep their names."""
 ADDRESS = frozenset({"timestamp", "frame_index", "episode_index", "index"})
 """Columns that only say where a row belongs."""
-
-
-def open_table(path: Path) -> Any:
-    """The parquet file, its footer read.
-
-    Raises:
-        DilaError: it is not a readable parquet file.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():  # reading from a pipe would wait for ever
-        raise DilaError(f"{path} is missing or no plain file; fetch it again")
-    try:
-        check_footer(stamp(path))
-        parquet = pq.ParquetFile(path)
-        _ = parquet.schema_arrow.names  # decoded only now, where it is damaged
-        return parquet
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DilaError(f"{path} is not a readable parquet file: {error}") from error
-
-
-def read_columns(path: Path, parquet: Any, columns: Sequence[str], group: int | None = None) -> Any:
-    """Columns of the file, or of one of its row groups, as a table.
-
-    Raises:
-        DilaError: they are damaged, or claim more than fits.
-    """
-    import pyarrow as pa
-
-    check_table(path, parquet, columns)
-    try:
-        read = parquet.read if group is None else partial(parquet.read_row_group, group)
-        return read(columns=list(columns))
-    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        raise DilaError(f"{path} is not a readable parquet file: {error}") from error
 
 
 def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:

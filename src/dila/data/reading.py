@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -188,6 +188,42 @@ def check_table(path: Path, parquet: Any, columns: Sequence[str]) -> None:
             f"{path} claims {meta.num_rows:,} rows and {claimed:,} bytes, more than {MAX_LENGTH:,} or {MAX_TABLE:,}; "
             "split it"
         )
+
+
+def open_table(path: Path) -> Any:
+    """The parquet file, its footer read.
+
+    Raises:
+        DilaError: it is not a readable parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():  # reading from a pipe would wait for ever
+        raise DilaError(f"{path} is missing or no plain file; fetch it again")
+    try:
+        check_footer(stamp(path))
+        parquet = pq.ParquetFile(path)
+        _ = parquet.schema_arrow.names  # decoded only now, where it is damaged
+        return parquet
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DilaError(f"{path} is not a readable parquet file: {error}") from error
+
+
+def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, group: int | None = None) -> Any:
+    """Columns of the file, all when None, or of one of its row groups, as a table.
+
+    Raises:
+        DilaError: they are damaged, or claim more than fits.
+    """
+    import pyarrow as pa
+
+    check_table(path, parquet, parquet.schema_arrow.names if columns is None else columns)
+    try:
+        read = parquet.read if group is None else partial(parquet.read_row_group, group)
+        return read(columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
+        raise DilaError(f"{path} is not a readable parquet file: {error}") from error
 
 
 def rows(where: str, name: str, values: Any) -> np.ndarray:

@@ -122,9 +122,7 @@ def begin(out: Path, settings: Mapping[str, Any]) -> Path:
         raise DilaError(f"{out} is a file; give a folder to record into")
     _check_settings(out, dict(settings))
     staging = out / STAGING
-    with writing(out):
-        staging.mkdir(parents=True, exist_ok=True)
-        write_json(staging / SETTINGS, settings)
+    write_json(staging / SETTINGS, settings)
     return staging
 
 

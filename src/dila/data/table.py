@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dila.data.reading import check_footer, check_table, stamp
+from dila.data.reading import open_table, read_columns
 from dila.errors import DilaError
 from dila.files import replacing
 
@@ -41,15 +41,8 @@ def read_table(
             exactly the frames of the episode.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        check_footer(stamp(path))
-        parquet = pq.ParquetFile(path)
-        check_table(path, parquet, parquet.schema_arrow.names)
-        table = parquet.read()
-    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        raise DilaError(f"{path} is not a readable parquet file: {error}") from error
+    table = read_columns(path, open_table(path), None)
     for needed in ("episode", "frame"):
         if needed not in table.column_names:
             raise DilaError(f"{path} has no column {needed!r}; see docs/data.md for its layout")

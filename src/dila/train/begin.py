@@ -8,7 +8,7 @@ from typing import Any
 from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
 from dila.configs import KIND, from_json, to_json
 from dila.errors import DilaError
-from dila.files import write_json, writing
+from dila.files import write_json
 from dila.interop.models import AnyModel, build
 from dila.interop.pretrained import load_pretrained
 from dila.model.config import DiLAConfig
@@ -79,8 +79,6 @@ def settle(run: Run, out: Path) -> None:
         different = [told for told in _differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
         if different:
             raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     write_json(path, described)
 
 

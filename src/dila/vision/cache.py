@@ -196,9 +196,7 @@ class FeatureCache:
 
     def _encode(self, missing: list[tuple[Episode, str]]) -> None:
         self._needed(f"{len(missing)} episodes, the first {missing[0][0].id}, are not in the feature cache")
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+        self._sweep()
         with replacing(self.folder / "encoder.json", shared=True) as partial:
             partial.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         index = stored(self.folder)
