@@ -14,18 +14,20 @@ from dila.data.simulators import SIMULATORS, Driver, Leg, SimulatorRecorder, mov
 from dila.errors import DilaError, MissingExtra
 
 PACKAGES = {"fetch": "gymnasium_robotics", "kitchen": "gymnasium_robotics", "pointmaze": "gymnasium_robotics",
-            "robosuite-lift": "robosuite", "robosuite-push": "robosuite", "robodesk": "robodesk",
+            "robosuite-lift": "robosuite", "robosuite-push": "robosuite", "robosuite-vp2": "robosuite",
+            "robodesk": "robodesk",
             "miniworld": "miniworld"}  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the simulators' own packages
 
 
+SLOW = ("robosuite-push", "robosuite-vp2")
 # MiniWorld's drawing and MuJoCo's do not get on in one process.
 ALONE = "miniworld"
 CHOSEN = [os.environ["DILA_TEST_SIMULATOR"]] if "DILA_TEST_SIMULATOR" in os.environ else set(SIMULATORS) - {ALONE}
 
 
 @pytest.fixture(scope="module", params=[
-    pytest.param(name, marks=pytest.mark.slow if name == "robosuite-push" else ()) for name in sorted(CHOSEN)
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(CHOSEN)
 ])  # fmt: skip
 def name(request):
     if importlib.util.find_spec(PACKAGES[request.param]) is None:
@@ -68,6 +70,18 @@ def test_an_episode_does_not_depend_on_the_one_before(name, episode):
         np.testing.assert_array_equal(again.columns[key], values)
     other = SimulatorRecorder(name, 2, 48, 3, "scripted")(2)
     assert not np.array_equal(other.columns["state"], episode.columns["state"][:2])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("robosuite") is None, reason="robosuite is not installed")
+def test_the_same_cube_in_every_process():
+    """Lift draws the size of its cube when it is built: recordings of several processes mixed sizes."""
+    from dila.data.sim_robosuite import Lift
+
+    sizes = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        sizes.append(Lift().env.sim.model.geom_size.copy())
+    np.testing.assert_array_equal(*sizes)
 
 
 @pytest.mark.skipif("DILA_TEST_SIMULATOR" in os.environ, reason="is what runs")

@@ -8,9 +8,10 @@ import pytest
 
 from dila.errors import DilaError
 from dila.planning.environment import SUCCESS
-from dila.planning.vp2_files import WIDTH, read_tasks
+from dila.planning.vp2_files import WIDTHS, read_tasks
 
 h5py = pytest.importorskip("h5py")
+DESK, THINGS = WIDTHS
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the simulator's own packages
 
 
@@ -30,7 +31,7 @@ def write_tasks(path, episodes, start=None):
 
 
 def test_episodes_are_read_in_their_order_from_start_to_last(tmp_path):
-    episodes = [np.full((3, WIDTH), number) + np.arange(3.0)[:, None] for number in range(12)]
+    episodes = [np.full((3, DESK), number) + np.arange(3.0)[:, None] for number in range(12)]
     tasks = read_tasks(write_tasks(tmp_path / "goals.hdf5", episodes))
     assert [task.start[0] for task in tasks] == list(range(12))
     assert [task.goal[0] for task in tasks] == list(range(2, 14))
@@ -41,10 +42,10 @@ def test_episodes_are_read_in_their_order_from_start_to_last(tmp_path):
 def test_what_is_no_task_file_is_refused(tmp_path):
     with pytest.raises(DilaError, match="is gone"):
         read_tasks(tmp_path / "none.hdf5")
-    with pytest.raises(DilaError, match=r"data/demo_1/states is \[3, 45\], where RoboDesk's are T x 76"):
+    with pytest.raises(DilaError, match=r"states is \[3, 45\], where RoboDesk's T x 76 and robosuite's T x 71 finite"):
         read_tasks(write_tasks(tmp_path / "robosuite.hdf5", [np.zeros((3, 45))]))
     with pytest.raises(DilaError, match="start_index is 7 of 3 states"):
-        read_tasks(write_tasks(tmp_path / "start.hdf5", [np.zeros((3, WIDTH))], start=7))
+        read_tasks(write_tasks(tmp_path / "start.hdf5", [np.zeros((3, DESK))], start=7))
     with h5py.File(tmp_path / "empty.hdf5", "w"):
         pass
     with pytest.raises(DilaError, match="no task file of VP2"):
@@ -83,10 +84,40 @@ def test_an_environment_begins_and_ends_where_the_file_says(tmp_path):
     environment.close()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("robosuite") is None, reason="robosuite is not installed")
+def test_robosuites_states_are_those_of_vp2s_scene(tmp_path):
+    """Time, positions of arm, fingers, box, small box, cylinder and ball, and speeds."""
+    from dila.planning.environments import make_environment
+
+    places = np.array([[0.0, -0.1, 0.86], [0.2, -0.1, 0.84], [0.0, 0.1, 0.86], [0.2, 0.1, 0.87]])
+    arm = [0, np.pi / 16, 0, -np.pi / 2 - np.pi / 3, 0, np.pi - 0.2, np.pi / 4, 0.02, -0.02]
+    states = np.zeros((2, THINGS))
+    for state, moved in zip(states, (0.0, 0.1), strict=True):
+        things = np.hstack([places, np.tile([1.0, 0, 0, 0], (4, 1))])
+        things[2, 0] += moved
+        state[:38] = [0.2, *arm, *things.ravel()]
+    tasks = read_tasks(write_tasks(tmp_path / "rendered_256.hdf5", [states]))
+    environment = make_environment("robosuite-vp2", 0.2, 32, tasks)
+    _, info = environment.reset(seed=0)
+    names = environment.body.simulator.names["state"]
+    facts = dict(zip(names, environment.body.facts(), strict=True))
+    for thing, place in zip(("box", "small_box", "cylinder", "ball"), places, strict=True):
+        assert [facts[f"{thing}_{axis}"] for axis in "xyz"] == pytest.approx(place)
+    assert facts["finger_left"] == pytest.approx(0.02)
+    assert info["score"] == pytest.approx(0.1)
+    rest = environment.body.facts()
+    environment.advance(np.array([0, 0, 0, 0.0]))
+    assert np.abs(environment.body.facts() - rest)[:3].max() < 0.01, "the arm does not hold its place"
+    environment.close()
+    desk = read_tasks(write_tasks(tmp_path / "goals.hdf5", [np.zeros((2, DESK))]))
+    with pytest.raises(DilaError, match="holds states of RoboDesk, not of robosuite-vp2"):
+        make_environment("robosuite-vp2", 0.2, 32, desk)
+
+
 def test_other_simulators_take_no_such_file(tmp_path):
     pytest.importorskip("gym_pusht")
     from dila.planning.environments import make_environment
 
-    tasks = read_tasks(write_tasks(tmp_path / "goals.hdf5", [np.zeros((2, WIDTH))]))
-    with pytest.raises(DilaError, match="RoboDesk's tasks alone, not for pusht-push"):
+    tasks = read_tasks(write_tasks(tmp_path / "goals.hdf5", [np.zeros((2, DESK))]))
+    with pytest.raises(DilaError, match=r"robodesk-\.\.\. and robosuite-vp2, not for pusht-push"):
         make_environment("pusht-push", 0.2, 32, tasks)

@@ -43,7 +43,7 @@ def toy(monkeypatch):
     return ran
 
 
-PLANS = {task: table4()[task] for task in ("robosuite-push", "robodesk-push-red")}
+PLANS = {task: table4()[task] for task in ("robosuite-vp2", "robodesk-push-red")}
 
 
 def test_runs_are_averaged_and_tasks_normalised_by_the_simulator(tmp_path, toy):
@@ -56,20 +56,20 @@ def test_runs_are_averaged_and_tasks_normalised_by_the_simulator(tmp_path, toy):
     assert table["aggregate"] == {"good": {"mean": 0.625, "of_tasks": 1}, "bad": {"mean": 0.0, "of_tasks": 1}}
     assert json.loads((tmp_path / "table4.json").read_text()) == table
     told = markdown(table)
-    assert "| robosuite-push | 0 / 0.00 | 50 / 0.25 | 0 / 0.00 | 80 / 0.40 |" in told
+    assert "| robosuite-vp2 | 0 / 0.00 | 50 / 0.25 | 0 / 0.00 | 80 / 0.40 |" in told
     assert "| of the simulator's success | | 62 | 0 | 100 |" in told
 
 
 def test_what_knows_no_model_is_run_once(tmp_path, toy):
     models = {name: dict.fromkeys(PLANS, name) for name in ("good", "bad")}
-    run_table4(models, tmp_path, {"robosuite-push": PLANS["robosuite-push"]}, seeds=(1,))
-    assert toy == [("good", "robosuite-push", ARMS), ("bad", "robosuite-push", ("model",))]
+    run_table4(models, tmp_path, {"robosuite-vp2": PLANS["robosuite-vp2"]}, seeds=(1,))
+    assert toy == [("good", "robosuite-vp2", ARMS), ("bad", "robosuite-vp2", ("model",))]
     toy.clear()
-    own = replace(PLANS["robosuite-push"], cost="structure", upper="same")
-    run_table4(models, tmp_path, {"robosuite-push": own}, seeds=(1,))
+    own = replace(PLANS["robosuite-vp2"], cost="structure", upper="same")
+    run_table4(models, tmp_path, {"robosuite-vp2": own}, seeds=(1,))
     assert [arms for _, _, arms in toy] == [ARMS, ARMS]
 
 
 def test_a_task_without_a_model_is_named(tmp_path):
-    with pytest.raises(DilaError, match="mine has none for robosuite-push"):
+    with pytest.raises(DilaError, match="mine has none for robosuite-vp2"):
         run_table4({"mine": {"robodesk-push-red": "m"}}, tmp_path, PLANS)

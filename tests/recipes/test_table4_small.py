@@ -39,7 +39,7 @@ def test_all_see_the_same_and_are_adapted_alike(tmp_path, told):
     table = run_table4_small(Settings(out=tmp_path, names=("dila", "baseline:lapa"), recorded=5, steps=7, batch=2))
     both, weights = ["robosuite", "robodesk"], (1.0, 1.0)
     assert told == [
-        ("record", "robosuite-push", 5), ("record", "robodesk", 5),
+        ("record", "robosuite-vp2", 5), ("record", "robodesk", 5),
         ("train", "dila", 7, 2, weights, both),
         ("adapt", "dila", "robosuite", 0, 0), ("adapt", "dila", "robodesk", 0, 0),
         ("adapt", "dila", "robosuite", 400, 0), ("adapt", "dila", "robodesk", 400, 0),
@@ -49,7 +49,7 @@ def test_all_see_the_same_and_are_adapted_alike(tmp_path, told):
     assert list(table["models"]) == ["dila", TAUGHT, "baseline:lapa"]
     assert tuple(table["plans"]) == TASKS
     folders = table["models"][TAUGHT]
-    assert folders["robosuite-push"] == tmp_path / "dila-taught-in-structure-space/robosuite/model"
+    assert folders["robosuite-vp2"] == tmp_path / "dila-taught-in-structure-space/robosuite/model"
     assert folders["robodesk-flat-block"] == tmp_path / "dila-taught-in-structure-space/robodesk/model"
 
 
@@ -68,7 +68,7 @@ def test_all_models_are_planned_by_the_same_cost():
 
 
 def test_an_unknown_task_is_one_sentence(tmp_path, capsys):
-    with pytest.raises(DilaError, match="there is no robodesk-fly; choose of robosuite-push"):
+    with pytest.raises(DilaError, match="there is no robodesk-fly; choose of robosuite-vp2"):
         run_table4_small(Settings(out=tmp_path, tasks=("robodesk-fly",)))
     assert main(["--out", str(tmp_path), "--tasks", "robodesk-fly"]) == 2
     assert capsys.readouterr().err.startswith("table4: tasks: there is no robodesk-fly")

@@ -9,8 +9,8 @@ from tyro.conf import Positional
 from dila.cli.arguments import read
 
 Source = Literal[
-    "pusht", "primitives", "objects3d", "fetch", "kitchen", "pointmaze", "robosuite-lift", "robosuite-push", "robodesk",
-    "miniworld",
+    "pusht", "primitives", "objects3d", "fetch", "kitchen", "pointmaze", "robosuite-lift", "robosuite-push",
+    "robosuite-vp2", "robodesk", "miniworld",
 ]  # fmt: skip
 
 
@@ -32,11 +32,11 @@ def record(
     Interrupted, the same command goes on where it stopped. Simulators need the extra `sim` (pusht: `pusht`).
 
     Args:
-        source: pusht, fetch, kitchen, pointmaze, robosuite-lift, robosuite-push, robodesk and miniworld are real
-            simulators; primitives and objects3d are textured objects under known transforms, flat and real meshes.
+        source: pusht, fetch, kitchen, pointmaze, robosuite-lift, robosuite-push, robosuite-vp2, robodesk and miniworld
+            are real simulators; primitives and objects3d are textured objects under known transforms, flat and real meshes.
         out: folder to record into.
         episodes: how many there are in the end.
-        frames: frames of each, 10 a second (fetch 25, pointmaze 20, kitchen 6.25, robodesk 5).
+        frames: frames of each, 10 a second (fetch 25, pointmaze 20, kitchen 6.25, robodesk and robosuite-vp2 5).
         size: pixels a side.
         seed: the same seed gives the same data.
         workers: processes.

@@ -9,7 +9,7 @@ metres.
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,8 +22,6 @@ from dila.shapes import Tensor, UInt8
 
 SCALE = 0.05
 TABLE = 0.8
-LOW, HIGH = np.array([-0.22, -0.25, TABLE + 0.01]), np.array([0.22, 0.25, TABLE + 0.28])
-"""Where the hand may go: over the table."""
 SETTLE = 6
 """Steps after a reset, in which the cubes fall the last centimetre onto the table."""
 OPEN, CLOSED = (-1.0,), (1.0,)
@@ -36,10 +34,14 @@ class Arm:
     fps = 10
     reach = 0.02
     wander = 0.5
+    low, high = np.array([-0.22, -0.25, TABLE + 0.01]), np.array([0.22, 0.25, TABLE + 0.28])
+    """Where the hand may go: over the table."""
+    camera: tuple[tuple[float, float, float], float, float, float] = ((-0.04, -0.02, TABLE + 0.08), 0.72, 135, -32)
+    """Of `MujocoView`: from across the table."""
 
-    def __init__(self, task: str, scene: str, cubes: Mapping[str, str]):
+    def __init__(self, task: str, scene: str | Callable[[], str], cubes: Mapping[str, str]):
         self.task, self.cubes = task, cubes
-        self.env = _make(scene)
+        self.env = _make(scene, self.fps)
         hand = ("hand_x", "hand_y", "hand_z", "finger_left", "finger_right")
         state = (*hand, *(f"{cube}_{part}" for cube in cubes for part in PARTS))
         self.names: Mapping[str, tuple[str, ...]] = {"action": ("dx", "dy", "dz", "grip"), "state": state}
@@ -52,8 +54,6 @@ class Arm:
             self.env.reset()
         for _ in range(SETTLE):
             self.env.step(np.array([0, 0, 0, *OPEN]))
-        if self.view is None:
-            self.view = MujocoView(self.env.sim.model._model, (-0.04, -0.02, TABLE + 0.08), 0.72, 135, -32, hidden=(0,))
 
     def state(self) -> np.ndarray:
         """Hand, fingers and cubes."""
@@ -61,12 +61,13 @@ class Arm:
         return np.concatenate([self.position(), *fingers, *(self._cube(joint) for joint in self.cubes.values())])
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """From across the table; collision shapes, which would cover the meshes, are left out."""
-        assert self.view is not None
+        """Collision shapes, which would cover the meshes, are left out."""
+        if self.view is None:
+            self.view = MujocoView(self.env.sim.model._model, *self.camera, hidden=(0,))
         return self.view(self.env.sim.data._data, size)
 
     def step(self, action: np.ndarray) -> None:
-        """One step of 0.1 s."""
+        """One step."""
         self.env.step(action)
 
     def position(self) -> np.ndarray:
@@ -86,8 +87,8 @@ class Arm:
     def strays(self) -> np.ndarray | None:
         """Back over the table."""
         here = self.position()
-        inside = np.clip(here, LOW - 0.01, HIGH + 0.05)
-        return None if np.array_equal(here, inside) else np.clip(here, LOW + 0.02, HIGH - 0.03)
+        inside = np.clip(here, self.low - 0.01, self.high + 0.05)
+        return None if np.array_equal(here, inside) else np.clip(here, self.low + 0.02, self.high - 0.03)
 
     def _joint(self, name: str) -> np.ndarray:
         return np.atleast_1d(self.env.sim.data.get_joint_qpos(name))
@@ -105,7 +106,7 @@ class Lift(Arm):
     def plan(self, rng: np.random.Generator) -> list[Leg]:
         """Over the cube, down, close, up and somewhere, open."""
         up = rng.uniform(0.1, 0.22)
-        away = np.append(rng.uniform(LOW[:2] + 0.06, HIGH[:2] - 0.06), TABLE + up)
+        away = np.append(rng.uniform(self.low[:2] + 0.06, self.high[:2] - 0.06), TABLE + up)
         slip = rng.normal(0, 0.006, 3)  # a grasp that now and then fails
         speed = rng.uniform(0.4, 0.8)
 
@@ -122,28 +123,36 @@ class Lift(Arm):
 class Push(Arm):
     """Two cubes, pushed about with the closed hand."""
 
+    hover = 0.1
+    """Metres above where a push begins, at which the hand gets there."""
+    wider: Mapping[str, float] = {}
+    """By how much a thing, by its joint, is wider than a cube."""
+    slow, fast, brisk = 0.25, 0.6, 0.8
+    """Speeds: of a push, between these, and of the way there."""
+
     def __init__(self) -> None:
         super().__init__("push the cubes about", "Stack", {"red": "cubeA_joint0", "green": "cubeB_joint0"})
 
     def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """Down beside a cube and through it to somewhere else on the table."""
+        """Down beside a thing and through it to somewhere else on the table."""
         joints = list(self.cubes.values())
-        cube = self._cube(joints[int(rng.integers(len(joints)))])[:3]
-        aim = rng.uniform(LOW[:2] + 0.05, HIGH[:2] - 0.05)
+        joint = joints[int(rng.integers(len(joints)))]
+        cube, wider = self._cube(joint)[:3], self.wider.get(joint, 0.0)
+        aim = rng.uniform(self.low[:2] + 0.05, self.high[:2] - 0.05)
         ahead = np.append(aim - cube[:2], 0) / (np.linalg.norm(aim - cube[:2]) + 1e-6)
-        behind = cube - rng.uniform(0.08, 0.1) * ahead
+        behind = cube - (rng.uniform(0.08, 0.1) + wider) * ahead
         behind[2] = TABLE + 0.025
         through = behind + (0.08 + max(0.1, float(np.linalg.norm(aim - cube[:2])))) * ahead
-        speed = rng.uniform(0.25, 0.6)
+        speed = rng.uniform(self.slow, self.fast)
         here = self.position()
-        up = np.append(here[:2], max(here[2], TABLE + 0.12))
-        return [Leg(lambda: up, 8, 0.8, CLOSED), Leg(lambda: behind + 0.1 * UP, 25, 0.8, CLOSED),
+        up = np.append(here[:2], max(here[2], TABLE + 0.02 + self.hover))
+        return [Leg(lambda: up, 8, self.brisk, CLOSED), Leg(lambda: behind + self.hover * UP, 25, self.brisk, CLOSED),
                 Leg(lambda: behind, 12, 0.5, CLOSED), Leg(lambda: through, 30, speed, CLOSED)]  # fmt: skip
 
 
-def _make(scene: str) -> Any:
+def _make(scene: str | Callable[[], str], rate: int) -> Any:
     draw_off_screen()
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), _quiet(), seeded(np.random.default_rng(0)):  # the size of Lift's cube is drawn
         warnings.simplefilter("ignore")
         try:
             import robosuite
@@ -155,8 +164,9 @@ def _make(scene: str) -> Any:
         parts["right"] |= {"type": "OSC_POSITION", "output_max": [SCALE] * 3, "output_min": [-SCALE] * 3}
         controller["body_parts"] = {"right": parts["right"]}
         return robosuite.make(
-            scene, robots="Panda", controller_configs=controller, has_renderer=False, has_offscreen_renderer=False,
-            use_camera_obs=False, control_freq=10, ignore_done=True, hard_reset=False,
+            scene if isinstance(scene, str) else scene(), robots="Panda", controller_configs=controller,
+            has_renderer=False, has_offscreen_renderer=False, use_camera_obs=False, control_freq=rate, ignore_done=True,
+            hard_reset=False,
         )  # fmt: skip
 
 

@@ -112,6 +112,7 @@ SIMULATORS: dict[str, str] = {
     "pointmaze": "dila.data.sim_pointmaze:PointMaze",
     "robosuite-lift": "dila.data.sim_robosuite:Lift",
     "robosuite-push": "dila.data.sim_robosuite:Push",
+    "robosuite-vp2": "dila.data.sim_robosuite_vp2:PushThings",
     "robodesk": "dila.data.sim_robodesk:RoboDesk",
     "miniworld": "dila.data.sim_miniworld:Rooms",
 }

@@ -40,6 +40,9 @@ Legs = Callable[[RoboDesk, np.random.Generator], list[Leg]]
 class DeskBody(SimulatorBody):
     """An arm at a desk. Facts are the simulator's state, the three lights, and where the blocks stood at the reset."""
 
+    width = 76
+    """Of VP2's states, the hand's three included, which follow from the others."""
+
     def __init__(self) -> None:
         super().__init__(RoboDesk(), lambda sim: (sim.physics.model.ptr, sim.physics.data.ptr))
         self.stood = np.zeros(9)

@@ -1,4 +1,4 @@
-"""The MuJoCo simulators of `dila.data` to plan in: point maze, Fetch push, robosuite push.
+"""The MuJoCo simulators of `dila.data` to plan in: point maze, Fetch push, robosuite push, VP2's robosuite.
 
 Pictures and actions are those of their recordings. A snapshot is MuJoCo's full integration state, and what the arm's
 controller keeps of its own. Starts and goals come from the recordings' scripts (`dila.planning.environment.driven`).
@@ -17,7 +17,8 @@ import numpy as np
 
 from dila.data.sim_fetch import FetchPush
 from dila.data.sim_pointmaze import PointMaze
-from dila.data.sim_robosuite import Push
+from dila.data.sim_robosuite import TABLE, Push
+from dila.data.sim_robosuite_vp2 import THINGS, PushThings
 from dila.data.simulators import Driver, Simulator
 from dila.planning.environment import SUCCESS, Staged, Task, driven
 from dila.planning.planner import Limits
@@ -113,14 +114,38 @@ class FetchBody(SimulatorBody):
 
 
 class RobosuiteBody(SimulatorBody):
-    """An arm and two cubes."""
+    """An arm and two cubes.
 
-    def __init__(self) -> None:
+    Args:
+        simulator: an arm with other things.
+    """
+
+    def __init__(self, simulator: Push | None = None) -> None:
         super().__init__(
-            Push(),
+            simulator or Push(),
             lambda sim: (sim.env.sim.model._model, sim.env.sim.data._data),
             lambda sim: [*sim.env.robots[0].part_controllers.values(), *sim.env.robots[0].gripper.values()],
         )
+
+
+class ThingsBody(RobosuiteBody):
+    """VP2's: an arm, two boxes, a cylinder and a ball."""
+
+    width = 71
+
+    def __init__(self) -> None:
+        super().__init__(PushThings())
+
+    def put(self, state: np.ndarray) -> None:
+        """Into a state of VP2 (`dila.planning.vp2_files`), the arm at rest with its controller."""
+        sim: Any = self.simulator.env.sim  # type: ignore[attr-defined]
+        positions, speeds = sim.model.nq, sim.model.nv
+        sim.reset()
+        sim.data.qpos[:], sim.data.qvel[:] = state[1 : 1 + positions], state[1 + positions :][:speeds]
+        sim.forward()
+        for controller in self.simulator.env.robots[0].part_controllers.values():  # type: ignore[attr-defined]
+            controller.update(force=True)
+            controller.reset_goal()
 
 
 def _index(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
@@ -161,9 +186,14 @@ def _fetch_distance(facts: np.ndarray, goal: np.ndarray) -> float:
     return float(np.linalg.norm(facts[3:6] - goal[3:6]))
 
 
-def _cubes_distance(facts: np.ndarray, goal: np.ndarray) -> float:
-    """Cubes begin at 5 and 12, see the names of the state."""
-    return float(max(np.linalg.norm(facts[i : i + 3] - goal[i : i + 3]) for i in (5, 12)))
+def _farthest(facts: np.ndarray, goal: np.ndarray) -> float:
+    """Of cubes or things, which begin at 5 and take 7 numbers each, see the names of the state."""
+    return float(max(np.linalg.norm(facts[i : i + 3] - goal[i : i + 3]) for i in range(5, len(facts), 7)))
+
+
+def _farthest_on_the_table(facts: np.ndarray, goal: np.ndarray) -> float:
+    """Nothing where something has fallen."""
+    return _farthest(facts, goal) if goal[7::7].min() > TABLE else 0.0
 
 
 MAZE_REACH = Task(partial(_stage, things=("x", "y"), lead=3, ahead=34, least=0.05, far=_maze_distance), _maze_distance)
@@ -172,8 +202,13 @@ FETCH_PUSH = Task(
     _fetch_distance,
 )
 CUBES_PUSH = Task(
-    partial(
-        _stage, things=("red_x", "red_y", "green_x", "green_y"), lead=4, ahead=12, least=0.003, far=_cubes_distance
-    ),
-    _cubes_distance,
+    partial(_stage, things=("red_x", "red_y", "green_x", "green_y"), lead=4, ahead=12, least=0.003, far=_farthest),
+    _farthest,
 )
+THINGS_PUSH = Task(
+    partial(
+        _stage, things=tuple(f"{thing}_{axis}" for thing in THINGS for axis in "xy"), lead=4, ahead=10, least=0.003,
+        far=_farthest_on_the_table,
+    ),
+    _farthest,
+)  # fmt: skip

@@ -14,6 +14,7 @@ ENVIRONMENTS: dict[str, tuple[str, str]] = {
     "pointmaze": ("env_simulators:MazeBody", "env_simulators:MAZE_REACH"),
     "fetch-push": ("env_simulators:FetchBody", "env_simulators:FETCH_PUSH"),
     "robosuite-push": ("env_simulators:RobosuiteBody", "env_simulators:CUBES_PUSH"),
+    "robosuite-vp2": ("env_simulators:ThingsBody", "env_simulators:THINGS_PUSH"),
     "robodesk-open-slide": ("env_robodesk:DeskBody", "env_robodesk:OPEN_SLIDE"),
     "robodesk-open-drawer": ("env_robodesk:DeskBody", "env_robodesk:OPEN_DRAWER"),
     "robodesk-push-red": ("env_robodesk:DeskBody", "env_robodesk:PUSH_RED"),

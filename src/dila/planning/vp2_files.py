@@ -1,15 +1,15 @@
-"""VP2's own tasks for RoboDesk: the starts and goals of its ``goals.hdf5`` (https://github.com/s-tian/vp2).
+"""VP2's own tasks: the starts and goals of its task files (https://github.com/s-tian/vp2).
 
 ::
 
     data/demo_1 ... demo_N
-        states             T x 76, in this order: positions of the arm's nine joints, their speeds, positions (29) and
-                           speeds (26) of the things, place of the hand (3)
+        states             T x 76 for RoboDesk, in this order: positions of the arm's nine joints, their speeds,
+                           positions (29) and speeds (26) of the things, place of the hand (3). T x 71 for robosuite:
+                           the time, then MuJoCo's positions (37) and speeds (33) of `dila.data.sim_robosuite_vp2`
         start_index        where the episode begins; the first state where there is none
-        obs/camera_image   not read: goals are drawn here, by the camera that a model has learned from
+        obs/...            not read: goals are drawn here, by the camera that a model has learned from
 
-An episode is to lead from the state of its start to the last one. Robosuite's file says its states in the terms of a
-scene of its own (the attribute ``model_file``), which is not rebuilt here.
+An episode is to lead from the state of its start to the last one.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ from dila.data.hdf5 import opened
 from dila.errors import DilaError
 from dila.planning.environment import Staged
 
-WIDTH = 76
-"""Numbers of a state, the hand's three included, which follow from the others."""
+WIDTHS = {76: "RoboDesk", 71: "robosuite"}
+"""Numbers of a state, and whose it is."""
 
 
 class FromTo(NamedTuple):
@@ -35,7 +35,9 @@ class FromTo(NamedTuple):
 
 @runtime_checkable
 class Puttable(Protocol):
-    """A body that takes VP2's states."""
+    """A body that takes VP2's states, of so many numbers."""
+
+    width: int
 
     def put(self, state: np.ndarray) -> None:
         """Bring it into a state as VP2 tells it."""
@@ -50,7 +52,7 @@ def read_tasks(path: str | Path) -> list[FromTo]:
     """All episodes of a file, in its order.
 
     Raises:
-        DilaError: it is damaged, or none of VP2's for RoboDesk.
+        DilaError: it is damaged, or none of VP2's.
         MissingExtra: h5py is not installed.
     """
     path = Path(path)
@@ -64,10 +66,10 @@ def read_tasks(path: str | Path) -> list[FromTo]:
 def _episode(path: Path, name: str, demo: Any) -> FromTo:
     states = np.asarray(demo["states"], dtype=np.float64)
     start = int(demo["start_index"][()]) if "start_index" in demo else 0
-    if states.ndim != 2 or states.shape[1] != WIDTH or not np.isfinite(states).all():
+    if states.ndim != 2 or states.shape[1] not in WIDTHS or not np.isfinite(states).all():
+        known = " and ".join(f"{owner}'s T x {width}" for width, owner in WIDTHS.items())
         raise DilaError(
-            f"{path}: data/{name}/states is {list(states.shape)}, where RoboDesk's are T x {WIDTH} finite numbers; "
-            "give VP2's goals.hdf5 of a RoboDesk task"
+            f"{path}: data/{name}/states is {list(states.shape)}, where {known} finite numbers; give a task file of VP2"
         )
     if not -len(states) <= start < len(states):
         raise DilaError(f"{path}: data/{name}/start_index is {start} of {len(states)} states; replace the file")
@@ -83,10 +85,12 @@ def stager(name: str, body: Any, tasks: Sequence[FromTo]) -> Callable[[int | Non
         tasks: of `read_tasks`.
 
     Raises:
-        DilaError: the body knows no states of VP2.
+        DilaError: the body knows no states of VP2, or they are of another simulator.
     """
     if not isinstance(body, Puttable):
-        raise DilaError(f"goals: VP2's files are read for RoboDesk's tasks alone, not for {name}; leave the flag out")
+        raise DilaError(f"goals: VP2 has tasks for robodesk-... and robosuite-vp2, not for {name}; leave the flag out")
+    if (width := len(tasks[0].start)) != body.width:
+        raise DilaError(f"goals: this file holds states of {WIDTHS[width]}, not of {name}; give the file of its task")
 
     def stage(seed: int | None) -> Staged:
         task = tasks[(seed or 0) % len(tasks)]

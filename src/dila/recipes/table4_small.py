@@ -26,7 +26,7 @@ from dila.recipes.table4 import TASKS, markdown, run_table4
 from dila.train.adapt import MODEL, Adaptation, adapt
 from dila.train.loop import train
 
-SIMULATORS = {"robosuite": "robosuite-push", "robodesk": "robodesk"}
+SIMULATORS = {"robosuite": "robosuite-vp2", "robodesk": "robodesk"}
 """What the tasks of a simulator, by the beginning of their names, are recorded as."""
 TAUGHT = "dila, taught in structure space"
 
