@@ -1,0 +1,196 @@
+"""The paper's table 3: how well a line reads true actions off z on data that no model was trained on.
+
+::
+
+    dila data record kitchen recordings/kitchen --episodes 60
+    dila data record fetch recordings/fetch --episodes 60
+    python -m dila.recipes.table3 --runs runs/compare/pusht --data recordings/kitchen recordings/fetch
+
+The runs are those of `dila.recipes.compare`, over several seeds. Each is probed on each data set as `dila eval probe`
+does, by the line alone: 800 transitions of its training episodes fit the line, held-out episodes score it. Beside the
+models stand the same probe on z of an untrained DiLA, and on the raw differences of features, which is what there is
+without learning. Actions that are places, as Push-T's, want ``--column state --change --components agent_x agent_y``.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import tyro
+from tqdm import tqdm
+
+from dila.analysis.intervals import seed_interval
+from dila.analysis.probe import probe
+from dila.configs import to_json
+from dila.errors import DilaError
+from dila.evaluate.bench import Settings as Probed
+from dila.evaluate.bench import open_bench
+from dila.evaluate.probing import gather, joined, score_probe, untrained_like
+from dila.evaluate.result import Result, Score, read_results, write_results
+from dila.evaluate.seeds import Claim, by_seed, judge, pair_seeds
+from dila.files import write_json
+from dila.recipes.compare import DILA, GROUPS
+
+R2, MSE = "r2/z/ridge", "mse/z/ridge"
+CONTROLS = {"untrained": "z of an untrained DiLA", "features": "raw feature differences"}
+CLAIMS = tuple(
+    Claim(f"actions are read off z better than off {what}", "table 3", R2, DILA, (name,))
+    for what, name in (("a discrete z", "ablation:discrete"), ("a Gaussian z", "ablation:gaussian"))
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is probed.
+
+    Args:
+        runs: folder of a comparison.
+        data: corpora.
+        out: folder; ``table3.json``, and a JSON a run under each data set's name.
+        names: of the models, as in the comparison; all when empty.
+        seeds: of each, from 0.
+        column: of true values that are read off z.
+        components: of the column, by name or number; all when empty.
+        change: read the change of the column from frame to frame.
+        pairs: transitions that the line is fitted to.
+        cache_dir: of features; the user's cache folder when None.
+        device: auto, cpu, cuda or mps.
+    """
+
+    runs: Path
+    data: tuple[str, ...]
+    out: Path = Path("outputs/table3")
+    names: tuple[str, ...] = ()
+    seeds: int = 5
+    column: str = "action"
+    components: tuple[str, ...] = ()
+    change: bool = False
+    pairs: int = 800
+    cache_dir: Path | None = None
+    device: str = "auto"
+
+
+def run_table3(settings: Settings) -> dict[str, Any]:
+    """Probe every run on every data set; interrupted, the same call goes on.
+
+    Returns:
+        What ``table3.json`` holds: for each data set R² and mean squared error of each model by seed, its mean and 95%
+        interval over seeds, the controls, the paired tests against DiLA, and what they say of the paper's claims.
+
+    Raises:
+        DilaError: no such runs, two data sets of one name, or data without actions.
+    """
+    runs, data = _runs(settings), {Path(each).name: each for each in settings.data}
+    if len(data) < len(settings.data):
+        raise DilaError("data: two of them have the same name; give them folders of different names")
+    jobs = [(name, run) for name in data for run in runs]
+    results: dict[str, list[Result]] = {name: [] for name in data}
+    for name, run in tqdm(jobs, "probing", disable=None):
+        results[name].append(_probed(settings, data[name], run, settings.out / name / f"{run.name}.json"))
+    table: dict[str, Any] = {"runs": settings.runs.name, "column": settings.column, "pairs": settings.pairs}
+    table["data"] = {name: _section(its) for name, its in results.items()}
+    write_json(settings.out / "table3.json", table)
+    return table
+
+
+def _runs(settings: Settings) -> list[Path]:
+    """The folders of the runs, model by model, those of the paper's table first."""
+    wanted = settings.names or GROUPS["all"]
+    slugs = [name.replace(":", "-") for name in wanted]
+    folders = [settings.runs / f"{slug}-seed{seed}" for slug in slugs for seed in range(settings.seeds)]
+    found = [folder for folder in folders if (folder / "checkpoints").is_dir()]
+    if not any(folder.name.startswith(f"{DILA}-seed") for folder in found):
+        raise DilaError(
+            f"runs: {settings.runs} holds no run of {DILA}; make some with: dila compare --out {settings.runs}"
+        )
+    return found
+
+
+def _probed(settings: Settings, data: str, run: Path, out: Path) -> Result:
+    """The line alone, of all that `dila.evaluate.probing` measures, and the controls beside DiLA."""
+    probed = Probed(
+        column=settings.column, components=settings.components, change=settings.change, pairs=settings.pairs
+    )
+    if out.is_file():
+        done = read_results(out)[0]
+        if done.settings != to_json(probed):
+            raise DilaError(f"{out} was made with other settings; choose another out")
+        return done
+    began = time.monotonic()
+    bench = open_bench(run, data, out.parent, probed, device=settings.device, cache_dir=settings.cache_dir)
+    controlled = bench.subject.name == DILA
+    untrained = untrained_like(bench.world.model, bench.settings.seed) if controlled else None
+    train, held = (gather(bench, episodes, settings.pairs, untrained) for episodes in (bench.train, bench.held))
+    both, test = joined(train, held)
+    scores: list[Score] = []
+    for name in ("z", *CONTROLS) if controlled else ("z",):
+        told = probe(getattr(both, name), both.y, both.episode, held_out=test, seed=bench.settings.seed)
+        scores += score_probe(f"{name}/ridge", told)
+    result = bench.finish("probe", began, scores, rows=())
+    write_results(out, [result])
+    return result
+
+
+def _section(results: Sequence[Result]) -> dict[str, Any]:
+    models = {name: _model(results, name) for name in dict.fromkeys(each.subject.name for each in results)}
+    first = [each for each in results if each.subject.name == DILA]
+    controls = {name: _mean(first, f"r2/{name}/ridge") for name in CONTROLS}
+    tests = [test for test in pair_seeds(results, DILA) if test.score in (R2, MSE)]
+    verdicts = {claim.others[0]: verdict for claim in CLAIMS for _, verdict in judge(claim, tests).values()}
+    return {"models": models, "controls": controls, "tests": [asdict(test) for test in tests], "claims": verdicts}
+
+
+def _model(results: Sequence[Result], name: str) -> dict[str, Any]:
+    told = {}
+    for short, score in (("r2", R2), ("mse", MSE)):
+        values = list(by_seed(results, score).get(name, {}).values())
+        interval = seed_interval(values)
+        told[short] = {"mean": fmean(values), "interval": interval and list(interval), "seeds": values}
+    return told
+
+
+def _mean(results: Sequence[Result], score: str) -> float | None:
+    values = [told.value for each in results for told in each.scores if told.name == score and told.value is not None]
+    return fmean(values) if values else None
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """``table3.json`` as tables: R² of each model on each data set, and the paper's claims."""
+    sections = table["data"]
+    names = list(dict.fromkeys(name for section in sections.values() for name in section["models"]))
+    lines = [f"| R² ↑ | {' | '.join([*names, *CONTROLS.values()])} |", "|---" * (1 + len(names) + len(CONTROLS)) + "|"]
+    for data, section in sections.items():
+        cells = [_cell(section["models"][name]["r2"]) if name in section["models"] else "" for name in names]
+        cells += ["" if (value := section["controls"][name]) is None else f"{value:.3f}" for name in CONTROLS]
+        lines.append(f"| {data} | {' | '.join(cells)} |")
+    lines += ["", f"| the paper's claim | {' | '.join(sections)} |", "|---" * (1 + len(sections)) + "|"]
+    for claim in CLAIMS:
+        verdicts = [section["claims"].get(claim.others[0], "") for section in sections.values()]
+        lines.append(f"| {claim.text} | {' | '.join(verdicts)} |")
+    return "\n".join(lines)
+
+
+def _cell(told: Mapping[str, Any]) -> str:
+    interval = told["interval"]
+    return f"{told['mean']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the table. Bad input is one sentence and exit code 2."""
+    try:
+        settings = tyro.cli(Settings, prog="python -m dila.recipes.table3", description=__doc__, args=arguments)
+        table = run_table3(settings)
+    except DilaError as error:
+        print(f"table3: {error}", file=sys.stderr)
+        return 2
+    print(markdown(table))
+    print(f"wrote {settings.out / 'table3.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
