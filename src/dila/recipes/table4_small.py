@@ -44,7 +44,7 @@ class Settings:
         layout_steps: of the stage in structure space.
         episodes: planned of each task.
         seeds: runs of so many episodes.
-        tasks: of table 4.
+        tasks: of table 4; models are the same whichever are chosen.
         device: auto, cpu, cuda or mps.
     """
 
@@ -80,17 +80,17 @@ def run_table4_small(settings: Settings) -> dict[str, Any]:
     if unknown := set(settings.tasks) - set(plans):
         raise DilaError(f"tasks: there is no {', '.join(sorted(unknown))}; choose of {', '.join(plans)}")
     plans = {task: plans[task] for task in settings.tasks}
-    simulators = {name: SIMULATORS[name] for name in dict.fromkeys(map(_simulator, plans))}
     data = {
         name: record_simulator(source, settings.out / "recordings" / name, settings.recorded)
-        for name, source in simulators.items()
+        for name, source in SIMULATORS.items()
     }
+    needed = {name: data[name] for name in dict.fromkeys(map(_simulator, plans))}
     models = {}
     for name in settings.names:
         checkpoint = _train(settings, name, list(data.values()))
-        models[name] = _adapted(settings, name, checkpoint, data, 0)
+        models[name] = _adapted(settings, name, checkpoint, needed, 0)
         if name == compare.DILA:
-            models[TAUGHT] = _adapted(settings, TAUGHT, checkpoint, data, settings.layout_steps)
+            models[TAUGHT] = _adapted(settings, TAUGHT, checkpoint, needed, settings.layout_steps)
     by_task = {name: {task: folders[_simulator(task)] for task in plans} for name, folders in models.items()}
     return run_table4(by_task, settings.out / "plans", plans, range(1, settings.seeds + 1), settings.device)
 
