@@ -33,7 +33,8 @@ def record(
 
     Args:
         source: pusht, fetch, kitchen, pointmaze, robosuite-lift, robosuite-push, robosuite-vp2, robodesk and miniworld
-            are real simulators; primitives and objects3d are textured objects under known transforms, flat and real meshes.
+            are real simulators; primitives and objects3d are textured objects under known transforms, flat and real
+            meshes.
         out: folder to record into.
         episodes: how many there are in the end.
         frames: frames of each, 10 a second (fetch 25, pointmaze 20, kitchen 6.25, robodesk and robosuite-vp2 5).
