@@ -117,6 +117,13 @@ def test_the_tables_of_the_results_are_made_from_the_runs_that_are_kept(folder, 
     assert page.read_text() == (DOCS / "results.md").read_text()
 
 
+def test_table_4_is_made_from_the_numbers_that_are_kept():
+    from dila.recipes.table4 import markdown
+
+    kept = json.loads((ROOT / "benchmarks" / "results" / "planning" / "table4.json").read_text())
+    assert markdown(kept) in (DOCS / "planning.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_runs(path):

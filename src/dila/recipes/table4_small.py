@@ -2,7 +2,7 @@
 
 ::
 
-    python -m dila.recipes.table4_small --out outputs/table4      # about two hours; needs the extra sim
+    python -m dila.recipes.table4_small --out outputs/table4      # two hours; needs the extra sim
 
 All models see the same clips of both simulators, are adapted alike, by the regression alone that all of them have, and
 are planned alike, by features. What DiLA adds, a stage in structure space under true actions, is a column of its own.
