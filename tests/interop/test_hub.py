@@ -101,4 +101,6 @@ def test_no_network_is_a_sentence(hub, folder, monkeypatch, capsys):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
     assert main(["push", str(folder), "me/mine"]) == 2
-    assert capsys.readouterr().err.startswith("dila: the Hub does not take me/mine: [Errno -2] Name or service not known")
+    assert capsys.readouterr().err.startswith(
+        "dila: the Hub does not take me/mine: [Errno -2] Name or service not known"
+    )

@@ -49,5 +49,7 @@ def push_to_hub(
             done = hub.upload_folder(repo_id=repo, folder_path=packed, commit_message=message)
         except Exception as error:  # no network is an error of the client's HTTP package, another in each version
             said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise DilaError(f"the Hub does not take {repo}: {said}; check the network, the id and: hf auth login") from error
+            raise DilaError(
+                f"the Hub does not take {repo}: {said}; check the network, the id and: hf auth login"
+            ) from error
     return str(done)
