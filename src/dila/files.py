@@ -45,7 +45,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
 
 
 def readable(path: Path) -> None:
-    """Give a file the mode of any other new file: safetensors makes its own for their owner alone, whatever the umask."""
+    """Give a file the mode of any other new file: safetensors makes its own for their owner alone."""
     if path.is_file():
         path.chmod(_MODE)
 
