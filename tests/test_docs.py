@@ -1,5 +1,7 @@
 """What the documentation shows is what the code gives."""
 
+import ast
+import builtins
 import functools
 import importlib.util
 import json
@@ -86,6 +88,28 @@ def commands(page):
         flags = [word for word in words if word.startswith("--")]
         found[" ".join(words[:2] if words[0] in ("train", "data") else words[:1]), *flags] = words
     return list(found.values())
+
+
+HAND = [
+    page for page in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))] if page.stem != "log"
+]  # which tells, not shows
+
+
+@pytest.mark.parametrize("page", HAND, ids=lambda page: page.stem)
+def test_the_python_of_a_page_needs_nothing_that_the_page_has_not_made(page):
+    """What stands in a block of Python can be pasted: every name was made in it or is built in."""
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+        nodes = list(ast.walk(ast.parse(code)))
+        made = {
+            alias.asname or alias.name.split(".")[0]
+            for n in nodes
+            if isinstance(n, ast.Import | ast.ImportFrom)
+            for alias in n.names
+        }
+        made |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        made |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+        asked = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        assert asked <= made | set(dir(builtins)), page
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)

@@ -45,6 +45,19 @@ def test_what_is_beside_is_hidden_and_its_writers_own_where_it_is_shared(tmp_pat
         shared.touch()
 
 
+def test_what_safetensors_writes_is_for_the_readers_that_the_umask_allows(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from dila.interop.tensors import write_tensors
+
+    (tmp_path / "any").touch()
+    with replacing(tmp_path / "a.safetensors") as partial:
+        save_file({"a": torch.zeros(1)}, partial)
+    write_tensors(tmp_path / "b.safetensors", {"b": torch.zeros(1)})
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1
+
+
 def test_a_file_where_a_folder_should_be_is_told_of(tmp_path):
     write_json(tmp_path / "a", 1)
     with pytest.raises(DilaError, match=r"a/b.json cannot be written \(.*choose another folder"):

@@ -14,6 +14,10 @@ from dila.errors import DilaError
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_ENTRY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+_MODE = 0o666 & ~_UMASK
+
 
 @contextmanager
 def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
@@ -33,10 +37,17 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
+            readable(temporary)
             os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def readable(path: Path) -> None:
+    """Give a file the mode of any other new file: safetensors makes its own for their owner alone."""
+    if path.is_file():
+        path.chmod(_MODE)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -72,6 +72,36 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out.strip() == f"dila {dila.__version__}"
 
 
+@pytest.mark.parametrize("code", [130, 143])
+def test_training_that_was_stopped_and_saved_says_so(code, monkeypatch, capsys, tmp_path):
+    from dila.train import loop
+
+    def stopped(*_, **__):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(loop, "train", stopped)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "tiny_pusht", "--data", str(tmp_path)])
+    assert end.value.code == code
+    assert capsys.readouterr().err == "dila: stopped and saved; the same command goes on where it stopped\n"
+
+
+def test_the_clips_in_the_box_are_measured_where_they_lie(capsys):
+    assert main(["data", "check", "box", "--frames", "1"]) == 0
+    assert "on disk          0.2 MB" in capsys.readouterr().out
+
+
+def test_an_imagined_clip_begins_with_the_frame_that_the_model_saw(tmp_path):
+    from dila.data import open_corpus
+
+    assert main(["rollout", "box", "box/solid_0", "--steps", "2", "--out", str(tmp_path / "a.gif")]) == 0
+    [film] = open_corpus(tmp_path / "a.gif").episodes
+    true, imagined = film.read([0])[0].float().chunk(2, dim=-1)
+    assert len(film.times) == 3
+    assert (true - imagined)[:, 24:].abs().mean() < 8  # a gif has 256 colours
+    assert true[:, 24:].std() > 20
+
+
 def test_as_a_program_it_exits_with_2():
     done = subprocess.run([sys.executable, "-m", "dila.cli.main", "lable"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

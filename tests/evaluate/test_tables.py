@@ -178,6 +178,16 @@ def test_all_tables_of_a_recording_go_into_one_file_and_are_not_made_again(bench
         measure_some(other, ["cycle"], out)
 
 
+def test_the_table_at_hand_is_told_while_it_is_made(bench, tmp_path, monkeypatch, capsys):
+    def cycle(bench):
+        assert "cycle:   0%" in capsys.readouterr().err
+        raise DilaError("none here")
+
+    monkeypatch.setitem(TABLES, "cycle", cycle)
+    with pytest.raises(DilaError, match="none here"):
+        measure_some(bench, ["cycle"], tmp_path / "e.json", progress=True)
+
+
 def test_known_transforms_have_classes_colours_and_a_plane(bench, transforms, tmp_path, no_umap):
     made = moved(bench, transforms / "moving", tmp_path / "p", tmp_path / "c", still=str(transforms / "still"))
     results = {

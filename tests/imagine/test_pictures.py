@@ -55,6 +55,17 @@ def test_clips_run_side_by_side_at_one_size(tmp_path):
     assert len(probe_video(tmp_path / "pair.mp4")) == 4
 
 
+def test_a_long_label_is_broken_over_lines_and_every_clip_begins_below_the_tallest():
+    rows = {"a": plain(2, 10, size=64), "source's actions in target": plain(2, 30, size=64)}
+    one, two = side_by_side({"a": rows["a"]}), side_by_side(rows)
+    assert two.shape[2] > one.shape[2]
+    head, width = two.shape[2] - one.shape[2], 64 + 2 * GAP
+    assert (two[0, :, -64 - GAP : -GAP, GAP : width - GAP] == 10).all()
+    assert (two[0, :, -64 - GAP : -GAP, width + GAP : -GAP] == 30).all()
+    assert (two[0, :, -64 - 2 * GAP - head : -64 - 2 * GAP, width:] < 128).any()  # ink in the second line
+    assert (two[0, :, : -64 - GAP, -GAP:] == 255).all()  # and nothing is cut off
+
+
 def test_nothing_to_show_is_an_error():
     for rows in ({}, {"x": plain(0, 1)}):
         with pytest.raises(DilaError, match="no frames to show"):

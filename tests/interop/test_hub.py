@@ -90,3 +90,17 @@ def test_a_refusal_of_the_hub_is_a_sentence(hub, folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
     with pytest.raises(DilaError, match=r"does not take me/mine: 401 Unauthorized; .* hf auth login"):
         push_to_hub(Path(folder), "me/mine")
+
+
+def test_no_network_is_a_sentence(hub, folder, monkeypatch, capsys):
+    class ConnectError(Exception):
+        """As httpx's, which is no OSError."""
+
+    def refuse(*_, **__):
+        raise ConnectError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    assert main(["push", str(folder), "me/mine"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "dila: the Hub does not take me/mine: [Errno -2] Name or service not known"
+    )

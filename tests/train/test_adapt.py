@@ -87,8 +87,9 @@ def test_going_on_trains_nothing_again(adapted, trained, corpus, cache, monkeypa
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_without_steps_only_the_encoder_is_new(trained, corpus, cache, tmp_path):
-    made = adapt(trained, corpus, tmp_path, replace(QUICK, steps=0, layout_steps=0), cache_dir=cache, progress=False)
+def test_without_steps_only_the_encoder_is_new(trained, corpus, cache, tmp_path, capsys):
+    made = adapt(trained, corpus, tmp_path, replace(QUICK, steps=0, layout_steps=0), cache_dir=cache)
+    assert "actions: 100%" in capsys.readouterr().err  # the longest part is told of
     before, after = (load_pretrained(path).model.state_dict() for path in (trained, made.folder))
     assert {name for name in after if name not in before or not torch.equal(before[name], after[name])} == {
         name for name in after if name.startswith("action_encoder.")

@@ -125,6 +125,9 @@ def test_another_run_in_the_same_folder_is_refused_by_field(go, tmp_path):
     go(small_run())
     with pytest.raises(DilaError, match=r"optimiser\.lr = 0\.001 \(now 0\.002\); seed = 0 \(now 1\)"):
         go(small_run(seed=1, optimiser=Optimiser(lr=2e-3, warmup=2, schedule="cosine")))
+    longer = tuple(replace(stage, steps=stage.steps + 1) for stage in small_run().stages)
+    with pytest.raises(DilaError, match=r"stages\.0\.steps = 4 \(now 5\); stages\.1\.steps = 2 \(now 3\); use"):
+        go(small_run(stages=longer))
     with pytest.raises(DilaError, match="holds a run already"):
         go(small_run(), resume=False)
     before = read_log(tmp_path / "out")

@@ -96,7 +96,7 @@ def evaluate(
         held_out=held_out, fps=fps, camera=camera, name=name, seed=run_seed,
     )  # fmt: skip
     wanted = (tables or tuple(TABLES)) if what == "all" else (what,)
-    results = measure_some(bench, wanted, out)
+    results = measure_some(bench, wanted, out, progress=True)
     if json:
         print_json([to_json(result) for result in results])
         return

@@ -58,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DilaError as error:
         print(f"dila: {error}", file=sys.stderr)
         return 2
+    except SystemExit as end:
+        if end.code in (130, 143):  # of training, which saves first
+            print("dila: stopped and saved; the same command goes on where it stopped", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("dila: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130

@@ -26,6 +26,8 @@ def rollout(
         steps: frames to imagine; to the end of the clip when left out.
         device: auto, cpu, cuda or mps.
     """
+    import torch
+
     from dila.metrics.features import rollout_ratio
 
     world = open_world(model, device)
@@ -34,7 +36,8 @@ def rollout(
     e_hat = world.rollout(video, steps=steps, context=context)
     true = e[context - 1 : context + steps]
     ratio = rollout_ratio(e_hat[None], true[None])
-    rows = {"true": world.draw(true), "imagined": world.draw(e_hat)}
+    from_true = torch.cat([true[:1], e_hat])  # both begin with what the model saw last, so that no picture is blank
+    rows = {"true": world.draw(true), "imagined": world.draw(from_true)}
     save_imagined(out, e_hat, rows, world.stride, z=z, error_vs_copy_last=ratio)
     print(f"error over that of repeating the last true frame: {ratio.mean():.3f} (1 is no better)")
 

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from dila.data.corpus import READERS, Corpus, open_corpus
+from dila.data.examples import example
 from dila.data.remote import is_remote
 from dila.errors import DilaError
 from dila.protocols import Episode
@@ -102,7 +103,7 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
         except Exception as error:  # a damaged file raises whatever its decoder likes
             told = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
             unreadable.append((episode.id, told))
-    report = _described(str(path), corpus, seen, _disk(corpus.root if is_remote(path) else Path(path)))
+    report = _described(str(path), corpus, seen, _disk(corpus.root if is_remote(path) else example(path) or Path(path)))
     report.errors += list(_errors(_sound(corpus, seen), unreadable))
     report.warnings += list(_warnings(corpus, seen, report))
     return report

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from dila.configs import to_json
 from dila.errors import DilaError
 from dila.evaluate.bench import Bench
@@ -28,7 +30,7 @@ TABLES: dict[str, Callable[[Bench], Result]] = {
 }
 
 
-def measure_some(bench: Bench, names: Sequence[str], out: Path) -> list[Result]:
+def measure_some(bench: Bench, names: Sequence[str], out: Path, progress: bool = False) -> list[Result]:
     """Measure these tables one after the other into one JSON, which is written after each.
 
     What is in the file already is kept, if it was made with the same model, clips and settings. A table that a model or
@@ -39,9 +41,9 @@ def measure_some(bench: Bench, names: Sequence[str], out: Path) -> list[Result]:
         DilaError: the only table cannot be had.
     """
     done = {result.what: result for result in _kept(bench, out)}
-    for name in names:
-        if name in done:
-            continue
+    bar = tqdm([name for name in names if name not in done], unit="table", disable=not progress)
+    for name in bar:
+        bar.set_description(name)
         try:
             done[name] = TABLES[name](bench)
         except DilaError as error:

@@ -27,7 +27,7 @@ GAP = 2
 TAIL = 0.01
 """Share of the values at either end of a principal component that is drawn in its darkest and brightest colour."""
 
-_LABEL_HEIGHT = 18
+_LINE_HEIGHT = 14
 _FONT = "DejaVuSans.ttf"
 _PAPER, _INK = 255, (20, 20, 20)
 
@@ -74,7 +74,11 @@ def side_by_side(rows: Rows) -> UInt8[Tensor, "T 3 Y X"]:
     """One clip that shows all, left to right, each under its label. Raises DilaError as `contact_sheet`."""
     clips = _aligned(rows)
     moments = range(len(next(iter(clips.values()))))
-    heads = np.concatenate([_strip(label, clip[:1])[:_LABEL_HEIGHT] for label, clip in clips.items()], axis=1)
+    width = next(iter(clips.values())).shape[2] + 2 * GAP
+    written = [_written(label, width) for label in clips]
+    height = max(map(len, written))
+    papered = [np.pad(head, ((0, height - len(head)), (0, 0), (0, 0)), constant_values=_PAPER) for head in written]
+    heads = np.concatenate(papered, axis=1)
     pictures = [
         np.concatenate([heads, np.concatenate([_bordered(clip[moment]) for clip in clips.values()], axis=1)])
         for moment in moments
@@ -144,10 +148,24 @@ def _bordered(picture: np.ndarray) -> np.ndarray:
 def _written(label: str, width: int) -> np.ndarray:
     from PIL import ImageDraw
 
-    head = _image(np.full((_LABEL_HEIGHT, width, 3), _PAPER, dtype=np.uint8))
     words, font = _spelt(label)
-    ImageDraw.Draw(head).text((GAP, 2), words, fill=_INK, font=font)
+    lines = _wrapped(words, font, width - 2 * GAP)
+    head = _image(np.full((_LINE_HEIGHT * len(lines) + 2 * GAP, width, 3), _PAPER, dtype=np.uint8))
+    for at, line in enumerate(lines):
+        ImageDraw.Draw(head).text((GAP, GAP + at * _LINE_HEIGHT), line, fill=_INK, font=font)
     return np.asarray(head)
+
+
+def _wrapped(label: str, font: Any, width: int) -> list[str]:
+    """The label in lines that fit, broken between words alone."""
+    lines = [""]
+    for word in label.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if not lines[-1] or font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def _spelt(label: str) -> tuple[str, Any]:

@@ -35,12 +35,11 @@ def push_to_hub(
         the address of the commit.
 
     Raises:
-        DilaError: no such id, no model, or the Hub refuses.
+        DilaError: no such id, no model, no network, or the Hub refuses.
     """
     if not is_hub_id(repo):
         raise DilaError(f"{repo!r} is no id of the Hub; give one like user/name")
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     with tempfile.TemporaryDirectory(prefix="dila-push-") as folder:
         packed = pack(path, Path(folder) / "model", about, half=half)
@@ -48,7 +47,9 @@ def push_to_hub(
         try:
             hub.create_repo(repo, private=private, exist_ok=True)
             done = hub.upload_folder(repo_id=repo, folder_path=packed, commit_message=message)
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+        except Exception as error:  # no network is an error of the client's HTTP package, another in each version
             said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise DilaError(f"the Hub does not take {repo}: {said}; check the id and: hf auth login") from error
+            raise DilaError(
+                f"the Hub does not take {repo}: {said}; check the network, the id and: hf auth login"
+            ) from error
     return str(done)

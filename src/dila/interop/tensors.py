@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dila.errors import DilaError
+from dila.files import readable
 from dila.shapes import Tensor
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -23,6 +24,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], half: bool = False)
         if large := [name for name, tensor in kept.items() if tensor.isinf().any()]:
             raise DilaError(f"{', '.join(large)} has numbers too large for float16; write it with half=False")
     save_file(kept, path)
+    readable(path)
 
 
 def load_tensors(module: Module, path: Path) -> Module:

@@ -6,6 +6,7 @@ encoder then learn to move structure (`dila.train.layout`, cheap), and the whole
 `ActionConditioned`. The way back, z to action, is a ridge regression on the same trajectories.
 """
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 from dila.data import Clips, Corpus, load_clips, split_episodes
 from dila.errors import DilaError
@@ -132,7 +134,7 @@ def adapt(
     run = _run(pretrained, how, out)
     (corpus,) = open_data(run, data).values()
     cache = FeatureCache(pretrained.encoder, Path(cache_dir or default_cache()), progress=progress)
-    pairs, repeats = collect(pretrained, corpus, cache, how)
+    pairs, repeats = collect(pretrained, corpus, cache, how, progress)
     encoder, to_latent_r2 = fit_encoder(pairs, pretrained.model.config.action_dim, how)
     inverse, from_latent_r2 = LatentToAction.fit(pairs.z, pairs.a)
     started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
@@ -181,7 +183,9 @@ def structure_error(model: DiLA, corpus: Corpus, cache: FeatureCache, clips: Cli
 
 
 @torch.no_grad()
-def collect(pretrained: Pretrained, corpus: Corpus, cache: FeatureCache, how: Adaptation) -> tuple[Pairs, int]:
+def collect(
+    pretrained: Pretrained, corpus: Corpus, cache: FeatureCache, how: Adaptation, progress: bool = False
+) -> tuple[Pairs, int]:
     """Real and inferred latent actions of the transitions of so many trajectories, and the raw steps of each.
 
     Raises:
@@ -199,7 +203,9 @@ def collect(pretrained: Pretrained, corpus: Corpus, cache: FeatureCache, how: Ad
     clips = Clips(episodes, pretrained.frames, pretrained.stride, hop=(pretrained.frames - 1) * repeats)
     device = next(pretrained.model.parameters()).device
     parts = []
-    for clip in load_clips(clips, 16):
+    batch = 16
+    every = math.ceil(len(clips) / batch)
+    for clip in tqdm(load_clips(clips, batch), desc="actions", total=every, unit="batch", disable=not progress):
         z = pretrained.model.infer(clip.frames.to(device)).float().cpu()
         owner = torch.as_tensor(clip.episode)[:, None].expand(z.shape[:2])
         parts.append((flat_actions(clip).flatten(0, 1), z.flatten(0, 1), owner.flatten()))

@@ -90,7 +90,9 @@ def _of_today(described: Any) -> Any:
 
 
 def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    """Each leaf that differs, as ``path = stored (now wanted)``."""
+    """Each leaf that differs, as ``path = stored (now wanted)``, the path spelt as its flag: ``stages.0.steps``."""
+    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
+        stored, wanted = ({str(place): each for place, each in enumerate(of)} for of in (stored, wanted))
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for key in {**stored, **wanted}:
             yield from _differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
