@@ -11,7 +11,7 @@ class DilaError(Exception):
 
 
 class MissingExtra(DilaError):
-    """A feature needs a package that the core install leaves out; `newest` is the last Python that it installs under."""
+    """A feature needs a package that the core install leaves out; `newest`: the last Python that has it."""
 
     def __init__(self, feature: str, package: str, extra: str, newest: tuple[int, int] = (4, 0)):
         late = sys.version_info[:2] > newest
