@@ -17,7 +17,8 @@ export OMP_NUM_THREADS ?= 2
 .PHONY: help setup test test-slow lint types format check quickstart demo docs bench bounds versions fuzz sbom audit clean
 
 # Of `make bounds`: extras whose lower bounds count too, and what is left free (a torch that has a wheel here).
-EXTRAS ?= dev
+# Of `make versions`: extras that are installed beside, whose tests are skipped without: make versions EXTRAS=sim.
+bounds: EXTRAS ?= dev
 BUT ?= none
 
 # Of `make fuzz`, for each file that it begins with.
@@ -76,13 +77,12 @@ docs: $(LIGHT)  ## build the documentation, strictly, into site/
 bench: setup  ## run every benchmark; each prints JSON with its baseline
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
-# The core's tests in the environment $(1) of their own, installed under the pins of $(2).
+# The core's tests in the environment $(1) of their own, installed with the extras $(3) under the pins of $(2).
 define core_tests
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e . \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e '.$(if $(3),[$(3)])' \
 		pytest pytest-timeout beartype hypothesis h5py psutil
-	$(1)/bin/python -m pytest -m "not slow" tests/nn tests/model tests/interop tests/train tests/vision tests/imagine tests/data \
-		$(addprefix --ignore=,tests/imagine/test_cluster.py tests/data/test_pusht.py tests/data/test_simulators.py tests/data/test_objects3d.py tests/vision/test_dinov2.py)
+	$(1)/bin/python -m pytest -m "not slow" tests/nn tests/model tests/interop tests/train tests/vision tests/imagine tests/data tests/planning
 endef
 
 bounds:  ## run the tests of the core under the lowest versions that pyproject.toml promises (the highest: make test)
@@ -91,7 +91,7 @@ bounds:  ## run the tests of the core under the lowest versions that pyproject.t
 	$(call core_tests,.venv-lowest,build/lowest.txt)
 
 versions:  ## run the tests of the core under another Python: make versions PYTHON=python3.13
-	$(call core_tests,.venv-$(notdir $(PYTHON)),requirements/constraints.txt)
+	$(call core_tests,.venv-$(notdir $(PYTHON)),requirements/constraints.txt,$(EXTRAS))
 
 fuzz: setup  ## search for files that break the readers, SECONDS each, with a fuzzer that sees the lines they reach (Linux)
 	$(INSTALL) atheris

@@ -1,5 +1,7 @@
 """The errors a user can mend."""
 
+import sys
+
 
 class DilaError(Exception):
     """Bad input: one sentence that names the file, field or flag, and the mend.
@@ -9,7 +11,11 @@ class DilaError(Exception):
 
 
 class MissingExtra(DilaError):
-    """A feature needs a package that the core install leaves out."""
+    """A feature needs a package that the core install leaves out; `newest`: the last Python that has it."""
 
-    def __init__(self, feature: str, package: str, extra: str):
-        super().__init__(f"{feature} needs the package {package!r}; install it with: pip install 'dila-wm[{extra}]'")
+    def __init__(self, feature: str, package: str, extra: str, newest: tuple[int, int] = (4, 0)):
+        late = sys.version_info[:2] > newest
+        where = f" under Python {newest[0]}.{newest[1]}, as no newer has it" if late else ""
+        super().__init__(
+            f"{feature} needs the package {package!r}; install it{where} with: pip install 'dila-wm[{extra}]'"
+        )

@@ -1,3 +1,5 @@
+import os
+import re
 import subprocess
 import sys
 
@@ -49,6 +51,43 @@ def test_a_pipe_that_breaks_elsewhere_is_no_end(monkeypatch):
     monkeypatch.setattr("dila.cli.main._run", worker_died)
     with pytest.raises(BrokenPipeError):
         main(["params"])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "too little memory (Python could not have any); close"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nof which"), "(CUDA out of memory. Tried to"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), "give less at once (--batch, --workers)"),
+    ],
+)
+def test_too_little_memory_is_told_in_a_sentence(error, words, refused, monkeypatch):
+    monkeypatch.setattr("dila.cli.params.main", lambda arguments: (_ for _ in ()).throw(error))
+    told = refused("params")
+    assert words in told
+    assert "\n" not in told
+
+
+def test_a_mistake_of_ours_is_no_sentence(monkeypatch):
+    monkeypatch.setattr("dila.cli.params.main", lambda arguments: [][1])
+    with pytest.raises(IndexError):
+        main(["params"])
+
+
+def as_program(*arguments, **environment):
+    command = [sys.executable, "-m", "dila.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, env={**os.environ, **environment})
+
+
+def test_a_name_that_is_no_text_is_told_or_shown_with_escapes(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    ended = as_program("data", "record", "primitives", folder, "--episodes", "1", "--frames", "2", "--size", "32")
+    assert ended.returncode == 2
+    assert re.search(rb"dila: the name '.*\\udcff.* is no text in UTF-8", ended.stderr)
+    write_video(folder / "\u00e9.mp4", torch.zeros(4, 3, 32, 32, dtype=torch.uint8), 10)
+    ended = as_program("data", "check", folder, PYTHONIOENCODING="ascii")
+    assert ended.returncode in (0, 1)
+    assert b"\\udcff" in ended.stdout
 
 
 def test_help_lists_every_verb(capsys):

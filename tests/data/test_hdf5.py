@@ -11,6 +11,7 @@ from PIL import Image
 
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.hdf5 import Hdf5Episode, opened
+from dila.data.hdf5_heap import HeapChecked
 from dila.errors import DilaError
 
 LENGTHS = {"demo_1": 7, "demo_2": 5, "demo_10": 6}
@@ -215,3 +216,11 @@ def test_without_h5py_the_extra_is_named(robomimic, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DilaError, match=r"needs the package 'h5py'.*dila-wm\[formats\]"):
         open_corpus(robomimic)
+
+
+def test_a_heap_whose_name_is_read_in_two_parts_is_looked_at(tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"....GCOL" + b"\x01\0\0\0" + (64).to_bytes(8, "little") + bytes(48))
+    with HeapChecked(tmp_path / "a.h5") as file:
+        assert file.readinto(bytearray(6)) == 6
+        with pytest.raises(DilaError, match="a heap at 20 has no end"):
+            file.readinto(bytearray(6))

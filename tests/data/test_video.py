@@ -1,6 +1,7 @@
 import struct
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -261,6 +262,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_video(path, shades(5), 10)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "data:a b.mp4", "-é %03d?.mp4"])
+def test_a_file_may_have_any_name_in_the_folder_that_one_is_in(name, tmp_path, monkeypatch):
+    """FFmpeg has what stands before a colon for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    write_video(name, shades(4), 10)
+    assert len(probe_video(Path(name))) == 4
 
 
 def test_fingerprint_follows_the_content(tmp_path, mp4):

@@ -200,7 +200,7 @@ def test_hdf5_shows_no_other_file(tmp_path):
         with h5py.File(inside / name, "w") as file:
             make(file)
             file["ep_len"], file["ep_offset"] = [6], [0]
-        refused(inside / name, "lies in another file")
+        refused(inside / name, f"{name}: pixels lies in another file|too many links")
 
 
 def test_hdf5_that_claims_rows_without_end_costs_nothing(tmp_path):
@@ -212,6 +212,22 @@ def test_hdf5_that_claims_rows_without_end_costs_nothing(tmp_path):
         file.create_dataset("pixels", (2, 60_000, 60_000, 3), "u1", chunks=(1, 20_000, 20_000, 3), compression="gzip")
         file["ep_len"], file["ep_offset"] = [2], [0]
     refused(tmp_path, "store it in smaller ones")
+
+
+@pytest.mark.parametrize("name", ["strings.hdf5", "rows.hdf5"])
+def test_a_heap_of_hdf5_without_an_end_is_refused(name):
+    """HDF5 2.0 walks through it for ever, within one call: found by `guided` in a file's attribute, and in its rows."""
+    code = f"from dila.data import open_corpus; open_corpus({str(DAMAGED / name)!r}).episodes[0].read([0])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert "DilaError: " in ended.stderr
+    assert "has no end" in ended.stderr
+
+
+def test_hdf5_whose_lengths_are_not_of_eight_bytes_is_refused(tmp_path):
+    plist = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    plist.set_sizes(4, 4)
+    h5py.h5f.create(str(tmp_path / "a.h5").encode(), h5py.h5f.ACC_TRUNC, plist).close()
+    refused(tmp_path, "other than eight bytes")
 
 
 # Pickles and checkpoints -----------------------------------------------------------------------------------------

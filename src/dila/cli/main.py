@@ -1,6 +1,7 @@
 """Entry point. A verb's module is imported when it is called, so ``dila --help`` costs nothing."""
 
 import importlib
+import io
 import os
 import select
 import sys
@@ -41,11 +42,15 @@ VERBS: dict[str, str] = {
 }
 """Every verb with its line of help; ``a-b`` and ``a b`` live in `dila.cli.a_b`, whose `main` reads the rest."""
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
+"""Of what torch raises where there is none, as errors of no kind of their own; the last is oneDNN's."""
+
 _HELP = "usage: dila VERB [options]\n\nDisentangled latent action world models, from video without action labels.\n\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. Bad input is one sentence on stderr and exit code 2."""
+    """Run one verb. Bad input, and a machine that is too small for it, are one sentence on stderr and exit code 2."""
+    _print_any_name()
     try:
         try:
             return _answer(list(sys.argv[1:] if arguments is None else arguments))
@@ -55,9 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _unread():
             raise
         return 141  # as a shell tells of SIGPIPE
-    except DilaError as error:
-        print(f"dila: {error}", file=sys.stderr)
-        return 2
     except SystemExit as end:
         if end.code in (130, 143):  # of training, which saves first
             print("dila: stopped and saved; the same command goes on where it stopped", file=sys.stderr)
@@ -65,6 +67,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dila: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (sentence := _sentence(error)) is None:
+            raise
+        print(f"dila: {sentence}", file=sys.stderr)
+        return 2
+
+
+def _sentence(error: Exception) -> str | None:
+    """What a user can mend; None of a mistake of ours."""
+    if isinstance(error, DilaError):
+        return str(error)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"the name {error.object!a} is no text in UTF-8; give the file another, or set LC_ALL=C.UTF-8"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in NO_MEMORY)):
+        told = str(error).partition("\n")[0].rstrip(".") or "Python could not have any"
+        return f"there is too little memory ({told}); close other programs, or give less at once (--batch, --workers)"
+    return None
+
+
+def _print_any_name() -> None:
+    """Names of files that a terminal without Unicode cannot show are printed with escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _answer(arguments: list[str]) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dila.data.frames import natural_order
+from dila.data.hdf5_heap import HeapChecked
 from dila.data.reading import (
     LazyColumns,
     Names,
@@ -79,7 +80,7 @@ class Hdf5Episode:
         if not wanted:
             return self.read([0])[:0]
         with opened(self.path) as file:
-            stored = _rows(_own(file, self.dataset), [self.first + f for f in wanted])
+            stored = _rows(_own(self.path, file, self.dataset), [self.first + f for f in wanted])
         return stacked([_picture(value, where) for value in stored], where)
 
     def fingerprint(self) -> str:
@@ -130,7 +131,9 @@ def opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise DilaError(f"{path} is gone; put it back, or open the data set anew")
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with HeapChecked(path) as stored, h5py.File(stored, "r", locking=False) as file:
+            if file.id.get_create_plist().get_sizes() != (8, 8):
+                raise DilaError(f"{path} has addresses or lengths of other than eight bytes; write it anew (h5repack)")
             yield file
     # What is damaged has other types, shapes and members than its readers expect.
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError, MemoryError) as error:
@@ -139,7 +142,7 @@ def opened(path: Path) -> Iterator[Any]:
         raise DilaError(f"{path} is not a readable HDF5 file ({error}); {mend}") from error
 
 
-def _own(file: Any, place: str) -> Any:
+def _own(path: Path, file: Any, place: str) -> Any:
     """A data set of the file, as it may be read: from this file, and in chunks that fit into memory.
 
     HDF5 has links and storage in other files, by any path: a file from elsewhere could show what it was never given.
@@ -149,10 +152,10 @@ def _own(file: Any, place: str) -> Any:
     """
     dataset = file[place]
     if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
-        raise DilaError(f"{file.filename}: {place} lies in another file, which is not followed; copy it in (h5repack)")
+        raise DilaError(f"{path}: {place} lies in another file, which is not followed; copy it in (h5repack)")
     chunk = prod(dataset.chunks or dataset.shape[1:]) * dataset.dtype.itemsize
     if chunk > MAX_CHUNK or (dataset.ndim == 4 and prod(dataset.shape[1:3]) > MAX_PIXELS):
-        raise DilaError(f"{file.filename}: {place} claims rows or chunks of {chunk:,} bytes; store it in smaller ones")
+        raise DilaError(f"{path}: {place} claims rows or chunks of {chunk:,} bytes; store it in smaller ones")
     return dataset
 
 
@@ -169,7 +172,7 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
         ids[demo] = [episode.id for episode in found]
         yield from found
     for key in file.get("mask", ()):
-        check_length(f"{path}: mask/{key}", len(_own(file, f"mask/{key}")))
+        check_length(f"{path}: mask/{key}", len(_own(path, file, f"mask/{key}")))
         members = [value.decode() if isinstance(value, bytes) else str(value) for value in file["mask"][key][:]]
         yield Split(key, tuple(one for demo in members for one in ids.get(demo, ())))
 
@@ -182,7 +185,7 @@ def _demo(path: Path, group: Any, demo: str, recording: str, rate: float) -> lis
     if "actions" not in group:
         raise DilaError("it has no 'actions'")
     for key in cameras:
-        _own(group.file, f"data/{demo}/obs/{key}")
+        _own(path, group.file, f"data/{demo}/obs/{key}")
     count = check_length(f"data/{demo}/obs/{cameras[0]}", len(observed[cameras[0]]))
     places = {"action": (f"data/{demo}/actions",)}
     if "states" in group:
@@ -219,7 +222,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
     if not cameras:
         raise DilaError(f"{path} has no column of images, such as pixels; record it with images")
     for key in cameras:
-        _own(file, key)
+        _own(path, file, key)
     numbers = [key for key in columns if file[key].ndim <= 2 and _is_numbers(file[key])]
     places = {("state" if key == "proprio" and "state" not in numbers else key): (key,) for key in numbers}
     for number, (length, first) in enumerate(zip(lengths.tolist(), offsets.tolist(), strict=True)):
@@ -238,7 +241,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
 
 def _all(path: Path, file: Any, key: str) -> np.ndarray:
     """A short data set of whole numbers, one an episode."""
-    stored = _own(file, key)
+    stored = _own(path, file, key)
     check_length(f"{path}: {key}", len(stored))
     if stored.ndim != 1 or stored.dtype.kind not in "iu":
         raise DilaError(f"{path}: {key} should hold one whole number an episode; write it anew")
@@ -246,7 +249,7 @@ def _all(path: Path, file: Any, key: str) -> np.ndarray:
 
 
 def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
-    count = check_length(f"{path}: images/rgb_left", len(_own(file, "images/rgb_left")))
+    count = check_length(f"{path}: images/rgb_left", len(_own(path, file, "images/rgb_left")))
     places = {c: parts for c, parts in RECON_COLUMNS.items() if all(part in file for part in parts)}
     _check_lengths(file, places, 0, count)
     columns = LazyColumns(tuple(places), partial(_columns, path, tuple(places.items()), 0, count))
@@ -274,7 +277,9 @@ def _kept_columns(version: Stamp, places: Places, first: int, count: int) -> dic
     path = version[0]
     with opened(path) as file:
         found = {
-            column: np.concatenate([rows(str(path), p, _own(file, p)[first : first + count]) for p in parts], axis=1)
+            column: np.concatenate(
+                [rows(str(path), p, _own(path, file, p)[first : first + count]) for p in parts], axis=1
+            )
             for column, parts in places
         }
     if "action" in found:

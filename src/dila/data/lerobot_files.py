@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dila.data.video import address
 from dila.errors import DilaError
 from dila.files import replacing
 
@@ -21,10 +22,10 @@ def join_videos(target: Path, parts: Sequence[tuple[Path, int]]) -> None:
     """
     import av
 
-    with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(address(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream, header, frames = None, None, 0
         for path, length in parts:
-            with av.open(str(path)) as part:
+            with av.open(address(path)) as part:
                 source = part.streams.video[0]
                 stream = stream or container.add_stream_from_template(source)
                 header = header or source.codec_context.extradata

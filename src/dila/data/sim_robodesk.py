@@ -149,5 +149,6 @@ def _import_robodesk() -> Any:
             warnings.simplefilter("ignore")
             import robodesk
     except ImportError as error:
-        raise MissingExtra("recording RoboDesk", "robodesk", "sim") from error
+        # Its labmaze has wheels up to there.
+        raise MissingExtra("recording RoboDesk", "robodesk", "sim", newest=(3, 12)) from error
     return robodesk

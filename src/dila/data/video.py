@@ -248,7 +248,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        with av.open(str(path), container_options=options, **_strange_tags(av.__version__)) as container:
+        with av.open(address(path), container_options=options, **_strange_tags(av.__version__)) as container:
             # A cover picture is a stream of type video too.
             streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not streams:
@@ -265,6 +265,11 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
     except OSError as error:
         raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def address(path: Path) -> str:
+    """A path as FFmpeg takes it, which has what stands before a colon for a protocol."""
+    return f"file:{path}"
 
 
 def _strange_tags(version: str) -> dict[str, Any]:
@@ -365,7 +370,7 @@ def write_mp4(path: Path, pictures: Iterable[np.ndarray], fps: int | float) -> N
     """Encode pictures ``Y X 3``, one at a time, straight to the path: `write_video` does it whole or not at all."""
     import av
 
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(address(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1_001), options=X264)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1

@@ -8,6 +8,7 @@ hand beside the thing, and their goal is set by hand, the thing where it should 
 
 import importlib
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -156,25 +157,18 @@ def _to(place: np.ndarray) -> list[Leg]:
     return [Leg(lambda: low + 0.12 * UP, 25, 0.9), Leg(lambda: low, 10, 0.7)]
 
 
-class _Scripted:
+def _scripted(desk: RoboDesk, legs: Legs) -> RoboDesk:
     """The desk with one plan alone, for a `Driver`."""
-
-    def __init__(self, desk: Any, legs: Legs):
-        self.desk, self.legs = desk, legs
-
-    def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """That plan."""
-        return self.legs(self.desk, rng)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.desk, name)
+    alone: Any = copy(desk)
+    alone.plan = partial(legs, desk)
+    return alone
 
 
 def _stage(
     body: DeskBody, rng: np.random.Generator, *, legs: Legs, left: Callable[[np.ndarray, np.ndarray], float]
 ) -> Staged | None:
     body.reset(rng)
-    driver = Driver(_Scripted(body.simulator, legs), rng, "scripted")  # type: ignore[arg-type]
+    driver = Driver(_scripted(body.simulator, legs), rng, "scripted")
     nowhere = np.zeros(len(body.facts()))
     return driven(body, driver.action, 70, lambda first, now: left(now, nowhere) < SUCCESS, LEAD, 0)
 
@@ -185,7 +179,7 @@ def _beside(
     """The hand led there; the goal is the same with some joints set."""
     mujoco: Any = importlib.import_module("mujoco")
     body.reset(rng)
-    driver = Driver(_Scripted(body.simulator, legs), rng, "scripted")  # type: ignore[arg-type]
+    driver = Driver(_scripted(body.simulator, legs), rng, "scripted")
     for _ in range(APPROACH):
         body.act(driver.action())
     start = body.snapshot()
