@@ -157,9 +157,9 @@ def _to(place: np.ndarray) -> list[Leg]:
     return [Leg(lambda: low + 0.12 * UP, 25, 0.9), Leg(lambda: low, 10, 0.7)]
 
 
-def _scripted(desk: RoboDesk, legs: Legs) -> RoboDesk:
-    """The desk with one plan alone, for a `Driver`."""
-    alone: Any = copy(desk)
+def _scripted(desk: Any, legs: Legs) -> Any:
+    """The `RoboDesk` with one plan alone, for a `Driver`."""
+    alone = copy(desk)
     alone.plan = partial(legs, desk)
     return alone
 
