@@ -3,6 +3,7 @@
 import ast
 import builtins
 import functools
+import importlib
 import importlib.util
 import json
 import re
@@ -141,11 +142,13 @@ def test_the_tables_of_the_results_are_made_from_the_runs_that_are_kept(folder, 
     assert page.read_text() == (DOCS / "results.md").read_text()
 
 
-def test_table_4_is_made_from_the_numbers_that_are_kept():
-    from dila.recipes.table4 import markdown
-
-    kept = json.loads((ROOT / "benchmarks" / "results" / "planning" / "table4.json").read_text())
-    assert markdown(kept) in (DOCS / "planning.md").read_text()
+@pytest.mark.parametrize(("table", "numbers", "page"), [
+    ("table3", "table3.json", "results.md"), ("table4", "planning/table4.json", "planning.md"),
+])  # fmt: skip
+def test_a_table_is_made_from_the_numbers_that_are_kept(table, numbers, page):
+    markdown = importlib.import_module(f"dila.recipes.{table}").markdown
+    kept = json.loads((ROOT / "benchmarks" / "results" / numbers).read_text())
+    assert markdown(kept) in (DOCS / page).read_text()
 
 
 @pytest.mark.slow
