@@ -224,3 +224,10 @@ def test_a_heap_whose_name_is_read_in_two_parts_is_looked_at(tmp_path):
         assert file.readinto(bytearray(6)) == 6
         with pytest.raises(DilaError, match="a heap at 20 has no end"):
             file.readinto(bytearray(6))
+
+
+def test_a_heap_that_claims_to_reach_past_the_file_is_walked_as_far_as_the_file(tmp_path):
+    claims = (2**64 - 1).to_bytes(8, "little") + b"\x01" + bytes(7) + (2**63 - 1).to_bytes(8, "little")
+    (tmp_path / "a.h5").write_bytes(b"GCOL\x01\0\0\0" + claims + bytes(16))
+    with HeapChecked(tmp_path / "a.h5") as file:
+        assert file.readinto(bytearray(48)) == 48

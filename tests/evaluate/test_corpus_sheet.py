@@ -18,13 +18,13 @@ def test_rows_are_episodes_over_the_corpus_and_none_is_stretched(tmp_path):
     for number in range(9):
         size = (32, 64) if number == 4 else (64, 32)
         write_video(tmp_path / "in" / f"{number}.mp4", grey(20 * number, 3 if number == 4 else 20, size), 10)
-    shown = draw_corpus(tmp_path / "in", tmp_path / "out" / "sheet.png", episodes=3, moments=5, size=32)
+    shown = draw_corpus(tmp_path / "in", tmp_path / "out" / "sheet.png", episodes=3, moments=5, size=64)
     assert shown.episodes == ("0.mp4", "4.mp4", "8.mp4")
     sheet = np.asarray(Image.open(shown.path))
-    assert sheet.shape == (3 * (18 + 36), 5 * 36, 3)
-    row = sheet[54 + 18 : 108]  # the wide one: 16 rows of pictures, three of them, then paper
+    assert sheet.shape == (3 * (18 + 68), 5 * 68, 3)
+    row = sheet[86 + 18 : 172]  # the wide one: 32 rows of pictures, three of them, then paper
     assert abs(int(row[10, 10, 0]) - 80) < 6
-    assert row[22, 10].tolist() == row[10, 3 * 36 + 10].tolist() == [255] * 3
+    assert row[42, 10].tolist() == row[10, 3 * 68 + 10].tolist() == [255] * 3
 
 
 def test_what_cannot_be_shown_is_told(tmp_path):

@@ -156,7 +156,7 @@ def test_starts_and_goals_of_vp2s_files_are_asked_for_by_a_flag(world, tmp_path)
     plan = replace(QUICK, goals=str(tmp_path / "goals.hdf5"))
     with pytest.raises(DilaError, match=r"episodes = 3, but .*goals.hdf5 holds 1"):
         measure_planning(world, SPACE, plan, tmp_path / "many", progress=False)
-    with pytest.raises(DilaError, match="RoboDesk's tasks alone, not for pusht-reach"):
+    with pytest.raises(DilaError, match="robosuite-vp2, not for pusht-reach"):
         measure_planning(world, SPACE, replace(plan, episodes=1), tmp_path / "other", progress=False)
 
 

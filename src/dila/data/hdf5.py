@@ -136,7 +136,9 @@ def opened(path: Path) -> Iterator[Any]:
                 raise DilaError(f"{path} has addresses or lengths of other than eight bytes; write it anew (h5repack)")
             yield file
     # What is damaged has other types, shapes and members than its readers expect.
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError, MemoryError) as error:
+    except (
+        OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError, MemoryError, OverflowError,
+    ) as error:  # fmt: skip
         packed = "plugin" in str(error) or "filter" in str(error)
         mend = "if it is compressed, pip install hdf5plugin" if packed else "replace or remove it"
         raise DilaError(f"{path} is not a readable HDF5 file ({error}); {mend}") from error

@@ -50,8 +50,10 @@ class HeapChecked(io.FileIO):
         self.seen.add(heap)
         head = os.pread(self.fileno(), HEAP.size, heap)
         end = heap + HEAP.unpack(head)[0] if len(head) == HEAP.size else 0
+        end = min(end, os.fstat(self.fileno()).st_size)
         at = heap + HEAP.size
-        while at + OBJECT.size <= end and len(head := os.pread(self.fileno(), OBJECT.size, at)) == OBJECT.size:
+        while at + OBJECT.size <= end:
+            head = os.pread(self.fileno(), OBJECT.size, at)
             number, size = OBJECT.unpack(head)
             self.steps += 1
             if size >= 2**63 or (number == 0 and size == 0) or self.steps > MAX_STEPS:

@@ -51,7 +51,7 @@ class Settings:
         runs: folder of a comparison.
         data: corpora.
         out: folder; ``table3.json``, and a JSON a run under each data set's name.
-        names: of the models, as in the comparison; all when empty.
+        names: of the models, as in the comparison; all that have a z when empty.
         seeds: of each, from 0.
         column: of true values that are read off z.
         components: of the column, by name or number; all when empty.
@@ -99,7 +99,8 @@ def run_table3(settings: Settings) -> dict[str, Any]:
 
 def _runs(settings: Settings) -> list[Path]:
     """The folders of the runs, model by model, those of the paper's table first."""
-    wanted = settings.names or GROUPS["all"]
+    without_z = set(GROUPS["figure5"]) - {DILA}
+    wanted = settings.names or [name for name in GROUPS["all"] if name not in without_z]
     slugs = [name.replace(":", "-") for name in wanted]
     folders = [settings.runs / f"{slug}-seed{seed}" for slug in slugs for seed in range(settings.seeds)]
     found = [folder for folder in folders if (folder / "checkpoints").is_dir()]
@@ -117,8 +118,8 @@ def _probed(settings: Settings, data: str, run: Path, out: Path) -> Result:
     )
     if out.is_file():
         done = read_results(out)[0]
-        if done.settings != to_json(probed):
-            raise DilaError(f"{out} was made with other settings; choose another out")
+        if (done.subject.path, done.data, done.settings) != (str(run), data, to_json(probed)):
+            raise DilaError(f"{out} is of another run, or was made with other settings; choose another out")
         return done
     began = time.monotonic()
     bench = open_bench(run, data, out.parent, probed, device=settings.device, cache_dir=settings.cache_dir)

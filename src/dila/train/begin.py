@@ -89,9 +89,13 @@ def _of_today(described: Any) -> Any:
     return described
 
 
+def _are_parts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+
+
 def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
     """Each leaf that differs, as ``path = stored (now wanted)``, the path spelt as its flag: ``stages.0.steps``."""
-    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
+    if _are_parts(stored) and _are_parts(wanted) and len(stored) == len(wanted):
         stored, wanted = ({str(place): each for place, each in enumerate(of)} for of in (stored, wanted))
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for key in {**stored, **wanted}:
