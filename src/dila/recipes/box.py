@@ -25,6 +25,7 @@ from dila.interop import box as boxed
 from dila.interop.pack import pack
 from dila.interop.pretrained import load_pretrained
 from dila.protocols import Episode
+from dila.recipes.command import command
 from dila.recipes.tiny_pusht import tiny_pusht
 from dila.train.run import DecoderRun, Run
 from dila.vision import FeatureCache, FrozenEncoder
@@ -129,14 +130,13 @@ def _probed(world: World, corpus: Corpus, train: Sequence[Episode], held: Sequen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the box. Bad input is one sentence and exit code 2."""
-    try:
+    """Make the box; gives the exit code."""
+
+    def run() -> str:
         folder = tyro.cli(make_box, prog="python -m dila.recipes.box", args=arguments)
-    except DilaError as error:
-        print(f"box: {error}", file=sys.stderr)
-        return 2
-    print(f"the model is in {folder}; its numbers are in {folder / 'README.md'}")
-    return 0
+        return f"the model is in {folder}; its numbers are in {folder / 'README.md'}"
+
+    return command("box", run)
 
 
 if __name__ == "__main__":

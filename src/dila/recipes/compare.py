@@ -201,7 +201,7 @@ def shortened(run: Run, steps: int) -> Run:
 
 def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     """Train and measure one run, and write its JSON."""
-    run, folder = run_of(settings, name, seed), settings.out / _slug(name, seed)
+    run, folder = run_of(settings, name, seed), settings.out / slug(name, seed)
     told: dict[str, Any] = {
         "name": name,
         "seed": seed,
@@ -300,12 +300,13 @@ def _told(result: dict[str, Any], job: tuple[str, int]) -> None:
     print(f"{job[0]} seed {job[1]}: {result.get('failed', 'done')}, {result['seconds']:.0f} s", flush=True)
 
 
-def _slug(name: str, seed: int) -> str:
+def slug(name: str, seed: int) -> str:
+    """What a run's folder and JSON are called."""
     return f"{name.replace(':', '-')}-seed{seed}"
 
 
 def _path(settings: Settings, name: str, seed: int) -> Path:
-    return settings.out / "results" / f"{_slug(name, seed)}.json"
+    return settings.out / "results" / f"{slug(name, seed)}.json"
 
 
 def _seconds(folder: Path, batch: int) -> float:

@@ -33,7 +33,8 @@ from dila.evaluate.probing import gather, joined, score_probe, untrained_like
 from dila.evaluate.result import Result, Score, read_results, write_results
 from dila.evaluate.seeds import Claim, by_seed, judge, pair_seeds
 from dila.files import write_json
-from dila.recipes.compare import DILA, GROUPS
+from dila.recipes.command import command
+from dila.recipes.compare import DILA, GROUPS, slug
 
 R2, MSE = "r2/z/ridge", "mse/z/ridge"
 CONTROLS = {"untrained": "z of an untrained DiLA", "features": "raw feature differences"}
@@ -101,8 +102,7 @@ def _runs(settings: Settings) -> list[Path]:
     """The folders of the runs, model by model, those of the paper's table first."""
     without_z = set(GROUPS["figure5"]) - {DILA}
     wanted = settings.names or [name for name in GROUPS["all"] if name not in without_z]
-    slugs = [name.replace(":", "-") for name in wanted]
-    folders = [settings.runs / f"{slug}-seed{seed}" for slug in slugs for seed in range(settings.seeds)]
+    folders = [settings.runs / slug(name, seed) for name in wanted for seed in range(settings.seeds)]
     found = [folder for folder in folders if (folder / "checkpoints").is_dir()]
     if not any(folder.name.startswith(f"{DILA}-seed") for folder in found):
         raise DilaError(
@@ -181,16 +181,13 @@ def _cell(told: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the table. Bad input is one sentence and exit code 2."""
-    try:
+    """Make the table; gives the exit code."""
+
+    def run() -> str:
         settings = tyro.cli(Settings, prog="python -m dila.recipes.table3", description=__doc__, args=arguments)
-        table = run_table3(settings)
-    except DilaError as error:
-        print(f"table3: {error}", file=sys.stderr)
-        return 2
-    print(markdown(table))
-    print(f"wrote {settings.out / 'table3.json'}")
-    return 0
+        return f"{markdown(run_table3(settings))}\nwrote {settings.out / 'table3.json'}"
+
+    return command("table3", run)
 
 
 if __name__ == "__main__":

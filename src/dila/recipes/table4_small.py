@@ -22,6 +22,7 @@ from dila.data.simulators import record_simulator
 from dila.errors import DilaError
 from dila.evaluate.planning import Planning
 from dila.recipes import compare
+from dila.recipes.command import command
 from dila.recipes.table4 import TASKS, markdown, run_table4
 from dila.train.adapt import MODEL, Adaptation, adapt
 from dila.train.loop import train
@@ -125,16 +126,13 @@ def _adapted(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the table. Bad input is one sentence and exit code 2."""
-    try:
+    """Make the table; gives the exit code."""
+
+    def run() -> str:
         settings = tyro.cli(Settings, prog="python -m dila.recipes.table4_small", description=__doc__, args=arguments)
-        table = run_table4_small(settings)
-    except DilaError as error:
-        print(f"table4: {error}", file=sys.stderr)
-        return 2
-    print(markdown(table))
-    print(f"wrote {settings.out / 'plans' / 'table4.json'}")
-    return 0
+        return f"{markdown(run_table4_small(settings))}\nwrote {settings.out / 'plans' / 'table4.json'}"
+
+    return command("table4", run)
 
 
 if __name__ == "__main__":
