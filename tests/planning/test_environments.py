@@ -87,6 +87,16 @@ def test_at_the_goal_the_score_is_nothing(environment):
     assert environment.task.score(goal, goal) == 0
 
 
+def test_a_script_has_led_to_the_goal(environment):
+    """What moved is not all that differs: the hand that moved it has come along."""
+    if not environment.name.startswith("robodesk"):
+        pytest.skip("the others' goals are a script's by `driven`")
+    environment.reset(seed=5)
+    start, arm = environment.body.facts(), slice(3, 12)
+    assert np.abs(start[arm] - environment.goal[arm]).max() > 0.05
+    np.testing.assert_array_equal(start[-9:], environment.goal[-9:])
+
+
 @pytest.mark.skipif(importlib.util.find_spec("gym_pusht") is None, reason="gym_pusht is not installed")
 class TestPushT:
     def test_a_step_is_the_simulators_own(self):

@@ -1,13 +1,12 @@
 """RoboDesk's tasks of VP2 to plan in (`dila.data.sim_robodesk`, the same pictures and actions).
 
 VP2 knows success alone; here a score is what is left to do as a share, at least `SUCCESS` until RoboDesk's own success
-holds and 0 from then on, so that there is progress to speak of. A button begins a few steps before its script presses
-it, and the goal is that. No script of ours opens the heavy slide and drawer or clears the desk: these begin with the
-hand beside the thing, and their goal is set by hand, the thing where it should be and the rest as it is.
+holds and 0 from then on, so that there is progress to speak of. An episode begins `LEAD` steps before its script gets
+there, or a little earlier if next to nothing is left by then, and its goal is where the script got: slide and blocks
+are pushed, buttons pressed, and the drawer, where it stands open a hand's breadth, is pushed out from within.
 """
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from typing import Any
@@ -16,26 +15,27 @@ import numpy as np
 
 from dila.data.sim_robodesk import RoboDesk
 from dila.data.simulators import EAST, NORTH, UP, Driver, Leg
-from dila.planning.env_simulators import SimulatorBody
-from dila.planning.environment import SUCCESS, Staged, Task, driven
+from dila.planning.env_simulators import NEAR, SimulatorBody
+from dila.planning.environment import SUCCESS, Staged, Task
 
 COLOURS = ("red", "green", "blue")
 OPEN, PRESSED, LOW, STAY = 0.55, -0.00453, 0.6, 0.01
 """RoboDesk's thresholds: of the slide, of a light, of a block below the table, of blocks that did not move."""
 PULLED = 0.2
 LEAD = 12
-"""Steps before the success at which an episode begins."""
+"""Steps before the success at which an episode begins, at the latest."""
 
 ARM = 9
 """Joints of the arm, which come first."""
-APPROACH = 32
-"""Steps that the hand has to get beside a thing."""
 LOWEST = 0.8
 """Where the fingers touch the desk."""
-FALLEN = (0.2, 0.3)
-"""Place [y, z] of a block that has been pushed off."""
+AJAR = 0.085
+"""Metres that the drawer stands open where the fingers find room behind its front."""
+PATIENCE = 140
+"""Steps that a script has at most."""
 
 Legs = Callable[[RoboDesk, np.random.Generator], list[Leg]]
+"""Places that they take without ``copy`` move with the thing."""
 
 
 class DeskBody(SimulatorBody):
@@ -128,18 +128,33 @@ def _stood(facts: np.ndarray, name: str) -> np.ndarray:
 
 
 def _slide_legs(desk: RoboDesk, rng: np.random.Generator) -> list[Leg]:
-    """To the side of the handle."""
-    return _to(desk.physics.named.data.site_xpos["slide_handle"] - 0.1 * EAST)
+    """Against the side of the handle, to the right."""
+    handle = desk.physics.named.data.site_xpos["slide_handle"].copy()
+    return [*_to(handle - 0.1 * EAST), Leg(lambda: handle + 0.7 * EAST, 100, 1.0)]
 
 
 def _drawer_legs(desk: RoboDesk, rng: np.random.Generator) -> list[Leg]:
-    """Above the gap between drawer and handle."""
-    return _to(desk.physics.named.data.geom_xpos["drawer_handle"] + 0.03 * NORTH)
+    """Behind the front and towards the arm, which climbs as it comes nearer: down again, and on."""
+    handle = desk.physics.named.data.geom_xpos["drawer_handle"]
+
+    def over(height: float) -> Callable[[], np.ndarray]:
+        return lambda: handle + 0.095 * NORTH + height * UP
+
+    def pulled() -> np.ndarray:
+        return np.array([handle[0], desk.position()[1] - 0.08, handle[2] + 0.04])
+
+    once = [Leg(over(0.12), 10, 0.9), Leg(over(0.03), 12, 0.8), Leg(pulled, 15, 1.0, stay=True)]
+    return [Leg(over(0.2), 25, 0.9), Leg(over(0.03), 25, 0.8), once[-1], *once, *once, *once]
 
 
 def _block_legs(desk: RoboDesk, rng: np.random.Generator, *, block: str) -> list[Leg]:
-    """To the far side of the block."""
-    return _to(desk.physics.named.data.xpos[block] + 0.1 * NORTH)
+    """From its left, and after it to the right wherever it turns, until it falls off the desk."""
+    place = desk.physics.named.data.xpos[block]
+
+    def through() -> np.ndarray:
+        return np.array([place[0] + 0.12, place[1], LOWEST - 0.01])
+
+    return [*_to(place - 0.12 * EAST - 0.05 * UP), Leg(through, 80, 1.0, stay=True)]
 
 
 def _button_legs(desk: RoboDesk, rng: np.random.Generator, *, colour: str) -> list[Leg]:
@@ -158,38 +173,34 @@ def _to(place: np.ndarray) -> list[Leg]:
 
 
 def _scripted(desk: Any, legs: Legs) -> Any:
-    """The `RoboDesk` with one plan alone, for a `Driver`."""
+    """The `RoboDesk` with one plan alone, for a `Driver`, that may leave the room over the desk."""
     alone = copy(desk)
     alone.plan = partial(legs, desk)
+    alone.strays = lambda: None
     return alone
 
 
 def _stage(
-    body: DeskBody, rng: np.random.Generator, *, legs: Legs, left: Callable[[np.ndarray, np.ndarray], float]
+    body: DeskBody,
+    rng: np.random.Generator,
+    *,
+    legs: Legs,
+    left: Callable[[np.ndarray, np.ndarray], float],
+    ready: Callable[[np.ndarray], bool] = lambda facts: True,
 ) -> Staged | None:
     body.reset(rng)
+    while not ready(body.facts()):
+        body.reset(rng)
     driver = Driver(_scripted(body.simulator, legs), rng, "scripted")
-    nowhere = np.zeros(len(body.facts()))
-    return driven(body, driver.action, 70, lambda first, now: left(now, nowhere) < SUCCESS, LEAD, 0)
-
-
-def _beside(
-    body: DeskBody, rng: np.random.Generator, *, legs: Legs, change: Mapping[str, Callable[[np.ndarray], np.ndarray]]
-) -> Staged | None:
-    """The hand led there; the goal is the same with some joints set."""
-    mujoco: Any = importlib.import_module("mujoco")
-    body.reset(rng)
-    driver = Driver(_scripted(body.simulator, legs), rng, "scripted")
-    for _ in range(APPROACH):
+    nowhere, passed, rest = np.zeros(len(body.facts())), [], []
+    for _ in range(PATIENCE):
+        passed.append(body.snapshot())
+        rest.append(left(body.facts(), nowhere))
+        if rest[-1] < SUCCESS:
+            break
         body.act(driver.action())
-    start = body.snapshot()
-    model, data = body.locate(body.simulator)
-    for name, to in change.items():
-        place = model.joint(name).qposadr[0]
-        width = 7 if name in BLOCKS else 1
-        data.qpos[place : place + width] = to(data.qpos[place : place + width].copy())
-    mujoco.mj_forward(model, data)
-    return Staged(start, body.snapshot())
+    begins = [time for time, much in enumerate(rest[: max(1, len(rest) - LEAD)]) if much > NEAR]
+    return Staged(passed[begins[-1]], passed[-1]) if rest[-1] < SUCCESS and begins else None
 
 
 def _pressing(colour: str) -> Task:
@@ -198,16 +209,13 @@ def _pressing(colour: str) -> Task:
 
 
 def _clearing(block: str) -> Task:
-    """The block lies before the desk."""
-    fallen = {block: lambda pose: np.concatenate([[pose[0], FALLEN[0], FALLEN[1]], pose[3:]])}
-    return Task(
-        partial(_beside, legs=partial(_block_legs, block=block), change=fallen), partial(block_left, block=block)
-    )
+    left = partial(block_left, block=block)
+    return Task(partial(_stage, legs=partial(_block_legs, block=block), left=left), left)
 
 
-OPEN_SLIDE = Task(partial(_beside, legs=_slide_legs, change={"slide_joint": lambda q: np.full(1, 0.58)}), slide_left)
+OPEN_SLIDE = Task(partial(_stage, legs=_slide_legs, left=slide_left), slide_left)
 OPEN_DRAWER = Task(
-    partial(_beside, legs=_drawer_legs, change={"drawer_joint": lambda q: np.full(1, -0.25)}), drawer_left
+    partial(_stage, legs=_drawer_legs, left=drawer_left, ready=lambda facts: facts[DRAWER] < -AJAR), drawer_left
 )
 PUSH_RED, PUSH_GREEN, PUSH_BLUE = map(_pressing, COLOURS)
 UPRIGHT_OFF, FLAT_OFF = map(_clearing, ("upright_block", "flat_block"))
