@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 
 from dila.data.corpus import open_corpus
 from dila.data.primitives import PrimitiveRenderer
-from dila.data.recording import Recorded, record
+from dila.data.recording import Recorded, VideoFolder, record
 from dila.errors import DilaError
 
 NAMES = {"action": ("a",)}
@@ -90,6 +91,19 @@ def test_more_episodes_can_be_added_and_fewer_asked_for(tmp_path):
     assert contents(tmp_path / "r") == contents(run(tmp_path / "whole", 5))
     run(tmp_path / "r", 3)
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+
+
+def test_two_processes_may_find_it_whole_at_once(tmp_path, monkeypatch):
+    whole = contents(run(tmp_path / "r", 2))
+    publish = VideoFolder.publish
+
+    def and_the_other_is_done(store, out, staging, *rest):
+        publish(store, out, staging, *rest)
+        shutil.rmtree(staging)
+
+    monkeypatch.setattr(VideoFolder, "publish", and_the_other_is_done)
+    run(tmp_path / "r", 2)
+    assert contents(tmp_path / "r") == whole
 
 
 def test_workers_change_nothing(tmp_path):

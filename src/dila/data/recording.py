@@ -103,7 +103,8 @@ def record(
         pass
     with writing(out):
         store.publish(out, staging, episodes, names, fps)
-        shutil.rmtree(staging)
+        # Another process that found the recording whole may have been here.
+        shutil.rmtree(staging, ignore_errors=True)
     return out
 
 
