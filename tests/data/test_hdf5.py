@@ -1,6 +1,8 @@
 import io
 import json
+import multiprocessing
 import pickle
+import shutil
 import sys
 
 import h5py
@@ -9,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dila.data import hdf5
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.hdf5 import Hdf5Episode, opened
 from dila.data.hdf5_heap import HeapChecked
@@ -178,6 +181,65 @@ def test_episodes_travel_to_workers(robomimic, recon):
         assert again.fingerprint() == episode.fingerprint()
         assert torch.equal(again.read([1, 4]), episode.read([1, 4]))
         np.testing.assert_array_equal(again.columns["action"], episode.columns["action"])
+
+
+@pytest.fixture
+def opening(monkeypatch):
+    """Paths of the files that are opened, in order; none is open before."""
+    hdf5._close_all()
+    paths = []
+    real = HeapChecked.__init__
+    monkeypatch.setattr(HeapChecked, "__init__", lambda self, path: paths.append(path) or real(self, path))
+    return paths
+
+
+def test_a_file_is_left_open_between_reads_and_few_are(robomimic, opening, numbers):
+    episode = open_corpus(robomimic).episodes[0]
+    opening.clear()
+    for _ in range(3):
+        assert numbers(episode.read([1])) == [4]
+    assert opening == []
+    for number in range(hdf5.KEPT_OPEN):
+        shutil.copy(robomimic, robomimic.with_name(f"{number}.hdf5"))
+        with opened(robomimic.with_name(f"{number}.hdf5")):
+            pass
+    assert len(hdf5._idle) == hdf5.KEPT_OPEN
+    episode.read([1])
+    assert opening[-1] == robomimic
+    assert len(opening) == hdf5.KEPT_OPEN + 1
+
+
+def test_a_file_that_has_changed_or_could_not_be_read_is_opened_anew(robomimic, opening, numbers):
+    episode = open_corpus(robomimic).episodes[0]
+    with pytest.raises(DilaError, match="not a readable"), opened(robomimic):
+        raise OSError("as HDF5 does")
+    assert not hdf5._idle
+    opening.clear()
+    with h5py.File(robomimic, "a") as file:
+        stored = file[episode.dataset]
+        stored[:] = stored[:][::-1]
+    assert numbers(episode.read([1])) == [3 + 7 - 1 - 1]
+    assert opening == [robomimic]
+
+
+def test_readers_at_the_same_time_have_a_handle_each(robomimic, opening):
+    with opened(robomimic) as first, opened(robomimic) as second:
+        assert first != second
+    assert len(opening) == 2
+    assert len(hdf5._idle) == 1
+
+
+@pytest.mark.filterwarnings("ignore:This process")  # is multi-threaded, from Python 3.12 on
+def test_a_fork_does_not_use_its_parents_handle(robomimic, numbers):
+    episode = open_corpus(robomimic).episodes[0]
+    episode.read([0])
+    here = multiprocessing.get_context("fork")
+    ours, theirs = here.Pipe()
+    child = here.Process(target=lambda: theirs.send([numbers(episode.read([f % 7])) for f in range(200)]))
+    child.start()
+    read = [numbers(episode.read([f % 7])) for f in range(200)]
+    assert ours.recv() == read == [[3 + f % 7] for f in range(200)]
+    child.join()
 
 
 def test_only_the_frames_asked_for_are_read(robomimic, monkeypatch):

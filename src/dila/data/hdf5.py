@@ -4,18 +4,22 @@ Which of the three layouts a file has is told by what it holds; see docs/data.md
 https://robomimic.github.io/docs/datasets/overview.html, https://github.com/s-tian/vp2,
 https://github.com/galilai-group/stable-worldmodel, https://sites.google.com/view/recon-robot.
 
-A file is opened anew for every read: handles that are shared between a process and its forks give wrong data.
+Opening a file takes as long as reading eight small frames of it, so a few are left open between reads, each for one
+reader at a time and never for another process: handles that a process shares with its forks give wrong data.
 """
 
+import atexit
 import hashlib
 import json
+import os
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +49,8 @@ ROBOMIMIC_FPS = 20.0
 """Control rate of robosuite, unless the file's ``env_args`` give another."""
 WORLDMODEL_FPS = 10.0
 RECON_FPS = 4.0
+KEPT_OPEN = 8
+"""Files at most."""
 MAX_CHUNK = 2**30
 """Bytes of a chunk, unpacked, all of which reading one row takes."""
 Places = tuple[tuple[str, tuple[str, ...]], ...]
@@ -131,10 +137,14 @@ def opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise DilaError(f"{path} is gone; put it back, or open the data set anew")
     try:
-        with HeapChecked(path) as stored, h5py.File(stored, "r", locking=False) as file:
-            if file.id.get_create_plist().get_sizes() != (8, 8):
-                raise DilaError(f"{path} has addresses or lengths of other than eight bytes; write it anew (h5repack)")
-            yield file
+        place = (os.getpid(), stamp(path))
+        one = _idle.pop(place, None) or _open(h5py, path)
+        one.stored.begin()
+        with ExitStack() as failed:
+            failed.push(one.closing)
+            yield one.file
+            failed.pop_all()
+        _leave_open(place, one)
     # What is damaged has other types, shapes and members than its readers expect.
     except (
         OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError, MemoryError, OverflowError,
@@ -142,6 +152,40 @@ def opened(path: Path) -> Iterator[Any]:
         packed = "plugin" in str(error) or "filter" in str(error)
         mend = "if it is compressed, pip install hdf5plugin" if packed else "replace or remove it"
         raise DilaError(f"{path} is not a readable HDF5 file ({error}); {mend}") from error
+
+
+class _Open(NamedTuple):
+    file: Any
+    stored: HeapChecked
+    closing: ExitStack
+
+
+_idle: OrderedDict[tuple[int, Stamp], _Open] = OrderedDict()
+"""Open files that nobody reads; the one that was read last at the end."""
+
+
+def _open(h5py: Any, path: Path) -> _Open:
+    with ExitStack() as stack:
+        stored = stack.enter_context(HeapChecked(path))
+        file = stack.enter_context(h5py.File(stored, "r", locking=False))
+        if file.id.get_create_plist().get_sizes() != (8, 8):
+            raise DilaError(f"{path} has addresses or lengths of other than eight bytes; write it anew (h5repack)")
+        return _Open(file, stored, stack.pop_all())
+
+
+def _leave_open(place: tuple[int, Stamp], one: _Open) -> None:
+    """Among the few; another that was open at the same time, or the one that was read longest ago, is closed."""
+    if another := _idle.pop(place, None):
+        another.closing.close()
+    _idle[place] = one
+    while len(_idle) > KEPT_OPEN:
+        _idle.popitem(last=False)[1].closing.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    while _idle:
+        _idle.popitem()[1].closing.close()
 
 
 def _own(path: Path, file: Any, place: str) -> Any:

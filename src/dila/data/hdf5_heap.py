@@ -19,7 +19,7 @@ HEAP = struct.Struct("<8xQ")
 OBJECT = struct.Struct("<H6xQ")
 """Its number, 0 for what is free, and its size: of what is free with this header, of all else without."""
 MAX_STEPS = 1_000_000
-"""Objects walked through while a file is open; a heap has at most 65,535."""
+"""Objects walked through for one reader; a heap has at most 65,535."""
 
 
 class HeapChecked(io.FileIO):
@@ -30,6 +30,11 @@ class HeapChecked(io.FileIO):
         self.path = path
         self.steps = 0
         self.seen: set[int] = set()
+
+    def begin(self) -> None:
+        """For another reader, who has as many steps; HDF5 asks again for what it does not remember."""
+        self.steps = 0
+        self.seen.clear()
 
     def readinto(self, buffer: Any, /) -> int | None:
         """Read on into `buffer`, as h5py asks for it."""
