@@ -20,6 +20,8 @@ from dila.evaluate.probing import measure_probe, targets, untrained_like
 from dila.evaluate.tables import TABLES, measure_some
 from dila.imagine.windows import infer_long
 from dila.interop.pretrained import load_pretrained, save_pretrained
+from dila.model.config import NoAction
+from dila.model.dila import DiLA
 
 pytest.importorskip("matplotlib")
 SETTINGS = Settings(frames=6, clips=4, pairs=48, pictures=2, column="state", components=("agent_x",), change=True)
@@ -206,6 +208,19 @@ def test_known_transforms_have_classes_colours_and_a_plane(bench, transforms, tm
         s.name for s in sceptic.scores
     }
     assert -1 <= sceptic.score("twins/z_cosine").value <= 1
+
+
+def test_without_latent_actions_s_and_c_are_probed_all_the_same(bench, tmp_path):
+    own = load_pretrained(bench.subject.path)
+    silent = DiLA(replace(own.model.config, bottleneck=NoAction()))
+    save_pretrained(tmp_path / "silent", own._replace(model=silent, decoder=None))
+    folder = Path(bench.data).parent / "features"
+    options = {"device": "cpu", "held_out": 0.5, "pins": bench.pins, "cache_dir": folder}
+    told = TABLES["disentangle"](open_bench(tmp_path / "silent", bench.data, tmp_path, SETTINGS, **options))
+    names = {score.name for score in told.scores}
+    assert {"r2/agent_x/s", "r2/agent_x/c", "r2/change of agent_x/ds"} <= names
+    assert not any(name.endswith("/z") for name in names)
+    assert told.notes[0].startswith("z is left out")
 
 
 def test_a_still_background_is_no_test_of_the_sceptics(bench, transforms, tmp_path):

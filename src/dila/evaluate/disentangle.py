@@ -81,7 +81,8 @@ def _gather(bench: Bench, model: DiLA, episodes: Sequence[Episode]) -> dict[str,
         with world.running():
             parts = parts_of(model, e) | {"e": e.float()}
             try:
-                told["z"].append(world.model.infer(e)[:, moments].float().flatten(0, 1).cpu())
+                z = world.model.infer(e)[:, moments].float().flatten(0, 1).cpu()
+                told["z"].append(z)
             except DilaError as error:
                 notes = [f"z is left out: {error}"]
         for name, part in parts.items():
