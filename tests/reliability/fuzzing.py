@@ -165,7 +165,8 @@ def read_shards(folder: Path) -> list[str]:
     from dila.vision.shards import open_shard, stored
 
     open_shard.cache_clear()
-    for key, (path, rows) in stored(folder).items():
+    (cache,) = {path.parent for path in folder.rglob("*.safetensors")}
+    for key, (path, rows) in stored(cache).items():
         with suppress(DilaError):
             open_shard(str(path)).rows(key, np.arange(min(rows, 4)))
     return []

@@ -15,7 +15,7 @@ import dila.vision.cache as cache_module
 from dila.errors import DilaError
 from dila.vision import FeatureCache, FeatureStatistics, fit_statistics_from
 from dila.vision.encoder import FrozenEncoder, Resize
-from dila.vision.shards import open_shard
+from dila.vision.shards import open_shard, stored
 from dila.vision.statistics import accumulate
 
 
@@ -239,6 +239,22 @@ def test_damage_is_told_and_mended(tmp_path, caplog):
         assert torch.equal(again.read([3]), cache.episodes([Recording("a")])[0].read([3]))
     with pytest.raises(DilaError, match="a has frames 0 to 9, not 4 to 10"):
         again.read([4, 10])
+
+
+@pytest.mark.parametrize("place", [
+    {"shape": [6, 4, 4, 2], "data_offsets": [0, 300]}, {"shape": [], "data_offsets": [0, 2]},
+    {"shape": [-1, 2], "data_offsets": [4, 0]}, {"shape": [2], "data_offsets": ["0", "4"]}, {"shape": 2},
+    {"shape": [2.0], "data_offsets": [0, 4]}, {"shape": [2], "data_offsets": [1, 5]},
+    {"shape": [400], "data_offsets": [0, 800]},
+])  # fmt: skip
+def test_a_shard_whose_header_does_not_fit_it_is_refused(tmp_path, place):
+    header = json.dumps({"key": {"dtype": "BF16", **place}}).encode()
+    header += b" " * (-len(header) % 8)
+    path = tmp_path / "shard-0.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(400))
+    with pytest.raises(DilaError, match=r"cannot read .*shard-0\.safetensors: .*; delete it and cache again"):
+        open_shard(str(path))
+    assert stored(tmp_path) == {}
 
 
 def test_a_lost_shard_is_encoded_again(tmp_path):

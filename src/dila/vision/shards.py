@@ -8,8 +8,9 @@ header in JSON with type, shape and place of each tensor, the tensors.
 import json
 import logging
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,25 @@ def read_header(path: Path) -> tuple[int, dict[str, Any]]:
             places = json.loads(file.read(length))
             size = file.seek(0, 2)
         places = {key: place for key, place in places.items() if place.get("dtype") == "BF16"}
-        # A mapped page past the end of a file would end the process, not raise.
-        if not places or size < 8 + length + max(place["data_offsets"][1] for place in places.values()):
+        for key, place in places.items():
+            _check_place(key, place, 8 + length, size)
+        if not places:
             raise ValueError("it is cut short")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DilaError(f"the feature cache cannot read {path}: {error}; delete it and cache again") from error
     return 8 + length, places
+
+
+def _check_place(key: str, place: Mapping[str, Any], first: int, size: int) -> None:
+    """A mapped page past the end of a file would end the process, not raise."""
+    shape, (start, end) = place["shape"], place["data_offsets"]
+    if not shape or any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+        raise ValueError(f"{key} has no shape or place")
+    if first + end > size:
+        raise ValueError("it is cut short")
+    width = torch.bfloat16.itemsize
+    if end - start != prod(shape) * width or (first + start) % width:
+        raise ValueError(f"{key} does not lie as its shape says")
 
 
 def stored(folder: Path) -> dict[str, tuple[Path, int]]:
