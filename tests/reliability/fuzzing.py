@@ -117,7 +117,7 @@ def read_corpus(folder: Path) -> list[str]:
         for deed in (
             lambda e=episode: e.read([0, len(e.times) - 1]),
             lambda e=episode: dict(e.columns),
-            lambda e=episode: sample(e, 0.1),
+            lambda e=episode: sample(e, 0.25),
             lambda e=episode: e.fingerprint(),
         ):
             with suppress(DilaError):

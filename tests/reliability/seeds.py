@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from dila.data import open_corpus, write_table, write_video
 from dila.data.lerobot_write import LeRobotV3
 from dila.data.primitives import render_primitives
 from dila.interop.pretrained import Pretrained, save_pretrained
+from dila.interop.released import save_released
+from dila.model.config import DiLAConfig
 from dila.model.dila import DiLA
 from dila.train.checkpoint import TrainerState, random_state
 from dila.vision import ConvDecoder, ConvDecoderConfig, FeatureCache, FeatureStatistics
@@ -179,7 +182,14 @@ def trainer(root):
 
 
 def released(root):
-    torch.save({"model": {"a.weight": torch.zeros(3), "b": torch.ones(2, 2)}, "steps": 3}, root / "released.pt")
+    own, theirs = small_model(), DiLAConfig()
+    parts = {
+        "idm": replace(own.idm, pairwise=theirs.idm.pairwise),
+        "decoder": replace(own.decoder, predicts=theirs.decoder.predicts),
+        "time_padding": theirs.time_padding,
+        "grid": theirs.grid,
+    }
+    save_released(DiLA(replace(own, **parts)), root / "released.pt")
     torch.save({"mean": torch.zeros(1, 4, 2, 2), "var": torch.ones(1, 4, 2, 2)}, root / "stat.pt")
 
 
