@@ -2,7 +2,7 @@
 
 ::
 
-    python -m dila.recipes.compare --data recordings/pusht --out runs/compare --parallel 2
+    dila compare --data recordings/pusht --out runs/compare --parallel 2
 
     out/results/baseline-lapa-seed0.json    what a run scored, see `Settings` and `measure`
     out/baseline-lapa-seed0/                the run
@@ -13,6 +13,7 @@ What is finished is skipped, what was interrupted goes on; a run that failed has
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -33,6 +34,7 @@ from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained, pick_device
 from dila.protocols import Episode
 from dila.recipes import ABLATION, ABLATIONS, BASELINE, recipe
+from dila.recipes.command import command, plain
 from dila.train.begin import begin
 from dila.train.learner import Learner
 from dila.train.log import read_log
@@ -346,8 +348,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     import tyro
 
-    compare(tyro.cli(Settings, prog="dila compare", description=__doc__, args=arguments))
+    compare(tyro.cli(Settings, prog="dila compare", description=plain(__doc__), args=arguments))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command("compare", main))
