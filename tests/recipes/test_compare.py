@@ -48,7 +48,10 @@ def test_runs_are_trained_measured_written_and_then_skipped(settings, toy, monke
         assert {"parameters", "losses", "rollout_error_vs_copy_last", "probe_r2", "seconds", "commit"} <= result.keys()
         assert len(result["rollout"]["by_horizon"]) == 8
     assert set(first[1]["losses"]) == {"feature", "kl"}
-    assert "baseline:adaworld" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "baseline:adaworld seed 0: done" in said.out
+    assert "comparison" in said.err, "hours pass in silence"
+    assert "4/4" in said.err
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained again"))
     assert compare(settings) == first
     with pytest.raises(DilaError, match="is of a run with steps = 4, not 5; choose another out"):
