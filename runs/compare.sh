@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 DATA=${DATA:-recordings/pusht}
-if [ "$DATA" = recordings/pusht ] && [ ! -e "$DATA" ]; then
+if [ "$DATA" = recordings/pusht ] && [ ! -e "$DATA" ] && [[ ! " $* " =~ \ (-h|--help|--data)[\ =] ]]; then
   "$PYTHON" -m dila.cli.main data record pusht "$DATA" --episodes 240 --frames 60
 fi
-exec "$PYTHON" -m dila.recipes.compare --data "$DATA" "$@"
+exec "$PYTHON" -m dila.cli.main compare --data "$DATA" "$@"

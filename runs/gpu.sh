@@ -25,7 +25,7 @@ timeout 60 $PYTHON -m dila.cli.main bench base --device cuda --works rollout pla
     --compiled --json "$OUT/graphs.json"
 
 part "the comparison"
-timeout "$LIMIT" $PYTHON -m dila.recipes.compare --data "$DATA" --out "$OUT/compare" --cache-dir "$OUT/features" \
+timeout "$LIMIT" $PYTHON -m dila.cli.main compare --data "$DATA" --out "$OUT/compare" --cache-dir "$OUT/features" \
     --device cuda --steps "$STEPS" --seeds "$SEEDS" --parallel 16 2>&1 | tail -n 60 | tee "$OUT/compare.txt"
 $PYTHON -m dila.cli.main compare summary "$OUT/compare" --out "$OUT/compare.md"
 tar czf "$OUT/compare.tgz" -C "$OUT" --exclude=checkpoints --exclude="*.png" compare

@@ -4,6 +4,10 @@
 #   runs/sceptic.sh [options of dila train, such as --batch 32]
 #   SOURCE=objects3d SEEDS="0 1 2 3 4" EPISODES=400 RECIPE=tiny_pusht OUT=runs/sceptic DEVICE=cuda runs/sceptic.sh
 set -euo pipefail
+if [[ " $* " =~ \ (-h|--help)\  ]]; then
+  sed -n '2,5p' "$0" | cut -c3-
+  exit 0
+fi
 here=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-$([ -x "$here/.venv/bin/python" ] && echo "$here/.venv/bin/python" || echo python3)}
 export PYTHONPATH="$here/src${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

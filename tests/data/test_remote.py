@@ -147,6 +147,8 @@ def test_what_cannot_be_reached_is_said_without_secrets(server, cache):
     assert "password" not in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "secret" not in "".join(str(p) for p in cache.rglob("*"))
+    with pytest.raises(DilaError, match=r"gone\.mp4 cannot be fetched: Cannot connect to host .*; check address and"):
+        fetch("http://127.0.0.1:9/gone.mp4", progress=False)
     with pytest.raises(DilaError, match="holds no files"):
         fetch("memory://nothing/here", progress=False)
     with pytest.raises(DilaError, match="nowhere://a/b cannot be fetched"):

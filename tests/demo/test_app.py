@@ -214,6 +214,9 @@ def test_a_visitor_clicks_a_goal_and_watches_it_plan(address, browser):
     page.locator("#goal img").wait_for()
     page.locator("#planned").get_by_text("Now plan").wait_for()
     page.get_by_role("button", name="Plan", exact=True).click()
+    playing = page.get_by_text("playing, to learn what real actions are")
+    playing.first.wait_for()
+    assert playing.count() == 1
     page.locator("#planned").get_by_text("boards from its goal").wait_for(timeout=240_000)
     page.locator("#sheet img").wait_for()
     film = page.locator("video:visible")

@@ -1,5 +1,10 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +12,8 @@ from dila.errors import DilaError
 from dila.recipes import compare as module
 from dila.recipes import recipe
 from dila.recipes.compare import GROUPS, Settings, compare, run_of, shortened, spelled_out, table
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -41,7 +48,10 @@ def test_runs_are_trained_measured_written_and_then_skipped(settings, toy, monke
         assert {"parameters", "losses", "rollout_error_vs_copy_last", "probe_r2", "seconds", "commit"} <= result.keys()
         assert len(result["rollout"]["by_horizon"]) == 8
     assert set(first[1]["losses"]) == {"feature", "kl"}
-    assert "baseline:adaworld" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "baseline:adaworld seed 0: done" in said.out
+    assert "comparison" in said.err, "hours pass in silence"
+    assert "4/4" in said.err
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained again"))
     assert compare(settings) == first
     with pytest.raises(DilaError, match="is of a run with steps = 4, not 5; choose another out"):
@@ -143,3 +153,22 @@ def test_several_at_once_score_what_one_after_the_other_does(settings):
     for alone, beside in zip(one, both, strict=True):
         assert alone["rollout"].pop("by_horizon") == pytest.approx(beside["rollout"].pop("by_horizon"))
         assert alone["rollout"] == pytest.approx(beside["rollout"])
+
+
+@pytest.mark.parametrize("script", ["compare.sh", "sceptic.sh"])
+def test_help_of_the_scripts_records_nothing(script, tmp_path):
+    (tmp_path / "runs").mkdir()
+    copy = shutil.copy(ROOT / "runs" / script, tmp_path / "runs")
+    asked = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src")}
+    told = subprocess.run([copy, "--help"], cwd=tmp_path, env=asked, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    assert "--" in told.stdout
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [script]
+
+
+def test_the_module_says_bad_input_in_one_sentence():
+    asked = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    line = [sys.executable, "-m", "dila.recipes.compare", "--data", "nowhere", "--names", "genie"]
+    told = subprocess.run(line, env=asked, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 2
+    assert told.stderr.startswith("compare: names: there is no 'genie'")

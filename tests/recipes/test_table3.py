@@ -63,3 +63,12 @@ def test_what_is_not_there_is_one_sentence(runs, tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"table3: runs: {tmp_path} holds no run of dila; make some with")
     with pytest.raises(DilaError, match="two of them have the same name"):
         run_table3(Settings(runs, ("a/kitchen", "b/kitchen"), tmp_path / "out"))
+
+
+def test_help_shows_lines_as_they_stand(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert end.value.code == 0
+    assert "::" not in told
+    assert "python -m dila.recipes.table3 --runs" in told

@@ -76,6 +76,7 @@ def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> 
         single = not address.endswith("/") and _is_file(system, root)
         files = [_file(system, root, PurePosixPath(shown).name)] if single else list(_files(system, root))
         if not files:
+            _ask(system, root)
             raise DilaError(f"{shown} holds no files; check the address")
         folder = (cache or default_cache()) / f"{PurePosixPath(shown).name}-{_digest(address)[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +130,15 @@ def _file(system: Any, address: str, name: str) -> _File:
     told = {str(key).lower().replace("-", ""): value for key, value in info.items() if value is not None}
     version = next((str(told[key]) for key in VERSION if key in told), "")
     return _File(address, name, info.get("size"), version)
+
+
+def _ask(system: Any, root: str) -> None:
+    """Raise why an address is out of reach: over http fsspec lists such a one as it does an empty folder."""
+    try:
+        system.info(root)
+    except FileNotFoundError as error:
+        if error.__cause__ is not None:
+            raise
 
 
 def _download(system: Any, file: _File, target: Path) -> None:
@@ -194,6 +204,7 @@ def _shown(address: str) -> str:
 
 
 def _reason(error: BaseException, address: str) -> str:
+    error = error.__cause__ or error  # fsspec's own is often no more than the address
     text = str(error) or type(error).__name__
     return text.replace(address, _shown(address)).replace(address.partition("?")[2] or "\0", "...")
 

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m dila.recipes.compare --data recordings/pusht --out runs/compare --parallel 2
+    dila compare --data recordings/pusht --out runs/compare --parallel 2
 
     out/results/baseline-lapa-seed0.json    what a run scored, see `Settings` and `measure`
     out/baseline-lapa-seed0/                the run
@@ -13,6 +13,7 @@ What is finished is skipped, what was interrupted goes on; a run that failed has
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,6 +23,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 import torch
+from tqdm import tqdm
 
 from dila.baselines.presets import BASELINES
 from dila.data import Clips, collate_clips, open_corpus, split_episodes
@@ -33,6 +35,7 @@ from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained, pick_device
 from dila.protocols import Episode
 from dila.recipes import ABLATION, ABLATIONS, BASELINE, recipe
+from dila.recipes.command import command, plain
 from dila.train.begin import begin
 from dila.train.learner import Learner
 from dila.train.log import read_log
@@ -117,14 +120,14 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
     if left:
         _fill_cache(settings, runs[left[0]])
     if settings.parallel == 1:
-        for job in left:
+        for job in tqdm(left, desc="comparison", unit="run"):
             _told(one(settings, *job), job)
     elif left:
         # Spawned: a forked process cannot use CUDA.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(settings.parallel, context, initializer=_begin, initargs=(settings.parallel,)) as pool:
             started = {pool.submit(one, settings, *job): job for job in left}
-            for done in as_completed(started):
+            for done in tqdm(as_completed(started), desc="comparison", total=len(left), unit="run"):
                 _told(done.result(), started[done])
     results = [result for job in jobs if (result := _result(settings, *job, runs[job])) is not None]
     print(table(results))
@@ -215,7 +218,9 @@ def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     }
     began = time.monotonic()
     try:
-        checkpoint = train(run, settings.data, folder, cache_dir=settings.cache_dir, progress=False)
+        # Beside each other, bars would write into each other's lines.
+        alone = settings.parallel == 1
+        checkpoint = train(run, settings.data, folder, cache_dir=settings.cache_dir, progress=alone)
         told |= {"seconds_training": _seconds(folder, run.batch), "held_out": _evaluation(folder)}
         told |= measure(settings, run, checkpoint)
     except DilaError as error:
@@ -297,7 +302,8 @@ def _result(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any
 
 
 def _told(result: dict[str, Any], job: tuple[str, int]) -> None:
-    print(f"{job[0]} seed {job[1]}: {result.get('failed', 'done')}, {result['seconds']:.0f} s", flush=True)
+    tqdm.write(f"{job[0]} seed {job[1]}: {result.get('failed', 'done')}, {result['seconds']:.0f} s")
+    sys.stdout.flush()
 
 
 def slug(name: str, seed: int) -> str:
@@ -346,8 +352,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     import tyro
 
-    compare(tyro.cli(Settings, prog="dila compare", description=__doc__, args=arguments))
+    compare(tyro.cli(Settings, prog="dila compare", description=plain(__doc__), args=arguments))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command("compare", main))

@@ -33,7 +33,7 @@ from dila.evaluate.probing import gather, joined, score_probe, untrained_like
 from dila.evaluate.result import Result, Score, read_results, write_results
 from dila.evaluate.seeds import Claim, by_seed, judge, pair_seeds
 from dila.files import write_json
-from dila.recipes.command import command
+from dila.recipes.command import command, plain
 from dila.recipes.compare import DILA, GROUPS, slug
 
 R2, MSE = "r2/z/ridge", "mse/z/ridge"
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table; gives the exit code."""
 
     def run() -> str:
-        settings = tyro.cli(Settings, prog="python -m dila.recipes.table3", description=__doc__, args=arguments)
+        settings = tyro.cli(Settings, prog="python -m dila.recipes.table3", description=plain(__doc__), args=arguments)
         return f"{markdown(run_table3(settings))}\nwrote {settings.out / 'table3.json'}"
 
     return command("table3", run)

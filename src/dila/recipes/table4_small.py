@@ -22,7 +22,7 @@ from dila.data.simulators import record_simulator
 from dila.errors import DilaError
 from dila.evaluate.planning import Planning
 from dila.recipes import compare
-from dila.recipes.command import command
+from dila.recipes.command import command, plain
 from dila.recipes.table4 import TASKS, markdown, run_table4
 from dila.train.adapt import MODEL, Adaptation, adapt
 from dila.train.loop import train
@@ -129,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table; gives the exit code."""
 
     def run() -> str:
-        settings = tyro.cli(Settings, prog="python -m dila.recipes.table4_small", description=__doc__, args=arguments)
+        prog = "python -m dila.recipes.table4_small"
+        settings = tyro.cli(Settings, prog=prog, description=plain(__doc__), args=arguments)
         return f"{markdown(run_table4_small(settings))}\nwrote {settings.out / 'plans' / 'table4.json'}"
 
     return command("table4", run)
