@@ -16,7 +16,7 @@ import numpy as np
 from dila.data.sim_robodesk import RoboDesk
 from dila.data.simulators import EAST, NORTH, UP, Driver, Leg
 from dila.planning.env_simulators import NEAR, SimulatorBody
-from dila.planning.environment import SUCCESS, Staged, Task
+from dila.planning.environment import SUCCESS, Staged, Task, driven
 
 COLOURS = ("red", "green", "blue")
 OPEN, PRESSED, LOW, STAY = 0.55, -0.00453, 0.6, 0.01
@@ -192,30 +192,23 @@ def _stage(
     while not ready(body.facts()):
         body.reset(rng)
     driver = Driver(_scripted(body.simulator, legs), rng, "scripted")
-    nowhere, passed, rest = np.zeros(len(body.facts())), [], []
-    for _ in range(PATIENCE):
-        passed.append(body.snapshot())
-        rest.append(left(body.facts(), nowhere))
-        if rest[-1] < SUCCESS:
-            break
-        body.act(driver.action())
-    begins = [time for time, much in enumerate(rest[: max(1, len(rest) - LEAD)]) if much > NEAR]
-    return Staged(passed[begins[-1]], passed[-1]) if rest[-1] < SUCCESS and begins else None
+    nowhere = np.zeros(len(body.facts()))
+    return driven(
+        body, driver.action, PATIENCE, lambda first, now: left(now, nowhere) < SUCCESS, LEAD, 0,
+        worth=lambda facts: left(facts, nowhere) > NEAR,
+    )  # fmt: skip
 
 
-def _pressing(colour: str) -> Task:
-    left = partial(button_left, colour=colour)
-    return Task(partial(_stage, legs=partial(_button_legs, colour=colour), left=left), left)
+def _task(legs: Legs, left: Callable[[np.ndarray, np.ndarray], float], **ready: Callable[[np.ndarray], bool]) -> Task:
+    return Task(partial(_stage, legs=legs, left=left, **ready), left)
 
 
-def _clearing(block: str) -> Task:
-    left = partial(block_left, block=block)
-    return Task(partial(_stage, legs=partial(_block_legs, block=block), left=left), left)
-
-
-OPEN_SLIDE = Task(partial(_stage, legs=_slide_legs, left=slide_left), slide_left)
-OPEN_DRAWER = Task(
-    partial(_stage, legs=_drawer_legs, left=drawer_left, ready=lambda facts: facts[DRAWER] < -AJAR), drawer_left
+OPEN_SLIDE = _task(_slide_legs, slide_left)
+OPEN_DRAWER = _task(_drawer_legs, drawer_left, ready=lambda facts: facts[DRAWER] < -AJAR)
+PUSH_RED, PUSH_GREEN, PUSH_BLUE = (
+    _task(partial(_button_legs, colour=colour), partial(button_left, colour=colour)) for colour in COLOURS
 )
-PUSH_RED, PUSH_GREEN, PUSH_BLUE = map(_pressing, COLOURS)
-UPRIGHT_OFF, FLAT_OFF = map(_clearing, ("upright_block", "flat_block"))
+UPRIGHT_OFF, FLAT_OFF = (
+    _task(partial(_block_legs, block=block), partial(block_left, block=block))
+    for block in ("upright_block", "flat_block")
+)

@@ -203,6 +203,7 @@ def driven(
     happened: Callable[[np.ndarray, np.ndarray], bool],
     lead: int,
     ahead: int,
+    worth: Callable[[np.ndarray], bool] = lambda facts: True,
 ) -> Staged | None:
     """Let a script drive until something happened: start ``lead`` raw steps before that, goal ``ahead`` after.
 
@@ -213,15 +214,18 @@ def driven(
         happened: from the facts of the beginning and those now.
         lead: raw steps.
         ahead: raw steps.
+        worth: from facts to whether an episode may start there; it starts so much earlier that it may.
     """
-    snapshots, first = [body.snapshot()], body.facts()
+    snapshots, passed = [body.snapshot()], [body.facts()]
     for _ in range(steps):
         body.act(drive())
         snapshots.append(body.snapshot())
-        if happened(first, body.facts()):
+        passed.append(body.facts())
+        if happened(passed[0], passed[-1]):
             break
     else:
         return None
     for _ in range(ahead):
         body.act(drive())
-    return Staged(snapshots[max(0, len(snapshots) - 1 - lead)], body.snapshot())
+    starts = [time for time, facts in enumerate(passed[: max(1, len(passed) - lead)]) if worth(facts)]
+    return Staged(snapshots[starts[-1]], body.snapshot()) if starts else None
