@@ -132,18 +132,17 @@ def opened(path: Path) -> Iterator[Any]:
         import h5py
     except ImportError as error:
         raise MissingExtra(f"reading {path.name}", "h5py", "formats") from error
-    with suppress(ImportError):  # where it is installed, files that were compressed with it can be read
-        import hdf5plugin  # noqa: F401
     if not path.is_file():
         raise DilaError(f"{path} is gone; put it back, or open the data set anew")
     try:
         place = (os.getpid(), stamp(path))
         one = _idle.pop(place, None) or _open(h5py, path)
         one.stored.begin()
-        with ExitStack() as failed:
-            failed.push(one.closing)
+        try:
             yield one.file
-            failed.pop_all()
+        except BaseException:
+            one.closing.close()
+            raise
         _leave_open(place, one)
     # What is damaged has other types, shapes and members than its readers expect.
     except (
@@ -165,6 +164,8 @@ _idle: OrderedDict[tuple[int, Stamp], _Open] = OrderedDict()
 
 
 def _open(h5py: Any, path: Path) -> _Open:
+    with suppress(ImportError):  # where it is installed, files that were compressed with it can be read
+        import hdf5plugin  # noqa: F401
     with ExitStack() as stack:
         stored = stack.enter_context(HeapChecked(path))
         file = stack.enter_context(h5py.File(stored, "r", locking=False))
