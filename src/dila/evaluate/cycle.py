@@ -21,6 +21,7 @@ from dila.evaluate.result import Result, score_ratio, score_rows
 from dila.imagine.pictures import write_clip, write_sheet
 from dila.imagine.transfer import Cycle, cycle
 from dila.imagine.windows import infer_long
+from dila.model.dila import DiLA
 from dila.protocols import LatentActionModel
 from dila.shapes import Features, Float, Tensor
 
@@ -62,7 +63,9 @@ def measure_cycle(bench: Bench) -> Result:
 
 
 def one_step(model: LatentActionModel, e: Features, z: Float[Tensor, "B K Dz"]) -> Float[Tensor, "B K H W D"]:
-    """Every frame predicted from the true frames before it, by the verbs that any model has."""
+    """Every frame predicted from the true frames before it: by a DiLA at once, else by the verbs that any model has."""
+    if isinstance(model, DiLA):
+        return model.predict(model.observe(e), e, z).e_hat
     return torch.stack([model.step(model.start(e[:, : k + 1]), z[:, k])[1] for k in range(z.shape[1])], dim=1)
 
 

@@ -4,6 +4,7 @@ Pictures are floats in [0, 1], ``... 3 Y X``; a number is given for each picture
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ PERFECT = 1e-10
 """Squared error below which PSNR no longer rises: 100 dB."""
 
 _SIGMA, _REACH, _K1, _K2 = 1.5, 5, 0.01, 0.03
+_PLANES = 32
+"""Planes of colour compared at a time, so that they stay in a CPU's cache."""
 _WEIGHTS = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
 """Torchvision's networks under LPIPS, and the files in torch's hub folder that it takes them from."""
 
@@ -34,14 +37,19 @@ def ssim(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
     are enlarged to that.
     """
     x, y = torch.broadcast_tensors(x.float(), y.float())
-    shape = x.shape[:-3]
-    x, y = (_large_enough(part.reshape(-1, *part.shape[-3:])).flatten(0, 1)[:, None] for part in (x, y))
-    x, y = (F.pad(part, (_REACH,) * 4, mode="reflect") for part in (x, y))
-    mean_x, mean_y, xx, yy, xy = (_blur(part) for part in (x, y, x * x, y * y, x * y))
+    planes = [_large_enough(part.reshape(-1, *part.shape[-3:])).flatten(0, 1) for part in (x, y)]
+    told = [_plane_ssim(a, b) for a, b in zip(*(part.split(_PLANES) for part in planes), strict=True)]
+    return torch.cat(told).reshape(*x.shape[:-3], 3).mean(-1)
+
+
+def _plane_ssim(x: Float[Tensor, "N Y X"], y: Float[Tensor, "N Y X"]) -> Float[Tensor, " N"]:
+    """Of each plane of colour."""
+    rows, columns = (_blurring(size, x.device) for size in x.shape[-2:])
+    mean_x, mean_y, xx, yy, xy = (rows @ part @ columns.T for part in (x, y, x * x, y * y, x * y))
     var_x, var_y = (xx - mean_x.square()).clamp_min(0), (yy - mean_y.square()).clamp_min(0)
     structure = (2 * (xy - mean_x * mean_y) + _K2**2) / (var_x + var_y + _K2**2)
     light = (2 * mean_x * mean_y + _K1**2) / (mean_x.square() + mean_y.square() + _K1**2)
-    return (structure * light).reshape(*shape, -1).mean(-1)
+    return (structure * light).mean((-2, -1))
 
 
 def feature_distance(
@@ -97,8 +105,14 @@ def _large_enough(x: Float[Tensor, "N 3 Y X"]) -> Tensor:
     return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
-def _blur(x: Float[Tensor, "N 1 Y X"]) -> Tensor:
-    place = torch.arange(-_REACH, _REACH + 1, device=x.device, dtype=x.dtype)
+@lru_cache(maxsize=8)
+def _blurring(size: int, device: torch.device) -> Float[Tensor, "N N"]:
+    """The Gaussian along one axis, mirrored at its ends, as a matrix.
+
+    On a CPU the product with it takes a tenth of the time of a convolution of single planes.
+    """
+    place = torch.arange(-_REACH, _REACH + 1)
     kernel = torch.exp(-place.square() / (2 * _SIGMA**2))
-    kernel = kernel / kernel.sum()
-    return F.conv2d(F.conv2d(x, kernel.reshape(1, 1, -1, 1)), kernel.reshape(1, 1, 1, -1))
+    source = (torch.arange(size)[:, None] + place).abs()
+    source = torch.where(source < size, source, 2 * (size - 1) - source)
+    return torch.zeros(size, size).scatter_add_(1, source, (kernel / kernel.sum()).expand(size, -1)).to(device)
