@@ -5,8 +5,10 @@ import pytest
 
 from dila.cli.main import main
 from dila.errors import DilaError
-from dila.recipes.compare import GROUPS
-from dila.recipes.summary import BEGIN, CLAIMS, END, summarise
+from dila.evaluate.result import Result, Score, Subject, write_results
+from dila.recipes.claims import CLAIMS
+from dila.recipes.compare import GROUPS, slug
+from dila.recipes.summary import BEGIN, END, summarise
 
 pytest.importorskip("matplotlib")
 
@@ -57,6 +59,41 @@ def test_a_page_has_scores_tests_claims_and_pictures(folder, tmp_path, capsys):
     told = json.loads(out.with_suffix(".json").read_text())
     assert {test["first"] for test in told[0]["tests"]} == SCORES.keys() - {"dila", "ablation:no-action"}
     assert str(out) in capsys.readouterr().out
+
+
+def judged(name, seed, pins="abc"):
+    """What runs/evaluate.sh leaves in a run: better for DiLA, more so with each seed, and the same for copying."""
+    worse = 0 if name == "dila" else 0.1 + 0.001 * seed
+    sides = {"imagined": 0.5, "decoder": 0.1, "copying": 0.8}
+    subject = Subject(name, seed, "", "", 1, "")
+    results = []
+    for what, side in (("generation", "imagined"), ("cycle", "cycle")):
+        scores = [Score(f"efficientnet_distance/{side}", 0.5 + worse + 0.01 * seed, better="lower")]
+        scores += [
+            Score(f"efficientnet_distance/{each}", sides[each], better="lower") for each in ("decoder", "copying")
+        ]
+        scores += [Score("psnr/copying", 30.0)]
+        results.append(Result(what, subject, "pusht", pins, {}, tuple(scores)))
+    return results
+
+
+def test_what_was_drawn_is_told_beside_it(folder, tmp_path):
+    for name in ("dila", "baseline:lapa", "ablation:gaussian"):
+        for seed in range(3):
+            write_results(folder / slug(name, seed) / "evaluation.json", judged(name, seed))
+    out = tmp_path / "results.md"
+    assert main(["compare", "summary", str(folder), "--out", str(out)]) == 0
+    page = out.read_text()
+    assert re.search(r"\| baseline:lapa \| 3 \| 0\.61\d \[.*\] \| 0\.61\d \[", page)
+    assert re.search(r"\| \*the first frame repeated\* \|  \| 0\.800 \| 0\.800 \|", page)
+    assert re.search(r"than those of LAPA .* perceptual distance of rollouts ↓ .* \*\*holds\*\* \|", page)
+    assert re.search(r"cycle transfer is better than that of DiLA with a Gaussian z .* \*\*holds\*\* \|", page)
+    told = json.loads(out.with_suffix(".json").read_text())[0]
+    assert not any("copying" in test["score"] for test in told["tests"])
+    assert not any("psnr" in row["score"] for row in told["scores"])
+    write_results(folder / slug("dila", 0) / "evaluation.json", judged("dila", 0, pins="def"))
+    with pytest.raises(DilaError, match="evaluations on several sets of clips, abc, def; give all the same --pins"):
+        summarise(folder)
 
 
 def test_text_around_the_summary_stays(folder, tmp_path):

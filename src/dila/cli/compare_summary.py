@@ -16,6 +16,9 @@ def summary(
 ) -> None:
     """What `dila compare` found: scores with intervals over seeds, paired tests by seed, the paper's claims, pictures.
 
+    Runs that `runs/evaluate.sh` judged are compared by what they draw as well: SSIM and perceptual distance of rollouts
+    and of cycle transfer (tables 1 and 2).
+
     A page that is there already keeps its text: only what stands between the two lines of comment that this verb
     writes is written anew.
 

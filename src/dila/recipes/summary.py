@@ -1,66 +1,29 @@
 """A comparison as a page: what models scored over their seeds, which differences are real, which claims they bear out.
 
-It reads the JSON that `dila.recipes.compare` leaves behind, and writes Markdown, pictures and one JSON of all numbers.
+It reads the JSON that `dila.recipes.compare` leaves behind, and what ``runs/evaluate.sh`` adds to it, and writes
+Markdown, pictures and one JSON of all numbers.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dila.errors import DilaError
 from dila.evaluate.compare import Cell, Row, compare
 from dila.evaluate.plots import Panel, Point, draw_curves, draw_panels
-from dila.evaluate.result import Better, Result, Score, Subject
-from dila.evaluate.seeds import Claim, SeedTest, by_seed, judge, pair_seeds
+from dila.evaluate.result import Result, Score, Subject, read_results
+from dila.evaluate.seeds import SeedTest, by_seed, judge, pair_seeds
 from dila.files import write_json, write_text
-from dila.recipes.compare import DILA, GROUPS, Settings, run_of
+from dila.recipes.claims import ALONE, BACK, CLAIMS, DRAWN, POOLED, PROBE, SCORES, SEEN, beside
+from dila.recipes.compare import DILA, GROUPS, Settings, run_of, slug
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
 """What stands between these lines of a page is written anew, and the rest of it is left alone."""
 
 _WIDTH = "ablation:z-"
-
-POOLED, ONE_STEP, PROBE = "rollout/pooled", "rollout/one_step", "probe/r2"
-
-SCORES: dict[str, tuple[str, Better]] = {
-    POOLED: ("rollout error over copying ↓", "lower"),
-    ONE_STEP: ("one step over copying ↓", "lower"),
-    PROBE: ("probe R² ↑", "higher"),
-}
-"""Where a score stands in a run's JSON, its heading, and which way is good."""
-
-_TABLE_1 = "rollouts are better than those of"
-_TABLE_3 = "a line reads true actions off z better than with"
-
-CLAIMS = (
-    Claim(f"{_TABLE_1} LAPA", "table 1", POOLED, DILA, ("baseline:lapa",), "LPIPS 0.356, 0.206 against 0.565, 0.595"),
-    Claim(f"{_TABLE_1} Moto", "table 1", POOLED, DILA, ("baseline:moto",), "LPIPS 0.356, 0.206 against 0.593, 0.284"),
-    Claim(
-        f"{_TABLE_1} AdaWorld's latent action model", "table 1", POOLED, DILA, ("baseline:adaworld",),
-        "LPIPS 0.356, 0.206 against 0.576, 0.549",
-    ),
-    Claim(
-        f"{_TABLE_1} villa-X", "table 1", POOLED, DILA, ("baseline:villax",),
-        "LPIPS 0.356, 0.206 against 0.515, 0.477",
-    ),
-    Claim(
-        f"{_TABLE_1} DiLA without content", "tables 1, 2", POOLED, DILA, ("ablation:no-content",),
-        "LPIPS 0.263 against 0.344",
-    ),
-    Claim(
-        f"{_TABLE_1} DiLA with a discrete z", "table 2", POOLED, DILA, ("ablation:discrete",),
-        "LPIPS 0.263 against 0.334",
-    ),
-    Claim(
-        f"{_TABLE_1} DiLA with a Gaussian z", "table 2", POOLED, DILA, ("ablation:gaussian",),
-        "LPIPS 0.263 against 0.346",
-    ),
-    Claim(f"{_TABLE_3} a discrete z", "table 3", PROBE, DILA, ("ablation:discrete",), "Push-T MSE 0.009 against 0.023"),
-    Claim(f"{_TABLE_3} a Gaussian z", "table 3", PROBE, DILA, ("ablation:gaussian",), "Push-T MSE 0.009 against 0.041"),
-)  # fmt: skip
-"""The paper's claims of which a comparison has anything to say, each in the score nearest to the paper's."""
+_PANELS = (POOLED, PROBE, SEEN, BACK)
 
 
 @dataclass(frozen=True)
@@ -70,6 +33,7 @@ class Summary:
     Args:
         data: its name.
         told: every run's JSON.
+        results: what each run scored that did not fail.
         rows: each score of each model over its seeds.
         tests: every model against ``against``, by seed.
         against: whom.
@@ -77,6 +41,7 @@ class Summary:
 
     data: str
     told: tuple[dict[str, Any], ...]
+    results: tuple[Result, ...]
     rows: tuple[Row, ...]
     tests: tuple[SeedTest, ...]
     against: str
@@ -95,18 +60,28 @@ class Summary:
 def summarise(folder: Path, against: str = DILA) -> Summary:
     """Read a comparison: a folder of one JSON a run, or what holds it as ``results``.
 
+    Where a run's folder stands beside its JSON, or beside ``results``, its ``evaluation.json`` is read as well.
+
     Raises:
-        DilaError: it holds none, one is damaged, they are not of one comparison, or none is of ``against``.
+        DilaError: it holds none, one is damaged, they are not of one comparison or not judged on the same clips, or
+            none is of ``against``.
         MissingExtra: scipy is not installed.
     """
-    told = _read(folder)
+    place = folder / "results" if (folder / "results").is_dir() else folder
+    told = _read(place)
     if against not in {run["name"] for run in told}:
         raise DilaError(f"--against: {folder} has no run of {against}; it has some of {', '.join(_names(told))}")
-    results = [_result(run, folder) for run in told if "failed" not in run]
+    runs = place.parent if place.name == "results" else place
+    results = [_result(run, runs) for run in told if "failed" not in run]
+    if len(pins := sorted({result.pins for result in results if result.pins})) > 1:
+        raise DilaError(
+            f"{runs} holds evaluations on several sets of clips, {', '.join(pins)}; give all the same --pins"
+        )
+    results = [replace(result, pins="") for result in results]
+    tests = [test for test in pair_seeds(results, against) if test.score in SCORES | DRAWN]
     return Summary(
-        told[0].get("data", folder.name), tuple(told), tuple(compare(results)), tuple(pair_seeds(results, against)),
-        against,
-    )  # fmt: skip
+        told[0].get("data", folder.name), tuple(told), tuple(results), tuple(compare(results)), tuple(tests), against
+    )
 
 
 def write_summary(out: Path, summaries: Sequence[Summary]) -> list[Path]:
@@ -147,7 +122,8 @@ def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
         "",
         *_score_table(summary),
         "",
-        *_test_table(summary),
+        *_test_table(summary, SCORES),
+        *_drawn_tables(summary),
         *_claim_table(summary),
     ]
     for path, caption in pictures.items():
@@ -157,8 +133,7 @@ def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
-    place = folder / "results" if (folder / "results").is_dir() else folder
-    told = [_json(path) for path in sorted(place.glob("*.json"))]
+    told = [_json(path) for path in sorted(folder.glob("*.json"))]
     if not told:
         raise DilaError(f"{folder} holds no results of a comparison; make some with: dila compare --out {folder}")
     for key in ("size", "steps", "clips"):
@@ -186,15 +161,22 @@ def _names(told: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(run["name"] for run in told))
 
 
-def _result(run: Mapping[str, Any], folder: Path) -> Result:
-    """A run as `dila report` and the tests read it."""
+def _result(run: Mapping[str, Any], runs: Path) -> Result:
+    """A run as `dila report` and the tests read it, its own scores and those of its evaluation as one."""
     scores = [
         Score(name, float(value), better=better, by_step=tuple(run["rollout"]["by_horizon"]) if name == POOLED else ())
         for name, (_, better) in SCORES.items()
         if (value := _at(run, name)) is not None
     ]
-    subject = Subject(run["name"], run["seed"], str(folder), "", run["parameters"], "")
-    return Result("comparison", subject, str(folder), "", {}, tuple(scores))
+    file = runs / slug(run["name"], run["seed"]) / "evaluation.json"
+    judged = read_results(file) if file.is_file() else []
+    drawn = {f"{told.what}/{score.name}": score for told in judged for score in told.scores}
+    wanted = [name for score in DRAWN for name in (score, *(beside(score, side) for side in ALONE))]
+    scores += [
+        Score(name, drawn[name].value, better=drawn[name].better) for name in dict.fromkeys(wanted) if name in drawn
+    ]
+    subject = Subject(run["name"], run["seed"], str(runs), "", run["parameters"], "")
+    return Result("comparison", subject, str(runs), judged[0].pins if judged else "", {}, tuple(scores))
 
 
 def _at(run: Mapping[str, Any], path: str) -> Any:
@@ -205,7 +187,7 @@ def _at(run: Mapping[str, Any], path: str) -> Any:
 
 
 def _score_table(summary: Summary) -> list[str]:
-    cells = {row.score: {cell.model: cell for cell in row.cells} for row in summary.rows}
+    cells = _cells(summary)
     shown = [name for name in SCORES if name in cells]
     head = ["model", "seeds", "parameters", *(SCORES[name][0] for name in shown), "s to train"]
     lines = []
@@ -220,16 +202,44 @@ def _score_table(summary: Summary) -> list[str]:
     return _table(head, lines)
 
 
-def _test_table(summary: Summary) -> list[str]:
-    shown = [name for name in SCORES if any(test.score == name for test in summary.tests)]
+def _drawn_tables(summary: Summary) -> list[str]:
+    """What was drawn by one decoder and judged as in the paper's tables 1 and 2, where it was."""
+    cells = _cells(summary)
+    shown = [name for name in DRAWN if name in cells]
+    if not shown:
+        return []
+    lines = []
+    for model in _names(summary.told):
+        seeds = max(cells[name][model].seeds if model in cells[name] else 0 for name in shown)
+        lines.append([model, str(seeds), *(_cell(cells[name].get(model)) for name in shown)])
+    for side, called in ALONE.items():
+        values = [_beside(summary, name, side) for name in shown]
+        lines.append([called, "", *("" if cell is None else f"{cell.mean:.3f}" for cell in values)])
+    head = ["model", "seeds", *(DRAWN[name][0] for name in shown)]
+    told = (
+        "Rollouts from one frame and cycle transfer (tables 1 and 2), drawn by one decoder, on the same held-out clips:"
+    )
+    return [told, "", *_table(head, lines), "", *_test_table(summary, DRAWN)]
+
+
+def _beside(summary: Summary, score: str, side: str) -> Cell | None:
+    return _cells(summary).get(beside(score, side), {}).get(summary.against)
+
+
+def _cells(summary: Summary) -> dict[str, dict[str, Cell]]:
+    return {row.score: {cell.model: cell for cell in row.cells} for row in summary.rows}
+
+
+def _test_table(summary: Summary, scores: Mapping[str, tuple[str, Any]]) -> list[str]:
+    tests = {(test.first, test.score): test for test in summary.tests if test.score in scores}
+    shown = [name for name in scores if any(score == name for _, score in tests)]
     if not shown:
         return [f"No model has two seeds in common with {summary.against}: nothing to test.", ""]
     head = [f"minus {summary.against}, by seed"]
     for name in shown:
-        head += [SCORES[name][0], "p, Holm"]
-    tests = {(test.first, test.score): test for test in summary.tests}
+        head += [scores[name][0], "p, Holm"]
     lines = []
-    for model in dict.fromkeys(test.first for test in summary.tests):
+    for model in dict.fromkeys(first for first, _ in tests):
         line = [model]
         for name in shown:
             test = tests.get((model, name))
@@ -243,7 +253,8 @@ def _claim_table(summary: Summary) -> list[str]:
     for claim in CLAIMS:
         for test, verdict in judge(claim, summary.tests).values():
             found = f"{_signed(test.difference, test.low, test.high)}, {test.seeds} seeds"
-            lines.append([claim.text, claim.source, claim.published, SCORES[claim.score][0], found, f"**{verdict}**"])
+            by, _ = (SCORES | DRAWN)[claim.score]
+            lines.append([claim.text, claim.source, claim.published, by, found, f"**{verdict}**"])
     if not lines:
         return []
     head = ["the paper's claim", "where", "published", "judged here by", "difference", "here"]
@@ -266,12 +277,12 @@ def _signed(value: float, low: float, high: float) -> str:
 
 def _draw(out: Path, summary: Summary) -> dict[Path, str]:
     """Points with intervals of every model; error by horizon; scores by the width of z where there are several."""
-    results = [_result(run, Path(summary.data)) for run in summary.told if "failed" not in run]
+    lines = {POOLED: 1.0} | {name: cell.mean for name in DRAWN if (cell := _beside(summary, name, "copying"))}
     rows, stem = {row.score: row for row in summary.rows}, out.parent / "pictures" / f"{out.stem}-{summary.data}"
     panels = [
-        Panel(SCORES[name][0], _points(rows[name]), by_seed(results, name), 1.0 if name != PROBE else None)
-        for name in (POOLED, PROBE)
-        if name in rows
+        Panel(heading, _points(rows[name]), by_seed(summary.results, name), lines.get(name))
+        for name, (heading, _) in (SCORES | DRAWN).items()
+        if name in rows and name in _PANELS
     ]
     drawn = {}
     if panels:
