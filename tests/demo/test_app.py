@@ -97,6 +97,12 @@ def test_films_and_maps_come_out(address):
     assert "<svg" in told[1]
 
 
+def test_a_moment_is_chosen_within_the_clip(address):
+    parts = json.loads(status(f"{address}/config")[1])["components"]
+    ends = {part["props"]["label"]: part["props"]["maximum"] for part in parts if part["type"] == "slider"}
+    assert ends["begin at (seconds)"] == ends["at (seconds)"] == pytest.approx(5.6)
+
+
 def test_a_page_needs_a_decoder_and_clips(box, tmp_path, monkeypatch):
     with pytest.raises(DilaError, match="no video"), serving(box, [tmp_path]):
         pass
@@ -157,6 +163,12 @@ def test_a_visitor_plays_transfers_and_looks_inside(address, browser, tmp_path):
     page.locator("video").first.wait_for()
     page.get_by_role("button", name="Reset", exact=True).click()
     said.get_by_text("0 imagined").wait_for()
+
+    moment = page.locator("input[type=range]").first
+    assert float(moment.get_attribute("max")) > 5
+    page.get_by_label("clip", exact=True).first.click()
+    page.get_by_role("option", name="solid_0").click()
+    page.wait_for_function("e => Number(e.max) < 4", arg=moment.element_handle())
 
     page.get_by_role("tab", name="Transfer").click()
     page.get_by_role("button", name="Transfer", exact=True).click()

@@ -3,7 +3,7 @@ import torch
 
 from dila.data import write_video
 from dila.demo import clips as rules
-from dila.demo.clips import accept, read_frames, shelve
+from dila.demo.clips import accept, last_start, read_frames, shelve
 from dila.errors import DilaError
 
 
@@ -22,6 +22,8 @@ def test_a_video_within_the_limits_is_taken_and_read_at_the_models_stride(video,
     assert read_frames(box, path, frames=4).shape[0] == 4
     assert read_frames(box, path, start=1.0).shape[0] == 5
     assert read_frames(box, path, start=99.0).shape[0] == 2
+    assert last_start(box, path) == pytest.approx(1.6)
+    assert read_frames(box, path, start=last_start(box, path)).shape[0] == 2
 
 
 def test_large_pictures_are_kept_small(video, box):

@@ -104,7 +104,7 @@ def convert(
     names = {key: parts for key, parts in corpus.names.items() if key in columns}
     order = sorted(recordings, key=lambda r: _part(corpus, about[r.id]))  # a part of the data set is one range, then
     publish(out, staging, [_name(r.id) for r in order], names, rate)
-    shutil.rmtree(staging)
+    shutil.rmtree(staging, ignore_errors=True)  # another process that found all staged may have been here
     written = len(sources(out))
     if not written:
         raise DilaError(f"{path} gave no episode: {len(skipped)} skipped, the first because {skipped[0].reason}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dila.demo.clips import MEGABYTES, SECONDS, SUFFIXES, Shelf, read_frames, shelve
+from dila.demo.clips import MEGABYTES, SECONDS, SUFFIXES, Shelf, last_start, read_frames, shelve
 from dila.demo.compass import Compass, find_compass
 from dila.demo.look import look, plane, scatter, sheet
 from dila.demo.pad import amounts, draw_pad
@@ -82,7 +82,7 @@ def _play_tab(gr: Any, stage: Stage) -> None:
     with gr.Row():
         with gr.Column(scale=1):
             clip, upload = _picker(gr, stage, "clip")
-            start = gr.Slider(0, SECONDS, 0, step=stage.world.stride, label="begin at (seconds)")
+            start = _moment(gr, stage, clip, upload, "begin at (seconds)")
             begun = gr.Button("Begin", variant="primary")
             have = len(stage.compass.axes)
             others = [gr.Slider(-2, 2, 0, label=f"direction {i + 1} of z", visible=i < have) for i in (2, 3)]
@@ -210,7 +210,7 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
             open_board = gr.Button("Show the board")
             with gr.Accordion("or a frame of a clip as the goal", open=False):
                 clip, upload = _picker(gr, stage, "clip")
-                at = gr.Slider(0, SECONDS, 2, step=stage.world.stride, label="at (seconds)")
+                at = _moment(gr, stage, clip, upload, "at (seconds)")
                 take = gr.Button("Take this frame")
             press = gr.Button("Plan", variant="primary")
         board = gr.Image(label="start: click here", interactive=False, elem_classes="pad", elem_id="board", buttons=[])
@@ -274,6 +274,22 @@ def _picker(gr: Any, stage: Stage, label: str, place: int = 0) -> tuple[Any, Any
         with gr.Accordion("or your own video", open=False):
             upload = gr.File(label=_LIMITS, file_types=list(SUFFIXES), type="filepath")
     return clip, upload
+
+
+def _moment(gr: Any, stage: Stage, clip: Any, upload: Any, label: str) -> Any:
+    """A slider over the clip that is chosen."""
+
+    def follow(name: str, file: str | None) -> Any:
+        with _told(gr):
+            return gr.Slider(maximum=last_start(stage.world, stage.shelf.choose(name, file)), value=0)
+
+    first: int | float = SECONDS
+    with suppress(DilaError):  # told when the clip is begun
+        first = last_start(stage.world, stage.shelf.choose(clip.value, None))
+    slider = gr.Slider(0, first, 0, step=stage.world.stride, label=label)
+    for chosen in (clip, upload):
+        chosen.change(follow, [clip, upload], slider, api_name=False, show_progress="hidden", concurrency_id=STEPS)
+    return slider
 
 
 def _screen(gr: Any, visible: bool = True) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -103,11 +104,24 @@ def read_frames(world: World, path: Path, start: int | float = 0, frames: int = 
     """
     episode = open_corpus(path).episodes[0]
     run = sample(episode, world.stride)[0]
-    first = min(round(start / world.stride), max(0, len(run) - 2))
+    first = round(min(start, _last(run, world)) / world.stride)
     index = run[first : first + frames]
     if len(index) < 2:
         raise DilaError(f"{path.name} has fewer than two frames {world.stride:g} s apart; give a longer one")
     return torch.cat([_small(episode.read(index[i : i + PART].tolist())) for i in range(0, len(index), PART)])
+
+
+def last_start(world: World, path: Path) -> float:
+    """Seconds into the clip beyond which `read_frames` goes no further, so that it has two frames.
+
+    Raises:
+        DilaError: a video that cannot be read at the model's stride.
+    """
+    return _last(sample(open_corpus(path).episodes[0], world.stride)[0], world)
+
+
+def _last(run: np.ndarray, world: World) -> float:
+    return max(0, len(run) - 2) * world.stride
 
 
 def _small(frames: UInt8[Tensor, "T 3 Y X"]) -> UInt8[Tensor, "T 3 _ _"]:

@@ -222,6 +222,8 @@ def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
         alone = settings.parallel == 1
         checkpoint = train(run, settings.data, folder, cache_dir=settings.cache_dir, progress=alone)
         told |= {"seconds_training": _seconds(folder, run.batch), "held_out": _evaluation(folder)}
+        if alone:
+            tqdm.write(f"{name} seed {seed}: measuring rollouts and probe on held-out episodes")
         told |= measure(settings, run, checkpoint)
     except DilaError as error:
         told["failed"] = str(error)
