@@ -4,12 +4,13 @@
 #
 #     OUT=outputs/gpu DATA=recordings/pusht runs/gpu.sh
 #
-# DATA: a recording of Push-T (`dila data record pusht`). STEPS, SEEDS: of the comparison's runs. LIMIT: its seconds.
+# DATA: a recording (`dila data record pusht`). PROBED: parts of its state whose change the probe reads. STEPS, SEEDS: of
+# the comparison's runs. LIMIT: its seconds.
 # PYTHON: one with torch for CUDA and the package, or PYTHONPATH=src.
 set -u
 cd "$(dirname "$0")/.."
 OUT=${OUT:-outputs/gpu} DATA=${DATA:-recordings/pusht} PYTHON=${PYTHON:-python3}
-STEPS=${STEPS:-400} SEEDS=${SEEDS:-5} LIMIT=${LIMIT:-600}
+STEPS=${STEPS:-400} SEEDS=${SEEDS:-5} LIMIT=${LIMIT:-600} PROBED=${PROBED:-agent_x agent_y}
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 mkdir -p "$OUT"
 part() { echo "== $1, $SECONDS s"; }
@@ -19,14 +20,15 @@ $PYTHON -m pytest -q -W ignore tests/nn/test_triton_scan.py tests/nn/test_triton
     -k "not compiles" > "$OUT/tests.txt" 2>&1
 tail -n 3 "$OUT/tests.txt"
 
-part "speed as it is"
-timeout 60 $PYTHON -m dila.cli.main bench base --device cuda --works train --batch 32 --frames 16 --json "$OUT/train.json"
-timeout 60 $PYTHON -m dila.cli.main bench base --device cuda --works rollout plan label --frames 15 --candidates 256 \
-    --compiled --json "$OUT/graphs.json"
+part "speed, and where the time goes"
+bench() { timeout "$1" $PYTHON -m dila.cli.main bench base --device cuda --profile --json "$OUT/$2.json" "${@:3}"; }
+bench 120 train --works train --batch 32 --frames 16
+bench 120 graphs --works rollout plan label --frames 15 --candidates 256 --compiled
+bench 240 compiled --works train --batch 32 --frames 16 --compiled
 
 part "the comparison"
 timeout "$LIMIT" $PYTHON -m dila.cli.main compare --data "$DATA" --out "$OUT/compare" --cache-dir "$OUT/features" \
-    --device cuda --steps "$STEPS" --seeds "$SEEDS" --parallel 16 2>&1 | tail -n 60 | tee "$OUT/compare.txt"
+    --device cuda --steps "$STEPS" --seeds "$SEEDS" --batch 8 --parallel 16 --probed $PROBED 2>&1 | tail -n 60 | tee "$OUT/compare.txt"
 $PYTHON -m dila.cli.main compare summary "$OUT/compare" --out "$OUT/compare.md"
 tar czf "$OUT/compare.tgz" -C "$OUT" --exclude=checkpoints --exclude="*.png" compare
 part "done"

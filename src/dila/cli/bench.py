@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from dila.cli.arguments import read
 from dila.errors import DilaError
+
+if TYPE_CHECKING:
+    from dila.evaluate.profiling import Profile
 
 _HEAD = ("work", "preset", "precision", "batch", "frames", "candidates", "seconds", "TFLOP", "of peak", "GiB")
 
@@ -24,6 +27,7 @@ def bench(
     growth: bool = False,
     recompute: bool = False,
     compiled: bool = False,
+    profile: bool = False,
     repeats: int = 3,
     device: str = "auto",
     json: Path | None = None,
@@ -45,10 +49,12 @@ def bench(
         growth: measure each work at several sizes as well: batch, frames, candidates of a plan.
         recompute: training keeps each layer's input alone, as the field of a run.
         compiled: layers through torch.compile; on CUDA, rollouts, plans and labels as CUDA graphs.
+        profile: tell where the time goes, by part of the model and by operation.
         repeats: on the clock.
         device: auto, cpu, cuda or mps.
         json: file for the same numbers.
     """
+    from dila.evaluate.profiling import profile_apart
     from dila.evaluate.speed import KINDS, Work, describe, grown, matmul_peak, measure_apart, measure_reading
     from dila.files import write_json
     from dila.interop.pretrained import pick_device
@@ -72,6 +78,8 @@ def bench(
             for each in dict.fromkeys(sizes):
                 rows.append(describe(each, measure_apart(each, where, repeats), peak))
                 print(_row(_cells(rows[-1])), flush=True)
+                if profile:
+                    rows[-1] |= _profiled(profile_apart(each, where))
     reading = measure_reading(where, repeats)
     print(f"\ndata: {reading.decoded:.0f} frames a second decoded, {reading.encoded:.0f} encoded (128 px, one process)")
     if json is not None:
@@ -79,6 +87,15 @@ def bench(
         write_json(
             json, {"device": str(where), "matmul_tflop_per_second": peak, "rows": rows, "data": reading._asdict()}
         )
+
+
+def _profiled(seen: "Profile") -> dict[str, list[dict]]:
+    """The profile below its row, and as JSON."""
+    for title, lines in (("of the model", seen.parts), ("of operations", seen.operations)):
+        print(f"  {title}")
+        for name, calls, seconds, share in lines:
+            print(f"    {name:<56}{calls:>7}{seconds:>10.4f} s{share:>7.1%}")
+    return {name: [line._asdict() for line in lines] for name, lines in seen._asdict().items()}
 
 
 def _cells(row: dict) -> tuple[str, ...]:

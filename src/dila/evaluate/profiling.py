@@ -1,0 +1,139 @@
+"""Where the time of a piece of work goes: by part of the model, forward and backward, and by operation."""
+
+import multiprocessing
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd import profiler_util
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from dila.evaluate.speed import Work, make, ready
+
+_PART, _BACKWARD, _OPTIMISER = "part of the model: ", "autograd::engine::evaluate_function", "Optimizer.step"
+REST = "the rest"
+
+
+class Spent(NamedTuple):
+    """Time of the device, or of the processor where there is none."""
+
+    name: str
+    calls: int
+    seconds: float
+    share: float
+    """Of all the time that was seen, 0 to 1."""
+
+
+class Profile(NamedTuple):
+    """Both views of one run, most first."""
+
+    parts: tuple[Spent, ...]
+    operations: tuple[Spent, ...]
+
+
+def profile_apart(work: Work, device: torch.device) -> Profile:
+    """`take_profile` of the work in a fresh process. What would run as a CUDA graph runs without, which hides it."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler tells of its beginning and end, between the rows
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_profile, work, device).result()
+
+
+def _profile(work: Work, device: torch.device) -> Profile:
+    work = replace(work, compiled=work.compiled and work.kind.startswith("train"))
+    model, e = make(work, device)
+    return take_profile(ready(work, model, e).run, model, device)
+
+
+def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device, operations: int = 12) -> Profile:
+    """Run once to warm up, and once under PyTorch's profiler (https://docs.pytorch.org/docs/stable/profiler.html).
+
+    What runs backward is counted to the part whose forward made it. Its own cost makes a run of many small operations
+    longer than it is, so shares tell more than seconds.
+
+    Args:
+        run: the work.
+        model: whose children are the parts.
+        device: whose time counts.
+        operations: how many are told.
+    """
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with _marked(model):
+        run()
+        with profile(activities=activities) as seen:
+            run()
+            if cuda:
+                torch.cuda.synchronize(device)
+    return Profile(_parts(seen.events() or [], cuda), _operations(seen, cuda)[:operations])
+
+
+@contextmanager
+def _marked(model: nn.Module) -> Iterator[None]:
+    """Each call of a child of the model as a range of its own."""
+    with ExitStack() as stack:
+        for name, child in model.named_children():
+            own = child.__dict__.get("forward")  # where layers are recomputed, see `recompute_layers`
+            stack.callback(*((setattr, child, "forward", own) if own else (delattr, child, "forward")))
+            child.forward = _ranged(name, child.forward)
+        yield
+
+
+def _ranged(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def ranged(*arguments: Any, **named: Any) -> Any:
+        with record_function(_PART + name):
+            return forward(*arguments, **named)
+
+    return ranged
+
+
+def _parts(events: Iterable[profiler_util.FunctionEvent], cuda: bool) -> tuple[Spent, ...]:
+    seconds: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
+    made_by: dict[int, str] = {}
+    whole, backward = 0.0, []
+    for event in events:
+        if event.cpu_parent is None:
+            whole += _total(event, cuda)
+        if event.name.startswith(_PART):
+            name = event.name.removeprefix(_PART)
+            seconds[f"{name}, forward"] += _total(event, cuda)
+            calls[f"{name}, forward"] += 1
+            made_by |= {inner.sequence_nr: name for inner in _within(event) if inner.sequence_nr >= 0}
+        elif event.name.startswith(_OPTIMISER):
+            seconds["optimiser"] += _total(event, cuda)
+            calls["optimiser"] += 1
+        elif event.name.startswith(_BACKWARD):
+            backward.append(event)
+    for event in backward:
+        if event.sequence_nr in made_by:
+            seconds[f"{made_by[event.sequence_nr]}, backward"] += _total(event, cuda)
+            calls[f"{made_by[event.sequence_nr]}, backward"] += 1
+    told = [Spent(name, calls[name], spent, spent / whole) for name, spent in seconds.items()]
+    rest = whole - sum(seconds.values())
+    return (*sorted(told, key=lambda part: -part.seconds), Spent(REST, 0, rest, rest / whole))
+
+
+def _within(event: profiler_util.FunctionEvent) -> Iterator[profiler_util.FunctionEvent]:
+    for child in event.cpu_children:
+        yield child
+        yield from _within(child)
+
+
+def _total(event: profiler_util.FunctionEvent, cuda: bool) -> float:
+    return (event.device_time_total if cuda else event.cpu_time_total) / 1e6
+
+
+def _operations(seen: profile, cuda: bool) -> tuple[Spent, ...]:
+    rows = [
+        (row.key, row.count, (row.self_device_time_total if cuda else row.self_cpu_time_total) / 1e6)
+        for row in seen.key_averages()
+        if not row.key.startswith((_PART, _BACKWARD, _OPTIMISER))
+    ]
+    whole = sum(spent for *_, spent in rows)
+    return tuple(Spent(*row, row[2] / whole) for row in sorted(rows, key=lambda row: -row[2]))
