@@ -79,6 +79,14 @@ def test_structure_read_from_the_true_frame_equals_the_clips(model, clip):
     torch.testing.assert_close(model.absorb(state, e[:, 3]).s, seen.s[:, 3], atol=1e-5, rtol=1e-5)
 
 
+def test_latent_actions_ask_nothing_of_content(model, clip, monkeypatch):
+    e = clip(3)
+    torch.testing.assert_close(model.read(e), model.observe(e).s)
+    for part in (model.content, model.memory, model.decoder):
+        monkeypatch.setattr(part, "forward", lambda *_: pytest.fail("not needed for z"))
+    assert model.infer(e).shape[:2] == (2, 2)
+
+
 def test_a_longer_context_is_the_same_as_reading_it_on(model, clip):
     e = clip(5)
     z = model.infer(e)

@@ -154,7 +154,7 @@ def draw_structure(world: World, frames: Sequence[Episode], out: Path, horizon: 
     (o,) = _some_clips(world, frames, horizon, 1)
     e: Features = world.features(o)[None]
     with world.running():
-        s = _dila(world).observe(e).s[0].float()
+        s = _dila(world).read(e)[0].float()
     size = (int(o.shape[-2]), int(o.shape[-1]))
     rows = {
         "frames": o,

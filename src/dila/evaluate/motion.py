@@ -50,7 +50,7 @@ def measure_motion(bench: Bench) -> Result:
         e_a, e_b = a.frames.to(bench.device), b.frames.to(bench.device)
         with bench.world.running():
             bound, still = rebind(model, e_a, e_b).e.float(), isolate(model, e_a).e.float()
-            s = [model.observe(clip).s.float() for clip in (bound, e_a[:, 1:])]
+            s = [model.read(clip).float() for clip in (bound, e_a[:, 1:])]
         told = _look(bound, e_a, e_b) | _left(still, e_a)
         told |= {"e bound": bound, "e true": a.frames[:, 1:].float(), "s bound": s[0], "s true": s[1]}
         told |= {f"a {name}": values for name, values in a.columns.items() if name != "action"}
@@ -118,7 +118,7 @@ def _training(bench: Bench, model: DiLA) -> tuple[dict[str, Tensor], dict[str, T
     batch = collate_clips([cut[i] for i in spread(len(cut), -(-bench.settings.pairs // (frames - 1)))])
     columns = {name: values for name, values in batch.columns.items() if name != "action"}
     with bench.world.running():
-        parts = [model.observe(e.to(bench.device)).s[:, 1:].float().cpu() for e in batch.frames.split(PART)]
+        parts = [model.read(e.to(bench.device))[:, 1:].float().cpu() for e in batch.frames.split(PART)]
     inputs = {"e": _flat(batch.frames[:, 1:].float()), "s": _flat(torch.cat(parts))}
     return inputs, columns, torch.as_tensor(batch.episode)[:, None].expand(-1, frames - 1).flatten()
 

@@ -30,8 +30,7 @@ class Layout:
 
     def read(self, e: Features) -> Structure:
         """Structure of a clip."""
-        h, _ = self.model.backbone(e)
-        return self.model.structure(h)
+        return self.model.read(e)
 
     def infer(self, e: Features) -> LatentActions:
         """Latent actions between consecutive frames."""

@@ -26,7 +26,7 @@ def rebind(model: DiLA, structure: Features, content: Float[Tensor, "B T2 H W D"
         structure: the clip that says where things are, ``B T H W D``.
         content: the clip that says what they are, ``B T2 H W D``.
     """
-    s = model.observe(structure).s[:, 1:]
+    s = model.read(structure)[:, 1:]
     c_mem = model.observe(content).c_mem
     past = torch.arange(s.shape[1], device=s.device).clamp(max=c_mem.shape[1] - 1)
     e, _ = model.decoder(s, c_mem[:, past], model.decoder.origin(content[:, 0]))

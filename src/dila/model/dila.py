@@ -86,10 +86,14 @@ class DiLA(nn.Module):
         """Structure, content and content memory of a clip, each frame knowing only its past."""
         return self._observe(e)[0]
 
+    def read(self, e: Features) -> Structure:
+        """Structure of a clip alone, as `observe` has it: content and its memory take a third of that."""
+        return self.structure(self.backbone(e)[0])
+
     def infer(self, e: Features) -> LatentActions:
         """Latent actions between consecutive frames. Raises DilaError for a model without any."""
         self.require_actions()
-        return self.act(self.observe(e).s)
+        return self.act(self.read(e))
 
     def act(self, s: Structure) -> LatentActions:
         """Latent actions of a clip's structure (equation 1)."""

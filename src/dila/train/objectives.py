@@ -134,7 +134,7 @@ class Rollout:
 
     def __call__(self, model: DiLA, batch: Batch) -> Outcome:
         """Autoregressive prediction of frames 1..K."""
-        s = model.observe(batch.e).s
+        s = model.read(batch.e)
         z_seen = model.idm(s[:, 1:] - s[:, :-1])
         z = model.bottleneck(z_seen)
         ds_hat, _ = model.fdm(s[:, :-1], z.z)
@@ -156,7 +156,7 @@ class ActionConditioned:
         first = self.context - 1
         z = Bottlenecked(z_all[:, first:], z_all.new_zeros(()), None)
         s_hat, e_hat = _imagine(model, batch.e[:, : self.context], z.z, z_all[:, :first])
-        s = model.observe(batch.e[:, first:]).s if self.terms.as_released else model.observe(batch.e).s[:, first:]
+        s = model.read(batch.e[:, first:]) if self.terms.as_released else model.read(batch.e)[:, first:]
         z_seen = model.idm(s[:, 1:] - s[:, :-1])
         ds_hat, _ = model.fdm(s[:, :-1], z.z)
         target, origin = batch.e[:, self.context :], batch.e[:, first : self.context]
