@@ -5,13 +5,13 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd import profiler_util
+from torch.autograd import DeviceType, profiler_util
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from dila.evaluate.speed import Work, make, ready
@@ -70,18 +70,26 @@ def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device,
             run()
             if cuda:
                 torch.cuda.synchronize(device)
-    return Profile(_parts(seen.events() or [], cuda), _operations(seen, cuda)[:operations])
+    events = [
+        event for event in seen.events() or [] if event.device_type == DeviceType.CPU
+    ]  # kernels are told with them
+    return Profile(_parts(events, cuda), _operations(seen, cuda)[:operations])
 
 
 @contextmanager
 def _marked(model: nn.Module) -> Iterator[None]:
     """Each call of a child of the model as a range of its own."""
-    with ExitStack() as stack:
-        for name, child in model.named_children():
-            own = child.__dict__.get("forward")  # where layers are recomputed, see `recompute_layers`
-            stack.callback(*((setattr, child, "forward", own) if own else (delattr, child, "forward")))
-            child.forward = _ranged(name, child.forward)
+    children = dict(model.named_children())
+    own = {name: child.__dict__.get("forward") for name, child in children.items()}  # see `recompute_layers`
+    for name, child in children.items():
+        child.forward = _ranged(name, child.forward)
+    try:
         yield
+    finally:
+        for name, child in children.items():
+            del child.forward
+            if own[name] is not None:
+                child.forward = own[name]
 
 
 def _ranged(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,7 +141,7 @@ def _operations(seen: profile, cuda: bool) -> tuple[Spent, ...]:
     rows = [
         (row.key, row.count, (row.self_device_time_total if cuda else row.self_cpu_time_total) / 1e6)
         for row in seen.key_averages()
-        if not row.key.startswith((_PART, _BACKWARD, _OPTIMISER))
+        if row.device_type == DeviceType.CPU and not row.key.startswith((_PART, _BACKWARD, _OPTIMISER))
     ]
     whole = sum(spent for *_, spent in rows)
     return tuple(Spent(*row, row[2] / whole) for row in sorted(rows, key=lambda row: -row[2]))
