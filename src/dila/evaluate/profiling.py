@@ -70,9 +70,8 @@ def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device,
             run()
             if cuda:
                 torch.cuda.synchronize(device)
-    events = [
-        event for event in seen.events() or [] if event.device_type == DeviceType.CPU
-    ]  # kernels are told with them
+    # What the device ran is told with what launched it.
+    events = [event for event in seen.events() or [] if event.device_type == DeviceType.CPU]
     return Profile(_parts(events, cuda), _operations(seen, cuda)[:operations])
 
 
@@ -80,16 +79,16 @@ def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device,
 def _marked(model: nn.Module) -> Iterator[None]:
     """Each call of a child of the model as a range of its own."""
     children = dict(model.named_children())
-    own = {name: child.__dict__.get("forward") for name, child in children.items()}  # see `recompute_layers`
+    own = {name: child.__dict__["forward"] for name, child in children.items() if "forward" in child.__dict__}
     for name, child in children.items():
         child.forward = _ranged(name, child.forward)
     try:
         yield
     finally:
-        for name, child in children.items():
+        for child in children.values():
             del child.forward
-            if own[name] is not None:
-                child.forward = own[name]
+        for name, forward in own.items():  # of layers that are recomputed
+            children[name].forward = forward
 
 
 def _ranged(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
