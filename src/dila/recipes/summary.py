@@ -288,7 +288,8 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
     drawn = {}
     if panels:
         path = draw_panels(stem.with_name(f"{stem.name}-scores.png"), _names(summary.told), panels)
-        drawn[path] = f"{summary.data}: mean over seeds with its 95% interval; small dots are seeds"
+        told = "mean over seeds with its 95% interval; small dots are seeds; dashed, the first frame repeated"
+        drawn[path] = f"{summary.data}: {told}"
     if POOLED in rows:
         drawn_of = GROUPS["table1"] + GROUPS["table2"]
         curves = {cell.model: cell.by_step for cell in rows[POOLED].cells if cell.model in drawn_of}

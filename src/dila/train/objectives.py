@@ -85,10 +85,7 @@ class Objective(Protocol):
 
 
 class _Seen(NamedTuple):
-    """Everything the terms are made of. ``z`` drives the prediction, ``z_seen`` is what the IDM says of the change.
-
-    The terms that read the IDM again compare what it says, before a bottleneck's noise.
-    """
+    """What terms are made of. ``z`` drives the prediction; terms compare ``z_seen``, before a bottleneck's noise."""
 
     s: Structure
     z: Bottlenecked
@@ -184,9 +181,7 @@ def _outcome(model: DiLA, seen: _Seen, terms: Terms) -> Outcome:
 
 
 def _feature(model: DiLA, seen: _Seen, terms: Terms) -> Tensor:
-    if not terms.motion:
-        return feature_loss(seen.e_hat, seen.target)
-    weight = motion_weight(torch.cat([seen.origin, seen.target], dim=1), terms.motion)
+    weight = motion_weight(torch.cat([seen.origin, seen.target], dim=1), terms.motion) if terms.motion else None
     return feature_loss(seen.e_hat, seen.target, weight)
 
 
