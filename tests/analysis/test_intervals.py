@@ -81,3 +81,4 @@ def test_seeds_are_paired_by_students_test():
 def test_differences_that_are_all_the_same_are_certain():
     assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.25, 1: 0.0}).p == 0
     assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.5, 1: 0.25}).p == 1
+    assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.5 + 1e-12, 1: 0.25 + 1e-12}).p == 1

@@ -14,6 +14,8 @@ from dila.shapes import Float, Int, Tensor
 
 LEVEL = 0.95
 RESAMPLES = 2000
+ROUNDING = 1e-9
+"""Relative differences below it are none."""
 
 
 class Interval(NamedTuple):
@@ -97,7 +99,10 @@ def compare_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> Pa
 
     x = torch.tensor(differences, dtype=torch.float64)
     mean, error = float(x.mean()), float(x.std()) / len(x) ** 0.5
-    p = 2 * float(t.sf(abs(mean) / error, len(x) - 1)) if error else float(mean == 0)
+    if float(x.abs().max()) <= ROUNDING * max(map(abs, (*first.values(), *second.values()))):
+        p = 1.0
+    else:
+        p = 2 * float(t.sf(abs(mean) / error, len(x) - 1)) if error else 0.0
     return PairedSeeds(mean, *interval, p, len(x))
 
 
