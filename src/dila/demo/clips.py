@@ -104,7 +104,7 @@ def read_frames(world: World, path: Path, start: int | float = 0, frames: int = 
     """
     episode = open_corpus(path).episodes[0]
     run = sample(episode, world.stride)[0]
-    first = round(min(start, _last(run, world)) / world.stride)
+    first = min(round(start / world.stride), _last(run))
     index = run[first : first + frames]
     if len(index) < 2:
         raise DilaError(f"{path.name} has fewer than two frames {world.stride:g} s apart; give a longer one")
@@ -117,11 +117,11 @@ def last_start(world: World, path: Path) -> float:
     Raises:
         DilaError: a video that cannot be read at the model's stride.
     """
-    return _last(sample(open_corpus(path).episodes[0], world.stride)[0], world)
+    return _last(sample(open_corpus(path).episodes[0], world.stride)[0]) * world.stride
 
 
-def _last(run: np.ndarray, world: World) -> float:
-    return max(0, len(run) - 2) * world.stride
+def _last(run: np.ndarray) -> int:
+    return max(0, len(run) - 2)
 
 
 def _small(frames: UInt8[Tensor, "T 3 Y X"]) -> UInt8[Tensor, "T 3 _ _"]:

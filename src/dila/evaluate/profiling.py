@@ -1,10 +1,8 @@
 """Where the time of a piece of work goes: by part of the model, forward and backward, and by operation."""
 
-import multiprocessing
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,7 +12,7 @@ from torch import nn
 from torch.autograd import DeviceType, profiler_util
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from dila.evaluate.speed import Work, make, ready
+from dila.evaluate.speed import Work, apart, make, ready
 
 _PART, _BACKWARD, _OPTIMISER = "part of the model: ", "autograd::engine::evaluate_function", "Optimizer.step"
 REST = "the rest"
@@ -40,8 +38,7 @@ class Profile(NamedTuple):
 def profile_apart(work: Work, device: torch.device) -> Profile:
     """`take_profile` of the work in a fresh process. What would run as a CUDA graph runs without, which hides it."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler tells of its beginning and end, between the rows
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_profile, work, device).result()
+    return apart(_profile, work, device)
 
 
 def _profile(work: Work, device: torch.device) -> Profile:
@@ -104,23 +101,25 @@ def _parts(events: Iterable[profiler_util.FunctionEvent], cuda: bool) -> tuple[S
     calls: dict[str, int] = defaultdict(int)
     made_by: dict[int, str] = {}
     whole, backward = 0.0, []
+
+    def count(name: str, event: profiler_util.FunctionEvent) -> None:
+        seconds[name] += _total(event, cuda)
+        calls[name] += 1
+
     for event in events:
         if event.cpu_parent is None:
             whole += _total(event, cuda)
         if event.name.startswith(_PART):
             name = event.name.removeprefix(_PART)
-            seconds[f"{name}, forward"] += _total(event, cuda)
-            calls[f"{name}, forward"] += 1
+            count(f"{name}, forward", event)
             made_by |= {inner.sequence_nr: name for inner in _within(event) if inner.sequence_nr >= 0}
         elif event.name.startswith(_OPTIMISER):
-            seconds["optimiser"] += _total(event, cuda)
-            calls["optimiser"] += 1
+            count("optimiser", event)
         elif event.name.startswith(_BACKWARD):
             backward.append(event)
     for event in backward:
         if event.sequence_nr in made_by:
-            seconds[f"{made_by[event.sequence_nr]}, backward"] += _total(event, cuda)
-            calls[f"{made_by[event.sequence_nr]}, backward"] += 1
+            count(f"{made_by[event.sequence_nr]}, backward", event)
     told = [Spent(name, calls[name], spent, spent / whole) for name, spent in seconds.items()]
     rest = whole - sum(seconds.values())
     return (*sorted(told, key=lambda part: -part.seconds), Spent(REST, 0, rest, rest / whole))

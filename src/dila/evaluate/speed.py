@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -29,6 +29,7 @@ from dila.train.objectives import OneStep, Rollout
 from dila.train.run import Optimiser, Precision
 from dila.vision import build_encoder
 
+Made = TypeVar("Made")
 Kind = Literal["train", "train_rollout", "rollout", "plan", "label"]
 KINDS: tuple[Kind, ...] = ("train", "train_rollout", "rollout", "plan", "label")
 
@@ -152,8 +153,13 @@ def measure(work: Work, device: torch.device, repeats: int = 3) -> Measured:
 
 def measure_apart(work: Work, device: torch.device, repeats: int = 3) -> Measured:
     """`measure` in a fresh process, whose peak of memory is that of this work alone."""
+    return apart(measure, work, device, repeats)
+
+
+def apart(call: Callable[..., Made], *arguments: Any) -> Made:
+    """What the call gives in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, work, device, repeats).result()
+        return pool.submit(call, *arguments).result()
 
 
 def grown(work: Work) -> dict[str, list[Work]]:
