@@ -74,6 +74,15 @@ def test_operations_are_counted_whoever_does_the_attention(monkeypatch):
     assert fused == pytest.approx(speed.measure(work, CPU, repeats=1).tflop)
 
 
+def test_a_depthwise_convolution_costs_as_much_again_for_each_of_its_gradients():
+    conv = torch.nn.Conv3d(64, 64, 3, padding=1, groups=64)
+    x = torch.randn(1, 64, 4, 8, 8, requires_grad=True)
+    once = speed.count_tflop(lambda: conv(x))
+    assert once == pytest.approx(2 * 27 * x.numel() / 1e12)
+    assert speed.count_tflop(lambda: conv(x).sum().backward()) == pytest.approx(3 * once)
+    assert speed.count_tflop(lambda: conv(x.detach()).sum().backward()) == pytest.approx(2 * once)
+
+
 def test_work_grows_along_its_own_dimensions():
     assert set(speed.grown(Work("plan"))) == {"candidates", "frames"}
     assert [w.batch for w in speed.grown(Work("train"))["batch"]] == [1, 2, 4]

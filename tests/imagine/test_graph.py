@@ -1,5 +1,7 @@
 """On a GPU; elsewhere the one test is of the refusal."""
 
+import gc
+
 import pytest
 import torch
 
@@ -25,3 +27,16 @@ def test_a_replayed_rollout_is_the_rollout_whatever_the_inputs_and_weights(small
         torch.testing.assert_close(replayed(e, z), rollout(model, e, z), atol=1e-4, rtol=1e-4)
     with pytest.raises(DilaError, match="record anew"):
         replayed(e[:1], z[:1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are CUDA's")
+def test_a_graph_keeps_what_it_was_recorded_of():
+    def recorded(x):
+        weight = torch.randn(512, 512, device="cuda")
+        return Graphed(lambda x: x @ weight, x), x @ weight
+
+    x = torch.randn(512, 512, device="cuda")
+    replayed, expected = recorded(x)
+    gc.collect()
+    torch.randn(4, 512, 512, device="cuda")  # where the weight lay
+    torch.testing.assert_close(replayed(x), expected)

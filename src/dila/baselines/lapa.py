@@ -14,7 +14,7 @@ from torch import nn
 from dila.baselines.frame_model import FrameModel, Head, Predicts, pairs
 from dila.nn.attention import Attention
 from dila.nn.bottleneck import NSVQ, Bottlenecked
-from dila.nn.feedforward import feed_forward
+from dila.nn.feedforward import FeedForward
 from dila.nn.position import PEG, RelativePositionBias
 from dila.nn.st_transformer import SpatialLayer, TemporalLayer, flatten, unflatten
 from dila.shapes import Features, Float, LatentActions, Tensor
@@ -143,7 +143,7 @@ class _DrawingLayer(nn.Module):
         self.peg = PEG(dim)
         self.attention = Attention(dim, heads, head_dim)
         self.to_codes = Attention(dim, heads, head_dim, context_dim=dim, null_tokens=2)
-        self.ff = feed_forward(dim)
+        self.ff = FeedForward(dim)
 
     def forward(
         self, x: Float[Tensor, "B T H W C"], bias: Float[Tensor, "heads N N"], codes: Float[Tensor, "B T M C"]

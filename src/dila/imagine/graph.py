@@ -31,6 +31,7 @@ class Graphed:
             raise DilaError(
                 "a CUDA graph is recorded of CUDA tensors; move model and inputs there, or call it directly"
             )
+        self.function = function  # whose weights and compiled kernels the graph goes on reading
         self.inputs = tuple(part.detach().clone() for part in example)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

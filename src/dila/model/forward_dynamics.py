@@ -11,7 +11,7 @@ from torch import nn
 
 from dila.model.config import DiLAConfig, NoAction, WholeChange
 from dila.nn.attention import Attention
-from dila.nn.feedforward import feed_forward
+from dila.nn.feedforward import FeedForward
 from dila.nn.position import PEG, RelativePositionBias
 from dila.nn.st_transformer import TemporalCache, flatten, unflatten
 from dila.shapes import Float, LatentActions, Structure, Tensor
@@ -43,8 +43,8 @@ class ForwardDynamics(nn.Module):
         sizes = config.fdm
         dim = sizes.dim
         self.part = config.structure_dim if isinstance(config.bottleneck, WholeChange) else config.action_dim
-        self.structure_in = nn.Sequential(nn.Linear(config.structure_dim, dim), feed_forward(dim, sizes.dropout))
-        self.action_in = nn.Sequential(nn.Linear(self.part, dim), feed_forward(dim, sizes.dropout))
+        self.structure_in = nn.Sequential(nn.Linear(config.structure_dim, dim), FeedForward(dim, sizes.dropout))
+        self.action_in = nn.Sequential(nn.Linear(self.part, dim), FeedForward(dim, sizes.dropout))
         self.bias = RelativePositionBias(dim, sizes.heads)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(sizes.depth))
         self.norm_out = nn.LayerNorm(dim, bias=False)
@@ -81,7 +81,7 @@ class _Layer(nn.Module):
             dim, sizes.heads, sizes.head_dim, dropout=sizes.dropout, rope_before_scale=config.quirks.rope_before_scale
         )
         self.spatial = Attention(dim, sizes.heads, sizes.head_dim, dropout=sizes.dropout)
-        self.ff = feed_forward(dim, sizes.dropout)
+        self.ff = FeedForward(dim, sizes.dropout)
 
     def forward(
         self,

@@ -13,7 +13,7 @@ from torch import nn
 
 from dila.model.config import DiLAConfig
 from dila.nn.attention import Attention
-from dila.nn.feedforward import ResMLP, feed_forward
+from dila.nn.feedforward import FeedForward, ResMLP
 from dila.nn.position import PEG, RelativePositionBias
 from dila.nn.st_transformer import flatten, unflatten
 from dila.shapes import Content, Features, Float, Structure, Tensor
@@ -73,7 +73,7 @@ class _Layer(nn.Module):
         if config.content is None:
             width = config.content_dim
             self.across_content = Attention(dim, sizes.heads, sizes.head_dim, context_dim=width, null_tokens=2)
-        self.ff = feed_forward(dim, config.dropout)
+        self.ff = FeedForward(dim, config.dropout)
 
     def forward(
         self, x: Tensor, content: Tensor, origin: tuple[Tensor, Tensor], bias: Tensor, window: Tensor | None

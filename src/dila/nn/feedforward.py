@@ -1,8 +1,11 @@
 """Position-wise networks: the GEGLU feed-forward (Shazeer 2020) and a residual MLP."""
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import nn
 
+from dila.nn import kernels
 from dila.nn.dropout import Dropout
 from dila.shapes import Float, Tensor
 
@@ -16,16 +19,33 @@ class GEGLU(nn.Module):
         return F.gelu(gate) * value
 
 
-def feed_forward(dim: int, dropout: float = 0.0) -> nn.Sequential:
+class FeedForward(nn.Sequential):
     """LN, Linear, GEGLU, Dropout, Linear, with 8/3 * dim hidden channels so that it costs as much as a 4x MLP."""
-    inner = int(4 * 2 / 3 * dim)
-    return nn.Sequential(
-        nn.LayerNorm(dim),
-        nn.Linear(dim, 2 * inner, bias=False),
-        GEGLU(),
-        Dropout(dropout),
-        nn.Linear(inner, dim, bias=False),
-    )
+
+    def __init__(self, dim: int, dropout: float = 0.0):
+        inner = int(4 * 2 / 3 * dim)
+        super().__init__(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 2 * inner, bias=False),
+            GEGLU(),
+            Dropout(dropout),
+            nn.Linear(inner, dim, bias=False),
+        )
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """The output; the residual is outside."""
+        if kernels.geglu is None or not kernels.fits(x):
+            return super().forward(x)
+        wide, narrow = cast(nn.Linear, self[1]), cast(nn.Linear, self[4])
+        h = F.linear(self[0](x), _even(wide.weight.unflatten(0, (2, -1)), 1).flatten(0, 1))
+        p = cast(Dropout, self[3]).p if self.training else 0.0
+        return F.linear(kernels.geglu(h, kernels.seed(p, x), p), _even(narrow.weight, 1))
+
+
+def _even(weight: Tensor, axis: int) -> Tensor:
+    """Zeros up to a multiple of 8 channels: those of 682 are products at half of the speed on CUDA."""
+    missing = -weight.shape[axis] % 8
+    return F.pad(weight, [0, 0] * (weight.ndim - 1 - axis) + [0, missing]) if missing else weight
 
 
 class ResMLP(nn.Module):

@@ -9,12 +9,25 @@ from dila.shapes import Tensor
 
 scan: Callable[..., tuple[Tensor, Tensor]] | None = None
 peg: Callable[..., Tensor] | None = None
+geglu: Callable[..., Tensor] | None = None
+attend: Callable[..., tuple[Tensor, Tensor]] | None = None
 if torch.version.cuda and find_spec("triton"):
-    from dila.nn import triton_peg, triton_scan
+    from dila.nn import triton_attention, triton_geglu, triton_peg, triton_scan
 
-    scan, peg = triton_scan.scan, triton_peg.peg
+    scan, peg, geglu, attend = triton_scan.scan, triton_peg.peg, triton_geglu.geglu, triton_attention.attend
 
 
 def fits(x: Tensor) -> bool:
     """Whether the kernels take this tensor: on CUDA, and not in double precision."""
     return x.is_cuda and x.dtype != torch.float64
+
+
+def attends(q: Tensor) -> bool:
+    """Whether the kernel of attention takes these queries: on CUDA, of 16 bits, heads a power of two wide."""
+    width = q.shape[-1]
+    return q.is_cuda and q.element_size() == 2 and 16 <= width <= 128 and width & (width - 1) == 0
+
+
+def seed(p: float, like: Tensor) -> Tensor | None:
+    """What a kernel draws its dropout from; None where nothing is dropped."""
+    return torch.randint(2**31 - 1, (1,), device=like.device) if p else None

@@ -22,12 +22,23 @@ TimePadding = Literal["zeros", "replicate"]
 def rotate(x: Float[Tensor, "... T D"], start: int = 0) -> Float[Tensor, "... T D"]:
     """Rotary position embedding (Su et al. 2021): dim i is paired with dim i + D/2, positions start at ``start``."""
     half = x.shape[-1] // 2
-    position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
-    frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = position[:, None] * frequency
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    turns = _turns_apart if torch.compiler.is_compiling() else _turns
+    cos, sin = turns(x.detach(), x.shape[-2], half, start).to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def _turns(like: Tensor, frames: int, half: int, start: int) -> Tensor:
+    """Cosines and sines of the angles, ``2 T D/2``."""
+    position = torch.arange(start, start + frames, device=like.device, dtype=torch.float32)
+    frequency = 10000.0 ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
+    angle = position[:, None] * frequency
+    return torch.stack([angle.cos(), angle.sin()])
+
+
+# The compiler would otherwise compute a cosine and a sine for each number of each token.
+_turns_apart = torch.library.custom_op("dila::turns", _turns, mutates_args=())
+_turns_apart.register_fake(lambda like, frames, half, start: like.new_empty(2, frames, half, dtype=torch.float32))
 
 
 class RelativePositionBias(nn.Module):
@@ -77,20 +88,34 @@ class PEG(nn.Module):
         self, x: Float[Tensor, "B T H W D"], past: Float[Tensor, "B 2 H W D"] | None = None
     ) -> tuple[Float[Tensor, "B T H W D"], Float[Tensor, "B 2 H W D"]]:
         """The position signal of each token, and the last two frames for the next call."""
-        if past is None:
-            first = x[:, :1]
-            past = (first if self.padding == "replicate" else torch.zeros_like(first)).repeat(1, 2, 1, 1, 1)
-        x = torch.cat([past.to(x.dtype), x], dim=1)
+        if past is None and self.padding == "replicate":
+            past = x[:, :1].expand(-1, 2, -1, -1, -1)
+        if kernels.peg is not None and kernels.fits(x):
+            y = kernels.peg(x, past if past is None else past.to(x.dtype), *self._taps(), _autocast(x))
+            return y, _last_two(past, x)
+        before = torch.zeros_like(x[:, :1]).expand(-1, 2, -1, -1, -1) if past is None else past.to(x.dtype)
+        x = torch.cat([before, x], dim=1)
         return self._convolve(x), x[:, -2:]
 
     def _convolve(self, x: Float[Tensor, "B T2 H W D"]) -> Float[Tensor, "B T H W D"]:
-        if kernels.peg is not None and kernels.fits(x):
-            return kernels.peg(x, self.conv.weight.flatten(1).T, self.conv.bias)
-        parts = [x, *self.conv.parameters()]  # weight, bias
-        kind = x.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            parts = [part.to(torch.get_autocast_dtype(kind)) for part in parts]
-        return _Depthwise.apply(*parts)
+        return _Depthwise.apply(*(part.to(_autocast(x)) for part in (x, *self.conv.parameters())))
+
+    def _taps(self) -> tuple[Float[Tensor, "27 D"], Float[Tensor, " D"]]:
+        assert self.conv.bias is not None
+        return self.conv.weight.flatten(1).T, self.conv.bias
+
+
+def _autocast(x: Tensor) -> torch.dtype:
+    """The type in which autocast, where it is on, would convolve this."""
+    kind = x.device.type
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if cast else x.dtype
+
+
+def _last_two(past: Tensor | None, x: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B 2 H W D"]:
+    if x.shape[1] > 1:
+        return x[:, -2:]
+    return torch.cat([torch.zeros_like(x) if past is None else past[:, 1:].to(x.dtype), x], 1)
 
 
 class _Depthwise(torch.autograd.Function):

@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import nn
 
 from dila.nn.attention import Attention, KeysValues
-from dila.nn.feedforward import feed_forward
+from dila.nn.feedforward import FeedForward
 from dila.nn.position import PEG, TimePadding
 from dila.shapes import Float, Tensor
 
@@ -25,7 +25,7 @@ class SpatialLayer(nn.Module):
         super().__init__()
         self.peg = PEG(dim, padding)
         self.attention = Attention(dim, heads, head_dim)
-        self.ff = feed_forward(dim, dropout)
+        self.ff = FeedForward(dim, dropout)
 
     def forward(self, x: Tensor, bias: Tensor, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``B T H W D`` in and out, and the PEG window for the next call."""
@@ -44,7 +44,7 @@ class TemporalLayer(nn.Module):
         super().__init__()
         self.peg = PEG(dim, padding)
         self.attention = Attention(dim, heads, head_dim, rope_before_scale=rope_before_scale)
-        self.ff = feed_forward(dim, dropout)
+        self.ff = FeedForward(dim, dropout)
 
     def forward(self, x: Tensor, cache: TemporalCache | None = None) -> tuple[Tensor, TemporalCache]:
         """``B T H W D`` in and out, and what the next call needs of these frames."""

@@ -19,8 +19,10 @@ import triton.language as tl
 
 from dila.shapes import Tensor
 
-_TILE = 2048
-"""Numbers of state in a program: 16 a thread of 4 warps."""
+LOG2E = tl.constexpr(1.4426950408889634)
+"""``exp2`` of a product with it is `exp` in half of the instructions."""
+_TILE = 1024
+"""Numbers of state in a program: 8 a thread of 4 warps."""
 _PROGRAMS = 8
 """Programs of the backward on each multiprocessor."""
 
@@ -32,7 +34,7 @@ def _forward_kernel(u, dt, A, B, C, x0, y, last, frames, inner, states: tl.const
     e, s = tl.program_id(1) * E + tl.arange(0, E), tl.arange(0, S)
     has_e, has_s = e < inner, s < states
     tile, has = e[:, None] * states + s[None, :], has_e[:, None] & has_s[None, :]
-    a = tl.load(A + tile, has, 0.0)
+    a = tl.load(A + tile, has, 0.0) * LOG2E
     x = tl.load(x0 + row * inner * states + tile, has, 0.0)
     for t in range(frames):
         at, of = (row * frames + t) * inner + e, (row * frames + t) * states + s
@@ -40,7 +42,7 @@ def _forward_kernel(u, dt, A, B, C, x0, y, last, frames, inner, states: tl.const
         drive = step * tl.load(u + at, has_e, 0.0).to(tl.float32)
         b = tl.load(B + of, has_s, 0.0).to(tl.float32)
         c = tl.load(C + of, has_s, 0.0).to(tl.float32)
-        x = tl.exp(step[:, None] * a) * x + drive[:, None] * b[None, :]
+        x = tl.exp2(step[:, None] * a) * x + drive[:, None] * b[None, :]
         tl.store(y + at, tl.sum(x * c[None, :], 1), has_e)
     tl.store(last + row * inner * states + tile, x, has)
 
@@ -57,7 +59,7 @@ def _backward_kernel(
     tile, has = e[:, None] * states + s[None, :], has_e[:, None] & has_s[None, :]
     own = tl.arange(0, E)[:, None] * S + s[None, :]
     kept = scratch + (worker * blocks + block).to(tl.int64) * frames * E * S
-    a = tl.load(A + tile, has, 0.0)
+    a = tl.load(A + tile, has, 0.0) * LOG2E
     ga = tl.zeros([E, S], tl.float32)
     row = worker.to(tl.int64)
     while row < rows:
@@ -68,7 +70,7 @@ def _backward_kernel(
             drive = step * tl.load(u + at, has_e, 0.0).to(tl.float32)
             b = tl.load(B + of, has_s, 0.0).to(tl.float32)
             tl.store(kept + t * E * S + own, x)
-            x = tl.exp(step[:, None] * a) * x + drive[:, None] * b[None, :]
+            x = tl.exp2(step[:, None] * a) * x + drive[:, None] * b[None, :]
         tl.debug_barrier()  # what a thread reads next another may have written
         gx = tl.load(glast + row * inner * states + tile, has, 0.0)
         for back in range(frames):
@@ -80,7 +82,7 @@ def _backward_kernel(
             b = tl.load(B + of, has_s, 0.0).to(tl.float32)
             c = tl.load(C + of, has_s, 0.0).to(tl.float32)
             before = tl.load(kept + t * E * S + own)
-            decay = tl.exp(step[:, None] * a)
+            decay = tl.exp2(step[:, None] * a)
             drive = step * uu
             x = decay * before + drive[:, None] * b[None, :]
             gx += g[:, None] * c[None, :]
@@ -90,7 +92,7 @@ def _backward_kernel(
             gdrive = tl.sum(gx * b[None, :], 1)
             gx = gx * decay
             gexponent = gx * before
-            tl.store(gdt + at, gdrive * uu + tl.sum(gexponent * a, 1), has_e)
+            tl.store(gdt + at, gdrive * uu + tl.sum(gexponent * a, 1) / LOG2E, has_e)
             tl.store(gu + at, gdrive * step, has_e)
             ga += gexponent * step[:, None]
         tl.store(gx0 + row * inner * states + tile, gx, has)

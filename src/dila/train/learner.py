@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dila.interop.models import AnyModel
+from dila.nn.feedforward import ResMLP
 from dila.shapes import Actions, Features, Float, Tensor
 from dila.train.memory import give_back
 from dila.train.objectives import Batch, Outcome
@@ -113,19 +114,22 @@ def compile_layers(model: nn.Module) -> None:
     is, and the compiler warns of it.
     """
     torch._dynamo.config.suppress_errors = True
+    torch._dynamo.config.recompile_limit = 64  # a rollout meets more shapes than the 8 that are allowed
     for layer in _layers(model):
         layer.compile()
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of each part of a model; a part that has none is one itself.
+    """The layers of each part of a model, and the maps beside them; a part that has no layers is one itself.
 
     A part with buffers keeps count of something, and must not run twice.
     """
     for part in model.children():
-        lists = (module for module in part.modules() if isinstance(module, nn.ModuleList))
-        own = [layer for layers in lists for layer in layers if _ours(layer)]
-        yield from (layer for layer in own or [part] if _ours(layer) and not any(True for _ in layer.buffers()))
+        lists = (child for child in part.children() if isinstance(child, nn.ModuleList))
+        own = [layer for layers in lists for layer in layers if _ours(layer) and any(layer.children())]
+        beside = [child for child in part.children() if isinstance(child, nn.Sequential | ResMLP)]
+        found = own + beside if own else [part] if _ours(part) else []
+        yield from (layer for layer in found if not any(True for _ in layer.buffers()))
 
 
 def _ours(module: nn.Module) -> bool:

@@ -1,0 +1,122 @@
+"""The gate of `dila.nn.feedforward`, with its dropout, as one Triton kernel each way, for CUDA.
+
+As PyTorch's own operations it is eight passes over the widest tensor of a layer, half of them copies; here it is one
+forward and one backward. Nothing is kept of the dropout but its seed: the mask is drawn again.
+"""
+
+# pyright: reportIndexIssue=false
+# (a kernel is launched as kernel[grid](...))
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+
+from dila.nn.triton_random import LEVELS, kept_of
+from dila.nn.triton_scan import LOG2E
+from dila.shapes import Tensor
+
+_ROWS, _COLS = 4, 512
+"""Of a program's tile."""
+
+
+@triton.jit
+@no_type_check  # Triton reads the function itself: nothing may be wrapped around it
+def _halves(h, row, col, rows, inner):
+    """Value and gate of a tile."""
+    at = h + row.to(tl.int64)[:, None] * 2 * inner + col[None, :]
+    here = (row < rows)[:, None] & (col < inner)[None, :]
+    return tl.load(at, here, 0.0).to(tl.float32), tl.load(at + inner, here, 0.0).to(tl.float32)
+
+
+@triton.jit
+@no_type_check
+def _forward_kernel(
+    h, seed, y, rows, inner, dropped, kept, drops: tl.constexpr, R: tl.constexpr, C: tl.constexpr
+):  # fmt: skip
+    """``y = value gelu(gate)``, where a row of h is value and gate."""
+    row, col = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
+    value, gate = _halves(h, row, col, rows, inner)
+    out = value * gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
+    if drops:
+        out *= kept_of(seed, row[:, None] * inner + col[None, :], dropped, kept)
+    at = y + row.to(tl.int64)[:, None] * inner + col[None, :]
+    tl.store(at, out, (row < rows)[:, None] & (col < inner)[None, :])
+
+
+@triton.jit
+@no_type_check
+def _backward_kernel(
+    h, seed, gy, gh, rows, inner, dropped, kept, drops: tl.constexpr, R: tl.constexpr, C: tl.constexpr
+):  # fmt: skip
+    row, col = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
+    here = (row < rows)[:, None] & (col < inner)[None, :]
+    value, gate = _halves(h, row, col, rows, inner)
+    g = tl.load(gy + row.to(tl.int64)[:, None] * inner + col[None, :], here, 0.0).to(tl.float32)
+    if drops:
+        g *= kept_of(seed, row[:, None] * inner + col[None, :], dropped, kept)
+    below = 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
+    density = 0.3989422804014327 * tl.exp2(-0.5 * LOG2E * gate * gate)
+    at = gh + row.to(tl.int64)[:, None] * 2 * inner + col[None, :]
+    tl.store(at, g * gate * below, here)
+    tl.store(at + inner, g * value * (below + gate * density), here)
+
+
+@torch.library.custom_op("dila::geglu", mutates_args=())
+def geglu(h: Tensor, seed: Tensor | None, p: float) -> Tensor:
+    """``dropout(value gelu(gate), p)`` of ``h = (value, gate)``.
+
+    Args:
+        h: ``... 2 E``.
+        seed: one integer on the device, of the dropout; none is dropped when None.
+        p: the share dropped, met to 1e-5.
+
+    Returns:
+        ``... E``.
+    """
+    h = h.contiguous()
+    y = h.new_empty(*h.shape[:-1], h.shape[-1] // 2)
+    _run(_forward_kernel, h, seed, (y,), p)
+    return y
+
+
+@torch.library.custom_op("dila::geglu_backward", mutates_args=())
+def geglu_backward(h: Tensor, seed: Tensor | None, gy: Tensor, p: float) -> Tensor:
+    """Gradient of h, given that of the result of `geglu`."""
+    h, gy = h.contiguous(), gy.contiguous()
+    gh = torch.empty_like(h)
+    _run(_backward_kernel, h, seed, (gy, gh), p)
+    return gh
+
+
+@geglu.register_fake
+def _(h, seed, p):
+    return h.new_empty(*h.shape[:-1], h.shape[-1] // 2)
+
+
+@geglu_backward.register_fake
+def _(h, seed, gy, p):
+    return h.new_empty(h.shape)
+
+
+def _keep(ctx, inputs, output):
+    h, seed, ctx.p = inputs
+    ctx.save_for_backward(h, seed)
+
+
+def _differentiate(ctx, gy):
+    h, seed = ctx.saved_tensors
+    return geglu_backward(h, seed, gy, ctx.p), None, None
+
+
+geglu.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _run(kernel, h: Tensor, seed: Tensor | None, others: tuple[Tensor, ...], p: float) -> None:
+    inner = h.shape[-1] // 2
+    rows, dropped = h.numel() // (2 * inner), round(p * LEVELS)
+    kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(inner, _COLS))](
+        h, h if seed is None else seed, *others, rows, inner, dropped, LEVELS / (LEVELS - dropped),
+        drops=seed is not None, R=_ROWS, C=_COLS,
+    )  # fmt: skip
