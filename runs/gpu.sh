@@ -21,8 +21,9 @@ tail -n 3 "$OUT/tests.txt"
 
 part "speed, and where the time goes"
 bench() { timeout "$1" $PYTHON -m dila.cli.main bench base --device cuda --profile --json "$OUT/$2.json" "${@:3}"; }
+bench 150 plan --works plan --frames 10 --candidates 256 --compiled
 bench 120 train --works train --batch 32 --frames 16
-bench 120 graphs --works rollout plan label --frames 15 --candidates 256 --compiled
+bench 120 graphs --works rollout label --frames 15 --compiled
 bench 240 compiled --works train --batch 32 --frames 16 --compiled
 
 part "the comparison"
