@@ -35,6 +35,14 @@ def _rows(x, frame, head, token, count, x_frame, x_token, x_head, D: tl.constexp
 
 @triton.jit
 @no_type_check
+def _part(count, N: tl.constexpr):
+    """Which frame and head this program works at, counted together, and at which N of its tokens."""
+    blocks = tl.cdiv(count, N)
+    return tl.program_id(0) // blocks, tl.program_id(0) % blocks * N + tl.arange(0, N)
+
+
+@triton.jit
+@no_type_check
 def _logits(q, k, bias, head, m, n, queries, keys, bias_row, biased: tl.constexpr):
     """To the base of 2."""
     s = tl.dot(q, tl.trans(k)) * LOG2E
@@ -58,7 +66,7 @@ def _forward_kernel(
     v_frame, v_token, v_head, bias_row, dropped, kept,
     biased: tl.constexpr, drops: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    pair, m = tl.program_id(1), tl.program_id(0) * M + tl.arange(0, M)
+    pair, m = _part(queries, M)
     frame, head = pair // heads, pair % heads
     mine = _rows(q, frame, head, m, queries, q_frame, q_token, q_head, D)
     highest, total = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
@@ -105,7 +113,7 @@ def _query_kernel(
     biased: tl.constexpr, drops: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the queries; leaves ``delta``, the sum of o times its gradient, for the others."""
-    pair, m = tl.program_id(1), tl.program_id(0) * M + tl.arange(0, M)
+    pair, m = _part(queries, M)
     frame, head, has = pair // heads, pair % heads, m < queries
     mine = _rows(q, frame, head, m, queries, q_frame, q_token, q_head, D)
     g = _rows(go, frame, head, m, queries, queries * heads * D, heads * D, D, D)
@@ -135,7 +143,7 @@ def _key_kernel(
     biased: tl.constexpr, drops: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys and values."""
-    pair, n = tl.program_id(1), tl.program_id(0) * N + tl.arange(0, N)
+    pair, n = _part(keys, N)
     frame, head = pair // heads, pair % heads
     theirs = _rows(k, frame, head, n, keys, k_frame, k_token, k_head, D)
     values = _rows(v, frame, head, n, keys, v_frame, v_token, v_head, D)
@@ -205,9 +213,8 @@ def attend(
     q, k, v = (_dense(part) for part in (q, k, v))
     frames, queries, heads, _ = q.shape
     o, lse = q.new_empty(q.shape), q.new_empty(frames, heads, queries, dtype=torch.float32)
-    grid = (triton.cdiv(queries, _QUERIES), frames * heads)
     laid = _laid(bias, q)
-    _forward_kernel[grid](
+    _forward_kernel[(triton.cdiv(queries, _QUERIES) * frames * heads,)](
         q, k, v, laid, _given(seed, q), o, lse, queries, k.shape[1], heads, **_settings(q, k, v, laid, bias, seed, p)
     )
     return o, lse
@@ -225,8 +232,12 @@ def attend_backward(
     laid, seeds = _laid(bias, q), _given(seed, q)
     settings = _settings(q, k, v, laid, bias, seed, p)
     rows, cols = triton.cdiv(queries, _QUERIES), triton.cdiv(keys, _KEYS)
-    _query_kernel[(rows, frames * heads)](q, k, v, laid, seeds, lse, delta, o, go, gq, queries, keys, heads, **settings)
-    _key_kernel[(cols, frames * heads)](q, k, v, laid, seeds, lse, delta, go, gk, gv, queries, keys, heads, **settings)
+    _query_kernel[(rows * frames * heads,)](
+        q, k, v, laid, seeds, lse, delta, o, go, gq, queries, keys, heads, **settings
+    )
+    _key_kernel[(cols * frames * heads,)](
+        q, k, v, laid, seeds, lse, delta, go, gk, gv, queries, keys, heads, **settings
+    )
     if bias is None:
         return gq, gk, gv, q.new_empty(0)
     shares = max(1, min(frames, programs(q.device, _PROGRAMS) // (rows * cols * heads)))
