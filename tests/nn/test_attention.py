@@ -91,3 +91,15 @@ def test_null_tokens_come_first_keys_in_even_rows_values_in_odd_ones():
 def test_only_cross_attention_has_a_context_norm():
     assert make().context_norm is None
     assert make(context_dim=10).context_norm is not None
+
+
+@torch.no_grad()
+def test_long_clips_are_read_by_frame_as_they_are_read_at_once():
+    layer, x = Attention(16, 2, 8), torch.randn(1, 70, 3, 16)  # longer than from where a fused kernel pays
+    past, parts = None, []
+    for frame in x.split(1, dim=1):
+        out, past = layer.time(frame, past)
+        parts.append(out)
+    torch.testing.assert_close(torch.cat(parts, dim=1), layer.time(x)[0], atol=1e-5, rtol=1e-4)
+    with torch.enable_grad():
+        torch.testing.assert_close(torch.cat(parts, dim=1), layer.time(x)[0], atol=1e-5, rtol=1e-4)

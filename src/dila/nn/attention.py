@@ -142,10 +142,11 @@ class Attention(nn.Module):
         return (dropout(weights, self.dropout, self.training).unsqueeze(-1) * v).sum(-2, keepdim=True)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """With a bias of each head, ``heads N M``, or a mask for all, ``N M``."""
         frames, p = q.shape[:-3], self.dropout if self.training else 0.0
         mask = None if bias is None else bias.to(q.dtype)
         q, k, v = (part.flatten(0, -4) for part in (q, k, v))
-        if mask is not None and kernels.attend is not None and kernels.attends(q):
+        if mask is not None and mask.ndim == 3 and kernels.attend is not None and kernels.attends(q):
             tokens_first = (part.transpose(1, 2) for part in (q, k, v))
             out = kernels.attend(*tokens_first, mask, kernels.seed(p, q), p)[0].transpose(1, 2)
         else:
