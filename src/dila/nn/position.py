@@ -90,19 +90,16 @@ class PEG(nn.Module):
         """The position signal of each token, and the last two frames for the next call."""
         if past is None and self.padding == "replicate":
             past = x[:, :1].expand(-1, 2, -1, -1, -1)
+        past = None if past is None else past.to(x.dtype)
         if kernels.peg is not None and kernels.fits(x):
-            y = kernels.peg(x, past if past is None else past.to(x.dtype), *self._taps(), _autocast(x))
+            y = kernels.peg(x, past, self.conv.weight.flatten(1).T, self.conv.bias, _autocast(x))
             return y, _last_two(past, x)
-        before = torch.zeros_like(x[:, :1]).expand(-1, 2, -1, -1, -1) if past is None else past.to(x.dtype)
+        before = torch.zeros_like(x[:, :1]).expand(-1, 2, -1, -1, -1) if past is None else past
         x = torch.cat([before, x], dim=1)
         return self._convolve(x), x[:, -2:]
 
     def _convolve(self, x: Float[Tensor, "B T2 H W D"]) -> Float[Tensor, "B T H W D"]:
         return _Depthwise.apply(*(part.to(_autocast(x)) for part in (x, *self.conv.parameters())))
-
-    def _taps(self) -> tuple[Float[Tensor, "27 D"], Float[Tensor, " D"]]:
-        assert self.conv.bias is not None
-        return self.conv.weight.flatten(1).T, self.conv.bias
 
 
 def _autocast(x: Tensor) -> torch.dtype:
@@ -115,7 +112,7 @@ def _autocast(x: Tensor) -> torch.dtype:
 def _last_two(past: Tensor | None, x: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B 2 H W D"]:
     if x.shape[1] > 1:
         return x[:, -2:]
-    return torch.cat([torch.zeros_like(x) if past is None else past[:, 1:].to(x.dtype), x], 1)
+    return torch.cat([torch.zeros_like(x) if past is None else past[:, 1:], x], 1)
 
 
 class _Depthwise(torch.autograd.Function):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from dila.nn.triton_random import LEVELS, kept_of
+from dila.nn.triton_random import dropping, kept_of
 from dila.nn.triton_scan import LOG2E, programs
 from dila.shapes import Tensor
 
@@ -31,6 +31,13 @@ def _rows(x, frame, head, token, count, x_frame, x_token, x_head, D: tl.constexp
     """Tokens by channels of one head, 0 past the last token."""
     at = x + frame.to(tl.int64) * x_frame + head * x_head + token[:, None] * x_token + tl.arange(0, D)[None, :]
     return tl.load(at, (token < count)[:, None], 0.0)
+
+
+@triton.jit
+@no_type_check
+def _own(frame, head, token, count, heads, D: tl.constexpr):
+    """Where tokens by channels of one head lie in what the kernels write, ``F count heads D``."""
+    return ((frame.to(tl.int64) * count + token) * heads + head)[:, None] * D + tl.arange(0, D)[None, :]
 
 
 @triton.jit
@@ -62,8 +69,8 @@ def _kept(seed, pair, m, n, queries, keys, dropped, kept):
 @triton.jit
 @no_type_check
 def _forward_kernel(
-    q, k, v, bias, seed, o, lse, queries, keys, heads, q_frame, q_token, q_head, k_frame, k_token, k_head,
-    v_frame, v_token, v_head, bias_row, dropped, kept,
+    q, k, v, bias, o, lse, queries, keys, heads, q_frame, q_token, q_head, k_frame, k_token, k_head,
+    v_frame, v_token, v_head, bias_row, seed, dropped, kept,
     biased: tl.constexpr, drops: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     pair, m = _part(queries, M)
@@ -83,8 +90,7 @@ def _forward_kernel(
         values = _rows(v, frame, head, n, keys, v_frame, v_token, v_head, D)
         out = tl.dot(p.to(values.dtype), values, out * before[:, None])
         highest = higher
-    own = ((frame.to(tl.int64) * queries + m) * heads + head)[:, None] * D + tl.arange(0, D)[None, :]
-    tl.store(o + own, out / total[:, None], (m < queries)[:, None])
+    tl.store(o + _own(frame, head, m, queries, heads, D), out / total[:, None], (m < queries)[:, None])
     tl.store(lse + pair * queries + m, highest + tl.log2(total), m < queries)
 
 
@@ -108,16 +114,16 @@ def _change(
 @triton.jit
 @no_type_check
 def _query_kernel(
-    q, k, v, bias, seed, lse, delta, o, go, gq, queries, keys, heads, q_frame, q_token, q_head,
-    k_frame, k_token, k_head, v_frame, v_token, v_head, bias_row, dropped, kept,
+    q, k, v, bias, lse, delta, o, go, gq, queries, keys, heads, q_frame, q_token, q_head,
+    k_frame, k_token, k_head, v_frame, v_token, v_head, bias_row, seed, dropped, kept,
     biased: tl.constexpr, drops: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the queries; leaves ``delta``, the sum of o times its gradient, for the others."""
     pair, m = _part(queries, M)
     frame, head, has = pair // heads, pair % heads, m < queries
     mine = _rows(q, frame, head, m, queries, q_frame, q_token, q_head, D)
-    g = _rows(go, frame, head, m, queries, queries * heads * D, heads * D, D, D)
-    out = _rows(o, frame, head, m, queries, queries * heads * D, heads * D, D, D)
+    at = _own(frame, head, m, queries, heads, D)
+    g, out = tl.load(go + at, has[:, None], 0.0), tl.load(o + at, has[:, None], 0.0)
     scale = tl.load(lse + pair * queries + m, has, float("inf"))
     own = tl.sum(g.to(tl.float32) * out.to(tl.float32), 1)
     tl.store(delta + pair * queries + m, own, has)
@@ -131,15 +137,14 @@ def _query_kernel(
             biased, drops,
         )  # fmt: skip
         gm = tl.dot(gs.to(theirs.dtype), theirs, gm)
-    at = ((frame.to(tl.int64) * queries + m) * heads + head)[:, None] * D + tl.arange(0, D)[None, :]
     tl.store(gq + at, gm, has[:, None])
 
 
 @triton.jit
 @no_type_check
 def _key_kernel(
-    q, k, v, bias, seed, lse, delta, go, gk, gv, queries, keys, heads, q_frame, q_token, q_head,
-    k_frame, k_token, k_head, v_frame, v_token, v_head, bias_row, dropped, kept,
+    q, k, v, bias, lse, delta, go, gk, gv, queries, keys, heads, q_frame, q_token, q_head,
+    k_frame, k_token, k_head, v_frame, v_token, v_head, bias_row, seed, dropped, kept,
     biased: tl.constexpr, drops: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys and values."""
@@ -151,7 +156,7 @@ def _key_kernel(
     for start in range(0, queries, M):
         m = start + tl.arange(0, M)
         mine = _rows(q, frame, head, m, queries, q_frame, q_token, q_head, D)
-        g = _rows(go, frame, head, m, queries, queries * heads * D, heads * D, D, D)
+        g = tl.load(go + _own(frame, head, m, queries, heads, D), (m < queries)[:, None], 0.0)
         scale = tl.load(lse + pair * queries + m, m < queries, float("inf"))
         own = tl.load(delta + pair * queries + m, m < queries, 0.0)
         met, gs = _change(
@@ -160,7 +165,7 @@ def _key_kernel(
         )  # fmt: skip
         gw = tl.dot(tl.trans(met.to(g.dtype)), g, gw)
         gn = tl.dot(tl.trans(gs.to(mine.dtype)), mine, gn)
-    at = ((frame.to(tl.int64) * keys + n) * heads + head)[:, None] * D + tl.arange(0, D)[None, :]
+    at = _own(frame, head, n, keys, heads, D)
     tl.store(gk + at, gn, (n < keys)[:, None])
     tl.store(gv + at, gw, (n < keys)[:, None])
 
@@ -168,8 +173,8 @@ def _key_kernel(
 @triton.jit
 @no_type_check
 def _bias_kernel(
-    q, k, v, bias, seed, lse, delta, go, gbias, frames, queries, keys, heads, q_frame, q_token, q_head,
-    k_frame, k_token, k_head, v_frame, v_token, v_head, bias_row, dropped, kept,
+    q, k, v, bias, lse, delta, go, gbias, frames, queries, keys, heads, q_frame, q_token, q_head,
+    k_frame, k_token, k_head, v_frame, v_token, v_head, bias_row, seed, dropped, kept,
     biased: tl.constexpr, drops: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradient of one tile of one head's bias, summed over a share of the frames."""
@@ -181,7 +186,7 @@ def _bias_kernel(
         mine = _rows(q, pair // heads, head, m, queries, q_frame, q_token, q_head, D)
         theirs = _rows(k, pair // heads, head, n, keys, k_frame, k_token, k_head, D)
         values = _rows(v, pair // heads, head, n, keys, v_frame, v_token, v_head, D)
-        g = _rows(go, pair // heads, head, m, queries, queries * heads * D, heads * D, D, D)
+        g = tl.load(go + _own(pair // heads, head, m, queries, heads, D), (m < queries)[:, None], 0.0)
         scale = tl.load(lse + pair * queries + m, m < queries, float("inf"))
         own = tl.load(delta + pair * queries + m, m < queries, 0.0)
         _, gs = _change(
@@ -215,7 +220,7 @@ def attend(
     o, lse = q.new_empty(q.shape), q.new_empty(frames, heads, queries, dtype=torch.float32)
     laid = _laid(bias, q)
     _forward_kernel[(triton.cdiv(queries, _QUERIES) * frames * heads,)](
-        q, k, v, laid, _given(seed, q), o, lse, queries, k.shape[1], heads, **_settings(q, k, v, laid, bias, seed, p)
+        q, k, v, laid, o, lse, queries, k.shape[1], heads, **_settings(q, k, v, laid, bias, seed, p)
     )
     return o, lse
 
@@ -229,21 +234,17 @@ def attend_backward(
     q, k, v, go = (*(_dense(part) for part in (q, k, v)), go.contiguous())
     (frames, queries, heads, _), keys = q.shape, k.shape[1]
     gq, gk, gv, delta = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), torch.empty_like(lse)
-    laid, seeds = _laid(bias, q), _given(seed, q)
+    laid = _laid(bias, q)
     settings = _settings(q, k, v, laid, bias, seed, p)
     rows, cols = triton.cdiv(queries, _QUERIES), triton.cdiv(keys, _KEYS)
-    _query_kernel[(rows * frames * heads,)](
-        q, k, v, laid, seeds, lse, delta, o, go, gq, queries, keys, heads, **settings
-    )
-    _key_kernel[(cols * frames * heads,)](
-        q, k, v, laid, seeds, lse, delta, go, gk, gv, queries, keys, heads, **settings
-    )
+    _query_kernel[(rows * frames * heads,)](q, k, v, laid, lse, delta, o, go, gq, queries, keys, heads, **settings)
+    _key_kernel[(cols * frames * heads,)](q, k, v, laid, lse, delta, go, gk, gv, queries, keys, heads, **settings)
     if bias is None:
         return gq, gk, gv, q.new_empty(0)
     shares = max(1, min(frames, programs(q.device, _PROGRAMS) // (rows * cols * heads)))
     gbias = torch.empty(shares, *bias.shape, device=q.device, dtype=torch.float32)
     _bias_kernel[(rows * cols, heads, shares)](
-        q, k, v, laid, seeds, lse, delta, go, gbias, frames, queries, keys, heads, **settings
+        q, k, v, laid, lse, delta, go, gbias, frames, queries, keys, heads, **settings
     )
     return gq, gk, gv, gbias.sum(0).to(bias.dtype)
 
@@ -282,17 +283,11 @@ def _laid(bias: Tensor | None, q: Tensor) -> Tensor:
     return q if bias is None else F.pad(bias, (0, -bias.shape[-1] % 16)).contiguous()
 
 
-def _given(seed: Tensor | None, q: Tensor) -> Tensor:
-    return q if seed is None else seed
-
-
 def _settings(q: Tensor, k: Tensor, v: Tensor, laid: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Any:
     strides = {
         f"{name}_{axis}": part.stride(i)
         for name, part in (("q", q), ("k", k), ("v", v))
         for i, axis in enumerate(("frame", "token", "head"))
     }
-    dropped = round(p * LEVELS)
-    drops = {"dropped": dropped, "kept": LEVELS / (LEVELS - dropped), "drops": seed is not None}
     sizes = {"D": q.shape[-1], "M": _QUERIES, "N": _KEYS}
-    return strides | drops | sizes | {"biased": bias is not None, "bias_row": laid.shape[-1]}
+    return strides | sizes | dropping(seed, p, q) | {"biased": bias is not None, "bias_row": laid.shape[-1]}

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dila.nn.triton_random import LEVELS, kept_of
+from dila.nn.triton_random import dropping, kept_of
 from dila.nn.triton_scan import LOG2E
 from dila.shapes import Tensor
 
@@ -33,7 +33,7 @@ def _halves(h, row, col, rows, inner):
 @triton.jit
 @no_type_check
 def _forward_kernel(
-    h, seed, y, rows, inner, dropped, kept, drops: tl.constexpr, R: tl.constexpr, C: tl.constexpr
+    h, y, seed, rows, inner, dropped, kept, drops: tl.constexpr, R: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
     """``y = value gelu(gate)``, where a row of h is value and gate."""
     row, col = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
@@ -48,7 +48,7 @@ def _forward_kernel(
 @triton.jit
 @no_type_check
 def _backward_kernel(
-    h, seed, gy, gh, rows, inner, dropped, kept, drops: tl.constexpr, R: tl.constexpr, C: tl.constexpr
+    h, gy, gh, seed, rows, inner, dropped, kept, drops: tl.constexpr, R: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
     row, col = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
     here = (row < rows)[:, None] & (col < inner)[None, :]
@@ -115,8 +115,7 @@ geglu.register_autograd(_differentiate, setup_context=_keep)
 
 def _run(kernel, h: Tensor, seed: Tensor | None, others: tuple[Tensor, ...], p: float) -> None:
     inner = h.shape[-1] // 2
-    rows, dropped = h.numel() // (2 * inner), round(p * LEVELS)
+    rows = h.numel() // (2 * inner)
     kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(inner, _COLS))](
-        h, h if seed is None else seed, *others, rows, inner, dropped, LEVELS / (LEVELS - dropped),
-        drops=seed is not None, R=_ROWS, C=_COLS,
-    )  # fmt: skip
+        h, *others, rows=rows, inner=inner, R=_ROWS, C=_COLS, **dropping(seed, p, h)
+    )

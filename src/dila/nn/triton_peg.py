@@ -158,7 +158,7 @@ def peg(x: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor, dtype: tor
     """
     x = x.contiguous()
     y = torch.empty_like(x, dtype=dtype)
-    _taps_kernel[_tiles(x)](x, _laid(past, x), weight.contiguous(), bias, y, **_sizes(x, _TILE), **_past(past, x))
+    _taps_kernel[_tiles(x)](x, weight=weight.contiguous(), bias=bias, y=y, **_sizes(x, _TILE), **_before(past, x))
     return y
 
 
@@ -177,7 +177,7 @@ def peg_backward(
     tiles = x.shape[0] * triton.cdiv(x.shape[2] * x.shape[3], sizes["P"])
     workers = max(1, min(tiles, programs(x.device, _PROGRAMS) // (3 * blocks)))
     shares = torch.empty(workers, 28, channels, device=x.device, dtype=torch.float32)
-    _weight_kernel[(workers, 3, blocks)](x, _laid(past, x), gy, shares, tiles, **sizes, **_past(past, x))
+    _weight_kernel[(workers, 3, blocks)](x, gy=gy, gweight=shares, tiles=tiles, **sizes, **_before(past, x))
     sums = shares.sum(0).to(weight.dtype)
     return gx, gpast, sums[:27].clone(), sums[27].clone()
 
@@ -207,16 +207,11 @@ def _differentiate(ctx, gy):
 peg.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _laid(past: Tensor | None, x: Tensor) -> Tensor:
+def _before(past: Tensor | None, x: Tensor) -> dict[str, Any]:
     """The past as the kernels take it: frames in one piece, at any distance from each other; where it is zeros, any."""
-    if past is None:
-        return x
-    return past if past[0, 0].is_contiguous() else past.contiguous()
-
-
-def _past(past: Tensor | None, x: Tensor) -> dict[str, Any]:
-    laid = _laid(past, x)
-    return {"past_clip": laid.stride(0), "past_frame": laid.stride(1), "continued": past is not None}
+    laid = x if past is None else past if past[0, 0].is_contiguous() else past.contiguous()
+    strides = {"past_clip": laid.stride(0), "past_frame": laid.stride(1)}
+    return strides | {"past": laid, "continued": past is not None}
 
 
 def _sizes(x: Tensor, tile: tuple[int, int]) -> dict[str, int]:

@@ -1,11 +1,13 @@
 """Random numbers for dropout in Triton kernels: drawn again wherever they are needed, kept nowhere."""
 
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import triton
 import triton.language as tl
 
-LEVELS = 1 << 16
+from dila.shapes import Tensor
+
+_LEVELS = 1 << 16
 """A number is dropped when its 16 random bits are below so many of these."""
 
 
@@ -27,3 +29,10 @@ def kept_of(seed, index, dropped, kept):
     """0 at the indices that this seed drops, else ``kept``."""
     bits = _mixed(index.to(tl.uint32) ^ _mixed(tl.load(seed).to(tl.uint32)))
     return tl.where((bits >> 16).to(tl.int32) < dropped, 0.0, kept)
+
+
+def dropping(seed: Tensor | None, p: float, like: Tensor) -> dict[str, Any]:
+    """What a kernel that calls `kept_of` is told: seed, thresholds, and whether it drops at all."""
+    dropped = round(p * _LEVELS)
+    thresholds = {"dropped": dropped, "kept": _LEVELS / (_LEVELS - dropped)}
+    return thresholds | {"seed": like if seed is None else seed, "drops": seed is not None}
