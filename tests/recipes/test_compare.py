@@ -151,8 +151,8 @@ def test_several_at_once_score_what_one_after_the_other_does(settings):
     one = compare(short)
     both = compare(replace(short, out=settings.out.with_name("both"), parallel=2))
     for alone, beside in zip(one, both, strict=True):
-        assert alone["rollout"].pop("by_horizon") == pytest.approx(beside["rollout"].pop("by_horizon"))
-        assert alone["rollout"] == pytest.approx(beside["rollout"])
+        assert alone["rollout"].pop("by_horizon") == pytest.approx(beside["rollout"].pop("by_horizon"), rel=1e-5)
+        assert alone["rollout"] == pytest.approx(beside["rollout"], rel=1e-5)  # other threads sum in another order
 
 
 @pytest.mark.parametrize("script", ["compare.sh", "sceptic.sh"])

@@ -27,6 +27,7 @@ def bench(
     growth: bool = False,
     recompute: bool = False,
     compiled: bool = False,
+    graph: bool = False,
     profile: bool = False,
     repeats: int = 3,
     device: str = "auto",
@@ -48,7 +49,8 @@ def bench(
         candidates: of a plan.
         growth: measure each work at several sizes as well: batch, frames, candidates of a plan.
         recompute: training keeps each layer's input alone, as the field of a run.
-        compiled: layers through torch.compile; on CUDA, rollouts, plans and labels as CUDA graphs.
+        compiled: layers through torch.compile.
+        graph: on CUDA, each work as a CUDA graph; a profile is of the work without.
         profile: tell where the time goes, by part of the model and by operation.
         repeats: on the clock.
         device: auto, cpu, cuda or mps.
@@ -73,7 +75,7 @@ def bench(
         for kind in works:
             length = horizon if kind == "plan" else frames
             work = Work(kind, name, precision, 1 if kind == "plan" else batch, length, candidates)  # type: ignore[arg-type]
-            work = replace(work, recompute=recompute, compiled=compiled)
+            work = replace(work, recompute=recompute, compiled=compiled, graph=graph)
             sizes = [each for along in grown(work).values() for each in along] if growth else [work]
             for each in dict.fromkeys(sizes):
                 rows.append(describe(each, measure_apart(each, where, repeats), peak))

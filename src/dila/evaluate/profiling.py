@@ -42,7 +42,7 @@ def profile_apart(work: Work, device: torch.device) -> Profile:
 
 
 def _profile(work: Work, device: torch.device) -> Profile:
-    work = replace(work, compiled=work.compiled and work.kind.startswith("train"))
+    work = replace(work, graph=False)
     model, e = make(work, device)
     return take_profile(ready(work, model, e).run, model, device)
 

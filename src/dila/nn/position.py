@@ -105,7 +105,8 @@ class PEG(nn.Module):
 def _autocast(x: Tensor) -> torch.dtype:
     """The type in which autocast, where it is on, would convolve this."""
     kind = x.device.type
-    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    known = x.is_cuda or torch.amp.is_autocast_available(kind)  # asked on CUDA, torch 2.11 does not compile a layer
+    cast = known and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 

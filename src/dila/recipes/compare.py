@@ -89,6 +89,7 @@ class Settings:
         parallel: runs at once, on the one device.
         cache_dir: of features, see `dila.train.loop.train`.
         device: auto, cpu, cuda or mps.
+        graph: the field of a run, for a GPU.
         commit: of the source, where there is no git to ask.
         probed: components of the column ``state`` whose change the probe reads off z; none where there are none.
     """
@@ -103,6 +104,7 @@ class Settings:
     parallel: int = 1
     cache_dir: Path | None = None
     device: str = "auto"
+    graph: bool = False
     commit: str | None = None
     probed: tuple[str, ...] = AGENT
 
@@ -180,6 +182,7 @@ def run_of(settings: Settings, name: str, seed: int) -> Run:
         guard=None,
         trackers=(),
         keep=1,
+        graph=settings.graph,
         evaluate_every=run.steps,
         log_every=20,
     )

@@ -53,7 +53,8 @@ from dila.train.material import (
 )  # fmt: skip
 from dila.train.numerics import Spikes, deterministic
 from dila.train.objectives import Batch, Outcome
-from dila.train.processes import accelerator_of, newest_of_all
+from dila.train.processes import accelerator_of, agreed, newest_of_all
+from dila.train.recorded import Recorded, recordable
 from dila.train.register import hold_to_register, write_register
 from dila.train.run import Run, Stage
 from dila.train.spread import spread_of
@@ -152,6 +153,7 @@ class Trainer:
         self.spread = spread_of(run.shard, accelerator)
         self.wrapped = self.spread.prepare(self.learner)
         self.optimiser = make_optimiser(self.learner.model, run.optimiser)
+        self.recorded: Recorded | None = None  # of this stage
         self.step = 0
         self.stage = 0
         self.sampler: dict[str, Any] = {}
@@ -212,7 +214,8 @@ class Trainer:
         if number == self.stage and self.sampler:
             batches.sampler.load_state_dict(self.sampler)
         self.stage = number
-        self.learner.objective = stage.objective
+        self.learner.objective, self.recorded = stage.objective, None
+        self.optimiser.zero_grad(set_to_none=True)
         began, clips = time.monotonic(), 0
         for parts in batches:
             outcome, norm, rate = self._optimise(parts, stage)
@@ -228,7 +231,8 @@ class Trainer:
             if self._is_due(self.settings.evaluate_every, self.settings.steps):
                 self._evaluate(log)
                 began, clips = time.monotonic(), 0
-            stopped, late = self._agreed(
+            stopped, late = agreed(
+                self.accelerator,
                 self.stop.signal is not None,
                 time.monotonic() - self.saved_at > self.settings.checkpoint_minutes * 60,
             )
@@ -245,9 +249,7 @@ class Trainer:
         for i, batch in enumerate(parts):
             waiting = i + 1 < len(parts)
             with self.spread.waiting(self.wrapped) if waiting else nullcontext():
-                outcome: Outcome = self.wrapped(batch.e, batch.a)
-                self.accelerator.backward(outcome.total / len(parts))
-            outcomes.append(outcome)
+                outcomes.append(self._differentiate(batch, 1 / len(parts)))
         names = list(outcomes[0].losses)
         table = torch.stack([torch.stack([o.total, *o.losses.values()]).detach().float() for o in outcomes]).mean(0)
         table = self.accelerator.reduce(table, reduction="mean")
@@ -262,9 +264,18 @@ class Trainer:
             group["lr"] = rate
         if not spike:
             self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=self.recorded is None)
         losses = dict(zip(names, table[1:], strict=True))
         return outcomes[-1]._replace(total=table[0], losses=losses), grad, rate
+
+    def _differentiate(self, batch: Batch, share: float) -> Outcome:
+        """The outcome of a part of a step; its share of the gradient is added to what the weights hold."""
+        if self.settings.graph and recordable(self.learner):
+            self.recorded = self.recorded or Recorded(self.learner, batch, share)
+            return self.recorded(batch)
+        outcome: Outcome = self.wrapped(batch.e, batch.a)
+        self.accelerator.backward(outcome.total * share)
+        return outcome
 
     def _log(self, log: Log | None, bar: "tqdm[Any]", stage: Stage, outcome: Outcome, more: dict[str, float]) -> None:
         latent = {"scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
@@ -360,13 +371,6 @@ class Trainer:
     def _is_counted(self) -> bool:
         every = self.settings.checkpoint_every
         return every is not None and self.step % every == 0
-
-    def _agreed(self, *wishes: bool) -> list[bool]:
-        """Whether any process wishes each: all must stop and save at the same step."""
-        if self.accelerator.num_processes == 1:
-            return list(wishes)
-        flags = torch.tensor([float(wish) for wish in wishes], device=self.accelerator.device)
-        return (self.accelerator.reduce(flags, reduction="sum") > 0).tolist()
 
     def _check_finite(self, losses: dict[str, float], grad: float) -> None:
         named = [name for name, value in losses.items() if not math.isfinite(value) and name != "total"]

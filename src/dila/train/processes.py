@@ -4,6 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dila.errors import DilaError
 from dila.train.checkpoint import newest
 from dila.train.run import Run
@@ -16,7 +18,7 @@ def accelerator_of(run: Run) -> Any:
     """The `accelerate.Accelerator` of this process: alone, or one of those that ``accelerate launch`` began.
 
     Raises:
-        DilaError: launched in a way that splits the model.
+        DilaError: launched in a way that splits the model, or ``graph`` where no graph can be recorded.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
@@ -32,6 +34,9 @@ def accelerator_of(run: Run) -> Any:
             f"accelerate launch was told to use {accelerator.distributed_type.value}, which checkpoints here know "
             "nothing of; start it without (as --multi_gpu, or by torchrun), and split the model by dila train --shard"
         )
+    if run.graph and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
+        where = f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
+        raise DilaError(f"graph records the steps of one process on CUDA, and this is {where}; leave graph out")
     return accelerator
 
 
@@ -52,3 +57,11 @@ def newest_of_all(accelerator: Any, out: Path) -> Path | None:
             "--out that all machines share"
         )
     return last
+
+
+def agreed(accelerator: Any, *wishes: bool) -> list[bool]:
+    """Whether any process wishes each: all must stop and save at the same step."""
+    if accelerator.num_processes == 1:
+        return list(wishes)
+    flags = torch.tensor([float(wish) for wish in wishes], device=accelerator.device)
+    return (accelerator.reduce(flags, reduction="sum") > 0).tolist()
