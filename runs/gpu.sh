@@ -16,19 +16,19 @@ mkdir -p "$OUT"
 part() { echo "== $1, $SECONDS s"; }
 
 part "the kernels and graphs"
-$PYTHON -m pytest -q -W ignore tests/nn/test_triton_*.py tests/imagine/test_graph.py > "$OUT/tests.txt" 2>&1
+$PYTHON -m pytest -q -W ignore tests/nn/test_triton_*.py tests/imagine/test_graph.py tests/train/test_recorded.py > "$OUT/tests.txt" 2>&1
 tail -n 3 "$OUT/tests.txt"
 
 part "speed, and where the time goes"
 bench() { timeout "$1" $PYTHON -m dila.cli.main bench base --device cuda --profile --json "$OUT/$2.json" "${@:3}"; }
-bench 150 plan --works plan --frames 10 --candidates 256 --compiled
+bench 150 plan --works plan --frames 10 --candidates 256 --compiled --graph
 bench 120 train --works train --batch 32 --frames 16
-bench 120 graphs --works rollout label --frames 15 --compiled
-bench 240 compiled --works train --batch 32 --frames 16 --compiled
+bench 120 graphs --works rollout label --frames 15 --compiled --graph
+bench 240 compiled --works train --batch 32 --frames 16 --compiled --graph
 
 part "the comparison"
 timeout "$LIMIT" $PYTHON -m dila.cli.main compare --data "$DATA" --out "$OUT/compare" --cache-dir "$OUT/features" \
-    --device cuda --steps "$STEPS" --seeds "$SEEDS" --batch 8 --parallel 16 --probed $PROBED 2>&1 | tail -n 60 | tee "$OUT/compare.txt"
+    --device cuda --graph --steps "$STEPS" --seeds "$SEEDS" --batch 8 --parallel 16 --probed $PROBED 2>&1 | tail -n 60 | tee "$OUT/compare.txt"
 $PYTHON -m dila.cli.main compare summary "$OUT/compare" --out "$OUT/compare.md"
 tar czf "$OUT/compare.tgz" -C "$OUT" --exclude=checkpoints --exclude="*.png" compare
 part "done"

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from dila.errors import DilaError
 from dila.evaluate.factors import find_factors
 
 NAMES = {"state": ("x", "angle"), "colour": ("red", "green", "blue"), "background": ("x",)}
@@ -26,6 +28,18 @@ def test_each_column_is_read_as_what_it_is():
     assert found["angle"].of(told).shape == (4, 5, 2)
     assert found["shape"].of(told).tolist() == [[i] * 5 for i in range(4)]
     assert found["colour"].of(told).shape == (4, 5, 3)
+
+
+def test_of_a_wide_column_the_components_that_are_wanted_are_factors_of_their_own():
+    told = {"state": torch.randn(4, 5, 10), "shape": columns()["shape"]}
+    names = {"state": ("x", "y", "yaw", *(f"q{i}" for i in range(7)))}
+    assert [factor.name for factor in find_factors(told, names)] == ["state", "shape"]
+    found = find_factors(told, names, "state", ("yaw", "1"))
+    assert [(factor.name, factor.parts, factor.kind) for factor in found] == [
+        ("yaw", (2,), "angle"), ("y", (1,), "number"), ("shape", (0,), "class")
+    ]  # fmt: skip
+    with pytest.raises(DilaError, match=r"'state' has no component z; it has x, y, yaw"):
+        find_factors(told, names, "state", ("z",))
 
 
 def test_an_angle_changes_the_shorter_way_round():

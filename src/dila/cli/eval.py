@@ -60,7 +60,8 @@ def evaluate(
         context: true frames that the model sees.
         clips: how many.
         column: of true values that probe and manifold read: action, state, or another one of the data.
-        components: of the column, by name or number; all when left out.
+        components: of the column, by name or number; all when left out. Motion and disentangle read every column, and
+            of this one these.
         change: read the change of the column from frame to frame, such as the displacement behind a state.
         pairs: transitions that a probe is fitted to.
         pictures: clips drawn.

@@ -38,7 +38,8 @@ class Settings:
         context: true frames that the model sees before it imagines.
         clips: pinned, spread over the held-out episodes.
         column: of true values that probes read: ``action``, ``state``, or another one of the data.
-        components: of the column, by name or number; all when empty.
+        components: of the column, by name or number; all when empty. Motion and disentangle read every column, and of
+            this one these.
         change: probe for the change of the column from frame to frame, not for its value.
         pairs: transitions that a probe is fitted to.
         pictures: clips drawn.

@@ -98,7 +98,7 @@ def _gather(bench: Bench, model: DiLA, episodes: Sequence[Episode]) -> dict[str,
         "parts": {name: torch.cat(parts) for name, parts in told.items()},
         "columns": every,
         "moments": moments,
-        "factors": find_factors(every, bench.names),
+        "factors": find_factors(every, bench.names, bench.settings.column, bench.settings.components),
         "episode": torch.cat(owner),
         "notes": notes,
     }

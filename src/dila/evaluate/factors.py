@@ -1,11 +1,12 @@
 """What is known of every frame, as factors to be probed for: numbers, angles, and classes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
 CIRCULAR = ("angle", "yaw", "theta")
@@ -43,21 +44,48 @@ class Factor:
         return torch.atan2(step.sin(), step.cos()) if self.kind == "angle" else step
 
 
-def find_factors(columns: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> list[Factor]:
-    """The factors in a batch of columns ``B T A`` (as clips have them), those left out that never vary."""
+def find_factors(
+    columns: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]], of: str = "", wanted: Sequence[str] = ()
+) -> list[Factor]:
+    """The factors in a batch of columns ``B T A`` (as clips have them), those left out that never vary.
+
+    Args:
+        columns: of some clips.
+        names: of their components.
+        of: a column of which some components are wanted.
+        wanted: those, by name or number, each a factor; none when all are.
+
+    Raises:
+        DilaError: no such component.
+    """
     found: list[Factor] = []
     for column, values in columns.items():
         if column in SKIPPED or (not values.is_floating_point() and values.shape[-1] > 1):
             continue
         width = values.shape[-1]
         parts = names.get(column, tuple(map(str, range(width))))
+        chosen = places(column, wanted, width, names) if wanted and column == of else []
         if not values.is_floating_point():
             found.append(Factor(column, column, (0,), "class"))
+        elif chosen:
+            found += [Factor(_name(column, parts[i]), column, (i,), _kind(parts[i])) for i in chosen]
         elif width > WIDEST or "colour" in column:
             found.append(Factor(column, column, tuple(range(width)), "number"))
         else:
             found += [Factor(_name(column, part), column, (i,), _kind(part)) for i, part in enumerate(parts)]
     return [factor for factor in found if _varies(factor.of(columns))]
+
+
+def places(column: str, wanted: Sequence[str], width: int, names: Mapping[str, tuple[str, ...]]) -> list[int]:
+    """Where the wanted components lie in a column.
+
+    Raises:
+        DilaError: no such component.
+    """
+    known = names.get(column, tuple(map(str, range(width))))
+    if unknown := [name for name in wanted if name not in known and not (name.isdigit() and int(name) < width)]:
+        raise DilaError(f"column {column!r} has no component {', '.join(unknown)}; it has {', '.join(known)}")
+    return [known.index(name) if name in known else int(name) for name in wanted]
 
 
 def _name(column: str, part: str) -> str:

@@ -87,9 +87,10 @@ def _layout(bench: Bench, model: DiLA, rows: dict[str, Tensor]) -> list[Score]:
     """How well a probe of true frames reads A's and B's states off the rebound clips; none without states."""
     inputs, columns, episode = _training(bench, model)
     a, b = ({k.removeprefix(s): v for k, v in rows.items() if k.startswith(s)} for s in ("a ", "b "))
-    known = find_factors(a, bench.names)
+    chosen = bench.settings.column, bench.settings.components
+    known = find_factors(a, bench.names, *chosen)
     scores: list[Score] = []
-    for factor in find_factors(columns, bench.names):
+    for factor in find_factors(columns, bench.names, *chosen):
         if factor.column != "state" or factor not in known:
             continue
         y = factor.of(columns)[:, 1:].flatten(0, 1)

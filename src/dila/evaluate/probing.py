@@ -18,6 +18,7 @@ from dila.analysis.probe import Fit, ProbeResult, chance, feature_changes, probe
 from dila.data import Clips, collate_clips
 from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
+from dila.evaluate.factors import places
 from dila.evaluate.result import Result, Score
 from dila.protocols import Episode, LatentActionModel
 from dila.shapes import Float, Int, Tensor
@@ -111,10 +112,7 @@ def components(cut: Clips, column: str, wanted: Sequence[str], names: dict[str, 
             f"the data have no column {column!r} to probe for{f', because {why}' if why else ''}; they have {have}"
         )
     width = cut.column_shapes[column][-1]
-    known = names.get(column, tuple(map(str, range(width))))
-    if unknown := [name for name in wanted if name not in known and not (name.isdigit() and int(name) < width)]:
-        raise DilaError(f"column {column!r} has no component {', '.join(unknown)}; it has {', '.join(known)}")
-    return [known.index(name) if name in known else int(name) for name in wanted] or list(range(width))
+    return places(column, wanted, width, names) or list(range(width))
 
 
 def untrained_like(model: LatentActionModel, seed: int) -> LatentActionModel | None:
