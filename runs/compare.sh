@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # DiLA, its ablations and the baselines on the same data, features and number of clips, five seeds each; resumable.
 # Writes runs/compare/results/*.json. More options: runs/compare.sh --help
-#   runs/compare.sh                           # tiny, Push-T, one run at a time: hours on a CPU, stop it at will
-#   runs/compare.sh --parallel 8 --steps 400  # several at once on one GPU
+#   runs/compare.sh                                    # tiny, Push-T, one run at a time: hours on a CPU, stop it at will
+#   runs/compare.sh --parallel 16 --steps 400 --graph  # several at once on one GPU
 #   DATA=my_videos runs/compare.sh --size small --out runs/compare_small
 set -euo pipefail
 cd "$(dirname "$0")/.."

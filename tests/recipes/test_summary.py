@@ -6,9 +6,9 @@ import pytest
 from dila.cli.main import main
 from dila.errors import DilaError
 from dila.evaluate.result import Result, Score, Subject, write_results
-from dila.recipes.claims import CLAIMS
+from dila.recipes.claims import CLAIMS, POOLED
 from dila.recipes.compare import GROUPS, slug
-from dila.recipes.summary import BEGIN, END, summarise
+from dila.recipes.summary import BEGIN, END, FAMILIES, summarise
 
 pytest.importorskip("matplotlib")
 
@@ -47,9 +47,12 @@ def test_a_page_has_scores_tests_claims_and_pictures(folder, tmp_path, capsys):
     assert main(["compare", "summary", str(folder), "--out", str(out)]) == 0
     page = out.read_text()
     assert re.findall(r"^\| (dila|baseline:\w+|ablation:[\w-]+) \| 3 ", page, re.M) == [
-        "dila", "baseline:lapa", "ablation:gaussian", "ablation:no-action", "ablation:z-2", "ablation:z-8",
-        "ablation:z-128",
+        "dila", "baseline:lapa", "ablation:gaussian", "dila", "ablation:z-2", "ablation:z-8", "ablation:z-128",
+        "dila", "ablation:no-action",
     ]  # fmt: skip
+    assert re.findall(r"^\*\*(.*)\*\*$", page, re.M) == [
+        title for title in FAMILIES if title not in ("", "Each loss off")
+    ]
     assert re.search(r"\| baseline:lapa \| 3 \| 2,000,000 \| 0\.92\d \[0\.\d+, 0\.\d+\]", page)
     assert re.search(r"than those of LAPA \| table 1 .* -0\.\d+ \[.*\], 3 seeds \| \*\*holds\*\* \|", page)
     assert re.search(r"than those of DiLA with a Gaussian z .* \*\*open\*\* \|", page)
@@ -109,6 +112,37 @@ def test_text_around_the_summary_stays(folder, tmp_path):
     assert main(["compare", "summary", str(folder), str(folder), "--out", str(out)]) == 2
     out.write_text("# Mine\n")
     assert main(["compare", "summary", str(folder), "--out", str(out)]) == 2
+
+
+def test_what_is_asked_at_once_is_adjusted_for_at_once(folder):
+    def holm_over_p(name):
+        return next(t.p_holm / t.p for t in summarise(folder).tests if (t.first, t.score) == (name, POOLED))
+
+    before = holm_over_p("ablation:z-2")
+    for path in folder.rglob("baseline-lapa-seed*.json"):
+        path.unlink()
+    assert holm_over_p("ablation:z-2") == before > 1
+    for path in folder.rglob("ablation-z-8-seed*.json"):
+        path.unlink()
+    assert holm_over_p("ablation:z-2") < before
+
+
+def test_figures_are_told_by_the_mean_over_what_is_known(folder, tmp_path):
+    for name, off in (("dila", 0.0), ("ablation:gaussian", 0.2)):
+        for seed in range(3):
+            factors = {"x/s": 0.9, "y/s": 0.7, "change of x/z": 0.8, "x/z": 0.1, "y/z": 0.3, "x/c": 0.5}
+            scores = [Score(f"r2/{factor}", value - off + 0.01 * seed) for factor, value in factors.items()]
+            result = Result("disentangle", Subject(name, seed, "", "", 1, ""), "pusht", "abc", {}, tuple(scores))
+            write_results(folder / slug(name, seed) / "evaluation.json", [result])
+    out = tmp_path / "results.md"
+    assert main(["compare", "summary", str(folder), "--out", str(out)]) == 0
+    page = out.read_text()
+    (head,) = re.findall(r"^\| model \| seeds \| changes of the state .*$", page, re.M)
+    assert head == "| model | seeds | changes of the state off z ↑ | the state off z ↓ | off s ↑ | off c ↓ |"
+    assert re.search(r"\| dila \| 3 \| 0\.810 \[.*\] \| 0\.210 \[.*\] \| 0\.810 \[.*\] \| 0\.510 \[", page)
+    assert "| baseline:lapa | 3 | 0" not in page.partition(head)[2]
+    told = {test.score: test for test in summarise(folder).tests if test.first == "ablation:gaussian"}
+    assert told["figure5/state_s"].difference == pytest.approx(-0.2)
 
 
 def test_what_failed_is_told_and_one_seed_is_not_tested(folder, tmp_path):

@@ -1,16 +1,20 @@
 """On a GPU; elsewhere the tests are of the refusals."""
 
 import copy
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
-from train_world import small_model, small_run, write_corpus
+from train_world import PatchConfig, PatchEncoder, small_model, small_run, write_corpus
 
+from dila import vision
 from dila.errors import DilaError
 from dila.model.config import Discrete, Gaussian
 from dila.model.dila import DiLA
+from dila.train import loop
 from dila.train.learner import Learner, make_optimiser
+from dila.train.log import read_log
 from dila.train.loop import train
 from dila.train.objectives import ActionConditioned, Batch, OneStep, Rollout
 from dila.train.recorded import Recorded
@@ -85,6 +89,25 @@ def test_noise_is_drawn_anew_and_steps_teach(small_config, awake, clip):
 
 
 @on_a_gpu
-def test_a_run_records_each_of_its_stages(tmp_path):
-    last = train(small_run(graph=True), write_corpus(tmp_path / "data"), tmp_path / "run", progress=False)
-    assert last.exists()
+def test_a_run_records_each_of_its_stages_and_goes_on_as_if_it_had_not_been_stopped(tmp_path, monkeypatch):
+    monkeypatch.setitem(vision.ENCODERS, "patch", (PatchEncoder, PatchConfig))
+    corpus, run = write_corpus(tmp_path / "data"), small_run(graph=True)
+    train(run, corpus, tmp_path / "whole", cache_dir=tmp_path, progress=False)
+    optimise = loop.Trainer._optimise
+
+    def then_stop(self, parts, stage):
+        result = optimise(self, parts, stage)
+        if self.step + 1 == 3:
+            self.stop.signal = signal.SIGTERM
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_optimise", then_stop)
+        with pytest.raises(SystemExit):
+            train(run, corpus, tmp_path / "parted", cache_dir=tmp_path, progress=False)
+    train(run, corpus, tmp_path / "parted", cache_dir=tmp_path, progress=False)
+    totals = [
+        [record["total"] for record in read_log(tmp_path / name) if record["kind"] == "train"]
+        for name in ("whole", "parted")
+    ]
+    assert totals[1] == pytest.approx(totals[0], rel=1e-4)

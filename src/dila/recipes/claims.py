@@ -23,6 +23,21 @@ DRAWN: dict[str, tuple[str, Better]] = {
 }
 """The same for what `dila eval` says of a run, by table and score."""
 
+FIGURES: dict[str, tuple[str, Better, str]] = {
+    "figure3/own": ("z read again, its source's ↑", "higher", "transfer/z_cosine/its_source"),
+    "figure3/other": ("another's ↓", "lower", "transfer/z_cosine/another_source"),
+    "figure4/layout": ("rebound: layout kept ↑", "higher", "motion/layout_r2/structure_clip/[^/]+/s"),
+    "figure4/other": ("the other clip's ↓", "lower", "motion/layout_r2/content_clip/[^/]+/s"),
+    "figure4/still": ("s frozen: motion left ↓", "lower", "motion/motion_left"),
+    "figure5/change_z": ("changes of the state off z ↑", "higher", "disentangle/r2/change of [^/]+/z"),
+    "figure5/state_z": ("the state off z ↓", "lower", "disentangle/r2/(?!change of )[^/]+/z"),
+    "figure5/state_s": ("off s ↑", "higher", "disentangle/r2/(?!change of )[^/]+/s"),
+    "figure5/state_c": ("off c ↓", "lower", "disentangle/r2/(?!change of )[^/]+/c"),
+    "figure6/circle": ("directions of z ↑", "higher", "manifold/circular_correlation/[^/]+"),
+    "figure6/neighbours": ("true neighbours ↑", "higher", "manifold/trustworthiness/umap_of_truth"),
+}
+"""The same for figures 3 to 6, and the scores of `dila eval` whose mean each is, over the known factors."""
+
 ALONE = {"copying": "*the first frame repeated*", "decoder": "*true features, drawn*"}
 """What stands beside the models in `DRAWN`: the last part of a score's name, and how it is called."""
 

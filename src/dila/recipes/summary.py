@@ -5,9 +5,11 @@ Markdown, pictures and one JSON of all numbers.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dila.errors import DilaError
@@ -16,14 +18,24 @@ from dila.evaluate.plots import Panel, Point, draw_curves, draw_panels
 from dila.evaluate.result import Result, Score, Subject, read_results
 from dila.evaluate.seeds import SeedTest, by_seed, judge, pair_seeds
 from dila.files import write_json, write_text
-from dila.recipes.claims import ALONE, BACK, CLAIMS, DRAWN, POOLED, PROBE, SCORES, SEEN, beside
+from dila.recipes.claims import ALONE, BACK, CLAIMS, DRAWN, FIGURES, POOLED, PROBE, SCORES, SEEN, beside
 from dila.recipes.compare import DILA, GROUPS, Settings, run_of, slug
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
 """What stands between these lines of a page is written anew, and the rest of it is left alone."""
 
-_WIDTH = "ablation:z-"
 _PANELS = (POOLED, PROBE, SEEN, BACK)
+_TABLES = tuple(dict.fromkeys(GROUPS["table1"] + GROUPS["table2"]))
+FAMILIES = {
+    "": _TABLES,
+    "How wide z is, up to no bottleneck": GROUPS["widths"],
+    "Each loss off": GROUPS["losses"],
+    "Without IDM and FDM, and other changes": (
+        DILA,
+        *(name for name in GROUPS["all"] if name not in _TABLES + GROUPS["widths"] + GROUPS["losses"]),
+    ),
+}
+"""What is asked at once: the models of a family are tested and adjusted for together, and stand in one table."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,10 @@ def summarise(folder: Path, against: str = DILA) -> Summary:
             f"{runs} holds evaluations on several sets of clips, {', '.join(pins)}; give all the same --pins"
         )
     results = [replace(result, pins="") for result in results]
-    tests = [test for test in pair_seeds(results, against) if test.score in SCORES | DRAWN]
+    tests: list[SeedTest] = []
+    for names in FAMILIES.values():
+        paired = pair_seeds([result for result in results if result.subject.name in (against, *names)], against)
+        tests += [test for test in paired if test.score in SCORES | DRAWN | FIGURES]
     return Summary(
         told[0].get("data", folder.name), tuple(told), tuple(results), tuple(compare(results)), tuple(tests), against
     )
@@ -120,12 +135,12 @@ def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
         f"on {', '.join(sorted({run['device'] for run in summary.told}))}; dila {', '.join(made)}. Mean and 95% "
         "interval over seeds.",
         "",
-        *_score_table(summary),
-        "",
-        *_test_table(summary, SCORES),
-        *_drawn_tables(summary),
-        *_claim_table(summary),
     ]
+    for title, names in FAMILIES.items():
+        shown = [name for name in _names(summary.told) if name in names]
+        if shown and shown != [summary.against]:
+            lines += [*([f"**{title}**", ""] if title else []), *_family(summary, shown)]
+            lines += [] if title else _claim_table(summary)
     for path, caption in pictures.items():
         lines += [f"![{caption}]({path})", ""]
     failed = [f"- {run['name']}, seed {run['seed']}: {run['failed']}" for run in summary.told if "failed" in run]
@@ -175,6 +190,10 @@ def _result(run: Mapping[str, Any], runs: Path) -> Result:
     scores += [
         Score(name, drawn[name].value, better=drawn[name].better) for name in dict.fromkeys(wanted) if name in drawn
     ]
+    for figure, (_, better, of) in FIGURES.items():
+        matching = (score.value for name, score in drawn.items() if re.fullmatch(of, name))
+        if values := [value for value in matching if value is not None]:
+            scores.append(Score(figure, fmean(values), better=better))
     subject = Subject(run["name"], run["seed"], str(runs), "", run["parameters"], "")
     return Result("comparison", subject, str(runs), judged[0].pins if judged else "", {}, tuple(scores))
 
@@ -186,12 +205,23 @@ def _at(run: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _score_table(summary: Summary) -> list[str]:
+def _family(summary: Summary, models: Sequence[str]) -> list[str]:
+    """The tables of some models."""
+    return [
+        *_score_table(summary, models),
+        "",
+        *_test_table(summary, SCORES, models),
+        *_drawn_tables(summary, models),
+        *_figure_table(summary, models),
+    ]
+
+
+def _score_table(summary: Summary, models: Sequence[str]) -> list[str]:
     cells = _cells(summary)
     shown = [name for name in SCORES if name in cells]
     head = ["model", "seeds", "parameters", *(SCORES[name][0] for name in shown), "s to train"]
     lines = []
-    for model in _names(summary.told):
+    for model in models:
         runs = [run for run in summary.told if run["name"] == model and "failed" not in run]
         if not runs:
             lines.append([model, "0", "", *([""] * len(shown)), "failed"])
@@ -202,16 +232,11 @@ def _score_table(summary: Summary) -> list[str]:
     return _table(head, lines)
 
 
-def _drawn_tables(summary: Summary) -> list[str]:
+def _drawn_tables(summary: Summary, models: Sequence[str]) -> list[str]:
     """What was drawn by one decoder and judged as in the paper's tables 1 and 2, where it was."""
-    cells = _cells(summary)
-    shown = [name for name in DRAWN if name in cells]
-    if not shown:
+    shown, lines = _judged(summary, DRAWN, models)
+    if not lines:
         return []
-    lines = []
-    for model in _names(summary.told):
-        seeds = max(cells[name][model].seeds if model in cells[name] else 0 for name in shown)
-        lines.append([model, str(seeds), *(_cell(cells[name].get(model)) for name in shown)])
     for side, called in ALONE.items():
         values = [_beside(summary, name, side) for name in shown]
         lines.append([called, "", *("" if cell is None else f"{cell.mean:.3f}" for cell in values)])
@@ -219,7 +244,30 @@ def _drawn_tables(summary: Summary) -> list[str]:
     told = (
         "Rollouts from one frame and cycle transfer (tables 1 and 2), drawn by one decoder, on the same held-out clips:"
     )
-    return [told, "", *_table(head, lines), "", *_test_table(summary, DRAWN)]
+    return [told, "", *_table(head, lines), "", *_test_table(summary, DRAWN, models)]
+
+
+def _figure_table(summary: Summary, models: Sequence[str]) -> list[str]:
+    """What figures 3 to 6 show, in numbers, where they were made."""
+    shown, lines = _judged(summary, FIGURES, models)
+    head = ["model", "seeds", *(FIGURES[name][0] for name in shown)]
+    told = "What figures 3 to 6 show, in numbers ([which](evaluation.md#figures-in-numbers)):"
+    return [told, "", *_table(head, lines), ""] if lines else []
+
+
+def _judged(
+    summary: Summary, scores: Mapping[str, tuple[Any, ...]], models: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """The scores that any of the models has, and a line of each model that has one."""
+    cells = _cells(summary)
+    shown = [name for name in scores if any(model in cells.get(name, {}) for model in models if model != DILA)]
+    lines = []
+    for model in models:
+        own = [cells[name].get(model) for name in shown]
+        if any(own):
+            seeds = max(cell.seeds for cell in own if cell is not None)
+            lines.append([model, str(seeds), *map(_cell, own)])
+    return shown, lines
 
 
 def _beside(summary: Summary, score: str, side: str) -> Cell | None:
@@ -231,8 +279,8 @@ def _cells(summary: Summary) -> dict[str, dict[str, Cell]]:
     return {row.score: {cell.model: cell for cell in row.cells} for row in summary.rows}
 
 
-def _test_table(summary: Summary, scores: Mapping[str, tuple[str, Any]]) -> list[str]:
-    tests = {(test.first, test.score): test for test in summary.tests if test.score in scores}
+def _test_table(summary: Summary, scores: Mapping[str, tuple[str, Any]], models: Sequence[str]) -> list[str]:
+    tests = {(t.first, t.score): t for t in summary.tests if t.score in scores and t.first in models}
     shown = [name for name in scores if any(score == name for _, score in tests)]
     if not shown:
         return [f"No model has two seeds in common with {summary.against}: nothing to test.", ""]
@@ -287,7 +335,8 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
     ]
     drawn = {}
     if panels:
-        path = draw_panels(stem.with_name(f"{stem.name}-scores.png"), _names(summary.told), panels)
+        models = [name for name in _names(summary.told) if name in FAMILIES[""]]
+        path = draw_panels(stem.with_name(f"{stem.name}-scores.png"), models, panels)
         told = "mean over seeds with its 95% interval; small dots are seeds; dashed, the first frame repeated"
         drawn[path] = f"{summary.data}: {told}"
     if POOLED in rows:
@@ -309,11 +358,10 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
 
 
 def _by_width(summary: Summary) -> dict[int, str]:
-    """The models that differ in the width of z alone, narrow to wide; DiLA among them."""
-    size = summary.told[0]["size"]
-    own = run_of(Settings("", size=size), DILA, 0).model.action_dim
-    named = {int(name.rpartition("-")[2]): name for name in _names(summary.told) if name.startswith(_WIDTH)}
-    return dict(sorted((named | {own: DILA}).items()))
+    """The models that differ in the width of z alone, narrow to wide, without a bottleneck at last."""
+    settings = Settings("", size=summary.told[0]["size"])
+    named = [name for name in _names(summary.told) if name in GROUPS["widths"]]
+    return dict(sorted((run_of(settings, name, 0).model.action_dim, name) for name in named))
 
 
 def _along(rows: Mapping[str, Row], widths: Mapping[int, str]) -> tuple[dict[str, Any], dict[str, Any]]:
