@@ -6,11 +6,32 @@ device runs them. Replayed, the whole rollout is one launch
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from dila.errors import DilaError
 from dila.shapes import Tensor
+
+Made = TypeVar("Made")
+
+
+def record(function: Callable[[], Made]) -> tuple[torch.cuda.CUDAGraph, Made]:
+    """A call as a graph, with what it gave, which every replay writes anew.
+
+    It is called before: layers compile, libraries choose their kernels, caches fill.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # Threads that read data go on meanwhile, and may ask for pinned memory.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        made = function()
+    return graph, made
 
 
 class Graphed:
@@ -33,15 +54,8 @@ class Graphed:
             )
         self.function = function  # whose weights and compiled kernels the graph goes on reading
         self.inputs = tuple(part.detach().clone() for part in example)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side), torch.no_grad():
-            for _ in range(2):  # libraries choose their kernels, caches fill
-                function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph), torch.no_grad():
-            self.output = function(*self.inputs)
+        with torch.no_grad():
+            self.graph, self.output = record(lambda: function(*self.inputs))
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The function of these inputs, in memory of its own.

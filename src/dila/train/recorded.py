@@ -8,12 +8,10 @@ outside: a learning rate and a step that is left out are decided anew each time.
 import torch
 
 from dila.errors import DilaError
+from dila.imagine.graph import record
 from dila.nn.bottleneck import Codebook
 from dila.train.learner import Learner
 from dila.train.objectives import Batch, Outcome
-
-_WARM_UPS = 3
-"""Steps before the recording: layers compile, libraries choose their kernels."""
 
 
 def recordable(learner: Learner) -> bool:
@@ -43,9 +41,9 @@ class Recorded:
             raise DilaError("a model with a codebook counts its codes and cannot be recorded; leave graph out")
         self.learner, self.share = learner, share
         self.batch = Batch(example.e.clone(), None if example.a is None else example.a.clone())
-        self.graph = torch.cuda.CUDAGraph()
+        torch.cuda.empty_cache()  # a stream takes memory of its own
         with torch.random.fork_rng([example.e.device]):  # a run that goes on records again, and draws the same dropout
-            self.outcome = self._record()
+            self.graph, self.outcome = record(self._run)
         learner.zero_grad(set_to_none=False)
 
     def __call__(self, batch: Batch) -> Outcome:
@@ -64,18 +62,6 @@ class Recorded:
         self.graph.replay()
         losses = {name: loss.clone() for name, loss in self.outcome.losses.items()}
         return self.outcome._replace(total=self.outcome.total.clone(), losses=losses)
-
-    def _record(self) -> Outcome:
-        torch.cuda.empty_cache()  # a stream takes memory of its own
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                self._run()
-        torch.cuda.current_stream().wait_stream(side)
-        # Threads that read data go on meanwhile, and may ask for pinned memory.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            return self._run()
 
     def _run(self) -> Outcome:
         outcome: Outcome = self.learner(*self.batch)
