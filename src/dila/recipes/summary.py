@@ -137,7 +137,7 @@ def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
         "",
     ]
     for title, names in FAMILIES.items():
-        shown = [name for name in _names(summary.told) if name in names]
+        shown = [name for name in names if name in _names(summary.told)]
         if shown and shown != [summary.against]:
             lines += [*([f"**{title}**", ""] if title else []), *_family(summary, shown)]
             lines += [] if title else _claim_table(summary)
@@ -353,7 +353,8 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
             stem.with_name(f"{stem.name}-widths.png"), curves, list(widths), ("numbers in z", "score"), bands=bands,
             log_x=True,
         )  # fmt: skip
-        drawn[path] = f"{summary.data}: scores by the width of z, mean over seeds"
+        last = "; the widest has no bottleneck" if "ablation:no-bottleneck" in widths.values() else ""
+        drawn[path] = f"{summary.data}: scores by the width of z, mean over seeds with its 95% interval{last}"
     return drawn
 
 
