@@ -34,17 +34,18 @@ def _forward_kernel(u, dt, A, B, C, x0, y, last, frames, inner, states: tl.const
     e, s = tl.program_id(1) * E + tl.arange(0, E), tl.arange(0, S)
     has_e, has_s = e < inner, s < states
     tile, has = e[:, None] * states + s[None, :], has_e[:, None] & has_s[None, :]
+    wide, narrow, state = row * frames * inner, row * frames * states, row * inner * states  # where the row begins
     a = tl.load(A + tile, has, 0.0) * LOG2E
-    x = tl.load(x0 + row * inner * states + tile, has, 0.0)
+    x = tl.load(x0 + state + tile, has, 0.0)
     for t in range(frames):
-        at, of = (row * frames + t) * inner + e, (row * frames + t) * states + s
-        step = tl.load(dt + at, has_e, 0.0).to(tl.float32)
-        drive = step * tl.load(u + at, has_e, 0.0).to(tl.float32)
-        b = tl.load(B + of, has_s, 0.0).to(tl.float32)
-        c = tl.load(C + of, has_s, 0.0).to(tl.float32)
+        at, of = t * inner + e, t * states + s
+        step = tl.load(dt + wide + at, has_e, 0.0).to(tl.float32)
+        drive = step * tl.load(u + wide + at, has_e, 0.0).to(tl.float32)
+        b = tl.load(B + narrow + of, has_s, 0.0).to(tl.float32)
+        c = tl.load(C + narrow + of, has_s, 0.0).to(tl.float32)
         x = tl.exp2(step[:, None] * a) * x + drive[:, None] * b[None, :]
-        tl.store(y + at, tl.sum(x * c[None, :], 1), has_e)
-    tl.store(last + row * inner * states + tile, x, has)
+        tl.store(y + wide + at, tl.sum(x * c[None, :], 1), has_e)
+    tl.store(last + state + tile, x, has)
 
 
 @triton.jit
@@ -63,39 +64,39 @@ def _backward_kernel(
     ga = tl.zeros([E, S], tl.float32)
     row = worker.to(tl.int64)
     while row < rows:
-        x = tl.load(x0 + row * inner * states + tile, has, 0.0)
+        wide, narrow, state = row * frames * inner, row * frames * states, row * inner * states  # where it begins
+        part = (block * rows + row) * frames * states
+        x = tl.load(x0 + state + tile, has, 0.0)
         for t in range(frames):
-            at, of = (row * frames + t) * inner + e, (row * frames + t) * states + s
-            step = tl.load(dt + at, has_e, 0.0).to(tl.float32)
-            drive = step * tl.load(u + at, has_e, 0.0).to(tl.float32)
-            b = tl.load(B + of, has_s, 0.0).to(tl.float32)
+            at, of = t * inner + e, t * states + s
+            step = tl.load(dt + wide + at, has_e, 0.0).to(tl.float32)
+            drive = step * tl.load(u + wide + at, has_e, 0.0).to(tl.float32)
+            b = tl.load(B + narrow + of, has_s, 0.0).to(tl.float32)
             tl.store(kept + t * E * S + own, x)
             x = tl.exp2(step[:, None] * a) * x + drive[:, None] * b[None, :]
         tl.debug_barrier()  # what a thread reads next another may have written
-        gx = tl.load(glast + row * inner * states + tile, has, 0.0)
+        gx = tl.load(glast + state + tile, has, 0.0)
         for back in range(frames):
             t = frames - 1 - back
-            at, of = (row * frames + t) * inner + e, (row * frames + t) * states + s
-            step = tl.load(dt + at, has_e, 0.0).to(tl.float32)
-            uu = tl.load(u + at, has_e, 0.0).to(tl.float32)
-            g = tl.load(gy + at, has_e, 0.0).to(tl.float32)
-            b = tl.load(B + of, has_s, 0.0).to(tl.float32)
-            c = tl.load(C + of, has_s, 0.0).to(tl.float32)
+            at, of = t * inner + e, t * states + s
+            step = tl.load(dt + wide + at, has_e, 0.0).to(tl.float32)
+            uu = tl.load(u + wide + at, has_e, 0.0).to(tl.float32)
+            g = tl.load(gy + wide + at, has_e, 0.0).to(tl.float32)
+            b = tl.load(B + narrow + of, has_s, 0.0).to(tl.float32)
+            c = tl.load(C + narrow + of, has_s, 0.0).to(tl.float32)
             before = tl.load(kept + t * E * S + own)
             decay = tl.exp2(step[:, None] * a)
-            drive = step * uu
-            x = decay * before + drive[:, None] * b[None, :]
             gx += g[:, None] * c[None, :]
-            part = (block * rows + row) * frames * states + t * states + s
-            tl.store(gC + part, tl.sum(x * g[:, None], 0), has_s)
-            tl.store(gB + part, tl.sum(gx * drive[:, None], 0), has_s)
+            tl.store(gC + part + of, tl.sum(x * g[:, None], 0), has_s)
+            tl.store(gB + part + of, tl.sum(gx * (step * uu)[:, None], 0), has_s)
             gdrive = tl.sum(gx * b[None, :], 1)
             gx = gx * decay
             gexponent = gx * before
-            tl.store(gdt + at, gdrive * uu + tl.sum(gexponent * a, 1) / LOG2E, has_e)
-            tl.store(gu + at, gdrive * step, has_e)
+            tl.store(gdt + wide + at, gdrive * uu + tl.sum(gexponent * a, 1) / LOG2E, has_e)
+            tl.store(gu + wide + at, gdrive * step, has_e)
             ga += gexponent * step[:, None]
-        tl.store(gx0 + row * inner * states + tile, gx, has)
+            x = before
+        tl.store(gx0 + state + tile, gx, has)
         tl.debug_barrier()  # the next row writes where this one was read
         row += tl.num_programs(0)
     tl.store(gA + worker.to(tl.int64) * inner * states + tile, ga, has)
