@@ -138,7 +138,7 @@ def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
     ]
     for title, names in FAMILIES.items():
         shown = [name for name in names if name in _names(summary.told)]
-        if shown and shown != [summary.against]:
+        if shown and (not title or shown != [summary.against]):
             lines += [*([f"**{title}**", ""] if title else []), *_family(summary, shown)]
             lines += [] if title else _claim_table(summary)
     for path, caption in pictures.items():
