@@ -67,10 +67,13 @@ def bench(
     for name in presets:
         preset(name)
     where = pick_device(device)
+    reading = measure_reading(where, repeats)
+    print(f"data: {reading.decoded:.0f} frames a second decoded, {reading.encoded:.0f} encoded (128 px, one process)")
     peak = matmul_peak(precision, where)
     print(f"a large matrix product: {peak:.2f} TFLOP/s in {precision} on {where}\n")
     print(_row(_HEAD))
     rows = []
+    told = {"device": str(where), "matmul_tflop_per_second": peak, "rows": rows, "data": reading._asdict()}
     for name in presets:
         for kind in works:
             length = horizon if kind == "plan" else frames
@@ -82,13 +85,9 @@ def bench(
                 print(_row(_cells(rows[-1])), flush=True)
                 if profile:
                     rows[-1] |= _profiled(profile_apart(each, where))
-    reading = measure_reading(where, repeats)
-    print(f"\ndata: {reading.decoded:.0f} frames a second decoded, {reading.encoded:.0f} encoded (128 px, one process)")
-    if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            json, {"device": str(where), "matmul_tflop_per_second": peak, "rows": rows, "data": reading._asdict()}
-        )
+                if json is not None:  # after each, so that what was measured stays when the next one fails
+                    json.parent.mkdir(parents=True, exist_ok=True)
+                    write_json(json, told)
 
 
 def _profiled(seen: "Profile") -> dict[str, list[dict]]:
