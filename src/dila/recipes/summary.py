@@ -288,7 +288,7 @@ def _test_table(summary: Summary, scores: Mapping[str, tuple[str, Any]], models:
     for name in shown:
         head += [scores[name][0], "p, Holm"]
     lines = []
-    for model in dict.fromkeys(first for first, _ in tests):
+    for model in dict.fromkeys(sorted((first for first, _ in tests), key=models.index)):
         line = [model]
         for name in shown:
             test = tests.get((model, name))
