@@ -30,6 +30,7 @@ FIGURES: dict[str, tuple[str, Better, str]] = {
     "figure4/other": ("the other clip's ↓", "lower", "motion/layout_r2/content_clip/[^/]+/s"),
     "figure4/still": ("s frozen: motion left ↓", "lower", "motion/motion_left"),
     "figure5/change_z": ("changes of the state off z ↑", "higher", "disentangle/r2/change of [^/]+/z"),
+    "figure5/change_s": ("off changes of s ↑", "higher", "disentangle/r2/change of [^/]+/ds"),
     "figure5/state_z": ("the state off z ↓", "lower", "disentangle/r2/(?!change of )[^/]+/z"),
     "figure5/state_s": ("off s ↑", "higher", "disentangle/r2/(?!change of )[^/]+/s"),
     "figure5/state_c": ("off c ↓", "lower", "disentangle/r2/(?!change of )[^/]+/c"),
