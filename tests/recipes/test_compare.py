@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from dila.errors import DilaError
 from dila.recipes import compare as module
@@ -148,11 +149,16 @@ def test_results_of_another_batch_are_not_taken_for_ones_own(settings, toy, monk
 @pytest.mark.slow
 def test_several_at_once_score_what_one_after_the_other_does(settings):
     short = replace(settings, names=("baseline:moto", "baseline:adaworld"), steps=2)
-    one = compare(short)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # as many as each of two has: others sum in another order
+    try:
+        one = compare(short)
+    finally:
+        torch.set_num_threads(threads)
     both = compare(replace(short, out=settings.out.with_name("both"), parallel=2))
     for alone, beside in zip(one, both, strict=True):
-        assert alone["rollout"].pop("by_horizon") == pytest.approx(beside["rollout"].pop("by_horizon"), rel=1e-5)
-        assert alone["rollout"] == pytest.approx(beside["rollout"], rel=1e-5)  # other threads sum in another order
+        assert alone["rollout"].pop("by_horizon") == pytest.approx(beside["rollout"].pop("by_horizon"))
+        assert alone["rollout"] == pytest.approx(beside["rollout"])
 
 
 @pytest.mark.parametrize("script", ["compare.sh", "sceptic.sh"])
