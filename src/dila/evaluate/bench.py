@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from torch import nn
 from dila.configs import to_json
 from dila.data import Clip, Clips, collate_clips, open_corpus, split_episodes
 from dila.errors import DilaError
+from dila.evaluate.factors import Factor, find_factors, names_of
 from dila.evaluate.pins import Pin, Pins, check_pins, make_pins, read_pins
 from dila.evaluate.result import Result, Score, Subject
 from dila.imagine.label import hash_world
@@ -110,6 +111,14 @@ class Bench:
     def rows(self) -> tuple[str, ...]:
         """What results call the pinned clips."""
         return tuple(pin.name for pin in self.pins.clips)
+
+    def factors(self, columns: Mapping[str, Tensor]) -> list[Factor]:
+        """What is known of every frame of some clips, of the settings' column what they ask for."""
+        return find_factors(columns, self.names, self.settings.column, self.settings.components)
+
+    def component_names(self, width: int) -> tuple[str, ...]:
+        """What the components are called that the settings ask for, of a column so wide."""
+        return self.settings.components or names_of(self.settings.column, width, self.names)
 
     def batches(self, part: int = PART) -> Iterator[Batch]:
         """The pinned clips in order."""

@@ -17,7 +17,7 @@ from dila.analysis.probe import probe
 from dila.data import Clips, collate_clips
 from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
-from dila.evaluate.factors import Factor, find_factors
+from dila.evaluate.factors import Factor
 from dila.evaluate.plots import Point, draw_bars
 from dila.evaluate.probing import spread
 from dila.evaluate.result import Result, Score
@@ -98,7 +98,7 @@ def _gather(bench: Bench, model: DiLA, episodes: Sequence[Episode]) -> dict[str,
         "parts": {name: torch.cat(parts) for name, parts in told.items()},
         "columns": every,
         "moments": moments,
-        "factors": find_factors(every, bench.names, bench.settings.column, bench.settings.components),
+        "factors": bench.factors(every),
         "episode": torch.cat(owner),
         "notes": notes,
     }

@@ -63,7 +63,7 @@ def find_factors(
         if column in SKIPPED or (not values.is_floating_point() and values.shape[-1] > 1):
             continue
         width = values.shape[-1]
-        parts = names.get(column, tuple(map(str, range(width))))
+        parts = names_of(column, width, names)
         chosen = places(column, wanted, width, names) if wanted and column == of else []
         if not values.is_floating_point():
             found.append(Factor(column, column, (0,), "class"))
@@ -82,10 +82,15 @@ def places(column: str, wanted: Sequence[str], width: int, names: Mapping[str, t
     Raises:
         DilaError: no such component.
     """
-    known = names.get(column, tuple(map(str, range(width))))
+    known = names_of(column, width, names)
     if unknown := [name for name in wanted if name not in known and not (name.isdigit() and int(name) < width)]:
         raise DilaError(f"column {column!r} has no component {', '.join(unknown)}; it has {', '.join(known)}")
     return [known.index(name) if name in known else int(name) for name in wanted]
+
+
+def names_of(column: str, width: int, names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What a column's components are called: by their numbers where the data do not say."""
+    return names.get(column, tuple(map(str, range(width))))
 
 
 def _name(column: str, part: str) -> str:

@@ -46,7 +46,7 @@ def measure_manifold(bench: Bench) -> Result:
     """
     began = time.monotonic()
     train, held = _gather(bench, bench.train, bench.settings.pairs), _gather(bench, bench.held, SHOWN)
-    names = _names(bench, held.y.shape[1])
+    names = bench.component_names(held.y.shape[1])
     scores = _decoding(train, held, names, bench.settings.seed)
     plane = pca(held.z)
     scores += [Score("pca_share", sum(plane.share), better="neither")]
@@ -78,10 +78,6 @@ def _gather(bench: Bench, episodes: Sequence[Episode], count: int) -> Latents:
     rows = Latents(*(torch.cat(column) for column in zip(*parts, strict=True)))
     known = rows.y.isfinite().all(1)
     return Latents(*(part[known] for part in rows))
-
-
-def _names(bench: Bench, width: int) -> Sequence[str]:
-    return bench.settings.components or bench.names.get(bench.settings.column, tuple(map(str, range(width))))
 
 
 def _decoding(train: Latents, held: Latents, names: Sequence[str], seed: int) -> list[Score]:

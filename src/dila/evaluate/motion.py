@@ -20,7 +20,7 @@ from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
 from dila.evaluate.cycle import partners
 from dila.evaluate.disentangle import dila_of
-from dila.evaluate.factors import Factor, find_factors
+from dila.evaluate.factors import Factor
 from dila.evaluate.probing import spread
 from dila.evaluate.result import Result, Score, score_ratio
 from dila.imagine.isolate import isolate
@@ -87,10 +87,9 @@ def _layout(bench: Bench, model: DiLA, rows: dict[str, Tensor]) -> list[Score]:
     """How well a probe of true frames reads A's and B's states off the rebound clips; none without states."""
     inputs, columns, episode = _training(bench, model)
     a, b = ({k.removeprefix(s): v for k, v in rows.items() if k.startswith(s)} for s in ("a ", "b "))
-    chosen = bench.settings.column, bench.settings.components
-    known = find_factors(a, bench.names, *chosen)
+    known = bench.factors(a)
     scores: list[Score] = []
-    for factor in find_factors(columns, bench.names, *chosen):
+    for factor in bench.factors(columns):
         if factor.column != "state" or factor not in known:
             continue
         y = factor.of(columns)[:, 1:].flatten(0, 1)

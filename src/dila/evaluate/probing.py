@@ -149,7 +149,7 @@ def _score_inputs(
     told = {name: run(getattr(both, name)) for name in inputs}
     told["shuffled"] = chance(both.z, both.y, both.episode, held_out=test, seed=bench.settings.seed, fit=fit)
     scores = [score for name, result in told.items() for score in score_probe(f"{name}/{kind}", result)]
-    names = _component_names(bench, both.y.shape[1])
+    names = bench.component_names(both.y.shape[1])
     by_component = zip(names, told["z"].r2_by_component, strict=True)
     return scores + [Score(f"r2/z/{kind}/{name}", value) for name, value in by_component]
 
@@ -177,10 +177,3 @@ def _curves(train: Transitions, held: Transitions, inputs: Sequence[str], bench:
             told.append(probe(getattr(both, name), both.y, both.episode, held_out=test, seed=bench.settings.seed).r2)
         curves.append(Score(f"r2_by_pairs/{name}", told[-1] if told else None, by_step=tuple(told)))
     return curves
-
-
-def _component_names(bench: Bench, width: int) -> Sequence[str]:
-    settings = bench.settings
-    if settings.components:
-        return settings.components
-    return bench.names.get(settings.column, tuple(map(str, range(width))))

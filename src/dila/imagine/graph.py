@@ -34,6 +34,17 @@ def record(function: Callable[[], Made]) -> tuple[torch.cuda.CUDAGraph, Made]:
     return graph, made
 
 
+def refill(kept: Tensor, given: Tensor) -> None:
+    """Put an input where the graph reads it.
+
+    Raises:
+        DilaError: a shape that was not recorded.
+    """
+    if kept.shape != given.shape:
+        raise DilaError(f"recorded for shape {list(kept.shape)}, called with {list(given.shape)}; record anew")
+    kept.copy_(given)
+
+
 class Graphed:
     """A function of CUDA tensors, recorded for the shapes of an example. It keeps no gradients.
 
@@ -64,8 +75,6 @@ class Graphed:
             DilaError: a shape that was not recorded.
         """
         for kept, given in zip(self.inputs, inputs, strict=True):
-            if kept.shape != given.shape:
-                raise DilaError(f"recorded for shape {list(kept.shape)}, called with {list(given.shape)}; record anew")
-            kept.copy_(given)
+            refill(kept, given)
         self.graph.replay()
         return self.output.clone()

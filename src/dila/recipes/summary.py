@@ -260,7 +260,9 @@ def _judged(
 ) -> tuple[list[str], list[list[str]]]:
     """The scores that any of the models has, and a line of each model that has one."""
     cells = _cells(summary)
-    shown = [name for name in scores if any(model in cells.get(name, {}) for model in models if model != DILA)]
+    shown = [
+        name for name in scores if any(model in cells.get(name, {}) for model in models if model != summary.against)
+    ]
     lines = []
     for model in models:
         own = [cells[name].get(model) for name in shown]
@@ -288,7 +290,7 @@ def _test_table(summary: Summary, scores: Mapping[str, tuple[str, Any]], models:
     for name in shown:
         head += [scores[name][0], "p, Holm"]
     lines = []
-    for model in dict.fromkeys(sorted((first for first, _ in tests), key=models.index)):
+    for model in [model for model in models if any((model, name) in tests for name in shown)]:
         line = [model]
         for name in shown:
             test = tests.get((model, name))
@@ -335,13 +337,12 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
     ]
     drawn = {}
     if panels:
-        models = [name for name in _names(summary.told) if name in FAMILIES[""]]
+        models = [name for name in _names(summary.told) if name in _TABLES]
         path = draw_panels(stem.with_name(f"{stem.name}-scores.png"), models, panels)
         told = "mean over seeds with its 95% interval; small dots are seeds; dashed, the first frame repeated"
         drawn[path] = f"{summary.data}: {told}"
     if POOLED in rows:
-        drawn_of = GROUPS["table1"] + GROUPS["table2"]
-        curves = {cell.model: cell.by_step for cell in rows[POOLED].cells if cell.model in drawn_of}
+        curves = {cell.model: cell.by_step for cell in rows[POOLED].cells if cell.model in _TABLES}
         frames = range(1, 1 + max(map(len, curves.values())))
         path = draw_curves(
             stem.with_name(f"{stem.name}-horizon.png"), curves, frames, ("frames ahead", "error over copying"), line=1.0

@@ -153,6 +153,7 @@ class Trainer:
         self.spread = spread_of(run.shard, accelerator)
         self.wrapped = self.spread.prepare(self.learner)
         self.optimiser = make_optimiser(self.learner.model, run.optimiser)
+        self.records = run.graph and recordable(self.learner)
         self.recorded: Recorded | None = None  # of this stage
         self.step = 0
         self.stage = 0
@@ -264,13 +265,13 @@ class Trainer:
             group["lr"] = rate
         if not spike:
             self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=self.recorded is None)
+        self.optimiser.zero_grad(set_to_none=not self.records)
         losses = dict(zip(names, table[1:], strict=True))
         return outcomes[-1]._replace(total=table[0], losses=losses), grad, rate
 
     def _differentiate(self, batch: Batch, share: float) -> Outcome:
         """The outcome of a part of a step; its share of the gradient is added to what the weights hold."""
-        if self.settings.graph and recordable(self.learner):
+        if self.records:
             self.recorded = self.recorded or Recorded(self.learner, batch, share)
             return self.recorded(batch)
         outcome: Outcome = self.wrapped(batch.e, batch.a)

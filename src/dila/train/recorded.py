@@ -8,7 +8,7 @@ outside: a learning rate and a step that is left out are decided anew each time.
 import torch
 
 from dila.errors import DilaError
-from dila.imagine.graph import record
+from dila.imagine.graph import record, refill
 from dila.nn.bottleneck import Codebook
 from dila.train.learner import Learner
 from dila.train.objectives import Batch, Outcome
@@ -54,11 +54,7 @@ class Recorded:
         """
         for kept, given in zip(self.batch, batch, strict=True):
             if kept is not None and given is not None:
-                if kept.shape != given.shape:
-                    raise DilaError(
-                        f"recorded for shape {list(kept.shape)}, called with {list(given.shape)}; record anew"
-                    )
-                kept.copy_(given)
+                refill(kept, given)
         self.graph.replay()
         losses = {name: loss.clone() for name, loss in self.outcome.losses.items()}
         return self.outcome._replace(total=self.outcome.total.clone(), losses=losses)
