@@ -21,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dila.nn import triton_attention, triton_geglu, triton_peg, triton_scan
+from dila.nn import triton_attention, triton_geglu, triton_peg, triton_scan, triton_time
 
 ASSEMBLER = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 TARGET = GPUTarget("cuda", 90, 32)
@@ -34,17 +34,18 @@ def registers(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> 
     Args:
         kernel: a function of Triton.
         types: of its arguments, as Triton spells them; pointers and integers count as multiples of 16, as at `base`.
-        constants: its other arguments.
+        constants: its other arguments, and how many warps a program has where it is not 4.
     """
+    options = {"num_warps": constants.get("num_warps", 4)}
     names = kernel.arg_names
     sixteen = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in types.items() if kind != "fp32"}
     source = ASTSource(
         kernel,
         {name: types.get(name, "constexpr") for name in names},
-        {(names.index(name),): value for name, value in constants.items()},
+        {(names.index(name),): value for name, value in constants.items() if name in names},
         sixteen,
     )
-    ptx = triton.compile(source, target=TARGET).asm["ptx"]
+    ptx = triton.compile(source, target=TARGET, options=options).asm["ptx"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.ptx")
         path.write_text(ptx)
@@ -93,6 +94,13 @@ def _works() -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
         works.append((triton_attention._query_kernel, given | {"o": "*bf16", "gq": "*bf16"} | sizes, tile))
         works.append((triton_attention._key_kernel, given | {"gk": "*bf16", "gv": "*bf16"} | sizes, tile))
         works.append((triton_attention._bias_kernel, given | {"gbias": "*fp32", "frames": "i32"} | sizes, tile))
+    for width, drops in product((32, 64), (False, True)):
+        tile = {"drops": drops, "T": 16, "H": width // 2, "num_warps": 16 * width // 2 // triton_time._OF_A_WARP}
+        given = {"q": "*bf16", "kv": "*bf16", "q_scale": "*fp32", "k_scale": "*fp32", "turns": "*fp32", "seed": "*i64"}
+        sizes = dict.fromkeys(("pairs", "frames", "cells", "heads", "dropped"), "i32") | {"kept": "fp32"}
+        works.append((triton_time._forward_kernel, given | {"o": "*bf16", "placed": "*bf16"} | sizes, tile))
+        given |= dict.fromkeys(("go", "gplaced", "gq", "gkv"), "*bf16") | {"gscale": "*fp32"}
+        works.append((triton_time._backward_kernel, given | sizes, tile | {"used": False}))
     return works
 
 

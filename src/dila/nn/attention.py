@@ -9,13 +9,13 @@ from torch import nn
 
 from dila.nn import kernels
 from dila.nn.dropout import dropout
-from dila.nn.position import rotate
+from dila.nn.position import rotate, turns
 from dila.shapes import Float, Tensor
 
 LOGIT_SCALE = 8.0
 """Queries and keys are unit vectors times learned scales; logits are 8 q.k (Henry et al. 2020), not q.k/sqrt(dh)."""
 _LONG = 64
-"""Keys from which a fused kernel pays."""
+"""Keys from which a fused kernel pays; up to there ours for time has all frames in a tile."""
 
 
 class KeysValues(NamedTuple):
@@ -60,7 +60,8 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "B T N D"], bias: Float[Tensor, "heads N N"] | None = None
     ) -> Float[Tensor, "B T N D"]:
         """Every token of a frame sees every token of the same frame."""
-        q, k, v = self._project(x, x)
+        (q,) = self._heads(self.to_q(self.norm(x)))
+        k, v = self._split(self.to_kv(x))
         out = self._attend(self._unit(q, self.q_scale * LOGIT_SCALE), self._unit(k, self.k_scale), v, bias)
         return self.to_out(rearrange(out, "b t heads n d -> b t n (heads d)"))
 
@@ -68,7 +69,11 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "B T N D"], past: KeysValues | None = None
     ) -> tuple[Float[Tensor, "B T N D"], KeysValues]:
         """Every token sees itself in this frame and in earlier ones, with rotary positions from the clip's start."""
-        q, k, v = (rearrange(part, "b t heads n d -> b n heads t d") for part in self._project(x, x))
+        q, kv = self.to_q(self.norm(x)), self.to_kv(x)
+        if past is None and self._fits_a_tile(q):
+            return self._time_in_tiles(q, kv)
+        parts = (q, *kv.chunk(2, dim=-1))
+        q, k, v = (rearrange(part, "b t n (heads d) -> b n heads t d", heads=self.heads) for part in parts)
         start = 0 if past is None else past.keys.shape[-2]
         q, k = self._place(q, self.q_scale * LOGIT_SCALE, start), self._place(k, self.k_scale, start)
         if past is not None:
@@ -78,6 +83,21 @@ class Attention(nn.Module):
         else:
             out = self._attend(q, k, v, _causal_mask(q.shape[-2], k.shape[-2], q))
         return self.to_out(rearrange(out, "b n heads t d -> b t n (heads d)")), KeysValues(k, v)
+
+    def _fits_a_tile(self, q: Tensor) -> bool:
+        """Whether our kernel takes a clip with these queries whole; the released order of scale and turn it has not."""
+        fits = kernels.attend_back is not None and kernels.attends(q.unflatten(-1, (self.heads, -1)), 32)
+        return fits and 1 < q.shape[1] < _LONG and not self.rope_before_scale
+
+    def _time_in_tiles(self, q: Tensor, kv: Tensor) -> tuple[Tensor, KeysValues]:
+        """`time` from the clip's start by our kernel, which takes q and kv as they come from their maps."""
+        assert kernels.attend_back is not None
+        q, kv = q.unflatten(-1, (self.heads, -1)), kv.unflatten(-1, (2, self.heads, -1))
+        scales, turned = (self.q_scale * LOGIT_SCALE, self.k_scale), turns(q, q.shape[1], q.shape[-1] // 2)
+        p = self.dropout if self.training else 0.0
+        out, k = kernels.attend_back(q, kv, *scales, turned, kernels.seed(p, q), p)
+        k, v = (rearrange(part, "b t n heads d -> b n heads t d") for part in (k, kv[:, :, :, 1]))
+        return self.to_out(out.flatten(-2)), KeysValues(k, v)
 
     def read(self, context: Float[Tensor, "B T M C"]) -> tuple[Tensor, Tensor]:
         """Keys and values of a context, null tokens first, for `across`: read once, queried many times."""
@@ -100,10 +120,6 @@ class Attention(nn.Module):
         else:
             out = rearrange(self._attend(q, k, v), "b t heads n d -> b t n (heads d)")
         return self.to_out(out)
-
-    def _project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (q,) = self._heads(self.to_q(self.norm(x)))
-        return q, *self._split(self.to_kv(context))
 
     def _split(self, kv: Tensor) -> tuple[Tensor, Tensor]:
         k, v = self._heads(*kv.chunk(2, dim=-1))

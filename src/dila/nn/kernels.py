@@ -11,10 +11,12 @@ scan: Callable[..., tuple[Tensor, Tensor]] | None = None
 peg: Callable[..., Tensor] | None = None
 geglu: Callable[..., Tensor] | None = None
 attend: Callable[..., tuple[Tensor, Tensor]] | None = None
+attend_back: Callable[..., tuple[Tensor, Tensor]] | None = None
 if torch.version.cuda and find_spec("triton"):
-    from dila.nn import triton_attention, triton_geglu, triton_peg, triton_scan
+    from dila.nn import triton_attention, triton_geglu, triton_peg, triton_scan, triton_time
 
     scan, peg, geglu, attend = triton_scan.scan, triton_peg.peg, triton_geglu.geglu, triton_attention.attend
+    attend_back = triton_time.attend_back
 
 
 def fits(x: Tensor) -> bool:
@@ -22,10 +24,10 @@ def fits(x: Tensor) -> bool:
     return x.is_cuda and x.dtype != torch.float64
 
 
-def attends(q: Tensor) -> bool:
-    """Whether the kernel of attention takes these queries: on CUDA, of 16 bits, heads a power of two wide."""
+def attends(q: Tensor, least: int = 16) -> bool:
+    """Whether the kernels of attention take these queries: on CUDA, of 16 bits, heads a power of two wide."""
     width = q.shape[-1]
-    return q.is_cuda and q.element_size() == 2 and 16 <= width <= 128 and width & (width - 1) == 0
+    return q.is_cuda and q.element_size() == 2 and least <= width <= 128 and width & (width - 1) == 0
 
 
 def seed(p: float, like: Tensor) -> Tensor | None:

@@ -22,14 +22,17 @@ TimePadding = Literal["zeros", "replicate"]
 def rotate(x: Float[Tensor, "... T D"], start: int = 0) -> Float[Tensor, "... T D"]:
     """Rotary position embedding (Su et al. 2021): dim i is paired with dim i + D/2, positions start at ``start``."""
     half = x.shape[-1] // 2
-    turns = _turns_apart if torch.compiler.is_compiling() else _turns
-    cos, sin = turns(x.detach(), x.shape[-2], half, start).to(x.dtype)
+    cos, sin = turns(x, x.shape[-2], half, start).to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
+def turns(like: Tensor, frames: int, half: int, start: int = 0) -> Float[Tensor, "2 T half"]:
+    """Cosines and sines of `rotate`'s angles, float32, on the device of ``like``."""
+    return (_turns_apart if torch.compiler.is_compiling() else _turns)(like.detach(), frames, half, start)
+
+
 def _turns(like: Tensor, frames: int, half: int, start: int) -> Tensor:
-    """Cosines and sines of the angles, ``2 T D/2``."""
     position = torch.arange(start, start + frames, device=like.device, dtype=torch.float32)
     frequency = 10000.0 ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
     angle = position[:, None] * frequency
