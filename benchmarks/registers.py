@@ -25,7 +25,7 @@ from dila.nn import triton_attention, triton_geglu, triton_peg, triton_scan, tri
 
 ASSEMBLER = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 TARGET = GPUTarget("cuda", 90, 32)
-BASE = {"states": 32, "S": 32, "E": triton_scan._TILE // 32}
+BASE = {"states": 32, "S": 32, "E": triton_scan._TILE // 32, "num_warps": 1}
 
 
 def registers(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,8 @@ def _works() -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
         works.append((triton_attention._forward_kernel, given | {"o": "*bf16"} | sizes, tile))
         given |= {"delta": "*fp32", "go": "*bf16"}
         works.append((triton_attention._query_kernel, given | {"o": "*bf16", "gq": "*bf16"} | sizes, tile))
-        works.append((triton_attention._key_kernel, given | {"gk": "*bf16", "gv": "*bf16"} | sizes, tile))
+        own = tile | {"N": triton_attention._OWN_KEYS}
+        works.append((triton_attention._key_kernel, given | {"gk": "*bf16", "gv": "*bf16"} | sizes, own))
         works.append((triton_attention._bias_kernel, given | {"gbias": "*fp32", "frames": "i32"} | sizes, tile))
     for width, drops in product((32, 64), (False, True)):
         tile = {"drops": drops, "T": 16, "H": width // 2, "num_warps": 16 * width // 2 // triton_time._OF_A_WARP}

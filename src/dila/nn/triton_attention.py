@@ -21,6 +21,8 @@ from dila.shapes import Tensor
 
 _QUERIES, _KEYS = 64, 32
 """Of a tile; with 64 keys the gradient of the bias takes seven times as long."""
+_OWN_KEYS = 64
+"""Of a tile of the keys' own gradient, whose products Hopper's tensor cores take in 64 rows or not at all."""
 _PROGRAMS = 8
 """Programs of the bias's gradient on each multiprocessor."""
 
@@ -238,7 +240,9 @@ def attend_backward(
     settings = _settings(q, k, v, laid, bias, seed, p)
     rows, cols = triton.cdiv(queries, _QUERIES), triton.cdiv(keys, _KEYS)
     _query_kernel[(rows * frames * heads,)](q, k, v, laid, lse, delta, o, go, gq, queries, keys, heads, **settings)
-    _key_kernel[(cols * frames * heads,)](q, k, v, laid, lse, delta, go, gk, gv, queries, keys, heads, **settings)
+    own = settings | {"N": _KEYS if q.shape[-1] > 64 else _OWN_KEYS}  # wide heads would not fit shared memory
+    blocks = triton.cdiv(keys, own["N"])
+    _key_kernel[(blocks * frames * heads,)](q, k, v, laid, lse, delta, go, gk, gv, queries, keys, heads, **own)
     if bias is None:
         return gq, gk, gv, q.new_empty(0)
     shares = max(1, min(frames, programs(q.device, _PROGRAMS) // (rows * cols * heads)))

@@ -3,9 +3,10 @@
 `mamba-ssm` does not fit: its kernel takes no initial state and gives no gradient to the last one, so neither a clip
 read in pieces nor a rollout could use it. Here numbers may be bfloat16 in memory; the recurrence is float32.
 
-A program holds the state of some inner channels of one row in registers and walks over time. The backward runs the
-row forward again into a scratch of its own: a fixed number of programs take the rows in turn, so that the scratch has
-the size of the device and not of the batch. No atomics: the same input gives the same bits.
+A program is one warp, holds the state of some inner channels of one row in registers and walks over time. The backward
+runs the row forward again, keeps the state of every fourth step in a scratch, and those between in registers. A fixed
+number of programs take the rows in turn, so that the scratch has the size of the device and not of the batch. No
+atomics: the same input gives the same bits.
 """
 
 # pyright: reportIndexIssue=false
@@ -21,82 +22,113 @@ from dila.shapes import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
 """``exp2`` of a product with it is `exp` in half of the instructions."""
-_TILE = 1024
-"""Numbers of state in a program: 8 a thread of 4 warps."""
+_TILE = 512
+"""Numbers of state in a program: 16 a thread, so that most of a sum over channels or states is within the thread."""
+_STRIDE = tl.constexpr(4)
+"""Steps from one kept state to the next."""
 _PROGRAMS = 8
 """Programs of the backward on each multiprocessor."""
 
 
 @triton.jit
 @no_type_check  # Triton reads the function itself: nothing may be wrapped around it
-def _forward_kernel(u, dt, A, B, C, x0, y, last, frames, inner, states: tl.constexpr, S: tl.constexpr, E: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    e, s = tl.program_id(1) * E + tl.arange(0, E), tl.arange(0, S)
-    has_e, has_s = e < inner, s < states
-    tile, has = e[:, None] * states + s[None, :], has_e[:, None] & has_s[None, :]
-    wide, narrow, state = row * frames * inner, row * frames * states, row * inner * states  # where the row begins
-    a = tl.load(A + tile, has, 0.0) * LOG2E
-    x = tl.load(x0 + state + tile, has, 0.0)
-    for t in range(frames):
-        at, of = t * inner + e, t * states + s
-        step = tl.load(dt + wide + at, has_e, 0.0).to(tl.float32)
-        drive = step * tl.load(u + wide + at, has_e, 0.0).to(tl.float32)
-        b = tl.load(B + narrow + of, has_s, 0.0).to(tl.float32)
-        c = tl.load(C + narrow + of, has_s, 0.0).to(tl.float32)
-        x = tl.exp2(step[:, None] * a) * x + drive[:, None] * b[None, :]
-        tl.store(y + wide + at, tl.sum(x * c[None, :], 1), has_e)
-    tl.store(last + state + tile, x, has)
+def _read(x, t, frames, lane, width):
+    """Numbers of one step of a row, 0 past its last."""
+    return tl.load(x + t * width + lane, (t < frames) & (lane < width), 0.0).to(tl.float32)
 
 
 @triton.jit
-@no_type_check  # Triton reads the function itself: nothing may be wrapped around it
+@no_type_check
+def _ahead(x, a, u, dt, B, t, frames, e, inner, s, states):
+    """The state after a step, given that before it. Steps past the last leave it as it is."""
+    step = _read(dt, t, frames, e, inner)
+    drive = step * _read(u, t, frames, e, inner)
+    return tl.exp2(step[:, None] * a) * x + drive[:, None] * _read(B, t, frames, s, states)[None, :]
+
+
+@triton.jit
+@no_type_check
+def _back(
+    gx, ga, before, after, a, u, dt, B, C, gy, gu, gdt, gB, gC, t, frames, e, inner, s, states,
+):  # fmt: skip
+    """Go back one step: the gradients of the state before it and, so far, of A; those of its inputs are written."""
+    step, drive = _read(dt, t, frames, e, inner), _read(u, t, frames, e, inner)
+    g, b, c = _read(gy, t, frames, e, inner), _read(B, t, frames, s, states), _read(C, t, frames, s, states)
+    gx += g[:, None] * c[None, :]
+    here, at = (t < frames) & (s < states), t * states + s
+    tl.store(gC + at, tl.sum(after * g[:, None], 0), here)
+    tl.store(gB + at, tl.sum(gx * (step * drive)[:, None], 0), here)
+    gdrive = tl.sum(gx * b[None, :], 1)
+    gx *= tl.exp2(step[:, None] * a)
+    gexponent = gx * before
+    here, at = (t < frames) & (e < inner), t * inner + e
+    tl.store(gdt + at, gdrive * drive + tl.sum(gexponent * a, 1) / LOG2E, here)
+    tl.store(gu + at, gdrive * step, here)
+    return gx, ga + gexponent * step[:, None]
+
+
+@triton.jit
+@no_type_check
+def _forward_kernel(u, dt, A, B, C, x0, y, last, frames, inner, states: tl.constexpr, S: tl.constexpr, E: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    e, s = tl.program_id(1) * E + tl.arange(0, E), tl.arange(0, S)
+    tile, has = e[:, None] * states + s[None, :], (e < inner)[:, None] & (s < states)[None, :]
+    wide, narrow, state = row * frames * inner, row * frames * states, row * inner * states + tile
+    a, x = tl.load(A + tile, has, 0.0) * LOG2E, tl.load(x0 + state, has, 0.0)
+    for t in range(frames):
+        x = _ahead(x, a, u + wide, dt + wide, B + narrow, t, frames, e, inner, s, states)
+        c = _read(C + narrow, t, frames, s, states)
+        tl.store(y + wide + t * inner + e, tl.sum(x * c[None, :], 1), e < inner)
+    tl.store(last + state, x, has)
+
+
+@triton.jit
+@no_type_check
 def _backward_kernel(
     u, dt, A, B, C, x0, gy, glast, gu, gdt, gA, gB, gC, gx0, scratch,
     rows, frames, inner, states: tl.constexpr, S: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     worker, block, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    e, s = block * E + tl.arange(0, E), tl.arange(0, S)
-    has_e, has_s = e < inner, s < states
-    tile, has = e[:, None] * states + s[None, :], has_e[:, None] & has_s[None, :]
-    own = tl.arange(0, E)[:, None] * S + s[None, :]
-    kept = scratch + (worker * blocks + block).to(tl.int64) * frames * E * S
-    a = tl.load(A + tile, has, 0.0) * LOG2E
-    ga = tl.zeros([E, S], tl.float32)
+    e, s, chunks = block * E + tl.arange(0, E), tl.arange(0, S), tl.cdiv(frames, _STRIDE)
+    tile, has = e[:, None] * states + s[None, :], (e < inner)[:, None] & (s < states)[None, :]
+    kept = scratch + (worker * blocks + block).to(tl.int64) * chunks * E * S + tl.arange(0, E)[:, None] * S + s[None, :]
+    a, ga = tl.load(A + tile, has, 0.0) * LOG2E, tl.zeros([E, S], tl.float32)
     row = worker.to(tl.int64)
     while row < rows:
-        wide, narrow, state = row * frames * inner, row * frames * states, row * inner * states  # where it begins
+        wide, narrow, state = row * frames * inner, row * frames * states, row * inner * states + tile
         part = (block * rows + row) * frames * states
-        x = tl.load(x0 + state + tile, has, 0.0)
-        for t in range(frames):
-            at, of = t * inner + e, t * states + s
-            step = tl.load(dt + wide + at, has_e, 0.0).to(tl.float32)
-            drive = step * tl.load(u + wide + at, has_e, 0.0).to(tl.float32)
-            b = tl.load(B + narrow + of, has_s, 0.0).to(tl.float32)
-            tl.store(kept + t * E * S + own, x)
-            x = tl.exp2(step[:, None] * a) * x + drive[:, None] * b[None, :]
+        u_, dt_, B_, C_, gy_ = u + wide, dt + wide, B + narrow, C + narrow, gy + wide  # of this row
+        gu_, gdt_, gB_, gC_ = gu + wide, gdt + wide, gB + part, gC + part
+        x = tl.load(x0 + state, has, 0.0)
+        tl.store(kept, x)
+        for chunk in range(chunks - 1):
+            x = _ahead(x, a, u_, dt_, B_, _STRIDE * chunk, frames, e, inner, s, states)
+            x = _ahead(x, a, u_, dt_, B_, _STRIDE * chunk + 1, frames, e, inner, s, states)
+            x = _ahead(x, a, u_, dt_, B_, _STRIDE * chunk + 2, frames, e, inner, s, states)
+            x = _ahead(x, a, u_, dt_, B_, _STRIDE * chunk + 3, frames, e, inner, s, states)
+            tl.store(kept + (chunk + 1) * E * S, x)
         tl.debug_barrier()  # what a thread reads next another may have written
-        gx = tl.load(glast + state + tile, has, 0.0)
-        for back in range(frames):
-            t = frames - 1 - back
-            at, of = t * inner + e, t * states + s
-            step = tl.load(dt + wide + at, has_e, 0.0).to(tl.float32)
-            uu = tl.load(u + wide + at, has_e, 0.0).to(tl.float32)
-            g = tl.load(gy + wide + at, has_e, 0.0).to(tl.float32)
-            b = tl.load(B + narrow + of, has_s, 0.0).to(tl.float32)
-            c = tl.load(C + narrow + of, has_s, 0.0).to(tl.float32)
-            before = tl.load(kept + t * E * S + own)
-            decay = tl.exp2(step[:, None] * a)
-            gx += g[:, None] * c[None, :]
-            tl.store(gC + part + of, tl.sum(x * g[:, None], 0), has_s)
-            tl.store(gB + part + of, tl.sum(gx * (step * uu)[:, None], 0), has_s)
-            gdrive = tl.sum(gx * b[None, :], 1)
-            gx = gx * decay
-            gexponent = gx * before
-            tl.store(gdt + wide + at, gdrive * uu + tl.sum(gexponent * a, 1) / LOG2E, has_e)
-            tl.store(gu + wide + at, gdrive * step, has_e)
-            ga += gexponent * step[:, None]
-            x = before
-        tl.store(gx0 + state + tile, gx, has)
+        gx = tl.load(glast + state, has, 0.0)
+        for back in range(chunks):
+            t = _STRIDE * (chunks - 1 - back)
+            x0_ = tl.load(kept + (chunks - 1 - back) * E * S)
+            x1 = _ahead(x0_, a, u_, dt_, B_, t, frames, e, inner, s, states)
+            x2 = _ahead(x1, a, u_, dt_, B_, t + 1, frames, e, inner, s, states)
+            x3 = _ahead(x2, a, u_, dt_, B_, t + 2, frames, e, inner, s, states)
+            x4 = _ahead(x3, a, u_, dt_, B_, t + 3, frames, e, inner, s, states)
+            gx, ga = _back(
+                gx, ga, x3, x4, a, u_, dt_, B_, C_, gy_, gu_, gdt_, gB_, gC_, t + 3, frames, e, inner, s, states
+            )  # fmt: skip
+            gx, ga = _back(
+                gx, ga, x2, x3, a, u_, dt_, B_, C_, gy_, gu_, gdt_, gB_, gC_, t + 2, frames, e, inner, s, states
+            )  # fmt: skip
+            gx, ga = _back(
+                gx, ga, x1, x2, a, u_, dt_, B_, C_, gy_, gu_, gdt_, gB_, gC_, t + 1, frames, e, inner, s, states
+            )  # fmt: skip
+            gx, ga = _back(
+                gx, ga, x0_, x1, a, u_, dt_, B_, C_, gy_, gu_, gdt_, gB_, gC_, t, frames, e, inner, s, states
+            )  # fmt: skip
+        tl.store(gx0 + state, gx, has)
         tl.debug_barrier()  # the next row writes where this one was read
         row += tl.num_programs(0)
     tl.store(gA + worker.to(tl.int64) * inner * states + tile, ga, has)
@@ -135,7 +167,7 @@ def scan_backward(
     gu, gdt, gx0 = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(x0)
     gA = torch.empty(workers, inner, states, **like)
     gB, gC = torch.empty(2, blocks, rows, frames, states, **like)
-    scratch = torch.empty(workers, blocks, frames, sizes["E"], sizes["S"], **like)
+    scratch = torch.empty(workers, blocks, triton.cdiv(frames, _STRIDE.value), sizes["E"], sizes["S"], **like)
     _backward_kernel[(workers, blocks)](
         u, dt, A, B, C, x0, gy, glast, gu, gdt, gA, gB, gC, gx0, scratch, rows, frames, inner, states, **sizes
     )
@@ -165,7 +197,7 @@ scan.register_autograd(_differentiate, setup_context=_keep)
 
 def _sizes(A: Tensor) -> dict[str, int]:
     states = triton.next_power_of_2(A.shape[1])
-    return {"S": states, "E": min(triton.next_power_of_2(A.shape[0]), max(1, _TILE // states))}
+    return {"S": states, "E": min(triton.next_power_of_2(A.shape[0]), max(1, _TILE // states)), "num_warps": 1}
 
 
 def programs(device: torch.device, each: int) -> int:
