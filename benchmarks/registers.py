@@ -65,11 +65,11 @@ def _works() -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
         strides = dict.fromkeys(("past_clip", "past_frame"), "i64")
         (cells, channels), (few, narrow) = triton_peg._TILE, triton_peg._WEIGHT_TILE
         taps, weights = ({"continued": past, "P": p, "C": c} for p, c in ((cells, channels), (few, narrow)))
-        given = {"x": kind, "past": kind, "weight": "*fp32", "bias": "*fp32", "y": "*bf16"}
+        given = {"x": kind, "past": kind, "weight": "*fp32", "bias": "*fp32", "y": kind}
         works.append((triton_peg._taps_kernel, given | sizes | strides, taps))
-        given = {"gy": "*bf16", "weight": "*fp32", "gx": kind, "gpast": kind}
+        given = {"gy": kind, "weight": "*fp32", "gx": kind, "gpast": kind}
         works.append((triton_peg._input_kernel, given | sizes, taps))
-        given = {"x": kind, "past": kind, "gy": "*bf16", "gweight": "*fp32", "tiles": "i32"}
+        given = {"x": kind, "past": kind, "gy": kind, "gweight": "*fp32", "tiles": "i32"}
         works.append((triton_peg._weight_kernel, given | sizes | strides, weights))
     for kind, drops in product(("*bf16", "*fp32"), (False, True)):
         tile = {"drops": drops, "R": triton_geglu._ROWS, "C": triton_geglu._COLS}

@@ -44,11 +44,11 @@ def test_bias_runs_its_mlp_on_the_distinct_offsets_only():
 
 
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
-def test_peg_is_the_causal_depthwise_convolution(padding):
+def test_peg_adds_the_causal_depthwise_convolution(padding):
     peg, x = PEG(6, padding), torch.randn(2, 5, 4, 3, 6)
     front = torch.zeros_like(x[:, :2]) if padding == "zeros" else x[:, :1].repeat(1, 2, 1, 1, 1)
     expected = peg.conv(torch.cat([front, x], 1).permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
-    torch.testing.assert_close(peg(x)[0], expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(peg(x)[0], x + expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])

@@ -149,7 +149,7 @@ class _DrawingLayer(nn.Module):
         self, x: Float[Tensor, "B T H W C"], bias: Float[Tensor, "heads N N"], codes: Float[Tensor, "B T M C"]
     ) -> Float[Tensor, "B T H W C"]:
         """Frames of one clip each, so that the PEG sees no other."""
-        x = x + self.peg(x)[0]
+        x = self.peg(x)[0]
         x = x + unflatten(self.attention.space(flatten(x), bias), x)
         x = x + unflatten(self.to_codes.across(flatten(x), self.to_codes.read(codes)), x)
         return x + self.ff(x)

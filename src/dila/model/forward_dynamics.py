@@ -92,8 +92,8 @@ class _Layer(nn.Module):
         cache: TemporalCache | None,
     ) -> tuple[Float[Tensor, "B K N1 D"], TemporalCache]:
         tokens = tokens + self.condition(tokens, a)
-        position, window = self.peg(unflatten(tokens[:, :, :-1], s), cache and cache.window)
-        tokens = tokens + F.pad(flatten(position), (0, 0, 0, 1))
+        placed, window = self.peg(unflatten(tokens[:, :, :-1], s), cache and cache.window)
+        tokens = torch.cat([flatten(placed), tokens[:, :, -1:]], dim=2)
         seen, keys_values = self.temporal.time(tokens, cache and cache.attention)
         tokens = tokens + seen
         tokens = tokens + self.spatial.space(tokens, bias)

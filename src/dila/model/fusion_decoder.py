@@ -78,8 +78,8 @@ class _Layer(nn.Module):
     def forward(
         self, x: Tensor, content: Tensor, origin: tuple[Tensor, Tensor], bias: Tensor, window: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        position, kept = self.peg(x, window)
-        tokens = flatten(x + position)
+        x, kept = self.peg(x, window)
+        tokens = flatten(x)
         tokens = tokens + self.attention.space(tokens, bias)
         told = tokens + self.across_origin.across(tokens, origin)
         if self.across_content is not None:

@@ -90,16 +90,15 @@ class PEG(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T H W D"], past: Float[Tensor, "B 2 H W D"] | None = None
     ) -> tuple[Float[Tensor, "B T H W D"], Float[Tensor, "B 2 H W D"]]:
-        """The position signal of each token, and the last two frames for the next call."""
+        """The tokens with their positions added, and the last two frames for the next call."""
         if past is None and self.padding == "replicate":
             past = x[:, :1].expand(-1, 2, -1, -1, -1)
         past = None if past is None else past.to(x.dtype)
         if kernels.peg is not None and kernels.fits(x):
-            y = kernels.peg(x, past, self.conv.weight.flatten(1).T, self.conv.bias, _autocast(x))
-            return y, _last_two(past, x)
+            return kernels.peg(x, past, self.conv.weight.flatten(1).T, self.conv.bias), _last_two(past, x)
         before = torch.zeros_like(x[:, :1]).expand(-1, 2, -1, -1, -1) if past is None else past
-        x = torch.cat([before, x], dim=1)
-        return self._convolve(x), x[:, -2:]
+        whole = torch.cat([before, x], dim=1)
+        return x + self._convolve(whole), whole[:, -2:]
 
     def _convolve(self, x: Float[Tensor, "B T2 H W D"]) -> Float[Tensor, "B T H W D"]:
         return _Depthwise.apply(*(part.to(_autocast(x)) for part in (x, *self.conv.parameters())))

@@ -29,8 +29,7 @@ class SpatialLayer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``B T H W D`` in and out, and the PEG window for the next call."""
-        position, kept = self.peg(x, window)
-        x = x + position
+        x, kept = self.peg(x, window)
         x = x + unflatten(self.attention.space(flatten(x), bias), x)
         return x + self.ff(x), kept
 
@@ -48,8 +47,7 @@ class TemporalLayer(nn.Module):
 
     def forward(self, x: Tensor, cache: TemporalCache | None = None) -> tuple[Tensor, TemporalCache]:
         """``B T H W D`` in and out, and what the next call needs of these frames."""
-        position, window = self.peg(x, cache and cache.window)
-        x = x + position
+        x, window = self.peg(x, cache and cache.window)
         seen, keys_values = self.attention.time(flatten(x), cache and cache.attention)
         x = x + unflatten(seen, x)
         return x + self.ff(x), TemporalCache(window, keys_values)

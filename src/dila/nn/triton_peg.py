@@ -1,8 +1,9 @@
-"""The depthwise 3 x 3 x 3 convolution of `dila.nn.position.PEG` as Triton kernels, for CUDA.
+"""The depthwise 3 x 3 x 3 convolution of `dila.nn.position.PEG`, its input added, as Triton kernels, for CUDA.
 
 PyTorch's own depthwise kernels want channels first and take a sixth of a training step at `base` size, with the copies
-around them more. These read ``B T H W D`` as it lies. A program holds a tile of cells by channels and walks over time:
-each frame is read once for the three frames that it is a tap of, whose sums stay in registers.
+around them more. These read ``B T H W D`` as it lies. A program holds two rows of cells by some channels and walks over
+time: each frame is read once for the three frames that it is a tap of, four rows of it for the two, and what is summed
+stays in registers.
 """
 
 # pyright: reportIndexIssue=false
@@ -17,19 +18,31 @@ import triton.language as tl
 from dila.nn.triton_scan import programs
 from dila.shapes import Tensor
 
-_TILE, _WEIGHT_TILE = (32, 64), (16, 32)
-"""Cells and channels of a program, few enough that all sums stay in registers."""
+_TILE, _WEIGHT_TILE = (16, 64), (16, 32)
+"""Cells of each of two rows and channels of a program, few enough that all sums stay in registers."""
 _PROGRAMS = 4
 """Programs of the weight's gradient on each multiprocessor."""
 
 
 @triton.jit
 @no_type_check  # Triton reads the function itself: nothing may be wrapped around it
-def _shifted(frame, i, j, p, c, rows, cols, channels):
-    """The tile of a frame at rows i and columns j, 0 outside the grid; p are its cells, c its channels."""
-    there = (p < rows * cols) & (i >= 0) & (i < rows) & (j >= 0) & (j < cols)
+def _row(frame, i, j, c, rows, cols, channels):
+    """Cells j of row i of a frame by channels c, 0 outside the grid."""
+    there = (i >= 0) & (i < rows) & (j >= 0) & (j < cols)
     at = ((i * cols + j) * channels)[:, None] + c[None, :]
     return tl.load(frame + at, there[:, None] & (c < channels)[None, :], 0.0).to(tl.float32)
+
+
+@triton.jit
+@no_type_check
+def _four(frame, i, j, c, rows, cols, channels):
+    """Rows i - 1 to i + 2."""
+    return (
+        _row(frame, i - 1, j, c, rows, cols, channels),
+        _row(frame, i, j, c, rows, cols, channels),
+        _row(frame, i + 1, j, c, rows, cols, channels),
+        _row(frame, i + 2, j, c, rows, cols, channels),
+    )
 
 
 @triton.jit
@@ -45,28 +58,62 @@ def _frame(x, past, clip, t, frames, size, past_clip, past_frame):
 
 @triton.jit
 @no_type_check
+def _part(rows, cols, P: tl.constexpr):
+    """This program's clip, the upper of its two rows, and its cells of each."""
+    across = tl.cdiv(cols, P)
+    return (
+        tl.program_id(0).to(tl.int64),
+        tl.program_id(1) // across * 2,
+        tl.program_id(1) % across * P + tl.arange(0, P),
+    )
+
+
+@triton.jit
+@no_type_check
+def _put(y, upper, lower, i, j, c, rows, cols, channels):
+    """Write two rows of a frame."""
+    at, here = ((i * cols + j) * channels)[:, None] + c[None, :], (j < cols)[:, None] & (c < channels)[None, :]
+    tl.store(y + at, upper, here)
+    tl.store(y + at + cols * channels, lower, here & (i + 1 < rows))
+
+
+@triton.jit
+@no_type_check
+def _weigh(upper, lower, v0, v1, v2, v3, w, step, has_c):
+    """Add to two rows of sums what four rows of cells give by the three taps of a column, ``step`` from each other."""
+    w0, w1, w2 = tl.load(w, has_c, 0.0), tl.load(w + step, has_c, 0.0), tl.load(w + 2 * step, has_c, 0.0)
+    upper, lower = (
+        upper + v0 * w0[None, :],
+        lower + v1 * w0[None, :],
+    )  # each product with its sum: one instruction
+    upper, lower = upper + v1 * w1[None, :], lower + v2 * w1[None, :]
+    return upper + v2 * w2[None, :], lower + v3 * w2[None, :]
+
+
+@triton.jit
+@no_type_check
 def _taps_kernel(
     x, past, weight, bias, y, frames, rows, cols, channels, past_clip, past_frame,
     continued: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """``y[t, i, j] = bias + sum over a, b, d of x[t + a - 2, i + b - 1, j + d - 1] weight[a, b, d]``."""
-    clip, size = tl.program_id(0).to(tl.int64), rows * cols * channels
-    p, c = tl.program_id(1) * P + tl.arange(0, P), tl.program_id(2) * C + tl.arange(0, C)
-    i, j, has_c = p // cols, p % cols, c < channels
-    here = (p < rows * cols)[:, None] & has_c[None, :]
-    at, b = (p * channels)[:, None] + c[None, :], tl.load(bias + c, has_c, 0.0).to(tl.float32)
-    now, next_, after = tl.zeros([P, C], tl.float32), tl.zeros([P, C], tl.float32), tl.zeros([P, C], tl.float32)
+    clip, i, j = _part(rows, cols, P)
+    size = rows * cols * channels
+    c = tl.program_id(2) * C + tl.arange(0, C)
+    has_c, none = c < channels, tl.zeros([P, C], tl.float32)
+    b = tl.load(bias + c, has_c, 0.0).to(tl.float32)[None, :]
+    now, now_, next_, next__, after, after_ = none, none, none, none, none, none  # the lower rows end in one more _
     for t in range(-2 if continued else 0, frames):
         frame = _frame(x, past, clip, t, frames, size, past_clip, past_frame)
-        for tap in range(9):
-            v = _shifted(frame, i + tap // 3 - 1, j + tap % 3 - 1, p, c, rows, cols, channels)
-            w = weight + tap * channels + c
-            now += v * tl.load(w + 18 * channels, has_c, 0.0)[None, :]
-            next_ += v * tl.load(w + 9 * channels, has_c, 0.0)[None, :]
-            after += v * tl.load(w, has_c, 0.0)[None, :]
+        for d in range(3):
+            v0, v1, v2, v3 = _four(frame, i, j + d - 1, c, rows, cols, channels)
+            w, step = weight + d * channels + c, 3 * channels
+            now, now_ = _weigh(now, now_, v0, v1, v2, v3, w + 18 * channels, step, has_c)
+            next_, next__ = _weigh(next_, next__, v0, v1, v2, v3, w + 9 * channels, step, has_c)
+            after, after_ = _weigh(after, after_, v0, v1, v2, v3, w, step, has_c)
         if t >= 0:
-            tl.store(y + (clip * frames + t) * size + at, now + b[None, :], here)
-        now, next_, after = next_, after, tl.zeros([P, C], tl.float32)
+            _put(y + (clip * frames + t) * size, now + b, now_ + b, i, j, c, rows, cols, channels)
+        now, now_, next_, next__, after, after_ = next_, next__, after, after_, none, none
 
 
 @triton.jit
@@ -76,24 +123,39 @@ def _input_kernel(
     continued: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the input: frame t of ``gy`` goes to frames t - 2 to t, each tap the other way."""
-    clip, size = tl.program_id(0).to(tl.int64), rows * cols * channels
-    p, c = tl.program_id(1) * P + tl.arange(0, P), tl.program_id(2) * C + tl.arange(0, C)
-    i, j, has_c = p // cols, p % cols, c < channels
-    here = (p < rows * cols)[:, None] & has_c[None, :]
-    at = (p * channels)[:, None] + c[None, :]
-    now, next_, after = tl.zeros([P, C], tl.float32), tl.zeros([P, C], tl.float32), tl.zeros([P, C], tl.float32)
+    clip, i, j = _part(rows, cols, P)
+    size = rows * cols * channels
+    c = tl.program_id(2) * C + tl.arange(0, C)
+    has_c, none = c < channels, tl.zeros([P, C], tl.float32)
+    now, now_, next_, next__, after, after_ = none, none, none, none, none, none
     for t in range(frames + 2):
         if t < frames:
             frame = gy + (clip * frames + t) * size
-            for tap in range(9):
-                v = _shifted(frame, i + 1 - tap // 3, j + 1 - tap % 3, p, c, rows, cols, channels)
-                w = weight + tap * channels + c
-                now += v * tl.load(w, has_c, 0.0)[None, :]
-                next_ += v * tl.load(w + 9 * channels, has_c, 0.0)[None, :]
-                after += v * tl.load(w + 18 * channels, has_c, 0.0)[None, :]
+            for d in range(3):
+                v0, v1, v2, v3 = _four(frame, i, j + d - 1, c, rows, cols, channels)
+                w, step = weight + (8 - d) * channels + c, -3 * channels
+                now, now_ = _weigh(now, now_, v0, v1, v2, v3, w, step, has_c)
+                next_, next__ = _weigh(next_, next__, v0, v1, v2, v3, w + 9 * channels, step, has_c)
+                after, after_ = _weigh(after, after_, v0, v1, v2, v3, w + 18 * channels, step, has_c)
         if continued or t >= 2:
-            tl.store(_frame(gx, gpast, clip, t - 2, frames, size, 2 * size, size) + at, now, here)
-        now, next_, after = next_, after, tl.zeros([P, C], tl.float32)
+            frame = _frame(gx, gpast, clip, t - 2, frames, size, 2 * size, size)
+            _put(frame, now, now_, i, j, c, rows, cols, channels)
+        now, now_, next_, next__, after, after_ = next_, next__, after, after_, none, none
+
+
+@triton.jit
+@no_type_check
+def _meet(s0, s1, s2, upper, lower, v0, v1, v2, v3):
+    """Add to the sums of the three taps of a column what two rows of gradients make with four rows of cells."""
+    return s0 + upper * v0 + lower * v1, s1 + upper * v1 + lower * v2, s2 + upper * v2 + lower * v3
+
+
+@triton.jit
+@no_type_check
+def _two(gy, clip, t, frames, i, j, c, rows, cols, channels):
+    """Two rows of a frame of gradients, 0 before the first and after the last."""
+    frame, top = gy + (clip * frames + t) * rows * cols * channels, tl.where((t >= 0) & (t < frames), i, rows)
+    return _row(frame, top, j, c, rows, cols, channels), _row(frame, top + 1, j, c, rows, cols, channels)
 
 
 @triton.jit
@@ -102,63 +164,80 @@ def _weight_kernel(
     x, past, gy, gweight, tiles, frames, rows, cols, channels, past_clip, past_frame,
     continued: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Each program's share of the sums over frames and cells of one tap in time, left for the caller to add up.
+    """Each program's share of the sums over frames and cells, left for the caller to add up.
 
-    ``28 D`` of each worker: 27 taps, and last the bias.
+    ``28 D`` of each worker: 27 taps, and last the bias. Sums p, q and r are of the taps 2, 1 and 0 frames back.
     """
-    worker, a, size = tl.program_id(0), tl.program_id(1), rows * cols * channels
-    blocks = tl.cdiv(rows * cols, P)
-    c = tl.program_id(2) * C + tl.arange(0, C)
-    has_c, none = c < channels, tl.zeros([P, C], tl.float32)
-    s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 = none, none, none, none, none, none, none, none, none, none
-    first = 0 if continued else 2 - a
+    worker, size, across = tl.program_id(0), rows * cols * channels, tl.cdiv(cols, P)
+    blocks = tl.cdiv(rows, 2) * across
+    c, z = tl.program_id(1) * C + tl.arange(0, C), tl.zeros([P, C], tl.float32)
+    p0, p1, p2, p3, p4, p5, p6, p7, p8 = z, z, z, z, z, z, z, z, z
+    q0, q1, q2, q3, q4, q5, q6, q7, q8 = z, z, z, z, z, z, z, z, z
+    r0, r1, r2, r3, r4, r5, r6, r7, r8 = z, z, z, z, z, z, z, z, z
+    total = z
     for tile in range(worker, tiles, tl.num_programs(0)):
-        clip, p = (tile // blocks).to(tl.int64), (tile % blocks) * P + tl.arange(0, P)
-        i, j = p // cols, p % cols
+        clip, block = (tile // blocks).to(tl.int64), tile % blocks
+        i, j = block // across * 2, block % across * P + tl.arange(0, P)
+        first = -2 if continued else 0
+        u, u_ = _two(gy, clip, first, frames, i, j, c, rows, cols, channels)
+        v, v_ = _two(gy, clip, first + 1, frames, i, j, c, rows, cols, channels)
+        total += (u + u_) + (v + v_)
         for t in range(first, frames):
-            g = _shifted(gy + (clip * frames + t) * size, i, j, p, c, rows, cols, channels)
-            frame = _frame(x, past, clip, t + a - 2, frames, size, past_clip, past_frame)
-            s0 += g * _shifted(frame, i - 1, j - 1, p, c, rows, cols, channels)
-            s1 += g * _shifted(frame, i - 1, j, p, c, rows, cols, channels)
-            s2 += g * _shifted(frame, i - 1, j + 1, p, c, rows, cols, channels)
-            s3 += g * _shifted(frame, i, j - 1, p, c, rows, cols, channels)
-            s4 += g * _shifted(frame, i, j, p, c, rows, cols, channels)
-            s5 += g * _shifted(frame, i, j + 1, p, c, rows, cols, channels)
-            s6 += g * _shifted(frame, i + 1, j - 1, p, c, rows, cols, channels)
-            s7 += g * _shifted(frame, i + 1, j, p, c, rows, cols, channels)
-            s8 += g * _shifted(frame, i + 1, j + 1, p, c, rows, cols, channels)
-            s9 += g
-    own = gweight + (worker * 28 + 9 * a) * channels + c
-    tl.store(own, tl.sum(s0, 0), has_c)
-    tl.store(own + channels, tl.sum(s1, 0), has_c)
-    tl.store(own + 2 * channels, tl.sum(s2, 0), has_c)
-    tl.store(own + 3 * channels, tl.sum(s3, 0), has_c)
-    tl.store(own + 4 * channels, tl.sum(s4, 0), has_c)
-    tl.store(own + 5 * channels, tl.sum(s5, 0), has_c)
-    tl.store(own + 6 * channels, tl.sum(s6, 0), has_c)
-    tl.store(own + 7 * channels, tl.sum(s7, 0), has_c)
-    tl.store(own + 8 * channels, tl.sum(s8, 0), has_c)
-    if a == 2:  # of the three taps in time the one that reads every frame of gy
-        tl.store(own + 9 * channels, tl.sum(s9, 0), has_c)
+            w, w_ = _two(gy, clip, t + 2, frames, i, j, c, rows, cols, channels)
+            total += w + w_
+            frame = _frame(x, past, clip, t, frames, size, past_clip, past_frame)
+            x0, x1, x2, x3 = _four(frame, i, j - 1, c, rows, cols, channels)
+            p0, p3, p6 = _meet(p0, p3, p6, w, w_, x0, x1, x2, x3)
+            q0, q3, q6 = _meet(q0, q3, q6, v, v_, x0, x1, x2, x3)
+            r0, r3, r6 = _meet(r0, r3, r6, u, u_, x0, x1, x2, x3)
+            x0, x1, x2, x3 = _four(frame, i, j, c, rows, cols, channels)
+            p1, p4, p7 = _meet(p1, p4, p7, w, w_, x0, x1, x2, x3)
+            q1, q4, q7 = _meet(q1, q4, q7, v, v_, x0, x1, x2, x3)
+            r1, r4, r7 = _meet(r1, r4, r7, u, u_, x0, x1, x2, x3)
+            x0, x1, x2, x3 = _four(frame, i, j + 1, c, rows, cols, channels)
+            p2, p5, p8 = _meet(p2, p5, p8, w, w_, x0, x1, x2, x3)
+            q2, q5, q8 = _meet(q2, q5, q8, v, v_, x0, x1, x2, x3)
+            r2, r5, r8 = _meet(r2, r5, r8, u, u_, x0, x1, x2, x3)
+            u, u_, v, v_ = v, v_, w, w_
+    own = gweight + worker * 28 * channels
+    _leave(own, c, channels, p0, p1, p2, p3, p4, p5, p6, p7, p8)
+    _leave(own + 9 * channels, c, channels, q0, q1, q2, q3, q4, q5, q6, q7, q8)
+    _leave(own + 18 * channels, c, channels, r0, r1, r2, r3, r4, r5, r6, r7, r8)
+    tl.store(own + 27 * channels + c, tl.sum(total, 0), c < channels)
+
+
+@triton.jit
+@no_type_check
+def _leave(own, c, channels, s0, s1, s2, s3, s4, s5, s6, s7, s8):
+    """Write the sums over cells of the nine taps in a frame."""
+    has_c = c < channels
+    tl.store(own + c, tl.sum(s0, 0), has_c)
+    tl.store(own + channels + c, tl.sum(s1, 0), has_c)
+    tl.store(own + 2 * channels + c, tl.sum(s2, 0), has_c)
+    tl.store(own + 3 * channels + c, tl.sum(s3, 0), has_c)
+    tl.store(own + 4 * channels + c, tl.sum(s4, 0), has_c)
+    tl.store(own + 5 * channels + c, tl.sum(s5, 0), has_c)
+    tl.store(own + 6 * channels + c, tl.sum(s6, 0), has_c)
+    tl.store(own + 7 * channels + c, tl.sum(s7, 0), has_c)
+    tl.store(own + 8 * channels + c, tl.sum(s8, 0), has_c)
 
 
 @torch.library.custom_op("dila::peg", mutates_args=())
-def peg(x: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convolve the frames of a clip after two of the past.
+def peg(x: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    """Add to the frames of a clip their convolution, after two of the past.
 
     Args:
         x: ``B T H W D``.
         past: ``B 2 H W D``, in the type of x; zeros when None.
         weight: ``27 D``, taps in time, rows and columns, float32.
         bias: ``D``.
-        dtype: of the result.
 
     Returns:
-        ``B T H W D``.
+        ``B T H W D``, in the type of x.
     """
     x = x.contiguous()
-    y = torch.empty_like(x, dtype=dtype)
-    _taps_kernel[_tiles(x)](x, weight=weight.contiguous(), bias=bias, y=y, **_sizes(x, _TILE), **_before(past, x))
+    y = torch.empty_like(x)
+    _taps_kernel[_tiles(x, _TILE)](x, weight=_added(weight), bias=bias, y=y, **_sizes(x, _TILE), **_before(past, x))
     return y
 
 
@@ -167,24 +246,24 @@ def peg_backward(
     x: Tensor, past: Tensor | None, weight: Tensor, gy: Tensor, moves: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, past, weight and bias, given that of `peg`'s result; the first two empty if not ``moves``."""
-    x, gy, weight = x.contiguous(), gy.contiguous(), weight.contiguous()
+    x, gy, weight = x.contiguous(), gy.contiguous(), _added(weight)
     gx = torch.empty_like(x) if moves else x.new_empty(0)
     gpast = x.new_empty(past.shape) if moves and past is not None else x.new_empty(0)
     if moves:
-        _input_kernel[_tiles(x)](gy, weight, gx, gpast, continued=past is not None, **_sizes(x, _TILE))
-    channels, sizes = x.shape[-1], _sizes(x, _WEIGHT_TILE)
-    blocks = triton.cdiv(channels, sizes["C"])
-    tiles = x.shape[0] * triton.cdiv(x.shape[2] * x.shape[3], sizes["P"])
-    workers = max(1, min(tiles, programs(x.device, _PROGRAMS) // (3 * blocks)))
+        _input_kernel[_tiles(x, _TILE)](gy, weight, gx, gpast, continued=past is not None, **_sizes(x, _TILE))
+    sizes, channels = _sizes(x, _WEIGHT_TILE), x.shape[-1]
+    clips, parts, blocks = _tiles(x, _WEIGHT_TILE)
+    tiles = clips * parts
+    workers = max(1, min(tiles, programs(x.device, _PROGRAMS) // blocks))
     shares = torch.empty(workers, 28, channels, device=x.device, dtype=torch.float32)
-    _weight_kernel[(workers, 3, blocks)](x, gy=gy, gweight=shares, tiles=tiles, **sizes, **_before(past, x))
+    _weight_kernel[(workers, blocks)](x, gy=gy, gweight=shares, tiles=tiles, **sizes, **_before(past, x))
     sums = shares.sum(0).to(weight.dtype)
     return gx, gpast, sums[:27].clone(), sums[27].clone()
 
 
 @peg.register_fake
-def _(x, past, weight, bias, dtype):
-    return x.new_empty(x.shape, dtype=dtype)
+def _(x, past, weight, bias):
+    return x.new_empty(x.shape)
 
 
 @peg_backward.register_fake
@@ -201,10 +280,17 @@ def _differentiate(ctx, gy):
     x, past, weight = ctx.saved_tensors
     moves = any(ctx.needs_input_grad[:2])
     gx, gpast, gweight, gbias = peg_backward(x, past, weight, gy, moves)
-    return gx if moves else None, gpast if moves and past is not None else None, gweight, gbias, None
+    return gx if moves else None, gpast if moves and past is not None else None, gweight, gbias
 
 
 peg.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _added(weight: Tensor) -> Tensor:
+    """The weights of a convolution whose result has its input added to it: 1 more of this cell in this frame."""
+    weight = weight.clone(memory_format=torch.contiguous_format)
+    weight[22] += 1
+    return weight
 
 
 def _before(past: Tensor | None, x: Tensor) -> dict[str, Any]:
@@ -217,10 +303,11 @@ def _before(past: Tensor | None, x: Tensor) -> dict[str, Any]:
 def _sizes(x: Tensor, tile: tuple[int, int]) -> dict[str, int]:
     _, frames, rows, cols, channels = x.shape
     sizes = {"frames": frames, "rows": rows, "cols": cols, "channels": channels}
-    return sizes | {"P": min(tile[0], triton.next_power_of_2(rows * cols)), "C": tile[1]}
+    return sizes | {"P": min(tile[0], triton.next_power_of_2(cols)), "C": tile[1]}
 
 
-def _tiles(x: Tensor) -> tuple[int, int, int]:
-    sizes = _sizes(x, _TILE)
-    cells = triton.cdiv(sizes["rows"] * sizes["cols"], sizes["P"])
-    return x.shape[0], cells, triton.cdiv(sizes["channels"], sizes["C"])
+def _tiles(x: Tensor, tile: tuple[int, int]) -> tuple[int, int, int]:
+    """Clips, parts of a frame, and blocks of channels."""
+    sizes = _sizes(x, tile)
+    parts = triton.cdiv(sizes["rows"], 2) * triton.cdiv(sizes["cols"], sizes["P"])
+    return x.shape[0], parts, triton.cdiv(sizes["channels"], sizes["C"])
