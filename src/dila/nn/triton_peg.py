@@ -229,7 +229,7 @@ def peg(x: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
     Args:
         x: ``B T H W D``.
         past: ``B 2 H W D``, in the type of x; zeros when None.
-        weight: ``27 D``, taps in time, rows and columns, float32.
+        weight: ``27 D``, taps in time, rows and columns.
         bias: ``D``.
 
     Returns:
@@ -246,11 +246,11 @@ def peg_backward(
     x: Tensor, past: Tensor | None, weight: Tensor, gy: Tensor, moves: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, past, weight and bias, given that of `peg`'s result; the first two empty if not ``moves``."""
-    x, gy, weight = x.contiguous(), gy.contiguous(), _added(weight)
+    x, gy = x.contiguous(), gy.contiguous()
     gx = torch.empty_like(x) if moves else x.new_empty(0)
     gpast = x.new_empty(past.shape) if moves and past is not None else x.new_empty(0)
     if moves:
-        _input_kernel[_tiles(x, _TILE)](gy, weight, gx, gpast, continued=past is not None, **_sizes(x, _TILE))
+        _input_kernel[_tiles(x, _TILE)](gy, _added(weight), gx, gpast, continued=past is not None, **_sizes(x, _TILE))
     sizes, channels = _sizes(x, _WEIGHT_TILE), x.shape[-1]
     clips, parts, blocks = _tiles(x, _WEIGHT_TILE)
     tiles = clips * parts
@@ -288,7 +288,7 @@ peg.register_autograd(_differentiate, setup_context=_keep)
 
 def _added(weight: Tensor) -> Tensor:
     """The weights of a convolution whose result has its input added to it: 1 more of this cell in this frame."""
-    weight = weight.clone(memory_format=torch.contiguous_format)
+    weight = weight.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     weight[22] += 1
     return weight
 
