@@ -25,7 +25,7 @@ from dila.nn import triton_attention, triton_geglu, triton_peg, triton_scan, tri
 
 ASSEMBLER = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 TARGET = GPUTarget("cuda", 90, 32)
-BASE = {"states": 32, "S": 32, "E": triton_scan._TILE // 32, "num_warps": 1}
+BASE = {"states": 32, "S": 32, "E": triton_scan._TILE // 32, "num_warps": 1, "begins": False, "goes_on": False}
 
 
 def registers(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> dict[str, Any]:
@@ -34,9 +34,9 @@ def registers(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> 
     Args:
         kernel: a function of Triton.
         types: of its arguments, as Triton spells them; pointers and integers count as multiples of 16, as at `base`.
-        constants: its other arguments, and how many warps a program has where it is not 4.
+        constants: its other arguments, and how many warps and stages a program has where they are not Triton's own.
     """
-    options = {"num_warps": constants.get("num_warps", 4)}
+    options = {name: constants[name] for name in ("num_warps", "num_stages") if name in constants}
     names = kernel.arg_names
     sixteen = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in types.items() if kind != "fp32"}
     source = ASTSource(
@@ -85,16 +85,21 @@ def _works() -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
         theirs |= dict.fromkeys(("glast", "gA", "gB", "gC", "gx0", "scratch"), "*fp32")
         works.append((triton_scan._backward_kernel, given | theirs | sizes | {"rows": "i32"}, BASE))
     for width, drops in product((32, 64), (False, True)):
-        tile = {"biased": True, "drops": drops, "D": width, "M": triton_attention._QUERIES, "N": triton_attention._KEYS}
+        tile = {"drops": drops, "D": width, "M": triton_attention._QUERIES, "N": triton_attention._KEYS}
+        own = tile | {"N": triton_attention._OWN_KEYS, "num_stages": 2}
         given = dict.fromkeys(("q", "k", "v", "bias"), "*bf16") | {"seed": "*i64", "lse": "*fp32"}
         strides = {f"{part}_{axis}": "i32" for part in "qkv" for axis in ("frame", "token", "head")}
-        sizes = strides | dict.fromkeys(("queries", "keys", "heads", "bias_row", "dropped"), "i32") | {"kept": "fp32"}
+        plain = dict.fromkeys(("queries", "keys", "heads", "bias_row"), "i32")
+        sizes = strides | plain | {"dropped": "i32", "kept": "fp32"}
         works.append((triton_attention._forward_kernel, given | {"o": "*bf16"} | sizes, tile))
-        given |= {"delta": "*fp32", "go": "*bf16"}
-        works.append((triton_attention._query_kernel, given | {"o": "*bf16", "gq": "*bf16"} | sizes, tile))
-        own = tile | {"N": triton_attention._OWN_KEYS}
-        works.append((triton_attention._key_kernel, given | {"gk": "*bf16", "gv": "*bf16"} | sizes, own))
-        works.append((triton_attention._bias_kernel, given | {"gbias": "*fp32", "frames": "i32"} | sizes, tile))
+        given |= dict.fromkeys(("go", "gk", "gv", "glogits"), "*bf16") | {"delta": "*fp32", "first": "i32"}
+        works.append((triton_attention._key_kernel, given | sizes, own))
+        given = dict.fromkeys(("k", "glogits", "gq"), "*bf16") | {
+            f"k_{axis}": "i32" for axis in ("frame", "token", "head")
+        }
+        works.append((triton_attention._query_kernel, given | plain, own))
+        given = {"o": "*bf16", "go": "*bf16", "delta": "*fp32", "queries": "i32", "heads": "i32"}
+        works.append((triton_attention._delta_kernel, given, tile))
     for width, drops in product((32, 64), (False, True)):
         tile = {"drops": drops, "T": 16, "H": width // 2, "num_warps": 16 * width // 2 // triton_time._OF_A_WARP}
         given = {"q": "*bf16", "kv": "*bf16", "q_scale": "*fp32", "k_scale": "*fp32", "turns": "*fp32", "seed": "*i64"}

@@ -48,6 +48,12 @@ def test_scan_gradients_in_double_precision(monkeypatch):
     assert torch.autograd.gradcheck(selective_scan, values)
 
 
+def test_scan_from_no_state_is_that_from_zeros():
+    *values, x = inputs()
+    for ours, theirs in zip(selective_scan(*values, None), selective_scan(*values, torch.zeros_like(x)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_scan_saves_its_inputs_and_no_state_of_any_time_step():
     values = inputs(rows=8, frames=32, requires_grad=True)
     saved = []

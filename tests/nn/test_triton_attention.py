@@ -10,44 +10,42 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kerne
 
 
 def attention(q, k, v, bias, kept=1.0):
-    logits = torch.einsum("fnhd,fmhd->fhnm", q, k)
-    if bias is not None:
-        logits = logits + bias
+    logits = torch.einsum("fnhd,fmhd->fhnm", q, k) + bias
     return torch.einsum("fhnm,fmhd->fnhd", logits.softmax(-1) * kept, v)
 
 
-def inputs(frames, queries, keys, heads, width, biased):
+def inputs(frames, queries, keys, heads, width):
     q, k = (torch.randn(frames, n, heads, width, device="cuda", dtype=torch.bfloat16) for n in (queries, keys))
     kv = torch.randn(frames, keys, heads, 2 * width, device="cuda", dtype=torch.bfloat16)
-    bias = torch.randn(heads, queries, keys, device="cuda", dtype=torch.bfloat16) if biased else None
-    return [q, k, kv[..., width:], bias]
+    return [q, k, kv[..., width:], torch.randn(heads, queries, keys, device="cuda", dtype=torch.bfloat16)]
 
 
 def errors(mine, exact, given, weight):
     """Relative, of the outputs and of each gradient; given: the inputs of both."""
     found = []
-    for out, parts in zip((mine, exact), given, strict=True):
-        own = [part for part in parts if part is not None]
+    for out, own in zip((mine, exact), given, strict=True):
         found.append([out, *torch.autograd.grad((out.double() * weight).sum(), own)])
     return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(*found, strict=True)]
 
 
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("size", [(5, 256, 256, 8, 64), (3, 257, 257, 8, 32), (2, 70, 130, 3, 16)])
-def test_kernels_equal_attention_in_double_precision(size, biased):
+@pytest.mark.parametrize("size", [(5, 256, 256, 8, 64), (3, 257, 257, 8, 32), (2, 70, 130, 3, 16), (2, 40, 90, 2, 128)])
+@pytest.mark.parametrize("frames_in_the_buffer", [1, 2, 100])
+def test_kernels_equal_attention_in_double_precision(size, frames_in_the_buffer, monkeypatch):
+    monkeypatch.setattr("dila.nn.triton_attention._BUFFER", frames_in_the_buffer * size[3] * size[1] * (size[2] + 15))
     assert kernels.attend is not None
-    values = inputs(*size, biased)
+    values = inputs(*size)
     types = (torch.bfloat16, torch.float64)
-    ours, theirs = ([None if v is None else v.detach().to(t).requires_grad_() for v in values] for t in types)
+    ours, theirs = ([v.detach().to(t).requires_grad_() for v in values] for t in types)
     weight = torch.randn(size[0], size[1], *size[3:], device="cuda", dtype=torch.float64)
     mine, _ = kernels.attend(*ours, None, 0.0)
     assert max(errors(mine, attention(*theirs), (ours, theirs), weight)) < 1e-2
 
 
-def test_dropout_drops_its_share_of_the_weights_and_goes_backward_alike():
+def test_dropout_drops_its_share_of_the_weights_and_goes_backward_alike(monkeypatch):
+    monkeypatch.setattr("dila.nn.triton_attention._BUFFER", 1)  # one frame at a time
     assert kernels.attend is not None
     frames, tokens, heads, width = 2, 128, 2, 128
-    values = inputs(frames, tokens, tokens, heads, width, True)
+    values = inputs(frames, tokens, tokens, heads, width)
     seed = torch.tensor([11], device="cuda")
     values[2] = torch.eye(width, device="cuda", dtype=torch.bfloat16)[None, :, None].repeat(frames, 1, heads, 1)
     whole, dropped = (kernels.attend(*values, chosen, 0.25)[0] for chosen in (None, seed))  # the weights themselves
@@ -55,7 +53,7 @@ def test_dropout_drops_its_share_of_the_weights_and_goes_backward_alike():
     assert abs(kept.float().mean().item() - 0.75) < 1e-2
     assert (kernels.attend(*values, seed + 1, 0.25)[0] != dropped).float().mean() > 0.2
     torch.testing.assert_close(dropped, torch.where(dropped != 0, whole / 0.75, 0), rtol=2e-2, atol=1e-4)
-    values = inputs(frames, tokens, tokens, heads, width, True)
+    values = inputs(frames, tokens, tokens, heads, width)
     ours, theirs = ([v.detach().to(d).requires_grad_() for v in values] for d in (torch.bfloat16, torch.float64))
     weight = torch.randn(frames, tokens, heads, width, device="cuda", dtype=torch.float64)
     mine, _ = kernels.attend(*ours, seed, 0.25)
@@ -64,7 +62,7 @@ def test_dropout_drops_its_share_of_the_weights_and_goes_backward_alike():
 
 def test_same_input_same_bits():
     assert kernels.attend is not None
-    values = [value.requires_grad_() for value in inputs(40, 257, 257, 8, 32, True)]
+    values = [value.requires_grad_() for value in inputs(40, 257, 257, 8, 32)]
     seed = torch.tensor([3], device="cuda")
     runs = [torch.autograd.grad(kernels.attend(*values, seed, 0.1)[0].float().square().sum(), values) for _ in range(2)]
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))

@@ -20,23 +20,29 @@ def relative(mine, theirs):
     return ((mine.double() - theirs.double()).norm() / theirs.double().norm()).item()
 
 
-def both(values):
-    """Outputs and gradients of the kernels, and of the loop in double precision on the same numbers."""
+def both(values, begins=True, outputs=2):
+    """Outputs and gradients of the kernels, and of the loop in double precision on the same numbers.
+
+    Without ``begins`` from no state; with one output the last state has no gradient.
+    """
     exact = [value.detach().double().requires_grad_() for value in values]
-    D = torch.zeros(values[2].shape[0], device="cuda")
-    ours, theirs = selective_scan(*values[:5], D, values[5]), _Scan.apply(*exact)
+    D, none = torch.zeros(values[2].shape[0], device="cuda"), torch.zeros_like(exact[5])
+    ours = selective_scan(*values[:5], D, values[5] if begins else None)[:outputs]
+    theirs = _Scan.apply(*exact[:5], exact[5] if begins else none)[:outputs]
     weights = [torch.randn_like(part).to(values[0].dtype).double() for part in theirs]  # exact in the type of y
     found = []
-    for parts, given in ((ours, values), (theirs, exact)):
+    for parts, given in ((ours, values[: 5 + begins]), (theirs, exact[: 5 + begins])):
         total = sum((part.double() * weight).sum() for part, weight in zip(parts, weights, strict=True))
         found.append([*parts, *torch.autograd.grad(total, given)])
     return found
 
 
 @pytest.mark.parametrize("size", [(5, 6, 4, 3), (300, 16, 512, 32), (7, 33, 130, 16), (64, 1, 256, 8)])
-def test_kernels_equal_the_loop(size):
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_kernels_equal_the_loop(size, begins, outputs):
     assert kernels.scan is not None
-    assert max(map(relative, *both(inputs(*size)))) < 1e-5
+    assert max(map(relative, *both(inputs(*size), begins, outputs))) < 1e-5
 
 
 def test_kernels_in_bfloat16_equal_the_loop_on_the_same_numbers():

@@ -59,9 +59,8 @@ class Mamba(nn.Module):
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.state_dim, self.state_dim], dim=-1)
         dt = F.softplus(self.dt_proj(dt))
         A = -self.A_log.float().exp()
-        x = u.new_zeros(u.shape[0], *A.shape, dtype=torch.float32) if state is None else state.x
         with torch.autocast(u.device.type, enabled=False):
-            out, x = selective_scan(u, dt, A, B, C, self.D.float(), x.float())
+            out, x = selective_scan(u, dt, A, B, C, self.D.float(), None if state is None else state.x.float())
         return self.out_proj(out.to(gate.dtype) * F.silu(gate)), MambaState(window, x)
 
     def _convolve(self, u: Float[Tensor, "R T E"], window: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -82,9 +81,9 @@ def selective_scan(
     B: Float[Tensor, "R T S"],
     C: Float[Tensor, "R T S"],
     D: Float[Tensor, " E"],
-    x: Float[Tensor, "R E S"],
+    x: Float[Tensor, "R E S"] | None,
 ) -> tuple[Float[Tensor, "R T E"], Float[Tensor, "R E S"]]:
-    """Run the recurrence, in float32 at least, from state ``x``; returns the outputs and the last state.
+    """Run the recurrence, in float32 at least, from state ``x``, or from zeros; returns the outputs and the last state.
 
     Forward and backward keep no state per time step: the backward runs the recurrence forward again. On CUDA it is the
     kernel of `dila.nn.triton_scan`; elsewhere rows are taken in blocks small enough for the processor's cache.
@@ -93,6 +92,7 @@ def selective_scan(
         y, last = kernels.scan(u, dt, A, B, C, x)
     else:
         u, dt, B, C = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (u, dt, B, C))
+        x = A.new_zeros(u.shape[0], *A.shape) if x is None else x
         y, last = _scan(u, dt, A, B, C, x)
     return y + u * D, last
 

@@ -39,6 +39,13 @@ def _read(x, t, frames, lane, width):
 
 @triton.jit
 @no_type_check
+def _state(x, has, given: tl.constexpr):
+    """A state or its gradient; zeros where none is given."""
+    return tl.load(x, has, 0.0) if given else tl.zeros(has.shape, tl.float32)
+
+
+@triton.jit
+@no_type_check
 def _ahead(x, a, u, dt, B, t, frames, e, inner, s, states):
     """The state after a step, given that before it. Steps past the last leave it as it is."""
     step = _read(dt, t, frames, e, inner)
@@ -69,12 +76,15 @@ def _back(
 
 @triton.jit
 @no_type_check
-def _forward_kernel(u, dt, A, B, C, x0, y, last, frames, inner, states: tl.constexpr, S: tl.constexpr, E: tl.constexpr):
+def _forward_kernel(
+    u, dt, A, B, C, x0, y, last, frames, inner,
+    begins: tl.constexpr, states: tl.constexpr, S: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     e, s = tl.program_id(1) * E + tl.arange(0, E), tl.arange(0, S)
     tile, has = e[:, None] * states + s[None, :], (e < inner)[:, None] & (s < states)[None, :]
     wide, narrow, state = row * frames * inner, row * frames * states, row * inner * states + tile
-    a, x = tl.load(A + tile, has, 0.0) * LOG2E, tl.load(x0 + state, has, 0.0)
+    a, x = tl.load(A + tile, has, 0.0) * LOG2E, _state(x0 + state, has, begins)
     for t in range(frames):
         x = _ahead(x, a, u + wide, dt + wide, B + narrow, t, frames, e, inner, s, states)
         c = _read(C + narrow, t, frames, s, states)
@@ -86,7 +96,8 @@ def _forward_kernel(u, dt, A, B, C, x0, y, last, frames, inner, states: tl.const
 @no_type_check
 def _backward_kernel(
     u, dt, A, B, C, x0, gy, glast, gu, gdt, gA, gB, gC, gx0, scratch,
-    rows, frames, inner, states: tl.constexpr, S: tl.constexpr, E: tl.constexpr,
+    rows, frames, inner,
+    begins: tl.constexpr, goes_on: tl.constexpr, states: tl.constexpr, S: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     worker, block, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     e, s, chunks = block * E + tl.arange(0, E), tl.arange(0, S), tl.cdiv(frames, _STRIDE)
@@ -99,7 +110,7 @@ def _backward_kernel(
         part = (block * rows + row) * frames * states
         u_, dt_, B_, C_, gy_ = u + wide, dt + wide, B + narrow, C + narrow, gy + wide  # of this row
         gu_, gdt_, gB_, gC_ = gu + wide, gdt + wide, gB + part, gC + part
-        x = tl.load(x0 + state, has, 0.0)
+        x = _state(x0 + state, has, begins)
         tl.store(kept, x)
         for chunk in range(chunks - 1):
             x = _ahead(x, a, u_, dt_, B_, _STRIDE * chunk, frames, e, inner, s, states)
@@ -108,7 +119,7 @@ def _backward_kernel(
             x = _ahead(x, a, u_, dt_, B_, _STRIDE * chunk + 3, frames, e, inner, s, states)
             tl.store(kept + (chunk + 1) * E * S, x)
         tl.debug_barrier()  # what a thread reads next another may have written
-        gx = tl.load(glast + state, has, 0.0)
+        gx = _state(glast + state, has, goes_on)
         for back in range(chunks):
             t = _STRIDE * (chunks - 1 - back)
             x0_ = tl.load(kept + (chunks - 1 - back) * E * S)
@@ -128,14 +139,15 @@ def _backward_kernel(
             gx, ga = _back(
                 gx, ga, x0_, x1, a, u_, dt_, B_, C_, gy_, gu_, gdt_, gB_, gC_, t, frames, e, inner, s, states
             )  # fmt: skip
-        tl.store(gx0 + state, gx, has)
+        if begins:
+            tl.store(gx0 + state, gx, has)
         tl.debug_barrier()  # the next row writes where this one was read
         row += tl.num_programs(0)
     tl.store(gA + worker.to(tl.int64) * inner * states + tile, ga, has)
 
 
 @torch.library.custom_op("dila::scan", mutates_args=())
-def scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+def scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
     """Outputs and last state of the recurrence without its skip.
 
     Args:
@@ -144,52 +156,59 @@ def scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, x0: Tensor) -> 
         A: ``E S``, float32.
         B: ``R T S``.
         C: ``R T S``.
-        x0: ``R E S``, float32.
+        x0: ``R E S``, float32; zeros when None.
     """
-    u, dt, A, B, C, x0 = (part.contiguous() for part in (u, dt, A, B, C, x0))
-    y, last = torch.empty_like(u), torch.empty_like(x0)
-    sizes = _sizes(A)
+    u, dt, A, B, C = (part.contiguous() for part in (u, dt, A, B, C))
+    y, last = torch.empty_like(u), u.new_empty(len(u), *A.shape, dtype=torch.float32)
+    sizes = _sizes(A) | {"begins": x0 is not None}
+    x0 = last if x0 is None else x0.contiguous()
     grid = (u.shape[0], triton.cdiv(A.shape[0], sizes["E"]))
-    _forward_kernel[grid](u, dt, A, B, C, x0, y, last, u.shape[1], A.shape[0], A.shape[1], **sizes)
+    _forward_kernel[grid](u, dt, A, B, C, x0, y, last, u.shape[1], A.shape[0], states=A.shape[1], **sizes)
     return y, last
 
 
 @torch.library.custom_op("dila::scan_backward", mutates_args=())
 def scan_backward(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, x0: Tensor, gy: Tensor, glast: Tensor
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, x0: Tensor | None, gy: Tensor, glast: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the inputs of `scan`, given those of its outputs."""
-    u, dt, A, B, C, x0, gy, glast = (part.contiguous() for part in (u, dt, A, B, C, x0, gy, glast))
+    """Gradients of the inputs of `scan`, given those of its outputs; the last is empty without x0."""
+    u, dt, A, B, C, gy = (part.contiguous() for part in (u, dt, A, B, C, gy))
     rows, frames, (inner, states), sizes = u.shape[0], u.shape[1], A.shape, _sizes(A)
     blocks = triton.cdiv(inner, sizes["E"])
     workers = max(1, min(rows, programs(u.device, _PROGRAMS) // blocks))
     like = {"device": u.device, "dtype": torch.float32}
-    gu, gdt, gx0 = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(x0)
+    gu, gdt, gx0 = torch.empty_like(u), torch.empty_like(dt), torch.empty(0 if x0 is None else x0.shape, **like)
     gA = torch.empty(workers, inner, states, **like)
     gB, gC = torch.empty(2, blocks, rows, frames, states, **like)
     scratch = torch.empty(workers, blocks, triton.cdiv(frames, _STRIDE.value), sizes["E"], sizes["S"], **like)
+    sizes |= {"begins": x0 is not None, "goes_on": glast is not None}
+    x0, glast = (gA if part is None else part.contiguous() for part in (x0, glast))
     _backward_kernel[(workers, blocks)](
-        u, dt, A, B, C, x0, gy, glast, gu, gdt, gA, gB, gC, gx0, scratch, rows, frames, inner, states, **sizes
+        u, dt, A, B, C, x0, gy, glast, gu, gdt, gA, gB, gC, gx0, scratch, rows, frames, inner, states=states, **sizes
     )
     return gu, gdt, gA.sum(0), gB.sum(0).to(B.dtype), gC.sum(0).to(C.dtype), gx0
 
 
 @scan.register_fake
 def _(u, dt, A, B, C, x0):
-    return u.new_empty(u.shape), x0.new_empty(x0.shape)
+    return u.new_empty(u.shape), u.new_empty(u.shape[0], *A.shape, dtype=torch.float32)
 
 
 @scan_backward.register_fake
 def _(u, dt, A, B, C, x0, gy, glast):
-    return tuple(part.new_empty(part.shape) for part in (u, dt, A, B, C, x0))
+    gx0 = A.new_empty(0 if x0 is None else x0.shape)
+    return *(part.new_empty(part.shape) for part in (u, dt, A, B, C)), gx0
 
 
 def _keep(ctx, inputs, output):
     ctx.save_for_backward(*inputs)
+    ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, gy, glast):
-    return scan_backward(*ctx.saved_tensors, gy, glast)
+    u, *others, x0 = ctx.saved_tensors
+    *gradients, gx0 = scan_backward(u, *others, x0, torch.zeros_like(u) if gy is None else gy, glast)
+    return *gradients, None if x0 is None else gx0
 
 
 scan.register_autograd(_differentiate, setup_context=_keep)
