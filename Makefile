@@ -14,7 +14,7 @@ FULL := $(VENV)/.installed-full
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint types format check quickstart demo docs bench bounds versions fuzz sbom audit clean
+.PHONY: help setup test test-slow kernels lint types format check quickstart demo docs bench bounds versions fuzz sbom audit clean
 
 # Of `make bounds`: extras whose lower bounds count too, and what is left free (a torch that has a wheel here).
 # Of `make versions`: extras that are installed beside, whose tests are skipped without: make versions EXTRAS=sim.
@@ -42,8 +42,26 @@ $(FULL): $(SOURCES) | $(BIN)/python
 setup: $(FULL)  ## install the package with all that its tests need, into .venv
 
 # A process a core with one thread each: two threads on small tensors mostly wait for each other.
-test: setup  ## run the tests, the minutes-long ones left out
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: setup  ## run the tests, the minutes-long ones left out; on Linux those of the GPU kernels in Triton's interpreter
+	$(PYTEST) -m "not slow"
+ifeq ($(shell uname -s),Linux)
+	@$(MAKE) --no-print-directory kernels
+endif
+
+# Beside the environment, not in it: nothing but these tests needs either package.
+TRITON := .venv-triton
+
+$(TRITON)/.installed: requirements/triton.txt | $(BIN)/python
+	rm -rf $(TRITON)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(TRITON) -r $<
+	@touch $@
+
+kernels: setup $(TRITON)/.installed  ## test the GPU kernels without a GPU, and that they fit its registers (Linux)
+	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(PYTEST) -W ignore::DeprecationWarning tests/nn/test_triton_*.py
+	@mkdir -p build
+	PYTHONPATH=$(TRITON) $(BIN)/python benchmarks/registers.py > build/registers.jsonl
 
 test-slow: setup  ## run the minutes-long tests
 	$(BIN)/python -m pytest -m slow
@@ -74,8 +92,8 @@ docs: $(LIGHT)  ## build the documentation, strictly, into site/
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python -m mkdocs build --strict
 
-bench: setup  ## run every benchmark; each prints JSON with its baseline
-	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+bench: setup  ## run every benchmark that needs no GPU; each prints JSON with its baseline
+	@set -e; for name in data load speed; do echo "$$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
 # The core's tests in the environment $(1) of their own, installed with the extras $(3) under the pins of $(2).
 define core_tests

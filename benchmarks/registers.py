@@ -1,7 +1,7 @@
 """Do the Triton kernels fit the registers of a GPU that is not here? Compiles them for sm_90 and prints JSON.
 
-    pip install triton==3.6.0
-    python benchmarks/registers.py
+    make kernels                       # which leaves build/registers.jsonl
+    python benchmarks/registers.py     # where Triton is installed
 
 Triton brings NVIDIA's assembler, which says how many registers a thread takes and how many bytes it spills to memory:
 a kernel that spills is slower many times over, and nothing else tells so (docs/log.md, 27 November 2026). Exits with 1

@@ -19,6 +19,9 @@ part "the kernels and graphs"
 $PYTHON -m pytest -q -W ignore tests/nn/test_triton_*.py tests/imagine/test_graph.py tests/train/test_recorded.py > "$OUT/tests.txt" 2>&1
 tail -n 3 "$OUT/tests.txt"
 
+part "each kernel beside PyTorch's own"
+timeout 120 $PYTHON benchmarks/kernels.py | tee "$OUT/kernels.json"
+
 part "speed, and where the time goes"
 bench() { timeout "$1" $PYTHON -m dila.cli.main bench base --device cuda --profile --json "$OUT/$2.json" "${@:3}"; }
 bench 150 plan --works plan --frames 10 --candidates 256 --compiled --graph

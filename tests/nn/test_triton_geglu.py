@@ -1,22 +1,23 @@
-"""On a GPU; elsewhere there is nothing to run the kernels on."""
+"""On a GPU, or in Triton's interpreter: `make kernels`."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_world import DEVICE, anywhere
 
 from dila.nn import kernels
 from dila.nn.feedforward import FeedForward
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels run on CUDA")
+pytestmark = anywhere
 
 
 @pytest.mark.parametrize("dim", [20, 256, 768])
 def test_the_feed_forward_is_its_parts(dim):
-    ff = FeedForward(dim, dropout=0.1).cuda().eval()
-    exact = FeedForward(dim).cuda().double()  # which no kernel takes
+    ff = FeedForward(dim, dropout=0.1).to(DEVICE).eval()
+    exact = FeedForward(dim).to(DEVICE).double()  # which no kernel takes
     exact.load_state_dict(ff.state_dict())
-    x = torch.randn(3, 7, dim, device="cuda", requires_grad=True)
-    x_exact, weight = x.detach().double().requires_grad_(), torch.randn(3, 7, dim, device="cuda")
+    x = torch.randn(3, 7, dim, device=DEVICE, requires_grad=True)
+    x_exact, weight = x.detach().double().requires_grad_(), torch.randn(3, 7, dim, device=DEVICE)
     found = []
     for layer, given in ((ff, x), (exact, x_exact)):
         y = layer(given)
@@ -28,11 +29,11 @@ def test_the_feed_forward_is_its_parts(dim):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_drops_its_share_scales_the_rest_and_goes_backward_alike(dtype):
     assert kernels.geglu is not None
-    h = torch.randn(500, 2 * 688, device="cuda", dtype=dtype, requires_grad=True)
-    seed = torch.tensor([7], device="cuda")
+    h = torch.randn(200, 2 * 688, device=DEVICE, dtype=dtype, requires_grad=True)
+    seed = torch.tensor([7], device=DEVICE)
     whole, dropped = kernels.geglu(h, None, 0.0), kernels.geglu(h, seed, 0.1)
     kept = dropped != 0
-    assert abs(kept.float().mean().item() - 0.9) < 2e-3
+    assert abs(kept.float().mean().item() - 0.9) < 3e-3
     assert (kernels.geglu(h, seed + 1, 0.1) != dropped).float().mean() > 0.1
     torch.testing.assert_close(dropped[kept].float(), whole[kept].float() / 0.9, rtol=1e-2, atol=1e-2)
     weight = torch.randn_like(dropped)

@@ -1,20 +1,21 @@
-"""On a GPU; elsewhere there is nothing to run the kernels on."""
+"""On a GPU, or in Triton's interpreter: `make kernels`."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_world import DEVICE, HALF, anywhere, sizes
 
 from dila.nn import kernels
 from dila.nn.attention import Attention
 from dila.nn.position import rotate, turns
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels run on CUDA")
+pytestmark = anywhere
 
 
 def inputs(clips, frames, cells, heads, width):
     shapes = [(clips, frames, cells, heads, width), (clips, frames, cells, 2, heads, width)]
-    q, kv = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for shape in shapes)
-    return [q, kv, 3 * torch.randn(width, device="cuda"), torch.randn(width, device="cuda")]
+    q, kv = (torch.randn(shape, device=DEVICE, dtype=HALF) for shape in shapes)
+    return [q, kv, 3 * torch.randn(width, device=DEVICE), torch.randn(width, device=DEVICE)]
 
 
 def exact(q, kv, q_scale, k_scale, kept=1.0):
@@ -46,7 +47,12 @@ def twice(values):
     return ([value.detach().to(t or value.dtype).requires_grad_() for value in values] for t in (None, torch.float64))
 
 
-@pytest.mark.parametrize("size", [(2, 16, 60, 8, 64), (3, 15, 33, 8, 32), (1, 2, 5, 3, 128), (2, 40, 7, 2, 64)])
+LARGE = [(2, 16, 60, 8, 64), (3, 15, 33, 8, 32), (1, 2, 5, 3, 128), (2, 40, 7, 2, 64)]
+
+
+@pytest.mark.parametrize(
+    "size", sizes(LARGE, [(2, 16, 3, 2, 64), (1, 15, 2, 2, 32), (1, 2, 2, 1, 128), (1, 40, 2, 1, 32)])
+)
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_kernels_equal_attention_in_double_precision(size, outputs):
     """With a gradient of the keys that the cache keeps, and without."""
@@ -57,31 +63,31 @@ def test_kernels_equal_attention_in_double_precision(size, outputs):
 
 def test_dropout_drops_its_share_of_the_weights_and_goes_backward_alike():
     frames = 32
-    values, seed = inputs(3, frames, 40, 2, frames), torch.tensor([11], device="cuda")
-    values[1][:, :, :, 1] = torch.eye(frames, device="cuda")[None, :, None, None]  # what is seen are the weights
+    values, seed = inputs(3, frames, 8, 2, frames), torch.tensor([11], device=DEVICE)
+    values[1][:, :, :, 1] = torch.eye(frames, device=DEVICE)[None, :, None, None]  # what is seen are the weights
     whole, dropped = mine(*values)[0], mine(*values, seed, 0.25)[0]
     kept = (dropped != 0).permute(0, 2, 3, 1, 4)
-    past = torch.ones(frames, frames, device="cuda").tril().bool()
+    past = torch.ones(frames, frames, device=DEVICE).tril().bool()
     assert abs(kept[..., past].float().mean().item() - 0.75) < 1e-2
     assert (mine(*values, seed + 1, 0.25)[0] != dropped).float().mean() > 0.1
     torch.testing.assert_close(dropped, torch.where(dropped != 0, whole / 0.75, 0), rtol=2e-2, atol=1e-4)
-    ours, theirs = twice(inputs(3, frames, 40, 2, frames))
+    ours, theirs = twice(inputs(3, frames, 8, 2, frames))
     assert max(errors(mine(*ours, seed, 0.25), exact(*theirs, kept / 0.75), (ours, theirs))) < 1e-2
 
 
 def test_same_input_same_bits():
-    values = [value.requires_grad_() for value in inputs(4, 16, 256, 8, 64)]
+    values = [value.requires_grad_() for value in inputs(*sizes([(4, 16, 256, 8, 64)], [(2, 16, 3, 2, 32)])[0])]
     runs = [torch.autograd.grad(mine(*values)[0].float().square().sum(), values) for _ in range(2)]
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
 def test_attention_in_time_goes_through_the_kernel_and_leaves_the_same_past(monkeypatch):
-    layer, x, found = Attention(64, 2, 32).cuda(), torch.randn(2, 7, 9, 64, device="cuda"), []
+    layer, x, found = Attention(64, 2, 32).to(DEVICE), torch.randn(2, 7, 9, 64, device=DEVICE), []
     called = []
     kernel = kernels.attend_back
     monkeypatch.setattr(kernels, "attend_back", lambda *given: called.append(1) or kernel(*given))
     for _ in range(2):
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(DEVICE, HALF):
             whole, past = layer.time(x)
             found.append([whole, *past, layer.time(x[:, :1], past)[0]])
         monkeypatch.setattr(kernels, "attend_back", None)

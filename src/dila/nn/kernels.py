@@ -1,5 +1,9 @@
-"""Our Triton kernels, where there are any: they come with PyTorch's CUDA builds and with no other."""
+"""Our Triton kernels, where there are any: they come with PyTorch's CUDA builds and with no other.
 
+Triton's interpreter runs them anywhere (``TRITON_INTERPRET=1``, as `make kernels` does), slowly, for their tests.
+"""
+
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -12,7 +16,8 @@ peg: Callable[..., Tensor] | None = None
 geglu: Callable[..., Tensor] | None = None
 attend: Callable[..., tuple[Tensor, Tensor]] | None = None
 attend_back: Callable[..., tuple[Tensor, Tensor]] | None = None
-if torch.version.cuda and find_spec("triton"):
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if (torch.version.cuda or _INTERPRETED) and find_spec("triton"):
     from dila.nn import triton_attention, triton_geglu, triton_peg, triton_scan, triton_time
 
     scan, peg, geglu, attend = triton_scan.scan, triton_peg.peg, triton_geglu.geglu, triton_attention.attend
@@ -21,13 +26,13 @@ if torch.version.cuda and find_spec("triton"):
 
 def fits(x: Tensor) -> bool:
     """Whether the kernels take this tensor: on CUDA, and not in double precision."""
-    return x.is_cuda and x.dtype != torch.float64
+    return (x.is_cuda or _INTERPRETED) and x.dtype != torch.float64
 
 
 def attends(q: Tensor, least: int = 16) -> bool:
     """Whether the kernels of attention take these queries: on CUDA, of 16 bits, heads a power of two wide."""
     width = q.shape[-1]
-    return q.is_cuda and q.element_size() == 2 and least <= width <= 128 and width & (width - 1) == 0
+    return fits(q) and q.element_size() == 2 and least <= width <= 128 and width & (width - 1) == 0
 
 
 def seed(p: float, like: Tensor) -> Tensor | None:
