@@ -49,20 +49,23 @@ def test_codes_are_refused(small_config, clip):
 
 @on_a_gpu
 @pytest.mark.parametrize("stage", [OneStep(), Rollout(), ActionConditioned(context=1)], ids=repr)
-def test_replayed_gradients_are_those_of_a_call_whatever_batch_and_weights(small_config, awake, clip, stage):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_replayed_gradients_are_those_of_a_call_whatever_batch_and_weights(small_config, awake, clip, stage, parts):
+    """Those of both parts of a step; of the last batch where each is a step."""
     model = awake(small_config).cuda()
     a = torch.randn(2, 3, 3, device="cuda") if isinstance(stage, ActionConditioned) else None
-    recorded = Recorded(Learner(model, stage, "fp32", 3).cuda().train(), Batch(clip(4).cuda(), a), share=0.5)
+    recorded = Recorded(Learner(model, stage, "fp32", 3).cuda().train(), Batch(clip(4).cuda(), a), share=1 / parts)
     other = copy.deepcopy(model).train()
     with torch.no_grad():
         for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
             theirs.copy_(mine.mul_(1.1))
-    other.zero_grad(set_to_none=True)
-    for _ in range(2):  # the parts of a step
+    for call in range(2):
+        if parts == 1 or call == 0:
+            other.zero_grad(set_to_none=True)
         e = torch.randn_like(clip(4)).cuda()
         a = None if a is None else torch.randn_like(a)
         outcome, expected = recorded(Batch(e, a)), Learner(other, stage, "fp32", 3).cuda()(e, a)
-        (expected.total / 2).backward()
+        (expected.total / parts).backward()
         torch.testing.assert_close(outcome.total, expected.total, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(outcome.z, expected.z, atol=1e-4, rtol=1e-3)
     for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):

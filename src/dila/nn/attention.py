@@ -93,8 +93,8 @@ class Attention(nn.Module):
         """`time` from the clip's start by our kernel, which takes q and kv as they come from their maps."""
         assert kernels.attend_back is not None
         q, kv = q.unflatten(-1, (self.heads, -1)), kv.unflatten(-1, (2, self.heads, -1))
-        scales, turned = (self.q_scale * LOGIT_SCALE, self.k_scale), turns(q, q.shape[1], q.shape[-1] // 2)
-        p = self.dropout if self.training else 0.0
+        scales = self.q_scale.float() * LOGIT_SCALE, self.k_scale.float()
+        turned, p = turns(q, q.shape[1], q.shape[-1] // 2), self.dropout if self.training else 0.0
         out, k = kernels.attend_back(q, kv, *scales, turned, kernels.seed(p, q), p)
         k, v = (rearrange(part, "b t n heads d -> b n heads t d") for part in (k, kv[:, :, :, 1]))
         return self.to_out(out.flatten(-2)), KeysValues(k, v)

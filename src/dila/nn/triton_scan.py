@@ -59,17 +59,17 @@ def _back(
     gx, ga, before, after, a, u, dt, B, C, gy, gu, gdt, gB, gC, t, frames, e, inner, s, states,
 ):  # fmt: skip
     """Go back one step: the gradients of the state before it and, so far, of A; those of its inputs are written."""
-    step, drive = _read(dt, t, frames, e, inner), _read(u, t, frames, e, inner)
+    step, uu = _read(dt, t, frames, e, inner), _read(u, t, frames, e, inner)
     g, b, c = _read(gy, t, frames, e, inner), _read(B, t, frames, s, states), _read(C, t, frames, s, states)
     gx += g[:, None] * c[None, :]
     here, at = (t < frames) & (s < states), t * states + s
     tl.store(gC + at, tl.sum(after * g[:, None], 0), here)
-    tl.store(gB + at, tl.sum(gx * (step * drive)[:, None], 0), here)
+    tl.store(gB + at, tl.sum(gx * (step * uu)[:, None], 0), here)
     gdrive = tl.sum(gx * b[None, :], 1)
     gx *= tl.exp2(step[:, None] * a)
     gexponent = gx * before
     here, at = (t < frames) & (e < inner), t * inner + e
-    tl.store(gdt + at, gdrive * drive + tl.sum(gexponent * a, 1) / LOG2E, here)
+    tl.store(gdt + at, gdrive * uu + tl.sum(gexponent * a, 1) / LOG2E, here)
     tl.store(gu + at, gdrive * step, here)
     return gx, ga + gexponent * step[:, None]
 

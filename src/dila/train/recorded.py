@@ -22,8 +22,9 @@ def recordable(learner: Learner) -> bool:
 class Recorded:
     """Outcome and gradients of a learner under its present objective, for batches of one shape.
 
-    Gradients are added to those that the weights hold, as `torch.Tensor.backward` does; between optimiser steps they
-    have to be set to zero and not to None, as they are after the recording. Weights are read anew in every replay.
+    Where a batch is one of several parts of an optimiser step, gradients are added to those that the weights hold, as
+    `torch.Tensor.backward` does; where it is the whole, they are written over them, which needs no sums. Between steps
+    they may be set to zero, but not to None. Weights are read anew in every replay.
 
     Args:
         learner: on CUDA, in training mode.
@@ -60,6 +61,8 @@ class Recorded:
         return self.outcome._replace(total=self.outcome.total.clone(), losses=losses)
 
     def _run(self) -> Outcome:
+        if self.share == 1.0:
+            self.learner.zero_grad(set_to_none=True)
         outcome: Outcome = self.learner(*self.batch)
         (outcome.total * self.share).backward()
         return outcome._replace(
