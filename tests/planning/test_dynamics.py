@@ -11,6 +11,7 @@ from dila.errors import DilaError
 from dila.imagine.rollout import rollout
 from dila.imagine.world import World
 from dila.interop.models import build
+from dila.planning import dynamics
 from dila.planning.cost import Called, Features, Moment, Pixels, Reach, Score, Structure, Sum, vp2
 from dila.planning.dynamics import Dynamics, Imagination, Now, Simulation
 from dila.planning.gradient import Gradient
@@ -82,6 +83,18 @@ def test_what_a_cost_does_not_need_is_not_computed(imagination, now, candidates,
     assert not imagination.world.decoder.frames
     imagination.costs(now, Pixels(pictures(1, BATCH).float() / 255))(candidates)
     assert imagination.world.decoder.frames == BATCH * SAMPLES * HORIZON
+
+
+def test_candidates_wait_their_turn_in_parts_alike(world, now, goal, monkeypatch):
+    imagination = Imagination(world)
+    monkeypatch.setattr(dynamics, "_ON_A_CPU", 7 * imagination.see(now.frames)[0, 0].numel())
+    repeated = counted(monkeypatch, dynamics, "repeat_state")
+    imagination.costs(now, Structure(goal))(torch.randn(BATCH, 8, HORIZON, 3))
+    assert [copies for _, copies in repeated] == [
+        3,
+        3,
+        2,
+    ]  # of each of two environments: six futures, not more than seven
 
 
 def test_chunks_change_nothing(world, now, candidates, goal):

@@ -26,6 +26,7 @@ from dila.imagine.rollout import rollout, steps
 from dila.model.dila import DiLA, repeat_state
 from dila.model.presets import preset
 from dila.nn import kernels
+from dila.planning.dynamics import at_once, in_turn
 from dila.shapes import Float, Tensor
 from dila.train.learner import Learner, compile_layers, make_optimiser, recompute_layers
 from dila.train.objectives import Batch, OneStep, Rollout
@@ -137,9 +138,11 @@ def plan_costs(
 ) -> Float[Tensor, " S"]:
     """Squared distance of each candidate's structures to a goal: one context for all, nothing drawn."""
     layout = Layout(model)
-    state = repeat_state(layout.start(context), len(z))
-    costs = [(s_hat.float() - goal).square().mean((1, 2, 3)) for _, s_hat in steps(layout, state, z)]
-    return torch.stack(costs).mean(0)
+    state, found = layout.start(context), []
+    for part in in_turn(z, at_once(context)):
+        moved = steps(layout, repeat_state(state, len(part)), part)
+        found.append(torch.stack([(s_hat.float() - goal).square().mean((1, 2, 3)) for _, s_hat in moved]).mean(0))
+    return torch.cat(found)
 
 
 def measure(work: Work, device: torch.device, repeats: int = 3) -> Measured:
@@ -171,6 +174,8 @@ def count_tflop(run: Callable[[], Any]) -> float:
     if kernels.attend is not None:
         counts[ops.dila.attend] = lambda q, k, *_, **__: 4 * prod(q) * k[1]
         counts[ops.dila.attend_backward] = lambda q, k, *_, **__: 10 * prod(q) * k[1]
+        counts[ops.dila.attend_back] = lambda q, *_, **__: 4 * prod(q) * q[1]
+        counts[ops.dila.attend_back_backward] = lambda q, *_, **__: 8 * prod(q) * q[1]
     with FlopCounterMode(display=False, custom_mapping=counts) as counter:
         run()
     return counter.get_total_flops() / 1e12

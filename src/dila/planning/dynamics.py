@@ -6,6 +6,7 @@ sees. The context is read once for all candidates of all environments.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,8 +22,9 @@ from dila.planning.environment import Simulated
 from dila.planning.planner import CostOf
 from dila.shapes import Features, Float, LatentActions, Structure, Tensor, UInt8
 
-CHUNK = 1024
-"""Futures imagined at once; the rest waits, so that memory does not grow with the number of candidates."""
+_ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
+"""Numbers in one frame's features of all futures that are imagined at once. More are slower on a processor, whose
+caches they leave, and memory would grow with the number of candidates."""
 
 ToLatent = Callable[[Tensor], Tensor]
 """Real actions ``B K Da`` to latent ones ``B K Dz``."""
@@ -45,6 +47,16 @@ class Dynamics(Protocol):
         ...
 
 
+def at_once(e: Features) -> int:
+    """How many futures to imagine at once from such frames on their device; the rest waits its turn."""
+    return max(1, (_ON_A_CPU if e.device.type == "cpu" else _ELSEWHERE) // e[0, 0].numel())
+
+
+def in_turn(candidates: Tensor, count: int, axis: int = 0) -> tuple[Tensor, ...]:
+    """The candidates in parts as alike as can be, of so many at the most."""
+    return candidates.chunk(ceil(candidates.shape[axis] / count), axis)
+
+
 class Imagination:
     """Futures in a world model.
 
@@ -52,13 +64,13 @@ class Imagination:
         world: model, encoder and decoder.
         to_latent: actions of the environment to latent actions; the model's own action encoder when None.
         over: how the costs of a future's frames become one.
-        chunk: futures at once.
+        chunk: futures at once, instead of `at_once`.
 
     Raises:
         DilaError: the model has no action encoder.
     """
 
-    def __init__(self, world: World, to_latent: ToLatent | None = None, over: Over = "mean", chunk: int = CHUNK):
+    def __init__(self, world: World, to_latent: ToLatent | None = None, over: Over = "mean", chunk: int | None = None):
         self.world, self.chunk = world, chunk
         self.over: Over = over
         self.to_latent = to_latent or _own_encoder(world.model)
@@ -101,9 +113,10 @@ class Imagination:
             state = model.start(e)
 
         def of(candidates: Tensor) -> Tensor:
-            a, samples = candidates.to(e.device), max(1, self.chunk // len(candidates))
+            samples = max(1, (self.chunk or at_once(e)) // len(candidates))
+            parts = in_turn(candidates.to(e.device), samples, axis=1)
             with self.world.running(), torch.set_grad_enabled(candidates.requires_grad):
-                return torch.cat([self._some(model, state, part, cost) for part in a.split(samples, 1)], dim=1)
+                return torch.cat([self._some(model, state, part, cost) for part in parts], dim=1)
 
         return of
 
