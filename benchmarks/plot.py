@@ -51,7 +51,7 @@ def main(source: str, target: str) -> None:
         axis.grid(alpha=0.25)
     for row in axes:
         row[0].set_ylabel("seconds")
-    axes.flat[0].legend(frameon=False)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="upper left", ncols=len(presets), frameon=False)
     figure.suptitle(f"Cost as work grows, on {told['device']}: both axes logarithmic", fontsize=10)
     figure.tight_layout()
     Path(target).parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,8 @@ from dila.planning.environment import Simulated
 from dila.planning.planner import CostOf
 from dila.shapes import Features, Float, LatentActions, Structure, Tensor, UInt8
 
+_MOST = 1024
+"""Futures imagined at once."""
 _ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
 """Numbers in one frame's features of all futures that are imagined at once. More are slower on a processor, whose
 caches they leave, and memory would grow with the number of candidates."""
@@ -49,7 +51,8 @@ class Dynamics(Protocol):
 
 def at_once(e: Features) -> int:
     """How many futures to imagine at once from such frames on their device; the rest waits its turn."""
-    return max(1, (_ON_A_CPU if e.device.type == "cpu" else _ELSEWHERE) // e[0, 0].numel())
+    numbers = _ON_A_CPU if e.device.type == "cpu" else _ELSEWHERE
+    return max(1, min(_MOST, numbers // e[0, 0].numel()))
 
 
 def in_turn(candidates: Tensor, count: int, axis: int = 0) -> tuple[Tensor, ...]:
