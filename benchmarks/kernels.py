@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from dila.nn import kernels
+from dila.nn.feedforward import GEGLU
 from dila.nn.position import rotate, turns
 from dila.shapes import Tensor
 
@@ -49,7 +50,7 @@ def cases(device: str, dtype: torch.dtype, clips: int = CLIPS, frames: int = FRA
     return [
         Case("position", [x, draw(27, DIM, kind=torch.float32), draw(DIM, kind=torch.float32)],
              lambda x, w, b: peg(x, None, w, b), convolution),
-        Case("gate", [wide], lambda h: geglu(h, None, 0.0), gate),
+        Case("gate", [wide], lambda h: geglu(h, None, 0.0), GEGLU()),
         Case("attention in space", [*space, draw(HEADS, cells, cells)],
              lambda q, k, v, bias: attend(q, k, v, bias, None, 0.0)[0], in_space),
         Case("attention in time", [q, kv, *scales],
@@ -70,12 +71,6 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     kernel = weight.T.reshape(-1, 1, 3, 3, 3)
     before = F.pad(x.movedim(-1, 1), (0, 0, 0, 0, 2, 0))
     return x + F.conv3d(before, kernel, bias, padding=(0, 1, 1), groups=len(bias)).movedim(1, -1)
-
-
-def gate(h: Tensor) -> Tensor:
-    """As `dila.nn.feedforward.GEGLU`."""
-    value, gate = h.chunk(2, dim=-1)
-    return F.gelu(gate) * value
 
 
 def in_space(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -25,7 +26,7 @@ from dila.nn import triton_attention, triton_geglu, triton_peg, triton_scan, tri
 
 ASSEMBLER = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 TARGET = GPUTarget("cuda", 90, 32)
-BASE = {"states": 32, "S": 32, "E": triton_scan._TILE // 32, "num_warps": 1, "begins": False, "goes_on": False}
+BASE = {"states": 32, "begins": False, "goes_on": False} | triton_scan._sizes(torch.empty(512, 32))
 
 
 def registers(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> dict[str, Any]:

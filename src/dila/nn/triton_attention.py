@@ -191,7 +191,8 @@ def attend_backward(
     """Gradients of q, k, v and the bias, given that of the result of `attend`."""
     q, k, v, go, laid = (*(_dense(part) for part in (q, k, v)), go.contiguous(), _laid(bias))
     (frames, queries, heads, width), keys = q.shape, k.shape[1]
-    gq, gk, gv, gbias = (x.new_empty(x.shape) for x in (q, k, v, bias.float()))
+    gq, gk, gv = (x.new_empty(x.shape) for x in (q, k, v))
+    gbias = bias.new_zeros(bias.shape, dtype=torch.float32)
     wide = width > 64  # which does not fit shared memory
     tile = {"D": width, "M": _QUERIES, "N": _KEYS if wide else _OWN_KEYS, "num_stages": 2}
     rows, cols = triton.cdiv(queries, _QUERIES) * heads, triton.cdiv(keys, tile["N"]) * heads
@@ -208,8 +209,7 @@ def attend_backward(
             first * heads, **told,
         )  # fmt: skip
         _query_kernel[(rows * here,)](k[part], glogits, gq[part], **sizes, **tile, **_strides(k=k))
-        sums = glogits.sum(0, dtype=torch.float32)[..., :keys]
-        gbias = gbias.copy_(sums) if first == 0 else gbias.add_(sums)
+        gbias += glogits.sum(0, dtype=torch.float32)[..., :keys]
     return gq, gk, gv, gbias.to(bias.dtype)
 
 

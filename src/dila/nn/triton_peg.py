@@ -58,14 +58,10 @@ def _frame(x, past, clip, t, frames, size, past_clip, past_frame):
 
 @triton.jit
 @no_type_check
-def _part(rows, cols, P: tl.constexpr):
-    """This program's clip, the upper of its two rows, and its cells of each."""
+def _part(number, cols, P: tl.constexpr):
+    """The upper of the two rows of this part of a frame, and its cells of each."""
     across = tl.cdiv(cols, P)
-    return (
-        tl.program_id(0).to(tl.int64),
-        tl.program_id(1) // across * 2,
-        tl.program_id(1) % across * P + tl.arange(0, P),
-    )
+    return number // across * 2, number % across * P + tl.arange(0, P)
 
 
 @triton.jit
@@ -80,12 +76,12 @@ def _put(y, upper, lower, i, j, c, rows, cols, channels):
 @triton.jit
 @no_type_check
 def _weigh(upper, lower, v0, v1, v2, v3, w, step, has_c):
-    """Add to two rows of sums what four rows of cells give by the three taps of a column, ``step`` from each other."""
+    """Add to two rows of sums what four rows of cells give by the three taps of a column, ``step`` from each other.
+
+    Tap by tap, so that each product and its sum are one instruction.
+    """
     w0, w1, w2 = tl.load(w, has_c, 0.0), tl.load(w + step, has_c, 0.0), tl.load(w + 2 * step, has_c, 0.0)
-    upper, lower = (
-        upper + v0 * w0[None, :],
-        lower + v1 * w0[None, :],
-    )  # each product with its sum: one instruction
+    upper, lower = upper + v0 * w0[None, :], lower + v1 * w0[None, :]
     upper, lower = upper + v1 * w1[None, :], lower + v2 * w1[None, :]
     return upper + v2 * w2[None, :], lower + v3 * w2[None, :]
 
@@ -97,8 +93,8 @@ def _taps_kernel(
     continued: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """``y[t, i, j] = bias + sum over a, b, d of x[t + a - 2, i + b - 1, j + d - 1] weight[a, b, d]``."""
-    clip, i, j = _part(rows, cols, P)
-    size = rows * cols * channels
+    clip, size = tl.program_id(0).to(tl.int64), rows * cols * channels
+    i, j = _part(tl.program_id(1), cols, P)
     c = tl.program_id(2) * C + tl.arange(0, C)
     has_c, none = c < channels, tl.zeros([P, C], tl.float32)
     b = tl.load(bias + c, has_c, 0.0).to(tl.float32)[None, :]
@@ -123,8 +119,8 @@ def _input_kernel(
     continued: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the input: frame t of ``gy`` goes to frames t - 2 to t, each tap the other way."""
-    clip, i, j = _part(rows, cols, P)
-    size = rows * cols * channels
+    clip, size = tl.program_id(0).to(tl.int64), rows * cols * channels
+    i, j = _part(tl.program_id(1), cols, P)
     c = tl.program_id(2) * C + tl.arange(0, C)
     has_c, none = c < channels, tl.zeros([P, C], tl.float32)
     now, now_, next_, next__, after, after_ = none, none, none, none, none, none
@@ -168,16 +164,16 @@ def _weight_kernel(
 
     ``28 D`` of each worker: 27 taps, and last the bias. Sums p, q and r are of the taps 2, 1 and 0 frames back.
     """
-    worker, size, across = tl.program_id(0), rows * cols * channels, tl.cdiv(cols, P)
-    blocks = tl.cdiv(rows, 2) * across
+    worker, size = tl.program_id(0), rows * cols * channels
+    parts = tl.cdiv(rows, 2) * tl.cdiv(cols, P)
     c, z = tl.program_id(1) * C + tl.arange(0, C), tl.zeros([P, C], tl.float32)
     p0, p1, p2, p3, p4, p5, p6, p7, p8 = z, z, z, z, z, z, z, z, z
     q0, q1, q2, q3, q4, q5, q6, q7, q8 = z, z, z, z, z, z, z, z, z
     r0, r1, r2, r3, r4, r5, r6, r7, r8 = z, z, z, z, z, z, z, z, z
     total = z
     for tile in range(worker, tiles, tl.num_programs(0)):
-        clip, block = (tile // blocks).to(tl.int64), tile % blocks
-        i, j = block // across * 2, block % across * P + tl.arange(0, P)
+        clip = (tile // parts).to(tl.int64)
+        i, j = _part(tile % parts, cols, P)
         first = -2 if continued else 0
         u, u_ = _two(gy, clip, first, frames, i, j, c, rows, cols, channels)
         v, v_ = _two(gy, clip, first + 1, frames, i, j, c, rows, cols, channels)
