@@ -28,7 +28,7 @@ from dila.model.presets import preset
 from dila.nn import kernels
 from dila.planning.dynamics import at_once, in_turn
 from dila.shapes import Float, Tensor
-from dila.train.learner import Learner, compile_layers, make_optimiser, recompute_layers
+from dila.train.learner import Learner, arrange, compile_layers, make_optimiser
 from dila.train.objectives import Batch, OneStep, Rollout
 from dila.train.recorded import Recorded
 from dila.train.run import Optimiser, Precision
@@ -110,12 +110,12 @@ def actions(work: Work, model: DiLA, e: Tensor) -> Float[Tensor, "B K Dz"]:
 
 def ready(work: Work, model: DiLA, e: Tensor) -> Ready:
     """The work as this package does it."""
-    autocast = _autocast(work, e)
-    if work.compiled:
-        compile_layers(model)
     if work.kind in ("train", "train_rollout"):
         return _training(work, model, e)
+    if work.compiled:
+        compile_layers(model)
     model.eval()
+    autocast = _autocast(work, e)
     z = actions(work, model, e)
     goal = torch.zeros(*model.config.grid, model.config.structure_dim, device=e.device)
     verbs: dict[Kind, Callable[[Tensor, Tensor], Tensor]] = {
@@ -253,8 +253,7 @@ def describe(work: Work, measured: Measured, peak: float) -> dict[str, Any]:
 def _training(work: Work, model: DiLA, e: Tensor) -> Ready:
     objective = OneStep() if work.kind == "train" else Rollout()
     learner = Learner(model, objective, work.precision)
-    if work.recompute:
-        recompute_layers(model)
+    arrange(model, e.device, work.recompute, work.compiled)
     optimiser = make_optimiser(model, Optimiser())
     recorded = Recorded(learner.train(), Batch(e)) if work.graph and e.is_cuda else None
 

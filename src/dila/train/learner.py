@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from dila.interop.models import AnyModel
 from dila.nn.feedforward import ResMLP
 from dila.shapes import Actions, Features, Float, Tensor
-from dila.train.memory import give_back
+from dila.train.memory import give_back, hold_on
 from dila.train.objectives import Batch, Outcome
 from dila.train.run import AnyObjective, Optimiser, Precision
 
@@ -92,6 +92,19 @@ class Learner(nn.Module):
         layer.bias.copy_(kept["bias"])
         self.action_mean.copy_(kept["mean"])
         self.action_std.copy_(kept["std"])
+
+
+def arrange(model: nn.Module, device: torch.device, recompute: bool = False, compiled: bool = False) -> None:
+    """How the layers run in training, and on a CPU what becomes of freed memory.
+
+    It goes back to the system where layers are recomputed for its sake (`recompute_layers`), else it stays (`hold_on`).
+    """
+    if recompute:
+        recompute_layers(model)
+    elif device.type == "cpu":
+        hold_on()
+    if compiled:
+        compile_layers(model)
 
 
 def recompute_layers(model: nn.Module) -> None:

@@ -38,7 +38,7 @@ from dila.train.checkpoint import (
 )  # fmt: skip
 from dila.train.decoder import fit_decoder
 from dila.train.faults import Faults, with_others
-from dila.train.learner import Learner, compile_layers, make_optimiser, recompute_layers
+from dila.train.learner import Learner, arrange, make_optimiser
 from dila.train.log import Log
 from dila.train.material import (
     Batches,
@@ -344,10 +344,7 @@ class Trainer:
         run = self.settings
         trained = model is not None and model.action_encoder is not None
         model = grown(model, run)
-        if run.recompute:
-            recompute_layers(model)
-        if run.compile:
-            compile_layers(model)
+        arrange(model, self.accelerator.device, run.recompute, run.compile)
         action_dim = run.model.real_action_dim if run.uses_actions else None
         learner = Learner(model, run.stages[0].objective, run.precision, action_dim)
         if action_dim is not None:
