@@ -99,6 +99,16 @@ def test_the_command_prints_a_table_and_writes_the_same(tmp_path, capsys):
     assert f"{row['seconds']:.3f}" in capsys.readouterr().out
 
 
-def test_unknown_work_is_refused(capsys):
-    assert main(["bench", "tiny", "--works", "fly"]) == 2
-    assert "there is no fly" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [
+        ("works", "fly", "there is no fly"),
+        ("repeats", "0", "--repeats 0 must be at least 1"),
+        ("candidates", "0", "--candidates 0 must be at least 1"),
+        ("batch", "-1", "--batch -1 must be at least 1"),
+        ("frames", "1", "--frames 1 must be at least 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(capsys, flag, value, told):
+    assert main(["bench", "tiny", f"--{flag}", value]) == 2
+    assert told in capsys.readouterr().err

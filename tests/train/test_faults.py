@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from train_world import small_run, write_corpus
 
 from dila.errors import DilaError
@@ -107,6 +109,28 @@ def test_when_all_is_lost_the_sentence_comes_from_any_process(fragile, tmp_path,
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_other_pictures_under_the_same_names_are_not_gone_on_with(fragile, tmp_path, monkeypatch, cache):
+    data, out, run = fragile("a"), tmp_path / "out", replace(RUN, cache=cache, tolerate=0.0)
+
+    def going():
+        return train(run, data, out, cache_dir=tmp_path / "features", progress=False)
+
+    with monkeypatch.context() as patch:
+        after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            going()
+    changed = data / trained_on(out)[1]
+    pictures = {path: path.read_bytes() for path in changed.glob("*.png")}
+    for path in pictures:
+        Image.new("RGB", (16, 16), "blue").save(path)
+    with pytest.raises(DilaError, match=rf"1 of \d are gone or changed, the first {changed.name}, more than"):
+        going()
+    for path, content in pictures.items():
+        path.write_bytes(content)
+    assert going().name == "step_0000006"
+
+
 def test_a_run_that_lost_too_much_while_it_stood_still_is_not_resumed(fragile, tmp_path, monkeypatch):
     data, out = fragile("a"), tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -115,7 +139,8 @@ def test_a_run_that_lost_too_much_while_it_stood_still_is_not_resumed(fragile, t
             go(RUN, data, out)
     lost = trained_on(out)[1:]
     lose(data, *lost)
-    with pytest.raises(DilaError, match=rf"{len(lost)} of {len(lost) + 1} are gone, the first {lost[0]}, more than"):
+    told = rf"{len(lost)} of {len(lost) + 1} are gone or changed, the first {lost[0]}, more than"
+    with pytest.raises(DilaError, match=told):
         go(RUN, data, out)
     shutil.rmtree(data)
     data = fragile("a")

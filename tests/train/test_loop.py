@@ -172,13 +172,30 @@ def test_dead_latents_stop_the_run(go, tmp_path):
     assert newest(tmp_path / "out").name == "step_0000002"  # warm-up: nothing was suspicious yet
 
 
-def test_a_batch_in_parts_is_the_same_step(go, tmp_path):
+def test_a_run_that_stopped_while_its_latents_were_dying_is_not_more_patient_afterwards(go, monkeypatch):
+    run, optimise = small_run(guard=Guard(scale=10.0, patience=2)), loop.Trainer._optimise
+
+    def then_stop(self, parts, stage):
+        if self.step + 1 == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return optimise(self, parts, stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_optimise", then_stop)
+        with pytest.raises(SystemExit):
+            go(run)
+    with pytest.raises(DilaError, match="scale_z stayed below 10 for 2 logged steps up to step 4"):
+        go(run)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_a_batch_in_parts_is_the_same_step(go, tmp_path, accumulate):
     terms = Terms(Weights(feature=1.0, structure=0.1, action=0.1, diversity=0.0, norm=0.0, symmetry=0.0))
     model = replace(small_model(), dropout=0.0)
     model = replace(model, idm=replace(model.idm, dropout=0.0), fdm=replace(model.fdm, dropout=0.0))
-    run = small_run(stages=(Stage(OneStep(terms), steps=3),), model=model)
+    run = small_run(stages=(Stage(OneStep(terms, shown=0.5), steps=3),), model=model)
     go(run, "one")
-    go(replace(run, accumulate=2), "parts")
+    go(replace(run, accumulate=accumulate), "parts")
     for one, parts in zip(read_log(tmp_path / "one"), read_log(tmp_path / "parts"), strict=True):
         if one["kind"] == "train":
             assert (parts["total"], parts["grad_norm"]) == pytest.approx((one["total"], one["grad_norm"]), rel=1e-3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from train_world import small_run, write_corpus
 
-from dila.data import write_table, write_video
+from dila.data import open_corpus, write_table, write_video
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
 from dila.train import loop
@@ -138,6 +138,28 @@ def test_actions_that_are_not_known_do_not_count():
     mean, std = action_statistics([Known(), Known()], 2)
     torch.testing.assert_close(mean, torch.tensor([1.0, 3.0, 1.0, 3.0]))
     assert bool(std.isfinite().all())
+
+
+def test_every_clip_of_a_step_has_its_place_in_any_process_and_part(folders, cache):
+    run = small_run()
+    encoder = build_encoder(run.encoder)
+    material = gather(run, encoder, open_data(run, folders[0]), cache, progress=False)
+    for world, accumulate in ((1, 1), (1, 4), (2, 1), (2, 2)):
+        several = replace(run, accumulate=accumulate)
+        shares = [Batches(several, run.stages[0], material, torch.device("cpu"), rank, world) for rank in range(world)]
+        found = torch.cat([part.place for share in shares for part in next(iter(share))])
+        assert found.tolist() == [0.125, 0.375, 0.625, 0.875]
+
+
+def test_an_action_that_is_not_known_is_named_before_training(tmp_path, cache):
+    data = write_corpus(tmp_path / "a")
+    columns = {e.id: {"action": np.array(e.columns["action"])} for e in open_corpus(data).episodes}
+    columns["episode_2"]["action"][[4, 13]] = np.nan  # the last moves nothing
+    write_table(data / "actions.parquet", columns, {})
+    run = small_run(stages=(Stage(OneStep(), steps=1), Stage(ActionConditioned(), steps=1)))
+    with pytest.raises(DilaError, match="a: 1 actions of episode_2 are not finite, the first that of frame 4, and"):
+        train(run, data, tmp_path / "out", cache_dir=cache, progress=False)
+    train(small_run(), data, tmp_path / "other", cache_dir=cache, progress=False)
 
 
 def test_what_a_device_holds_trains_as_what_is_read_from_disk(folders, cache):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from dila.errors import DilaError
+
 if TYPE_CHECKING:
     from dila.imagine.pictures import Rows
     from dila.imagine.world import World
@@ -22,6 +24,17 @@ Data = Annotated[str, tyro.conf.arg(metavar="PATH")]
 def read(verb: Callable[..., Result], name: str, arguments: Sequence[str], **options: Any) -> Result:
     """Run a verb on its command line. Wrong flags end the process with 2, as all bad input does."""
     return tyro.cli(verb, prog=f"dila {name}", args=list(arguments), **options)
+
+
+def at_least(least: int, **flags: int) -> None:
+    """Refuse a flag below the least that makes sense.
+
+    Raises:
+        DilaError: naming it.
+    """
+    for name, value in flags.items():
+        if value < least:
+            raise DilaError(f"--{name} {value} must be at least {least}")
 
 
 def open_world(model: str, device: str) -> "World":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import read
+from dila.cli.arguments import at_least, read
 from dila.errors import DilaError
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def bench(
     from dila.interop.pretrained import pick_device
     from dila.model.presets import preset
 
+    at_least(1, batch=batch, horizon=horizon, candidates=candidates, repeats=repeats)
+    at_least(2, frames=frames)
     if unknown := set(works) - set(KINDS):
         raise DilaError(f"--works: there is no {', '.join(sorted(unknown))}; choose from {', '.join(KINDS)}")
     for name in presets:

@@ -48,6 +48,8 @@ class TrainerState(NamedTuple):
     """What could not be read, one a process."""
     spikes: dict[str, Any] = {}  # noqa: RUF012  (of a NamedTuple, which shares no default that is written to)
     """Steps that were left out."""
+    dying: int = 0
+    """Logged steps that the latents have been dying for."""
 
 
 def newest(out: Path) -> Path | None:

@@ -182,6 +182,7 @@ class Trainer:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.faults.load_state_dict(restore_process(state, rank, world, self.settings.seed))
         self.spikes.load_state_dict(state.spikes)
+        self.dying = state.dying
 
     def run_all(self) -> Path:
         """All steps that are left; returns the last checkpoint."""
@@ -274,7 +275,7 @@ class Trainer:
         if self.records:
             self.recorded = self.recorded or Recorded(self.learner, batch, share)
             return self.recorded(batch)
-        outcome: Outcome = self.wrapped(batch.e, batch.a)
+        outcome: Outcome = self.wrapped(*batch)
         self.accelerator.backward(outcome.total * share)
         return outcome
 
@@ -333,7 +334,7 @@ class Trainer:
         run = self.settings
         state = TrainerState(
             self.step, self.stage, moments, self.sampler, random, whole.action_weights(),
-            self.data, faults, self.spikes.state_dict(),
+            self.data, faults, self.spikes.state_dict(), self.dying,
         )  # fmt: skip
         notes = {"run": run.name, "step": self.step, "steps": run.steps, "stage": run.stages[self.stage].title}
         with whole.raw_actions() as model:

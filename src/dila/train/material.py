@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from dila.data import (
@@ -25,7 +26,7 @@ from dila.data.relative import relative_actions
 from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Actions, Float, Frames, Tensor
-from dila.train.objectives import ActionConditioned, Batch
+from dila.train.objectives import ActionConditioned, Batch, places
 from dila.train.run import Run, Stage
 from dila.vision import (
     CachedEpisode,
@@ -232,7 +233,8 @@ class Batches:
                 f"batch = {run.batch} does not divide among {world} process(es) times accumulate = {run.accumulate}; "
                 "choose a multiple"
             )
-        self.share = run.batch // world
+        self.batch, self.share = run.batch, run.batch // world
+        self.first = rank * self.share
         self.encoder, self.device = material.encoder, device
         self.actions = isinstance(stage.objective, ActionConditioned)
         training = {split.name: split.train for split in material.splits}
@@ -266,7 +268,7 @@ class Batches:
             try:
                 for clip in self.loader:
                     self.skipped += clip.skipped
-                    parts.append(self._batch(clip))
+                    parts.append(self._batch(clip, len(parts)))
                     if len(parts) == self.parts:
                         yield parts
                         parts = []
@@ -279,9 +281,10 @@ class Batches:
         skipped, self.skipped = self.skipped, []
         return skipped
 
-    def _batch(self, clip: Clip) -> Batch:
+    def _batch(self, clip: Clip, part: int) -> Batch:
         e = features(clip.frames, self.encoder, self.device)
-        return Batch(e, flat_actions(clip).to(self.device) if self.actions else None)
+        a = flat_actions(clip).to(self.device) if self.actions else None
+        return Batch(e, a, places(self.device, len(e), self.first + part * len(e), self.batch))
 
 
 def _sentence(error: DilaError) -> str:
@@ -315,10 +318,20 @@ def _action_width(run: Run, corpora: Mapping[str, Corpus]) -> int:
 
 
 def _check_actions(clips: Mixture) -> None:
-    if "action" in clips.column_shapes:
-        return
-    why = clips.dropped.get("action", "no episode has any")
-    raise DilaError(f"the action-conditioned stage needs true actions in actions.parquet beside the data, but {why}")
+    if "action" not in clips.column_shapes:
+        why = clips.dropped.get("action", "no episode has any")
+        raise DilaError(
+            f"the action-conditioned stage needs true actions in actions.parquet beside the data, but {why}"
+        )
+    episodes = ((name, e) for name, part in zip(clips.names, clips.parts, strict=True) for e in part.episodes)
+    for name, episode in episodes:
+        unknown = ~np.isfinite(episode.columns["action"][:-1]).all(axis=1)
+        if unknown.any():
+            raise DilaError(
+                f"{name}: {int(unknown.sum())} actions of {episode.id} are not finite, the first that of frame "
+                f"{int(unknown.argmax())}, and the action-conditioned stage needs them all; mend them, or take the "
+                "episode out"
+            )
 
 
 def _some_frames(episodes: Sequence[Episode]) -> Iterator[Frames]:

@@ -41,7 +41,9 @@ class Recorded:
         if not recordable(learner):
             raise DilaError("a model with a codebook counts its codes and cannot be recorded; leave graph out")
         self.learner, self.share = learner, share
-        self.batch = Batch(example.e.clone(), None if example.a is None else example.a.clone())
+        self.batch = example._replace(
+            **{name: part.clone() for name, part in example._asdict().items() if part is not None}
+        )
         torch.cuda.empty_cache()  # a stream takes memory of its own
         with torch.random.fork_rng([example.e.device]):  # a run that goes on records again, and draws the same dropout
             self.graph, self.outcome = record(self._run)

@@ -9,6 +9,7 @@ episode   id
 frames    how many
 times     seconds of each from the first
 columns   JSON: what true values there are, ``{"action": [2]}`` for two numbers a frame
+content   fingerprint of the file, or of the features made of it
 ========  ======================================================================================
 
 A resumed run holds to it: what is there is split as before, and an episode that is gone keeps its place, so that all
@@ -42,7 +43,7 @@ class LostEpisode:
 
     def read(self, frames: Sequence[int]) -> Tensor:
         """Never: raises DilaError."""
-        raise DilaError("it is gone, or damaged, since the run began")
+        raise DilaError("it is gone, changed or damaged since the run began")
 
     def fingerprint(self) -> str:
         """There is no file to tell of."""
@@ -62,6 +63,7 @@ def write_register(out: Path, material: Material) -> None:
         "frames": pa.array([len(row[2].times) for row in rows], pa.int64()),
         "times": pa.array([row[2].times for row in rows], pa.list_(pa.float64())),
         "columns": pa.array([_described(row[2].columns) for row in rows], pa.string()),
+        "content": pa.array([row[2].fingerprint() for row in rows], pa.string()),
     }
     with replacing(out / REGISTER) as partial:
         pq.write_table(pa.table(columns), partial, compression="zstd")
@@ -90,8 +92,8 @@ def hold_to_register(out: Path, material: Material, tolerate: float) -> Material
     count = sum(len(split.train) for split in splits)
     if len(lost) > tolerate * count:
         raise DilaError(
-            f"{out} was trained on other episodes than the data now has: {len(lost)} of {count} are gone, the first "
-            f"{lost[0]}, more than tolerate = {tolerate:g} allows; give the same data"
+            f"{out} was trained on other episodes than the data now has: {len(lost)} of {count} are gone or changed, "
+            f"the first {lost[0]}, more than tolerate = {tolerate:g} allows; give the same data"
         )
     return material._replace(splits=tuple(splits))
 
@@ -120,7 +122,10 @@ def _held(split: Split, rows: Sequence[dict[str, Any]]) -> Split:
     for row in rows:
         lost = _lost(row)
         there = kept.get(row["episode"], lost)
-        if not np.array_equal(there.times, lost.times):
+        if (
+            not np.array_equal(there.times, lost.times)
+            or row.get("content", there.fingerprint()) != there.fingerprint()
+        ):
             there = lost  # other frames under the old name
         parts[row["split"]].append((there, frames.get(row["episode"], lost) if there is not lost else lost))
     train, held = parts[TRAIN], parts[HELD_OUT]
