@@ -44,6 +44,25 @@ def test_a_real_difference_is_found_and_none_is_not():
     assert (identical.p_bootstrap, identical.p_wilcoxon) == (1.0, None)
 
 
+@pytest.mark.parametrize("episodes", [2, 5, 8])
+def test_few_episodes_cannot_be_surer_than_a_sign_test(episodes):
+    told = compare_paired(torch.rand(24), torch.rand(24) + 2, torch.arange(24) % episodes)
+    assert told.high < 0
+    assert told.p_bootstrap == 2 ** (1 - episodes)
+
+
+def test_one_episode_or_a_value_that_is_not_finite_is_no_test_and_has_no_interval():
+    values, episode = torch.rand(20), torch.arange(20) % 4
+    broken = values.clone()
+    broken[3] = torch.nan
+    for first, owners in ((values, torch.zeros_like(episode)), (broken, episode), (values / 0, episode)):
+        assert mean_interval(first, owners) is None
+        assert ratio_interval(first, torch.ones(20), owners) is None
+        assert compare_paired(first, torch.rand(20), owners)[1:5] == (None, None, None, None)
+    assert seed_interval([0.5, torch.nan]) is None
+    assert compare_seeds({0: 0.5, 1: torch.nan}, {0: 0.5, 1: 0.25}) is None
+
+
 def test_the_test_is_scipys():
     x, y = torch.randn(12), torch.randn(12)
     told = compare_paired(x, y, torch.arange(12))
@@ -55,6 +74,7 @@ def test_holm_adjusts_for_the_number_of_tests_and_keeps_the_order():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+    assert holm([torch.nan, 0.0001, None, 0.001]) == [None, pytest.approx(0.0002), None, pytest.approx(0.001)]
 
 
 def test_under_no_difference_the_bootstrap_is_rarely_sure():
@@ -78,7 +98,8 @@ def test_seeds_are_paired_by_students_test():
     assert compare_seeds({0: 0.5, 1: 0.2}, {0: 0.5, 2: 0.2}) is None
 
 
-def test_differences_that_are_all_the_same_are_certain():
-    assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.25, 1: 0.0}).p == 0
+def test_differences_that_are_all_the_same_are_none_or_say_nothing():
+    assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.25, 1: 0.0}) is None
+    assert compare_seeds({0: 0.3, 1: 0.4}, {0: 0.1, 1: 0.2}) is None  # 0.3 - 0.1 is 0.2 but for the rounding
     assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.5, 1: 0.25}).p == 1
     assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.5 + 1e-12, 1: 0.25 + 1e-12}).p == 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from dila.analysis.mlp_probe import fit_mlp
 from dila.analysis.probe import ALPHAS, chance, feature_changes, probe
 from dila.errors import DilaError
 
@@ -54,6 +55,14 @@ def test_the_interval_is_wider_when_episodes_differ():
     apart = probe(x, y + torch.randn(30, 2).repeat_interleave(20, 0), episode)
     width = [r.mse_interval.high - r.mse_interval.low for r in (alike, apart)]
     assert width[1] > 2 * width[0]
+
+
+def test_one_held_out_episode_has_no_interval():
+    x, y, episode = linear(noise=1.0)
+    told = probe(x, y, episode, held_out=episode == 0)
+    assert (told.r2_interval, told.mse_interval) == (None, None)
+    assert 0 < told.r2 < 1
+    assert json.loads(json.dumps(told.to_json()))["r2_interval"] is None
 
 
 def test_the_penalty_is_chosen_where_it_matters():
@@ -115,5 +124,8 @@ def test_bad_input_is_refused():
         probe(x, y, episode % 3)
     with pytest.raises(DilaError, match="whole episodes"):
         probe(x, y, episode, held_out=torch.arange(len(x)) % 2 == 0)
+    for fit in (None, fit_mlp):
+        with pytest.raises(DilaError, match=r"at least 2 training episodes, .*; hold out fewer"):
+            probe(x, y, episode % 4, held_out=episode % 4 > 0, fit=fit)
     with pytest.raises(DilaError, match="no component of y varies"):
         probe(x, torch.ones_like(y), episode)

@@ -1,12 +1,13 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dila.cli.main import main
 from dila.errors import DilaError
-from dila.evaluate.compare import compare, find_results
+from dila.evaluate.compare import compare, distinct, find_results
 from dila.evaluate.report import write_report
 from dila.evaluate.result import Result, Score, Subject, read_results, score_ratio, score_rows, write_results
 
@@ -14,14 +15,14 @@ pytest.importorskip("matplotlib")
 ROWS = tuple(f"episode_{i // 2}.mp4@{10 * (i % 2)}" for i in range(24))
 
 
-def result(name, seed, shift=0.0, rows=ROWS, pins="pins"):
+def result(name, seed, shift=0.0, rows=ROWS, pins="pins", what="generation", **settings):
     generator = torch.Generator().manual_seed(7)
     values = torch.randn(len(rows), 4, generator=generator) + shift
     values = values + 0.05 * torch.randn(values.shape, generator=torch.Generator().manual_seed(seed))
     owners = torch.arange(len(rows)) // 2
     scores = (score_rows("ssim/imagined", values, owners), Score("pca_share", 0.5 + 0.01 * seed, better="neither"))
     subject = Subject(name, seed, f"runs/{name}{seed}", f"{name}{seed}", 1000, "fake")
-    return Result("generation", subject, "data/pusht", pins, {}, scores, rows, notes=("a note",))
+    return Result(what, subject, "data/pusht", pins, settings, scores, rows, notes=("a note",))
 
 
 def test_a_result_survives_its_file(tmp_path):
@@ -71,8 +72,49 @@ def test_one_seed_has_the_interval_of_its_episodes():
 def test_other_clips_are_not_compared():
     rows = compare([result("a", 0), result("b", 0, rows=ROWS[:20], pins="others")])
     assert [len(row.cells) for row in rows] == [1, 1, 1, 1]
+    assert {row.what for row in rows} == {"generation, pins = pins", "generation, pins = others"}
     same_pins = compare([result("a", 0), result("b", 0, rows=ROWS[:20])])
     assert same_pins[0].tests == ()
+
+
+@pytest.mark.parametrize(
+    ("what", "first", "second", "titles"),
+    [
+        ("generation", {"context": 1}, {"context": 4}, ["generation, context = 1", "generation, context = 4"]),
+        ("generation", {"pairs": 99, "column": "state", "pictures": 1}, {"pairs": 800}, ["generation"]),
+        ("generation", {}, {"context": 1}, ["generation"]),  # what an older file does not say is as it always was
+        ("probe", {"pairs": 99}, {"pairs": 99, "change": True}, ["probe, change = False", "probe, change = True"]),
+        (
+            "probe",
+            {"components": ["x", "y"]},
+            {"components": []},
+            ["probe, components = x y", "probe, components = all"],
+        ),
+        ("comparison", {}, {"any": 2}, ["comparison", "comparison, any = 2"]),
+    ],
+)
+def test_results_made_with_other_settings_are_not_compared(what, first, second, titles):
+    rows = compare([result("a", 0, what=what, **first), result("b", 0, what=what, **second)])
+    assert list(dict.fromkeys(row.what for row in rows)) == titles
+    assert {row.table for row in rows} == {what}
+    assert all(len(row.cells) == 3 - len(titles) for row in rows)
+    assert any(row.tests for row in rows) == (len(titles) == 1)
+
+
+def test_the_same_result_counts_once_and_two_models_of_one_name_and_seed_are_refused(tmp_path):
+    one = result("a", 0)
+    again = replace(one, subject=replace(one.subject, seed=1, path="a/copy"))
+    found = {tmp_path / "one.json": [one], tmp_path / "copy.json": [one], tmp_path / "moved.json": [again]}
+    assert distinct(found) == [one]
+    for other in (
+        replace(one, subject=replace(one.subject, weights="others")),
+        replace(one, what="cycle", subject=replace(one.subject, weights="others")),
+        replace(one, subject=replace(one.subject, decoder="another")),
+    ):
+        with pytest.raises(DilaError, match=r"one\.json and .*other\.json hold .* a 0; .* --name or --run-seed"):
+            distinct({tmp_path / "one.json": [one], tmp_path / "other.json": [other]})
+    probes = [result("a", 0, what="probe"), replace(result("a", 0, what="cycle"), split="another")]
+    assert distinct({tmp_path / "one.json": [one], tmp_path / "more.json": probes}) == [one, *probes]
 
 
 def test_three_models_are_adjusted_for_three_tests():
@@ -108,6 +150,15 @@ def test_the_report_stands_alone(tmp_path, capsys):
     capsys.readouterr()
     assert main(["report", str(tmp_path / "runs"), "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == told
+
+
+def test_of_one_episode_there_is_no_test_and_no_interval(tmp_path):
+    told = [result(name, 0, shift, rows=ROWS[:2]) for name, shift in (("a", 0.0), ("b", 0.3))]
+    assert (told[0].scores[0].low, told[0].scores[0].high) == (None, None)
+    rows = write_report(tmp_path / "report.html", {tmp_path / "e.json": told})
+    (test,) = rows[0].tests
+    assert (test.low, test.p_bootstrap, test.p_wilcoxon, test.p_holm) == (None, None, None, None)
+    assert "<td>-</td><td>-</td><td>-</td><td>1</td>" in (tmp_path / "report.html").read_text()
 
 
 def test_nothing_to_report_is_refused(tmp_path):

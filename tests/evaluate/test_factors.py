@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dila.errors import DilaError
-from dila.evaluate.factors import find_factors
+from dila.evaluate.factors import components, find_factors
 
 NAMES = {"state": ("x", "angle"), "colour": ("red", "green", "blue"), "background": ("x",)}
 
@@ -40,6 +40,14 @@ def test_of_a_wide_column_the_components_that_are_wanted_are_factors_of_their_ow
     ]  # fmt: skip
     with pytest.raises(DilaError, match=r"'state' has no component z; it has x, y, yaw"):
         find_factors(told, names, "state", ("z",))
+
+
+def test_components_go_by_their_own_names():
+    names = {"state": ("x", "y", "yaw")}
+    assert [(f.name, f.parts, f.kind) for f in components("state", ("2", "x"), 3, names)] == [
+        ("yaw", (2,), "angle"), ("x", (0,), "number")
+    ]  # fmt: skip
+    assert [f.name for f in components("force", (), 2, names)] == ["0", "1"]
 
 
 def test_an_angle_changes_the_shorter_way_round():

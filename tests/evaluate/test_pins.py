@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dila.cli.main import main
 from dila.errors import DilaError
 from dila.evaluate.pins import Pin, check_pins, make_pins, read_pins, write_pins
 
@@ -58,6 +59,16 @@ def test_they_survive_a_file_and_an_edit_is_seen(episodes, tmp_path):
         read_pins(path)
     with pytest.raises(DilaError, match="dila eval pin"):
         read_pins(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--stride", "0"), ("--stride", "-1"), ("--stride", "inf"), ("--frames", "1"), ("--clips", "0")],
+)
+def test_a_flag_that_pins_nothing_is_named(flag, value, tmp_path, capsys):
+    assert main(["eval", "pin", "box", "--out", str(tmp_path / "pins.json"), flag, value]) == 2
+    assert f"{flag} {value} must be " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_data_and_other_models_are_refused(episodes):

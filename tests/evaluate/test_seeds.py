@@ -5,11 +5,14 @@ from dila.evaluate.seeds import Claim, by_seed, judge, pair_seeds
 
 
 def results(name, error, r2, seeds=range(5)):
-    wobble = (0.0, 0.01, -0.01, 0.005, -0.004)
+    wobble = (0.0, 0.01, -0.01, 0.005, -0.005)
     return [
         Result(
             "comparison", Subject(name, seed, "", "", 1, ""), "", "", {},
-            (Score("error", error + seed * 0.1 + wobble[seed], better="lower"), Score("r2", r2 + wobble[seed])),
+            (
+                Score("error", seed * 0.1 + error * (1 + wobble[seed]), better="lower"),
+                Score("r2", r2 * (1 + wobble[seed])),
+            ),
         )
         for seed in seeds
     ]  # fmt: skip

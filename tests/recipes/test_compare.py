@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dila.cli.main import main
 from dila.errors import DilaError
 from dila.recipes import compare as module
 from dila.recipes import recipe
-from dila.recipes.compare import GROUPS, Settings, compare, run_of, shortened, spelled_out, table
+from dila.recipes.compare import GROUPS, Settings, compare, run_of, shortened, spelled_out
+from dila.recipes.results import table
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,14 +57,25 @@ def test_runs_are_trained_measured_written_and_then_skipped(settings, toy, monke
     assert "4/4" in said.err
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained again"))
     assert compare(settings) == first
-    with pytest.raises(DilaError, match="is of a run with steps = 4, not 5; choose another out"):
-        compare(replace(settings, steps=5))
+    for more, told in (
+        ({"steps": 5}, "steps = 4, not 5"),
+        ({"data": "elsewhere/prim"}, "data = pusht, not prim"),
+        ({"probed": ("block_x",)}, "probed = agent_x agent_y, not block_x"),
+    ):
+        with pytest.raises(DilaError, match=f"is of a run with {told}; choose another out"):
+            compare(replace(settings, **more))
+    for path in settings.out.glob("results/*.json"):  # as they were before this field
+        path.write_text(
+            json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "probed"})
+        )
+    assert len(compare(settings)) == 2
 
 
-def test_a_run_that_fails_is_told_and_others_go_on(settings, toy, monkeypatch):
-    trained = module.train
+def test_a_run_that_fails_is_told_others_go_on_and_it_is_tried_again(settings, toy, monkeypatch):
+    trained, tried = module.train, []
 
     def break_dila(run, *arguments, **options):
+        tried.append(run.name)
         if run.name == "dila":
             raise DilaError("the loss is not finite")
         return trained(run, *arguments, **options)
@@ -74,6 +87,50 @@ def test_a_run_that_fails_is_told_and_others_go_on(settings, toy, monkeypatch):
     assert "1 failed" in table([failed, done])
     stored = json.loads((settings.out / "results" / "dila-seed0.json").read_text())
     assert stored == failed
+    assert compare(settings)[1] == done
+    assert tried == ["dila", "baseline:adaworld", "dila"]
+    monkeypatch.setattr(module, "train", trained)
+    assert "failed" not in compare(replace(settings, probed=("agent_x",), names=("dila",)))[0]
+
+
+def test_failed_runs_are_an_exit_code(monkeypatch):
+    monkeypatch.setattr(module, "compare", lambda _: [{"failed": "no"}, {}, {}])
+    with pytest.raises(DilaError, match="1 of 3 runs failed, see above; the same command tries them again"):
+        module.main(["--data", "pusht"])
+
+
+def test_what_is_to_be_probed_is_looked_for_before_hours_pass(settings, toy, monkeypatch, capsys):
+    monkeypatch.setattr(module, "AGENT", ("nobody",))
+    one = replace(settings, names=("dila",), probed=("nobody",))
+    (result,) = compare(one)
+    assert "probe_r2" not in result
+    assert "failed" not in result
+    assert "has no nobody; --probed names others" in capsys.readouterr().out
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(DilaError, match=r"--probed nope: there is no .*; choose of agent_x, agent_y"):
+        compare(replace(one, out=settings.out / "other", probed=("agent_x", "nope")))
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("{", "cannot be read as JSON"), ("[]", "as it holds no object"), ('{"name": "dila"}', "as it has no seed"),
+])  # fmt: skip
+def test_a_damaged_result_is_one_sentence(settings, text, told):
+    path = settings.out / "results" / "dila-seed0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(DilaError, match=rf"dila-seed0\.json .*{told}.*; remove it and compare again"):
+        compare(settings)
+
+
+@pytest.mark.parametrize("flag", ["--seeds", "--parallel"])
+def test_none_at_all_is_refused_by_the_name_of_the_flag(flag, capsys):
+    assert main(["compare", "--data", "pusht", flag, "0"]) == 2
+    assert capsys.readouterr().err == f"dila: {flag} 0 must be at least 1\n"
+
+
+def test_no_name_is_refused():
+    with pytest.raises(DilaError, match="--names is empty; choose dila"):
+        compare(Settings("pusht", names=()))
 
 
 def test_a_model_without_actions_is_measured_as_far_as_it_goes(settings, first_look, monkeypatch):

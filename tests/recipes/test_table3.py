@@ -1,5 +1,7 @@
 """Table 3: runs of a comparison are probed on other data, by seed, beside their controls."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -56,6 +58,18 @@ def test_every_run_is_probed_once_and_tested_by_seed(runs, first_look, tmp_path,
     assert run_table3(settings) == table
     with pytest.raises(DilaError, match=r"dila-seed0\.json is of another run, or was made with other settings"):
         run_table3(replace(settings, pairs=32))
+
+
+def test_a_run_is_not_judged_on_what_it_was_trained_on(runs, first_look, tmp_path):
+    copied = tmp_path / "toy" / "dila-seed0"
+    shutil.copytree(runs / copied.name, copied)
+    told = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps(told | {"clips": told["clips"] | {"held_out": 0.5}}))
+    data, features = str(first_look.folder / "pusht"), first_look.folder / "features"
+    with pytest.raises(DilaError, match=r"dila-seed0 was trained on \d+ of the \d+ episodes to be judged"):
+        run_table3(
+            Settings(copied.parent, (data,), tmp_path / "out", seeds=1, cache_dir=features, device="cpu", **AGENT)
+        )
 
 
 def test_what_is_not_there_is_one_sentence(runs, tmp_path, capsys):

@@ -16,7 +16,8 @@ class Classified:
     """Scores on held-out episodes, of those rows whose class was trained on."""
 
     accuracy: float
-    interval: Interval
+    interval: Interval | None
+    """None for one held-out episode."""
     chance: float
     """Accuracy of always saying the class most frequent in training."""
     classes: int

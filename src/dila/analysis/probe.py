@@ -49,11 +49,12 @@ class ProbeResult:
     """
 
     r2: float
-    r2_interval: Interval
+    r2_interval: Interval | None
+    """None, as of the error, for one held-out episode."""
     r2_by_component: tuple[float | None, ...]
     """None for a component that does not vary among the held-out rows."""
     mse: float
-    mse_interval: Interval
+    mse_interval: Interval | None
     alpha: float
     train_rows: int
     train_episodes: int
@@ -93,7 +94,7 @@ def probe(
 
     Raises:
         DilaError: rows do not match, are not finite, or are of too few episodes to split; or a held-out episode is also
-            trained on; or no component of y varies.
+            trained on; or there are fewer than two to train on; or no component of y varies.
     """
     x, y, episode = x.detach().cpu(), y.detach().double().cpu(), episode.cpu()
     _check(x, y, episode)
@@ -101,6 +102,8 @@ def probe(
     test = held_out.cpu() if isinstance(held_out, Tensor) else draw_episodes(episode, held_out, generator)
     if set(episode[test].tolist()) & set(episode[~test].tolist()) or not test.any() or test.all():
         raise DilaError("held_out should be whole episodes, some but not all of them")
+    if len(episode[~test].unique()) < 2:
+        raise DilaError("a probe needs at least 2 training episodes, of which some choose the penalty; hold out fewer")
     inputs = _standardised(x, ~test)
     fit = fit or partial(fit_ridge, alphas=alphas)
     predicted, alpha = fit(inputs[~test], y[~test], episode[~test], inputs[test], generator)
@@ -249,10 +252,10 @@ def _score(
     r2s, mses = _scores(sums, weights)
     return ProbeResult(
         r2=float(r2[0, varies].mean()),
-        r2_interval=_interval(r2s[:, varies].nanmean(1)),
+        r2_interval=_interval(r2s[:, varies].nanmean(1), len(sums.rows)),
         r2_by_component=tuple(None if value.isnan() else float(value) for value in r2[0]),
         mse=float(mse),
-        mse_interval=_interval(mses),
+        mse_interval=_interval(mses, len(sums.rows)),
         alpha=alpha,
         **counts._asdict(),
         mse_by_episode=tuple((sums.error.mean(1) / sums.rows).tolist()),
@@ -289,7 +292,9 @@ def _scores(sums: _Sums, weights: Float[Tensor, "R E"]) -> tuple[Float[Tensor, "
     return r2, error.mean(1) / rows
 
 
-def _interval(values: Float[Tensor, " R"]) -> Interval:
+def _interval(values: Float[Tensor, " R"], episodes: int) -> Interval | None:
+    if episodes < 2:
+        return None
     values = values[~values.isnan()]
     low, high = torch.quantile(values, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=values.dtype)).tolist()
     return Interval(low, high)

@@ -33,7 +33,7 @@ def evaluate(
     i3d: str | None = None,
     seed: int = 0,
     tables: tuple[str, ...] = (),
-    held_out: float = 0.1,
+    held_out: float | None = None,
     fps: float | None = None,
     camera: str | None = None,
     name: str | None = None,
@@ -47,7 +47,7 @@ def evaluate(
     generation: rollouts (table 1, figures 7, 9, 10). cycle: cycle transfer (table 2). probe: true actions from z
     (table 3). disentangle: what s, c and z hold (figure 5). motion: rebinding and frozen structure (figure 4).
     manifold: the shape of z (figure 6). transfer: grids (figures 3, 8). sceptic: a background that moves by itself.
-    Tables that are in the file already, of the same model, clips and settings, are not made again.
+    The file keeps the latest of each table, of one model on one set of clips; what is there is not made again.
 
     Args:
         what: the table or figure.
@@ -70,7 +70,7 @@ def evaluate(
         i3d: TorchScript file of I3D, for the published Fréchet video distance.
         seed: of probes and controls.
         tables: with all, only these.
-        held_out: share of the episodes held out, as in training.
+        held_out: share of the episodes held out; that of the run that the model is part of, or 0.1, when left out.
         fps: frames a second, instead of what the files say.
         camera: of episodes that several cameras saw, this one alone.
         name: of the model in comparisons; seeds of one model share it. The run's own when left out.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, read
+from dila.cli.arguments import Data, at_least, read
 
 
 def pin(
@@ -34,9 +34,13 @@ def pin(
     from dila.errors import DilaError
     from dila.evaluate.pins import make_pins, write_pins
 
+    if not 0 < stride < float("inf"):
+        raise DilaError(f"--stride {stride:g} must be above 0 seconds")
+    at_least(2, frames=frames)
+    at_least(1, clips=clips)
     _, held = split_episodes(open_corpus(data, fps, camera), held_out)
     if not held:
-        raise DilaError(f"{data} has one recording only, and nothing to hold out; give more")
+        raise DilaError(f"{data}: no episode is held out; give more than one recording, and --held-out above 0")
     pins = make_pins(held, stride, frames, clips)
     write_pins(out, pins)
     episodes = len(pins.fingerprints)

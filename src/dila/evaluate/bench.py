@@ -1,22 +1,26 @@
 """A model, its data and the clips that tables are made of, opened once for all of them."""
 
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from dila.configs import to_json
 from dila.data import Clip, Clips, collate_clips, open_corpus, split_episodes
 from dila.errors import DilaError
-from dila.evaluate.factors import Factor, find_factors, names_of
+from dila.evaluate.factors import Factor, find_factors
 from dila.evaluate.pins import Pin, Pins, check_pins, make_pins, read_pins
 from dila.evaluate.result import Result, Score, Subject
+from dila.evaluate.trained import HELD_OUT, Trained
 from dila.imagine.label import hash_world
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained
@@ -116,9 +120,16 @@ class Bench:
         """What is known of every frame of some clips, of the settings' column what they ask for."""
         return find_factors(columns, self.names, self.settings.column, self.settings.components)
 
-    def component_names(self, width: int) -> tuple[str, ...]:
-        """What the components are called that the settings ask for, of a column so wide."""
-        return self.settings.components or names_of(self.settings.column, width, self.names)
+    @cached_property
+    def split(self) -> str:
+        """Changes with the episodes on either side, and with what is known of them."""
+        digest = hashlib.blake2b(digest_size=8)
+        for side, episodes in (("train", self.train), ("held", self.held)):
+            for episode in episodes:
+                digest.update(f"{side} {episode.id} {episode.fingerprint()}".encode())
+                for name, values in sorted(episode.columns.items()):
+                    digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     def batches(self, part: int = PART) -> Iterator[Batch]:
         """The pinned clips in order."""
@@ -158,6 +169,7 @@ class Bench:
             pictures or {},
             round(time.monotonic() - began, 1),
             version(),
+            self.split,
         )
 
 
@@ -188,7 +200,7 @@ def open_bench(
     decoder: str | Path | None = None,
     device: str = "auto",
     cache_dir: str | Path | None = None,
-    held_out: float = 0.1,
+    held_out: float | None = None,
     fps: float | None = None,
     camera: str | None = None,
     name: str | None = None,
@@ -205,30 +217,34 @@ def open_bench(
         decoder: a trained model whose decoder draws for one that has none; it must see with the same encoder.
         device: "auto", "cpu", "cuda", "mps".
         cache_dir: of features; the user's cache folder when None.
-        held_out: share of the episodes held out, as in training.
+        held_out: share of the episodes held out; that of the model's own run when None, else 0.1.
         fps: frames a second, instead of what the files say.
         camera: of several, this one.
         name: of the model in tables; the run's own when None.
         seed: of the run; its own when None.
 
     Raises:
-        DilaError: model, data or pins cannot be read or do not fit.
+        DilaError: model, data or pins cannot be read or do not fit, or the model was trained on what it is judged on.
     """
     settings = settings or Settings()
     world = World(*load_pretrained(model, device=device))
     if world.decoder is None and decoder is not None:
         world.decoder = borrow_decoder(decoder, world, device)
-    corpus = open_corpus(data, fps, camera)
-    train, held = split_episodes(corpus, held_out)
+    corpus, trained = open_corpus(data, fps, camera), Trained.find(model)
+    share = (trained.held_out if trained else HELD_OUT) if held_out is None else held_out
+    train, held = split_episodes(corpus, share)
     if not held:
-        raise DilaError(f"{data} has one recording only, and nothing to hold out; give more")
+        raise DilaError(f"{data}: no episode is held out; give more than one recording, and --held-out above 0")
+    if isinstance(pins, str | Path):
+        pins = read_pins(pins)
+    if trained:
+        pinned = pins.fingerprints if pins else {}
+        trained.refuse(data, [*held, *(episode for episode in train if episode.id in pinned)])
     encoder: Any = world.encoder
     cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=sys.stderr.isatty())
     cached_train, cached_held = cache.episodes(train), cache.episodes(held)
     read = {episode.id for episode in cached_held}
     held_frames = [episode for episode in held if episode.id in read]
-    if isinstance(pins, str | Path):
-        pins = read_pins(pins)
     if pins is None:
         pins = make_pins(held_frames, world.stride, settings.frames, settings.clips)
     check_pins(pins, held_frames, world.stride)
@@ -260,7 +276,8 @@ def borrow_decoder(path: str | Path, world: World, device: str) -> FrameDecoder:
 
 def describe(path: str | Path, world: World, name: str | None, seed: int | None) -> Subject:
     """Who a model is: from the run it is part of, where it is, unless said otherwise."""
-    run = _run_of(Path(path))
+    trained = Trained.find(path)
+    run = trained.run if trained else {}
     parameters = sum(p.numel() for p in world.model.parameters()) if isinstance(world.model, nn.Module) else 0
     return Subject(
         name or str(run.get("name") or Path(path).name),
@@ -269,13 +286,14 @@ def describe(path: str | Path, world: World, name: str | None, seed: int | None)
         hash_world(world),
         parameters,
         str(world.encoder.config().get("name")),
+        "" if world.decoder is None else _hash_decoder(world.decoder),
     )
 
 
-def _run_of(path: Path) -> dict[str, Any]:
-    """``run.json`` of a run folder, or of the run whose checkpoint this is."""
-    for folder in (path, path.parent.parent):
-        file = folder / "run.json"
-        if file.is_file():
-            return json.loads(file.read_text(encoding="utf-8"))
-    return {}
+def _hash_decoder(decoder: FrameDecoder) -> str:
+    """Short hash of all that its pictures depend on, besides features."""
+    digest = hashlib.blake2b(json.dumps(decoder.config(), sort_keys=True).encode(), digest_size=16)
+    weights = decoder.state_dict() if isinstance(decoder, nn.Module) else {}
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -7,16 +7,18 @@ adjusted for the number of comparisons of a score (Holm). The tests ask whether 
 not on more seeds: that is what the interval over seeds says.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from dila.analysis.intervals import Interval, compare_paired, holm, seed_interval
 from dila.errors import DilaError
 from dila.evaluate.result import Better, Result, Score, read_results
+from dila.evaluate.tables import hashes_of, settings_of
 from dila.shapes import Float, Tensor
 
 
@@ -41,11 +43,11 @@ class Test:
     first: str
     second: str
     difference: float
-    low: float
-    high: float
-    p_bootstrap: float
+    low: float | None
+    high: float | None
+    p_bootstrap: float | None
     p_wilcoxon: float | None
-    p_holm: float
+    p_holm: float | None
     """The bootstrap's, adjusted for all tests of this score."""
     episodes: int
     seeds: tuple[int, int]
@@ -56,11 +58,17 @@ class Row:
     """A score of a table for every model."""
 
     what: str
+    """The table, then the data and the settings where there are several."""
     score: str
     better: Better
     cells: tuple[Cell, ...]
     tests: tuple[Test, ...]
     steps: tuple[int, ...] = ()
+
+    @property
+    def table(self) -> str:
+        """The table's name alone."""
+        return self.what.split(" on ")[0].split(",")[0]
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -83,18 +91,73 @@ def find_results(paths: Sequence[str | Path]) -> dict[Path, list[Result]]:
     return found
 
 
+def distinct(found: Mapping[Path, Sequence[Result]]) -> list[Result]:
+    """The results in files, those that are in several once.
+
+    Raises:
+        DilaError: two models, or one made with two decoders or on two splits, have one name and seed.
+    """
+    kept: dict[Any, Result] = {}
+    seen: dict[Any, tuple[Path, Any]] = {}
+    for file, result in ((file, result) for file, results in found.items() for result in results):
+        subject, group = result.subject, _group(result)
+        for key, told in (
+            ((Path(result.data).name, subject.name, subject.seed), subject.weights),
+            ((group, subject.name, subject.seed), hashes_of(result)),
+        ):
+            first, its = seen.setdefault(key, (file, told))
+            if its != told:
+                raise DilaError(
+                    f"{first} and {file} hold different models, decoders or training episodes under one name and seed, "
+                    f"{subject.name} {subject.seed}; tell them apart with --name or --run-seed of dila eval"
+                )
+        kept.setdefault((group, subject.name, hashes_of(result)), result)
+    return list(kept.values())
+
+
 def compare(results: Sequence[Result]) -> list[Row]:
-    """A row for each score of each table on each data set, in the order in which they come."""
+    """A row for each score of each table on each data set, clips and settings, in the order in which they come."""
     rows = []
-    groups: dict[tuple[str, str, str], list[Result]] = {}
+    groups: dict[_Group, list[Result]] = {}
     for result in results:
-        groups.setdefault((result.what, Path(result.data).name, result.pins), []).append(result)
-    several = len({key[1:] for key in groups}) > 1
-    for (what, data, _), members in groups.items():
-        title = f"{what} on {data}" if several else what
+        groups.setdefault(_group(result), []).append(result)
+    for group, members in groups.items():
+        title = _title(group, list(groups))
         names = dict.fromkeys(score.name for member in members for score in member.scores)
         rows += [row for name in names if (row := _row(title, name, members)) is not None]
     return rows
+
+
+class _Group(NamedTuple):
+    """Results that are compared: what is alike in them."""
+
+    what: str
+    data: str
+    pins: str
+    settings: str
+    """Those that the table reads, as JSON."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return {"pins": self.pins} | json.loads(self.settings)
+
+
+def _group(result: Result) -> _Group:
+    settings = json.dumps(settings_of(result), sort_keys=True)
+    return _Group(result.what, Path(result.data).name, result.pins, settings)
+
+
+def _title(group: _Group, groups: Sequence[_Group]) -> str:
+    """The table, the data where there are several, and what else tells it from others of the same table and data."""
+    several = len({other.data for other in groups}) > 1
+    beside = [other.told for other in groups if other[:2] == group[:2]]
+    differing = {name: value for name, value in group.told.items() if any(other.get(name) != value for other in beside)}
+    title = f"{group.what} on {group.data}" if several else group.what
+    return title + "".join(f", {name} = {_said(value)}" for name, value in differing.items())
+
+
+def _said(value: Any) -> str:
+    return (" ".join(map(str, value)) or "all") if isinstance(value, list) else str(value)
 
 
 def _row(what: str, name: str, members: Sequence[Result]) -> Row | None:

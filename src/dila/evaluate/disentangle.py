@@ -19,8 +19,8 @@ from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
 from dila.evaluate.factors import Factor
 from dila.evaluate.plots import Point, draw_bars
-from dila.evaluate.probing import spread
-from dila.evaluate.result import Result, Score
+from dila.evaluate.probing import score_r2, spread
+from dila.evaluate.result import Result, Score, edges
 from dila.model.dila import DiLA
 from dila.protocols import Episode
 from dila.shapes import Features, Tensor
@@ -135,10 +135,9 @@ def _probe_one(name: str, factor: Factor, x: Tensor, y: Tensor, episode: Tensor,
     if factor.kind == "class":
         told = classify(x, y, episode, episode < 0, seed)
         room = max(1 - told.chance, 1e-9)
-        low, high = ((edge - told.chance) / room for edge in told.interval)
+        low, high = (None if edge is None else (edge - told.chance) / room for edge in edges(told.interval))
         return Score(f"accuracy/{name}", told.above_chance, low, high, "neither")
-    result = probe(x, y, episode, held_out=episode < 0, seed=seed)
-    return Score(f"r2/{name}", result.r2, result.r2_interval.low, result.r2_interval.high, "neither")
+    return score_r2(f"r2/{name}", probe(x, y, episode, held_out=episode < 0, seed=seed), "neither")
 
 
 def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What is known of every frame, as factors to be probed for: numbers, angles, and classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -62,18 +62,26 @@ def find_factors(
     for column, values in columns.items():
         if column in SKIPPED or (not values.is_floating_point() and values.shape[-1] > 1):
             continue
-        width = values.shape[-1]
-        parts = names_of(column, width, names)
-        chosen = places(column, wanted, width, names) if wanted and column == of else []
+        width, chosen = values.shape[-1], wanted if column == of else ()
         if not values.is_floating_point():
             found.append(Factor(column, column, (0,), "class"))
-        elif chosen:
-            found += [Factor(_name(column, parts[i]), column, (i,), _kind(parts[i])) for i in chosen]
-        elif width > WIDEST or "colour" in column:
+        elif not chosen and (width > WIDEST or "colour" in column):
             found.append(Factor(column, column, tuple(range(width)), "number"))
         else:
-            found += [Factor(_name(column, part), column, (i,), _kind(part)) for i, part in enumerate(parts)]
+            own = components(column, chosen, width, names)
+            found += [replace(factor, name=_name(column, factor.name)) for factor in own]
     return [factor for factor in found if _varies(factor.of(columns))]
+
+
+def components(column: str, wanted: Sequence[str], width: int, names: Mapping[str, tuple[str, ...]]) -> list[Factor]:
+    """The wanted components of a column, all when there are none, each a factor under its own name.
+
+    Raises:
+        DilaError: no such component.
+    """
+    parts = names_of(column, width, names)
+    chosen = places(column, wanted, width, names) or range(width)
+    return [Factor(parts[i], column, (i,), _kind(parts[i])) for i in chosen]
 
 
 def places(column: str, wanted: Sequence[str], width: int, names: Mapping[str, tuple[str, ...]]) -> list[int]:

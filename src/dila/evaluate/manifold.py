@@ -7,7 +7,7 @@ and circular correlations of directions and turns.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +18,17 @@ from dila.analysis.probe import predict, probe
 from dila.data import KINDS, Clips, collate_clips
 from dila.errors import MissingExtra
 from dila.evaluate.bench import PART, Bench
-from dila.evaluate.factors import CIRCULAR
+from dila.evaluate.factors import Factor
 from dila.evaluate.plots import Arrow, draw_points
-from dila.evaluate.probing import components, spread, targets
+from dila.evaluate.probing import (
+    check_varies,
+    radians,
+    score_r2,
+    spread,
+    target_names,
+    targets,
+    wanted_components,
+)
 from dila.evaluate.result import Result, Score
 from dila.protocols import Episode
 from dila.shapes import Float, Int, Tensor
@@ -42,12 +50,14 @@ def measure_manifold(bench: Bench) -> Result:
     """Draw and measure z of held-out episodes against a column of true values, ``action`` unless told otherwise.
 
     Raises:
-        DilaError: the data have no such column.
+        DilaError: the data have no such column, or it does not vary.
     """
     began = time.monotonic()
     train, held = _gather(bench, bench.train, bench.settings.pairs), _gather(bench, bench.held, SHOWN)
-    names = bench.component_names(held.y.shape[1])
-    scores = _decoding(train, held, names, bench.settings.seed)
+    check_varies(bench, held.y)
+    factors = wanted_components(bench)
+    names = target_names(factors, bench.settings.change)
+    scores = _decoding(train, held, factors, bench)
     plane = pca(held.z)
     scores += [Score("pca_share", sum(plane.share), better="neither")]
     scores += _topology(held, plane.points, "pca")
@@ -64,14 +74,14 @@ def measure_manifold(bench: Bench) -> Result:
 def _gather(bench: Bench, episodes: Sequence[Episode], count: int) -> Latents:
     world, settings = bench.world, bench.settings
     cut = Clips(episodes, world.frames, world.stride, hop=world.frames)
-    columns = components(cut, settings.column, settings.components, bench.names)
+    factors = wanted_components(bench, cut)
     chosen = spread(len(cut), -(-count // (world.frames - 1)))
     parts = []
     for start in range(0, len(chosen), PART):
         batch = collate_clips([cut[i] for i in chosen[start : start + PART]])
         with world.running():
             z = world.model.infer(batch.frames.to(bench.device)).float().cpu()
-        y = targets(batch.columns[settings.column], settings.column, settings.change)[..., columns]
+        y = targets(batch.columns, factors, settings.change)
         kind = batch.columns.get("kind", torch.zeros(*batch.index.shape, 1))[:, :-1, 0].long()
         episode = torch.as_tensor(batch.episode)[:, None].expand(-1, z.shape[1])
         parts.append(Latents(*(part.flatten(0, 1) for part in (z, y, kind, episode))))
@@ -80,28 +90,35 @@ def _gather(bench: Bench, episodes: Sequence[Episode], count: int) -> Latents:
     return Latents(*(part[known] for part in rows))
 
 
-def _decoding(train: Latents, held: Latents, names: Sequence[str], seed: int) -> list[Score]:
+def _decoding(train: Latents, held: Latents, factors: Sequence[Factor], bench: Bench) -> list[Score]:
+    seed, change = bench.settings.seed, bench.settings.change
+    names = target_names(factors, change)
     episode = torch.cat([train.episode, -1 - held.episode])
     z, y = torch.cat([train.z, held.z]), torch.cat([train.y, held.y])
     told = probe(z, y, episode, held_out=episode < 0, seed=seed)
-    scores = [Score("r2/all", told.r2, told.r2_interval.low, told.r2_interval.high)]
+    scores = [score_r2("r2/all", told)]
     scores += [Score(f"r2/{name}", value) for name, value in zip(names, told.r2_by_component, strict=True)]
     decoded = predict(train.z, train.y, train.episode, held.z, seed)
-    scores += _circular(decoded, held.y, names)
+    angles = (radians(y, factors, change) for y in (decoded, held.y))
+    scores += [*_turns(*angles), *_direction(decoded, held.y, names)]
     return scores + _composed(train, held, seed)
 
 
-def _circular(decoded: Tensor, true: Tensor, names: Sequence[str]) -> list[Score]:
-    """Of turns, and of the direction of movement where the first two parameters are a movement in the plane."""
-    scores = []
-    for i, name in enumerate(names):
-        if any(word in name for word in CIRCULAR) and bool((true[:, i].abs() > 1e-9).any()):
-            scores.append(Score(f"circular_correlation/{name}", circular_correlation(decoded[:, i], true[:, i])))
-    if len(names) > 1 and (names[0].endswith("x"), names[1].endswith("y")) == (True, True):
-        moves = true[:, :2].norm(dim=1) > 0.25 * true[:, :2].norm(dim=1).amax().clamp_min(1e-12)
-        told, real = (torch.atan2(side[moves, 1], side[moves, 0]) for side in (decoded, true))
-        scores.append(Score("circular_correlation/direction", circular_correlation(told, real)))
-    return scores
+def _turns(decoded: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> list[Score]:
+    return [
+        Score(f"circular_correlation/{name}", circular_correlation(decoded[name], turn))
+        for name, turn in true.items()
+        if bool((turn.abs() > 1e-9).any())
+    ]
+
+
+def _direction(decoded: Tensor, true: Tensor, names: Sequence[str]) -> list[Score]:
+    """Of movement, where the first two parameters are a movement in the plane."""
+    if len(names) < 2 or not (names[0].endswith("x") and names[1].endswith("y")):
+        return []
+    moves = true[:, :2].norm(dim=1) > 0.25 * true[:, :2].norm(dim=1).amax().clamp_min(1e-12)
+    told, real = (torch.atan2(side[moves, 1], side[moves, 0]) for side in (decoded, true))
+    return [Score("circular_correlation/direction", circular_correlation(told, real))]
 
 
 def _composed(train: Latents, held: Latents, seed: int) -> list[Score]:

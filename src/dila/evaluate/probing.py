@@ -6,7 +6,7 @@ before any learning), and z of an untrained model of the same config. A learning
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,13 +18,15 @@ from dila.analysis.probe import Fit, ProbeResult, chance, feature_changes, probe
 from dila.data import Clips, collate_clips
 from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
-from dila.evaluate.factors import places
-from dila.evaluate.result import Result, Score
+from dila.evaluate.factors import Factor, components
+from dila.evaluate.result import Better, Result, Score, edges
 from dila.protocols import Episode, LatentActionModel
 from dila.shapes import Float, Int, Tensor
 
 CURVE = (50, 100, 200, 400, 800, 1600, 3200)
 """Sizes of the learning curve, as far as `Settings.pairs` goes."""
+STILL = 1e-6
+"""A number that spreads no more than this is constant."""
 FITS: dict[str, Fit | None] = {"ridge": None, "mlp": fit_mlp}
 
 
@@ -42,13 +44,14 @@ def measure_probe(bench: Bench) -> Result:
     """Probe z for a column of true values.
 
     Raises:
-        DilaError: the data have no such column or component, or too few episodes.
+        DilaError: the data have no such column or component, it does not vary, or there are too few episodes.
     """
     began = time.monotonic()
     wanted = bench.settings.pairs
     untrained = untrained_like(bench.world.model, bench.settings.seed)
     train = gather(bench, bench.train, wanted, untrained)
     held = gather(bench, bench.held, max(wanted, 400), untrained)
+    check_varies(bench, held.y)
     scores: list[Score] = []
     inputs = ("z", "untrained", "features") if untrained else ("z", "features")
     for kind, fit in FITS.items():
@@ -66,7 +69,7 @@ def gather(
     """About so many transitions, spread over the episodes."""
     world, settings = bench.world, bench.settings
     cut = Clips(episodes, world.frames, world.stride, hop=max(1, world.frames // 2))
-    columns = components(cut, settings.column, settings.components, bench.names)
+    factors = wanted_components(bench, cut)
     clips = -(-pairs // (world.frames - 1))
     chosen = spread(len(cut), clips)
     parts: list[Transitions] = []
@@ -76,7 +79,7 @@ def gather(
         with world.running():
             z = world.model.infer(e).float().cpu()
             blank = untrained.infer(e).float().cpu() if untrained else torch.zeros_like(z)
-        y = targets(batch.columns[settings.column], settings.column, settings.change)[..., columns]
+        y = targets(batch.columns, factors, settings.change)
         episode = torch.as_tensor(batch.episode)[:, None].expand(-1, z.shape[1])
         parts.append(
             Transitions(z.flatten(0, 1), blank.flatten(0, 1), feature_changes(batch.frames.float()), y.flatten(0, 1),
@@ -89,30 +92,62 @@ def gather(
     return Transitions(*(part[keep] for part in rows))
 
 
-def targets(column: Tensor, name: str, change: bool) -> Float[Tensor, "B K A"]:
-    """What is to be read off a transition: its action (the mean of the raw ones in it), or a state or its change."""
-    column = column.double()
-    if name == "action" and change:
+def targets(columns: Mapping[str, Tensor], factors: Sequence[Factor], change: bool) -> Float[Tensor, "B K A"]:
+    """What is to be read off a transition: its action (the mean of the raw ones in it), or a state or its change.
+
+    A state's angle is its sine and cosine, and changes the shorter way round; what an action does to one is a number.
+    """
+    if factors[0].column != "action":
+        told = [factor.change(columns) if change else factor.of(columns)[:, :-1] for factor in factors]
+        return torch.cat(told, dim=-1)
+    if change:
         raise DilaError("the change of an action says nothing of a transition; probe for --column state --change")
-    if name == "action":
-        return column.mean(2)
-    return column[:, 1:] - column[:, :-1] if change else column[:, :-1]
+    return columns["action"].double().mean(2)[..., [part for factor in factors for part in factor.parts]]
 
 
-def components(cut: Clips, column: str, wanted: Sequence[str], names: dict[str, tuple[str, ...]]) -> list[int]:
-    """Places of the wanted components.
+def target_names(factors: Sequence[Factor], change: bool) -> list[str]:
+    """What the numbers of `targets` are called."""
+    told = [[f"sin {f.name}", f"cos {f.name}"] if _on_circle(f, change) else [f.name] for f in factors]
+    return [name for names in told for name in names]
+
+
+def radians(y: Float[Tensor, "N A"], factors: Sequence[Factor], change: bool) -> dict[str, Float[Tensor, " N"]]:
+    """The angles among `targets`, by name."""
+    told, place = {}, 0
+    for factor in factors:
+        circle = _on_circle(factor, change)
+        if factor.kind == "angle":
+            told[factor.name] = torch.atan2(y[:, place], y[:, place + 1]) if circle else y[:, place]
+        place += 1 + circle
+    return told
+
+
+def wanted_components(bench: Bench, cut: Clips | None = None) -> list[Factor]:
+    """The components that the settings ask for, of the held-out clips or of others.
 
     Raises:
         DilaError: no such column or component.
     """
-    if column not in cut.column_shapes:
-        why = cut.dropped.get(column)
+    cut, settings = cut or Clips(bench.held, bench.world.frames, bench.world.stride), bench.settings
+    if settings.column not in cut.column_shapes:
+        why = cut.dropped.get(settings.column)
         have = ", ".join(cut.column_shapes) or "none"
         raise DilaError(
-            f"the data have no column {column!r} to probe for{f', because {why}' if why else ''}; they have {have}"
+            f"the data have no column {settings.column!r} to probe for{f', because {why}' if why else ''}; "
+            f"they have {have}"
         )
-    width = cut.column_shapes[column][-1]
-    return places(column, wanted, width, names) or list(range(width))
+    return components(settings.column, settings.components, cut.column_shapes[settings.column][-1], bench.names)
+
+
+def check_varies(bench: Bench, y: Float[Tensor, "N A"]) -> None:
+    """Raise DilaError where none of what is to be read off the held-out episodes varies among them."""
+    if len(y) and not bool((y.std(0, correction=0) > STILL).any()):
+        names = ", ".join(factor.name for factor in wanted_components(bench))
+        told = f"the change of {names}" if bench.settings.change else names
+        raise DilaError(
+            f"column {bench.settings.column!r} of {bench.data}: {told} is constant in the held-out episodes; choose "
+            "other --components, or hold out more"
+        )
 
 
 def untrained_like(model: LatentActionModel, seed: int) -> LatentActionModel | None:
@@ -141,6 +176,11 @@ def joined(train: Transitions, held: Transitions) -> tuple[Transitions, Tensor]:
     return both, both.episode < 0
 
 
+def _on_circle(factor: Factor, change: bool) -> bool:
+    """Whether a target is told by its sine and cosine."""
+    return factor.kind == "angle" and not change and factor.column != "action"
+
+
 def _score_inputs(
     train: Transitions, held: Transitions, inputs: Sequence[str], kind: str, fit: Fit | None, bench: Bench
 ) -> list[Score]:
@@ -149,20 +189,24 @@ def _score_inputs(
     told = {name: run(getattr(both, name)) for name in inputs}
     told["shuffled"] = chance(both.z, both.y, both.episode, held_out=test, seed=bench.settings.seed, fit=fit)
     scores = [score for name, result in told.items() for score in score_probe(f"{name}/{kind}", result)]
-    names = bench.component_names(both.y.shape[1])
+    names = target_names(wanted_components(bench), bench.settings.change)
     by_component = zip(names, told["z"].r2_by_component, strict=True)
     return scores + [Score(f"r2/z/{kind}/{name}", value) for name, value in by_component]
 
 
 def score_probe(name: str, result: ProbeResult) -> list[Score]:
     """R² and MSE of a probe, the latter with its values of each held-out episode."""
-    r2, mse = result.r2_interval, result.mse_interval
     # Held-out episodes are numbered backwards by `joined`, so that theirs come out in falling order.
     values = tuple(reversed(result.mse_by_episode))
     return [
-        Score(f"r2/{name}", result.r2, r2.low, r2.high, "higher"),
-        Score(f"mse/{name}", result.mse, mse.low, mse.high, "lower", values),
+        score_r2(f"r2/{name}", result),
+        Score(f"mse/{name}", result.mse, *edges(result.mse_interval), "lower", values),
     ]
+
+
+def score_r2(name: str, result: ProbeResult, better: Better = "higher") -> Score:
+    """R² of a probe with its interval."""
+    return Score(name, result.r2, *edges(result.r2_interval), better)
 
 
 def _curves(train: Transitions, held: Transitions, inputs: Sequence[str], bench: Bench) -> list[Score]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dila.errors import DilaError
-from dila.evaluate.compare import Row, Test, compare
+from dila.evaluate.compare import Row, Test, compare, distinct
 from dila.evaluate.page import Figure, Section, Table, Tile, write_page
 from dila.evaluate.plots import Point, draw_bars, draw_curves
 from dila.evaluate.result import Result
@@ -43,10 +43,10 @@ def write_report(path: Path, found: Mapping[Path, Sequence[Result]], against: st
             holds the tests of all pairs.
 
     Raises:
-        DilaError: there are no results, or none of the model ``against``.
+        DilaError: there are no results, none of the model ``against``, or two models of one name and seed.
         MissingExtra: matplotlib or scipy is not installed.
     """
-    results = [result for members in found.values() for result in members]
+    results = distinct(found)
     if not results:
         raise DilaError("there are no results to report; make some with: dila eval")
     rows = compare(results)
@@ -58,8 +58,9 @@ def write_report(path: Path, found: Mapping[Path, Sequence[Result]], against: st
         sections = [_models(results)]
         for what in dict.fromkeys(row.what for row in rows):
             shown = [row for row in rows if row.what == what]
-            pictures = _pictures(found, what.split(" on ")[0]) if len(models) <= 8 else []
-            sections.append(_section(what, shown, models, against, Path(folder), pictures))
+            pictures = _pictures(found, shown[0].table) if len(models) <= 8 else []
+            its = Path(tempfile.mkdtemp(dir=folder))
+            sections.append(_section(shown, models, against, its, pictures))
         sections.append(_notes(results))
         path.parent.mkdir(parents=True, exist_ok=True)
         subtitle = (
@@ -73,7 +74,7 @@ def _tiles(rows: Sequence[Row]) -> list[Tile]:
     """The best model of each headline."""
     tiles = []
     for what, name, meaning in HEADLINES:
-        row = next((row for row in rows if row.what.split(" on ")[0] == what and row.score == name), None)
+        row = next((row for row in rows if row.table == what and row.score == name), None)
         if row is None:
             continue
         best = (min if row.better == "lower" else max)(row.cells, key=lambda cell: cell.mean)
@@ -102,8 +103,9 @@ def _models(results: Sequence[Result]) -> Section:
 
 
 def _section(
-    what: str, rows: Sequence[Row], models: Sequence[str], against: str, folder: Path, pictures: Sequence[Figure]
+    rows: Sequence[Row], models: Sequence[str], against: str, folder: Path, pictures: Sequence[Figure]
 ) -> Section:
+    """All rows of one title."""
     shown: list[Table | Figure] = [_table(rows, models)]
     tests = [
         (row, test)
@@ -113,10 +115,10 @@ def _section(
     ]
     if tests:
         shown.append(_test_table(tests))
-    shown += _curves(what, rows, folder)
+    shown += _curves(rows, folder)
     if len(models) > 1:
-        shown += _bars(what, rows, folder)
-    return Section(what, ABOUT.get(what.split(" on ")[0], ""), [*shown, *pictures])
+        shown += _bars(rows, folder)
+    return Section(rows[0].what, ABOUT.get(rows[0].table, ""), [*shown, *pictures])
 
 
 def _table(rows: Sequence[Row], models: Sequence[str]) -> Table:
@@ -137,14 +139,13 @@ def _test_table(tests: Sequence[tuple[Row, Test]]) -> Table:
     head = ["paired, same clips", "first", "second", "difference", "p bootstrap", "p Wilcoxon", "p Holm", "episodes"]
     lines = []
     for row, test in tests:
-        wilcoxon = "-" if test.p_wilcoxon is None else f"{test.p_wilcoxon:.3g}"
         difference = _number(test.difference, test.low, test.high)
-        chances = (f"{test.p_bootstrap:.3g}", wilcoxon, f"{test.p_holm:.3g}")
+        chances = ("-" if p is None else f"{p:.3g}" for p in (test.p_bootstrap, test.p_wilcoxon, test.p_holm))
         lines.append([row.score, test.first, test.second, difference, *chances, str(test.episodes)])
     return Table(head, lines)
 
 
-def _curves(what: str, rows: Sequence[Row], folder: Path) -> list[Figure]:
+def _curves(rows: Sequence[Row], folder: Path) -> list[Figure]:
     """One plot a score that has steps: of every model, and of what stands beside it."""
     families: dict[str, list[Row]] = {}
     for row in rows:
@@ -157,8 +158,7 @@ def _curves(what: str, rows: Sequence[Row], folder: Path) -> list[Figure]:
         steps = members[0].steps[:longest] or tuple(range(1, longest + 1))
         by_pairs = family == "r2_by_pairs"
         label = "pairs with a known action" if by_pairs else "frames ahead"
-        name = f"{what}_{family}".replace(" ", "_").replace("/", "_")
-        path = draw_curves(folder / f"{name}.png", curves, steps, (label, family), log_x=by_pairs)
+        path = draw_curves(folder / f"{family}.png", curves, steps, (label, family), log_x=by_pairs)
         figures.append(Figure(path, f"{family} by {label}."))
     return figures
 
@@ -179,16 +179,15 @@ def _lines(members: Sequence[Row]) -> dict[str, Sequence[float]]:
     return lines
 
 
-def _bars(what: str, rows: Sequence[Row], folder: Path) -> list[Figure]:
+def _bars(rows: Sequence[Row], folder: Path) -> list[Figure]:
     """The headline of a table as bars over models."""
-    wanted = [name for table, name, _ in HEADLINES if table == what.split(" on ")[0]]
+    wanted = [name for table, name, _ in HEADLINES if table == rows[0].table]
     figures = []
     for row in rows:
         if row.score in wanted:
             bars = {cell.model: {row.score: Point(cell.mean, cell.low, cell.high)} for cell in row.cells}
             line = 1.0 if "over_copying" in row.score else None
-            path = draw_bars(folder / f"{what}_{row.score}.png".replace(" ", "_").replace("/", "_"), bars, row.score,
-                             line=line)  # fmt: skip
+            path = draw_bars(folder / f"bars_{row.score.replace('/', '_')}.png", bars, row.score, line=line)
             figures.append(Figure(path, f"{row.score}, with 95% intervals over {row.cells[0].interval or 'nothing'}."))
     return figures
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dila.analysis.intervals import mean_interval, ratio_interval
+from dila.analysis.intervals import Interval, mean_interval, ratio_interval
+from dila.analysis.probe import Interval as ProbeInterval
 from dila.configs import from_json, to_json
 from dila.errors import DilaError
 from dila.files import write_json
@@ -44,7 +45,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Subject:
-    """Who was measured: the name shared by the seeds of a run, the seed, the folder, a hash of weights and encoder."""
+    """Who was measured.
+
+    Args:
+        name: shared by the seeds of a run.
+        seed: of the run.
+        path: of the folder.
+        weights: hash of weights and encoder.
+        parameters: how many.
+        encoder: name of it.
+        decoder: hash of what draws, its own or a borrowed one; empty where nothing does, and in older results.
+    """
 
     name: str
     seed: int | None
@@ -52,6 +63,7 @@ class Subject:
     weights: str
     parameters: int
     encoder: str
+    decoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ class Result:
         pictures: files beside the JSON, relative to it, with a caption each.
         seconds: that it took.
         dila_version: that made it.
+        split: hash of the episodes that probes are fitted and judged on; empty in older results.
     """
 
     what: str
@@ -85,6 +98,7 @@ class Result:
     pictures: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     dila_version: str = ""
+    split: str = ""
 
     def score(self, name: str) -> Score:
         """The score of this name. Raises KeyError."""
@@ -123,8 +137,7 @@ def score_rows(
     values = values.detach().cpu().double()
     rows = values.reshape(len(values), -1).mean(1)
     steps = tuple(_rounded(values.mean(0).reshape(-1))) if by_step and values.ndim > 1 else ()
-    low, high = mean_interval(rows, episode)
-    return Score(name, float(rows.mean()), low, high, better, tuple(_rounded(rows)), steps)
+    return Score(name, float(rows.mean()), *edges(mean_interval(rows, episode)), better, tuple(_rounded(rows)), steps)
 
 
 def score_ratio(
@@ -136,9 +149,15 @@ def score_ratio(
 ) -> Score:
     """A score that is a sum over rows over another sum, with its interval over episodes; no value a row."""
     top, bottom = (part.detach().cpu().double().reshape(len(part), -1) for part in (numerator, denominator))
-    low, high = ratio_interval(top.mean(1), bottom.mean(1), episode)
+    interval = ratio_interval(top.mean(1), bottom.mean(1), episode)
     steps = tuple(_rounded(top.mean(0) / bottom.mean(0).clamp_min(1e-30))) if top.shape[1] > 1 else ()
-    return Score(name, float(top.mean() / bottom.mean().clamp_min(1e-30)), low, high, better, by_step=steps)
+    ratio = float(top.mean() / bottom.mean().clamp_min(1e-30))
+    return Score(name, ratio, *edges(interval), better, by_step=steps)
+
+
+def edges(interval: Interval | ProbeInterval | None) -> tuple[float | None, float | None]:
+    """Low and high of an interval, where there is one."""
+    return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def print_scores(results: Iterable[Result]) -> None:

@@ -21,8 +21,9 @@ from dila.data import Clips, collate_clips, open_corpus
 from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
 from dila.evaluate.disentangle import parts_of
+from dila.evaluate.factors import components
 from dila.evaluate.plots import Point, draw_bars
-from dila.evaluate.probing import spread, untrained_like
+from dila.evaluate.probing import score_r2, spread, targets, untrained_like
 from dila.evaluate.result import Result, Score, score_rows
 from dila.model.dila import DiLA
 from dila.protocols import Episode
@@ -58,6 +59,7 @@ def _gather(bench: Bench, episodes: Sequence[Episode], untrained: object) -> dic
             f"{bench.data} has no columns action, state and {COLUMN}; record primitives or objects3d with "
             "--moving-background"
         )
+    moved = components("state", (), cut.column_shapes["state"][-1], bench.names)
     told: dict[str, list[Tensor]] = {}
     chosen = spread(len(cut), -(-bench.settings.pairs // 3))
     middle = world.frames // 2
@@ -78,7 +80,7 @@ def _gather(bench: Bench, episodes: Sequence[Episode], untrained: object) -> dic
         rows["features"] = feature_changes(batch.frames.float()).unflatten(0, (len(e), -1))[:, few]
         state, background = batch.columns["state"].double(), batch.columns[COLUMN].double()
         rows |= {
-            "action": (state[:, 1:] - state[:, :-1])[:, few],
+            "action": targets(batch.columns, moved, change=True)[:, few],
             "background_change": (background[:, 1:] - background[:, :-1])[:, few],
             "place": state[:, middle : middle + 1, :3],
             "background_place": background[:, middle : middle + 1],
@@ -123,7 +125,7 @@ def _asked(
         for name in inputs:
             told = run(torch.cat([train[name], held[name]]), y)
             better = "higher" if "background" not in title else "lower"
-            scores.append(Score(f"r2/{title}/{name}", told.r2, told.r2_interval.low, told.r2_interval.high, better))
+            scores.append(score_r2(f"r2/{title}/{name}", told, better))
     return scores
 
 

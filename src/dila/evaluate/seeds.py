@@ -63,6 +63,7 @@ def pair_seeds(results: Sequence[Result], against: str) -> list[SeedTest]:
         tests += [
             SeedTest(score, better, name, against, *found[:4], p, found.seeds)
             for (name, found), p in zip(told.items(), adjusted, strict=True)
+            if p is not None
         ]
     return tests
 

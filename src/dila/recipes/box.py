@@ -121,7 +121,7 @@ def _probed(world: World, corpus: Corpus, train: Sequence[Episode], held: Sequen
     components = [place for place, name in enumerate(names) if name in PROBED]
     if not components:
         return {}
-    probes = measure_probe(world, train, held, components, target="state")
+    probes = measure_probe(world, train, held, components, names=corpus.names, target="state")
     return {
         "probe_r2": probes.z.r2,
         "probe_r2_chance": probes.shuffled.r2,

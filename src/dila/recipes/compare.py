@@ -7,10 +7,10 @@
     out/results/baseline-lapa-seed0.json    what a run scored, see `Settings` and `measure`
     out/baseline-lapa-seed0/                the run
 
-What is finished is skipped, what was interrupted goes on; a run that failed has its reason in its JSON.
+What is finished is skipped, what was interrupted goes on; a run that failed has its reason in its JSON, and is tried
+again.
 """
 
-import json
 import multiprocessing
 import os
 import sys
@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from dila.baselines.presets import BASELINES
-from dila.data import Clips, collate_clips, open_corpus, split_episodes
+from dila.data import Clips, Corpus, collate_clips, open_corpus, split_episodes
 from dila.errors import DilaError
 from dila.evaluate.first_look import measure_rollouts, measure_z_probe
 from dila.evaluate.parameters import count
@@ -36,6 +36,7 @@ from dila.interop.pretrained import load_pretrained, pick_device
 from dila.protocols import Episode
 from dila.recipes import ABLATION, ABLATIONS, BASELINE, recipe
 from dila.recipes.command import command, plain
+from dila.recipes.results import ONE, place, read_result, slug, spelled, table
 from dila.train.begin import begin
 from dila.train.learner import Learner
 from dila.train.log import read_log
@@ -66,6 +67,7 @@ GROUPS = {
 off; everything. An ablation that leaves this size's recipe as it is, is DiLA itself and is not in them."""
 
 NAMES = ("table1", "table2")
+_CHOICE = f"choose dila, baseline:NAME, ablation:NAME or of {', '.join(GROUPS)}"
 
 AGENT = ("agent_x", "agent_y")
 LOSS_CLIPS = 64
@@ -91,7 +93,8 @@ class Settings:
         device: auto, cpu, cuda or mps.
         graph: the field of a run, for a GPU.
         commit: of the source, where there is no git to ask.
-        probed: components of the column ``state`` whose change the probe reads off z; none where there are none.
+        probed: components of the column ``state`` whose change the probe reads off z. Data without the agent that is
+            probed by default have no probe.
     """
 
     data: str
@@ -108,19 +111,24 @@ class Settings:
     commit: str | None = None
     probed: tuple[str, ...] = AGENT
 
+    def __post_init__(self):
+        for flag, number in (("seeds", self.seeds), ("parallel", self.parallel)):
+            if number < 1:
+                raise DilaError(f"--{flag} {number} must be at least 1")
+
 
 def compare(settings: Settings) -> list[dict[str, Any]]:
     """Train and measure all that is not there yet; gives every run's result, printed as a table.
 
     Raises:
-        DilaError: an unknown name, or results of other settings in ``out``.
+        DilaError: an unknown name, results of other settings in ``out``, or data without what is to be probed.
         SystemExit: stopped by a signal, saved.
     """
     jobs = [(name, seed) for seed in range(settings.seeds) for name in spelled_out(settings)]
     runs = {job: run_of(settings, *job) for job in jobs}
-    left = [job for job in jobs if _result(settings, *job, runs[job]) is None]
+    left = [job for job in jobs if (told := _stored(settings, *job, runs[job])) is None or "failed" in told]
     if left:
-        _fill_cache(settings, runs[left[0]])
+        _prepare(settings, runs[left[0]])
     if settings.parallel == 1:
         for job in tqdm(left, desc="comparison", unit="run"):
             _told(one(settings, *job), job)
@@ -131,7 +139,7 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
             started = {pool.submit(one, settings, *job): job for job in left}
             for done in tqdm(as_completed(started), desc="comparison", total=len(left), unit="run"):
                 _told(done.result(), started[done])
-    results = [result for job in jobs if (result := _result(settings, *job, runs[job])) is not None]
+    results = [result for job in jobs if (result := _stored(settings, *job, runs[job])) is not None]
     print(table(results))
     return results
 
@@ -140,9 +148,11 @@ def spelled_out(settings: Settings) -> tuple[str, ...]:
     """The names with each group's members in its place, every one once.
 
     Raises:
-        DilaError: a name that stands for nothing, or an ablation, named by itself, that changes nothing.
+        DilaError: no name, one that stands for nothing, or an ablation, named by itself, that changes nothing.
     """
     names: list[str] = []
+    if not settings.names:
+        raise DilaError(f"--names is empty; {_CHOICE}")
     for name in settings.names:
         if name in GROUPS:
             names += [member for member in GROUPS[name] if _is_its_own(settings, member)]
@@ -168,9 +178,7 @@ def run_of(settings: Settings, name: str, seed: int) -> Run:
     named = {DILA: base, BASELINE: f"{name}@{settings.size}", ABLATION: f"{name}@{base}"}
     kind = name.partition(":")[0]
     if kind not in named:
-        raise DilaError(
-            f"names: there is no {name!r}; choose dila, baseline:NAME, ablation:NAME or of {', '.join(GROUPS)}"
-        )
+        raise DilaError(f"names: there is no {name!r}; {_CHOICE}")
     run = recipe(named[kind])
     run = run if settings.steps is None else shortened(run, settings.steps)
     return replace(
@@ -211,10 +219,7 @@ def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     told: dict[str, Any] = {
         "name": name,
         "seed": seed,
-        "data": Path(settings.data).name,
-        "size": settings.size,
-        "steps": run.steps,
-        "clips": run.steps * run.batch,
+        **_shared(settings, run),
         "dila_version": version(),
         "commit": settings.commit or commit(),
         "device": _device_name(settings.device),
@@ -233,9 +238,7 @@ def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     except Exception as error:  # of whatever kind: hours of other runs hang on this one
         told["failed"] = f"{type(error).__name__}: {error}"
     told["seconds"] = round(time.monotonic() - began, 1)
-    path = _path(settings, name, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, told)
+    write_json(place(settings.out, name, seed), told)
     return told
 
 
@@ -243,7 +246,7 @@ def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
     """Size; losses, rollout error over copying by horizon, and the probe, all on held-out episodes."""
     pretrained = load_pretrained(checkpoint, device=settings.device)
     world = World(*pretrained, bf16=run.precision == "bf16")
-    told: dict[str, Any] = {"parameters": count(pretrained.model.config)}
+    told: dict[str, Any] = {"parameters": count(pretrained.model.config), "probed": list(settings.probed)}
     corpus = open_corpus(settings.data)
     cache = FeatureCache(
         pretrained.encoder, settings.cache_dir or default_cache(), pretrained.encoder.statistics, progress=False
@@ -254,31 +257,10 @@ def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
         return told
     told["rollout"] = asdict(measure_rollouts(world, held))
     told["rollout_error_vs_copy_last"] = told["rollout"]["pooled"]
-    components = [corpus.names["state"].index(name) for name in settings.probed if "state" in corpus.names]
-    if components:
-        probed = measure_z_probe(world, training, held, components)
+    if components := _components(settings, corpus):
+        probed = measure_z_probe(world, training, held, components, names=corpus.names)
         told |= {"probe_r2": probed.r2, "probe": probed.to_json()}
     return told
-
-
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Mean and spread over seeds of each name, as text."""
-    lines = [f"{'name':<24}{'runs':>5}{'parameters':>12}{'rollout/copy':>18}{'probe R2':>18}{'train s':>9}"]
-    for name in dict.fromkeys(result["name"] for result in results):
-        its = [result for result in results if result["name"] == name and "failed" not in result]
-        failed = sum(result["name"] == name for result in results) - len(its)
-        size = f"{its[0]['parameters']:,}" if its else ""
-        scores = [_spread([r[key] for r in its if key in r]) for key in ("rollout_error_vs_copy_last", "probe_r2")]
-        seconds = f"{fmean(r['seconds_training'] for r in its):.0f}" if its else ""
-        line = f"{name:<24}{len(its):>5}{size:>12}{scores[0]:>18}{scores[1]:>18}{seconds:>9}"
-        lines.append(line + (f"  {failed} failed" if failed else ""))
-    return "\n".join(lines)
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return f"{fmean(values):.3f} +- {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
 def _begin(parallel: int) -> None:
@@ -286,38 +268,63 @@ def _begin(parallel: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel))
 
 
-def _fill_cache(settings: Settings, run: Run) -> None:
-    """Encode the data once, before several runs want it at a time."""
+def _prepare(settings: Settings, run: Run) -> None:
+    """Say what cannot be probed before hours pass, and encode the data once, before several runs want it at a time."""
+    corpora = open_data(run, settings.data)
+    for corpus in corpora.values():
+        if settings.probed and not _components(settings, corpus):
+            print(f"no probe: the state of {settings.data} has no {' and '.join(AGENT)}; --probed names others")
     encoder, _ = begin(run)
     encoder.to(pick_device(settings.device))
-    corpora = open_data(run, settings.data)
     gather(resolve(run, encoder, corpora), encoder, corpora, Path(settings.cache_dir or default_cache()))
 
 
-def _result(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any] | None:
-    """What a finished run scored; None if it is still to do."""
-    path = _path(settings, name, seed)
+def _components(settings: Settings, corpus: Corpus) -> list[int]:
+    """Places in the state of what is probed; none where the data have not what is probed by default.
+
+    Raises:
+        DilaError: the data have not what was asked for.
+    """
+    names = corpus.names.get("state", ())
+    if missing := [name for name in settings.probed if name not in names]:
+        if settings.probed == AGENT:
+            return []
+        have = f"choose of {', '.join(names)}" if names else "it names none: leave --probed empty for no probe"
+        raise DilaError(f"--probed {' '.join(missing)}: there is no such component in the state of the data; {have}")
+    return [names.index(name) for name in settings.probed]
+
+
+def _shared(settings: Settings, run: Run) -> dict[str, Any]:
+    """What the results of all runs of a comparison have in common, failed ones as well."""
+    return {
+        "data": Path(settings.data).name,
+        "size": settings.size,
+        "steps": run.steps,
+        "clips": run.steps * run.batch,
+    }
+
+
+def _stored(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any] | None:
+    """What a run scored, or why it failed; None of one that never came so far.
+
+    Raises:
+        DilaError: what is there is damaged, or of a run of other settings.
+    """
+    path = place(settings.out, name, seed)
     if not path.is_file():
         return None
-    result = json.loads(path.read_text(encoding="utf-8"))
-    for key, wanted in (("steps", run.steps), ("clips", run.steps * run.batch), ("size", settings.size)):
-        if result[key] != wanted:
-            raise DilaError(f"{path} is of a run with {key} = {result[key]}, not {wanted}; choose another out")
-    return result
+    told = read_result(path)
+    wanted = _shared(settings, run) | {"probed": list(settings.probed)}
+    for key in ONE:
+        if told.get(key, wanted[key]) != wanted[key]:
+            one, other = spelled([told[key]]), spelled([wanted[key]])
+            raise DilaError(f"{path} is of a run with {key} = {one}, not {other}; choose another out")
+    return told
 
 
 def _told(result: dict[str, Any], job: tuple[str, int]) -> None:
     tqdm.write(f"{job[0]} seed {job[1]}: {result.get('failed', 'done')}, {result['seconds']:.0f} s")
     sys.stdout.flush()
-
-
-def slug(name: str, seed: int) -> str:
-    """What a run's folder and JSON are called."""
-    return f"{name.replace(':', '-')}-seed{seed}"
-
-
-def _path(settings: Settings, name: str, seed: int) -> Path:
-    return settings.out / "results" / f"{slug(name, seed)}.json"
 
 
 def _seconds(folder: Path, batch: int) -> float:
@@ -354,10 +361,16 @@ def _device_name(device: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and run."""
+    """Read the command line and run.
+
+    Raises:
+        DilaError: as `compare`, or some runs failed.
+    """
     import tyro
 
-    compare(tyro.cli(Settings, prog="dila compare", description=plain(__doc__), args=arguments))
+    results = compare(tyro.cli(Settings, prog="dila compare", description=plain(__doc__), args=arguments))
+    if failed := sum("failed" in result for result in results):
+        raise DilaError(f"{failed} of {len(results)} runs failed, see above; the same command tries them again")
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def _probe_table(probes: Probes) -> Table:
         "chance: shuffled labels": probes.shuffled,
     }
     rows = [
-        [name, f"{r.r2:.3f}", f"{r.r2_interval.low:.3f} to {r.r2_interval.high:.3f}", *_by_axis(r)]
+        [name, f"{r.r2:.3f}", "-" if (i := r.r2_interval) is None else f"{i.low:.3f} to {i.high:.3f}", *_by_axis(r)]
         for name, r in named.items()
     ]
     return Table(["linear probe from", "held-out R²", "95% interval", *AGENT], rows)

@@ -4,7 +4,7 @@ It reads the JSON that `dila.recipes.compare` leaves behind, and what ``runs/eva
 Markdown, pictures and one JSON of all numbers.
 """
 
-import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +19,8 @@ from dila.evaluate.result import Result, Score, Subject, read_results
 from dila.evaluate.seeds import SeedTest, by_seed, judge, pair_seeds
 from dila.files import write_json, write_text
 from dila.recipes.claims import ALONE, BACK, CLAIMS, DRAWN, FIGURES, POOLED, PROBE, SCORES, SEEN, beside
-from dila.recipes.compare import DILA, GROUPS, Settings, run_of, slug
+from dila.recipes.compare import DILA, GROUPS, Settings, run_of
+from dila.recipes.results import ONE, at, read_result, slug, spelled
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
 """What stands between these lines of a page is written anew, and the rest of it is left alone."""
@@ -45,7 +46,8 @@ class Summary:
     Args:
         data: its name.
         told: every run's JSON.
-        results: what each run scored that did not fail.
+        results: what each run scored that did not fail, as far as it is finite.
+        failed: why a run is not there, or which of its scores are not.
         rows: each score of each model over its seeds.
         tests: every model against ``against``, by seed.
         against: whom.
@@ -54,18 +56,18 @@ class Summary:
     data: str
     told: tuple[dict[str, Any], ...]
     results: tuple[Result, ...]
+    failed: Mapping[tuple[str, int], str]
     rows: tuple[Row, ...]
     tests: tuple[SeedTest, ...]
     against: str
 
     def to_json(self) -> dict[str, Any]:
         """All numbers of the page."""
-        failed = {f"{run['name']} seed {run['seed']}": run["failed"] for run in self.told if "failed" in run}
         return {
             "data": self.data,
             "scores": [row.to_json() for row in self.rows],
             "tests": [asdict(test) for test in self.tests],
-            "failed": failed,
+            "failed": {f"{name} seed {seed}": why for (name, seed), why in self.failed.items()},
         }
 
 
@@ -85,18 +87,18 @@ def summarise(folder: Path, against: str = DILA) -> Summary:
         raise DilaError(f"--against: {folder} has no run of {against}; it has some of {', '.join(_names(told))}")
     runs = place.parent if place.name == "results" else place
     results = [_result(run, runs) for run in told if "failed" not in run]
+    failed = {(run["name"], run["seed"]): run["failed"] for run in told if "failed" in run} | _lost(results)
     if len(pins := sorted({result.pins for result in results if result.pins})) > 1:
         raise DilaError(
             f"{runs} holds evaluations on several sets of clips, {', '.join(pins)}; give all the same --pins"
         )
-    results = [replace(result, pins="") for result in results]
+    results = [replace(result, pins="", scores=tuple(filter(_finite, result.scores))) for result in results]
     tests: list[SeedTest] = []
     for names in FAMILIES.values():
         paired = pair_seeds([result for result in results if result.subject.name in (against, *names)], against)
         tests += [test for test in paired if test.score in SCORES | DRAWN | FIGURES]
-    return Summary(
-        told[0].get("data", folder.name), tuple(told), tuple(results), tuple(compare(results)), tuple(tests), against
-    )
+    data = told[0].get("data", folder.name)
+    return Summary(data, tuple(told), tuple(results), failed, tuple(compare(results)), tuple(tests), against)
 
 
 def write_summary(out: Path, summaries: Sequence[Summary]) -> list[Path]:
@@ -143,33 +145,19 @@ def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
             lines += [] if title else _claim_table(summary)
     for path, caption in pictures.items():
         lines += [f"![{caption}]({path})", ""]
-    failed = [f"- {run['name']}, seed {run['seed']}: {run['failed']}" for run in summary.told if "failed" in run]
+    failed = [f"- {name}, seed {seed}: {why}" for (name, seed), why in summary.failed.items()]
     return "\n".join([*lines, *(["Failed:", "", *failed, ""] if failed else [])])
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
-    told = [_json(path) for path in sorted(folder.glob("*.json"))]
+    told = [read_result(path) for path in sorted(folder.glob("*.json"))]
     if not told:
         raise DilaError(f"{folder} holds no results of a comparison; make some with: dila compare --out {folder}")
-    for key in ("size", "steps", "clips"):
-        if len(kinds := {run[key] for run in told}) > 1:
-            raise DilaError(
-                f"{folder} holds runs with {key} of {', '.join(map(str, sorted(kinds)))}; give one comparison a folder"
-            )
+    for key in ONE:
+        if len(kinds := {tuple(run[key]) if key == "probed" else run[key] for run in told if key in run}) > 1:
+            raise DilaError(f"{folder} holds runs with {key} of {spelled(kinds)}; give one comparison a folder")
     order = {name: place for place, name in enumerate(GROUPS["all"])}
     return sorted(told, key=lambda run: (order.get(run["name"], len(order)), run["name"], run["seed"]))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DilaError(
-            f"{path} cannot be read as JSON: {str(error).splitlines()[0]}; remove it and compare"
-        ) from error
-    if not isinstance(told, dict) or {"name", "seed", "size", "steps", "clips", "device"} - told.keys():
-        raise DilaError(f"{path} is no result of dila compare; give a folder of those")
-    return told
 
 
 def _names(told: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -178,10 +166,11 @@ def _names(told: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _result(run: Mapping[str, Any], runs: Path) -> Result:
     """A run as `dila report` and the tests read it, its own scores and those of its evaluation as one."""
+    horizon = tuple(at(run, "rollout/by_horizon") or ())
     scores = [
-        Score(name, float(value), better=better, by_step=tuple(run["rollout"]["by_horizon"]) if name == POOLED else ())
+        Score(name, float(value), better=better, by_step=horizon if name == POOLED else ())
         for name, (_, better) in SCORES.items()
-        if (value := _at(run, name)) is not None
+        if (value := at(run, name)) is not None
     ]
     file = runs / slug(run["name"], run["seed"]) / "evaluation.json"
     judged = read_results(file) if file.is_file() else []
@@ -198,11 +187,23 @@ def _result(run: Mapping[str, Any], runs: Path) -> Result:
     return Result("comparison", subject, str(runs), judged[0].pins if judged else "", {}, tuple(scores))
 
 
-def _at(run: Mapping[str, Any], path: str) -> Any:
-    value: Any = run
-    for key in path.split("/"):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+def _finite(score: Score) -> bool:
+    return score.value is None or math.isfinite(score.value)
+
+
+def _lost(results: Sequence[Result]) -> dict[tuple[str, int], str]:
+    """Which scores of a run are not finite, and so left out."""
+    lost = {}
+    for result in results:
+        names = [_heading(score.name) for score in result.scores if not _finite(score)]
+        if names:
+            lost[result.subject.name, result.subject.seed] = f"left out, as not finite: {', '.join(names)}"
+    return lost
+
+
+def _heading(score: str) -> str:
+    """What the page calls a score, without the arrow."""
+    return (SCORES | DRAWN | FIGURES).get(score, (score,))[0].rstrip(" ↑↓")
 
 
 def _family(summary: Summary, models: Sequence[str]) -> list[str]:
@@ -285,7 +286,7 @@ def _test_table(summary: Summary, scores: Mapping[str, tuple[str, Any]], models:
     tests = {(t.first, t.score): t for t in summary.tests if t.score in scores and t.first in models}
     shown = [name for name in scores if any(score == name for _, score in tests)]
     if not shown:
-        return [f"No model has two seeds in common with {summary.against}: nothing to test.", ""]
+        return [f"No model can be tested against {summary.against} by seed.", ""]
     head = [f"minus {summary.against}, by seed"]
     for name in shown:
         head += [scores[name][0], "p, Holm"]
@@ -336,13 +337,13 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
         if name in rows and name in _PANELS
     ]
     drawn = {}
-    if panels:
-        models = [name for name in _names(summary.told) if name in _TABLES]
+    models = [name for name in _names(summary.told) if name in _TABLES]
+    if panels and models:
         path = draw_panels(stem.with_name(f"{stem.name}-scores.png"), models, panels)
         told = "mean over seeds with its 95% interval; small dots are seeds; dashed, the first frame repeated"
         drawn[path] = f"{summary.data}: {told}"
-    if POOLED in rows:
-        curves = {cell.model: cell.by_step for cell in rows[POOLED].cells if cell.model in _TABLES}
+    cells = rows[POOLED].cells if POOLED in rows else ()
+    if curves := {cell.model: cell.by_step for cell in cells if cell.model in models and cell.by_step}:
         frames = range(1, 1 + max(map(len, curves.values())))
         path = draw_curves(
             stem.with_name(f"{stem.name}-horizon.png"), curves, frames, ("frames ahead", "error over copying"), line=1.0

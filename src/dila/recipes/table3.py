@@ -7,9 +7,10 @@
     python -m dila.recipes.table3 --runs runs/compare/pusht --data recordings/kitchen recordings/fetch
 
 The runs are those of `dila.recipes.compare`, over several seeds. Each is probed on each data set as `dila eval probe`
-does, by the line alone: 800 transitions of its training episodes fit the line, held-out episodes score it. Beside the
-models stand the same probe on z of an untrained DiLA, and on the raw differences of features, which is what there is
-without learning. Actions that are places, as Push-T's, want ``--column state --change --components agent_x agent_y``.
+does, by the line alone: 800 transitions of its training episodes fit the line, held-out episodes score it. Data that
+a run was trained on are held out as they were then. Beside the models stand the same probe on z of an untrained DiLA,
+and on the raw differences of features, which is what there is without learning. Actions that are places, as those of
+Push-T, want ``--column state --change --components agent_x agent_y``.
 """
 
 import sys
@@ -34,7 +35,8 @@ from dila.evaluate.result import Result, Score, read_results, write_results
 from dila.evaluate.seeds import Claim, by_seed, judge, pair_seeds
 from dila.files import write_json
 from dila.recipes.command import command, plain
-from dila.recipes.compare import DILA, GROUPS, slug
+from dila.recipes.compare import DILA, GROUPS
+from dila.recipes.results import slug
 
 R2, MSE = "r2/z/ridge", "mse/z/ridge"
 CONTROLS = {"untrained": "z of an untrained DiLA", "features": "raw feature differences"}
@@ -83,7 +85,8 @@ def run_table3(settings: Settings) -> dict[str, Any]:
         interval over seeds, the controls, the paired tests against DiLA, and what they say of the paper's claims.
 
     Raises:
-        DilaError: no such runs, two data sets of one name, or data without actions.
+        DilaError: no such runs, two data sets of one name, data without actions, or held-out episodes that a run was
+            trained on.
     """
     runs, data = _runs(settings), {Path(each).name: each for each in settings.data}
     if len(data) < len(settings.data):

@@ -26,7 +26,7 @@ from dila.data.relative import relative_actions
 from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Actions, Float, Frames, Tensor
-from dila.train.objectives import ActionConditioned, Batch, places
+from dila.train.objectives import ActionConditioned, Batch
 from dila.train.run import Run, Stage
 from dila.vision import (
     CachedEpisode,
@@ -108,8 +108,10 @@ def resolve(run: Run, encoder: FrozenEncoder, corpora: Mapping[str, Corpus]) -> 
     """The run with everything filled in that encoder and data decide: as ``run.json`` keeps it.
 
     Raises:
-        DilaError: a stage needs actions that the data does not have, or a model of another action size.
+        DilaError: a data set gives no clip, a stage needs actions that it does not have, or a model of another action
+            size.
     """
+    _check_lengths(run, corpora)
     model = run.model.for_features(encoder.grid, encoder.feature_dim)
     if run.uses_actions:
         width = _action_width(run, corpora)
@@ -284,7 +286,8 @@ class Batches:
     def _batch(self, clip: Clip, part: int) -> Batch:
         e = features(clip.frames, self.encoder, self.device)
         a = flat_actions(clip).to(self.device) if self.actions else None
-        return Batch(e, a, places(self.device, len(e), self.first + part * len(e), self.batch))
+        place = self.first + part * len(e) + torch.arange(len(e), device=self.device)
+        return Batch(e, a, (place + 0.5) / self.batch)
 
 
 def _sentence(error: DilaError) -> str:
@@ -307,6 +310,20 @@ def flat_actions(clip: Clip) -> Actions:
 def frame_size(encoder: FrozenEncoder) -> tuple[int, int]:
     """Rows and columns that frames are brought to before they stack: what the encoder reads anyway."""
     return encoder.resize.size
+
+
+def _check_lengths(run: Run, corpora: Mapping[str, Corpus]) -> None:
+    """Refuse data that is too short for the run, before it is encoded and a decoder is trained."""
+    frames = max(run.clips.frames, *(run.clip_frames(stage) for stage in run.stages))
+    for name, corpus in corpora.items():
+        train, held_out = split_episodes(corpus, run.clips.held_out)
+        try:
+            cut(run, train, frames)
+        except DilaError as error:
+            raise DilaError(
+                f"{name}: {error} (this is of the {len(train)} episodes to train on; clips.held_out keeps back "
+                f"{len(held_out)})"
+            ) from error
 
 
 def _action_width(run: Run, corpora: Mapping[str, Corpus]) -> int:

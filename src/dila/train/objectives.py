@@ -21,7 +21,7 @@ from dila.model.losses import (
     symmetry_loss,
 )
 from dila.nn.bottleneck import Bottlenecked, perplexity
-from dila.shapes import Actions, Bool, Features, Float, LatentActions, Structure, Tensor
+from dila.shapes import Actions, Features, Float, LatentActions, Structure, Tensor
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,7 @@ class Batch(NamedTuple):
 
     e: Features
     a: Actions | None = None
-    place: Float[Tensor, " B"] | None = None
-    """Of each clip among those of the step, over all parts and processes, from 0 to 1; None where these are all."""
-
-
-def places(device: torch.device, clips: int, first: int = 0, of: int | None = None) -> Float[Tensor, " B"]:
-    """`Batch.place` of so many clips, the first of which has this number among all of a step."""
-    return (torch.arange(first, first + clips, device=device) + 0.5) / (of or clips)
+    place: Float[Tensor, " B"] | None = None  # of each clip among all of the step, 0 to 1; None where these are all
 
 
 class Outcome(NamedTuple):
@@ -124,13 +118,10 @@ class OneStep:
         z = model.bottleneck(z_seen)
         ds_hat, _ = model.fdm(seen.s[:, :-1], z.z)
         s_hat = seen.s[:, :-1] + ds_hat
-        drawn = torch.where(self._chosen(batch), seen.s[:, 1:], s_hat) if self.shown else s_hat
+        place = (torch.arange(len(e), device=e.device) + 0.5) / len(e) if batch.place is None else batch.place
+        drawn = torch.where((place < self.shown)[:, None, None, None, None], seen.s[:, 1:], s_hat)
         e_hat, _ = model.decoder(drawn, seen.c_mem[:, :-1], model.decoder.origin(e[:, 0]))
         return _outcome(model, _Seen(seen.s, z, z_seen, ds_hat, s_hat, e_hat, e[:, 1:], e[:, :1]), self.terms)
-
-    def _chosen(self, batch: Batch) -> Bool[Tensor, "B 1 1 1 1"]:
-        place = places(batch.e.device, len(batch.e)) if batch.place is None else batch.place
-        return (place < self.shown)[:, None, None, None, None]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""What each run of a comparison leaves behind: one JSON, where it lies, and what it must hold to be read."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from dila.errors import DilaError
+
+ONE = ("data", "size", "steps", "clips", "probed")
+"""What all runs of a comparison have in common; JSON of before a field was written goes without it."""
+
+_ALWAYS = {"name": str, "seed": int, "size": str, "steps": int, "clips": int, "device": str}
+_FINISHED = {"parameters": int, "seconds_training": int | float}
+_SCORES = ("rollout_error_vs_copy_last", "probe_r2", "rollout/pooled", "rollout/one_step", "probe/r2")
+
+
+def slug(name: str, seed: int) -> str:
+    """What a run's folder and JSON are called."""
+    return f"{name.replace(':', '-')}-seed{seed}"
+
+
+def place(out: Path, name: str, seed: int) -> Path:
+    """Where a run's JSON lies."""
+    return out / "results" / f"{slug(name, seed)}.json"
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What a run scored, or why it failed.
+
+    Raises:
+        DilaError: it cannot be read, or is something else.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DilaError(
+            f"{path} cannot be read as JSON: {str(error).splitlines()[0]}; remove it and compare again"
+        ) from error
+    if wrong := _wrong(told):
+        raise DilaError(f"{path} is no result of dila compare, as {wrong}; remove it and compare again")
+    return told
+
+
+def at(told: Mapping[str, Any], path: str) -> Any:
+    """What stands at ``key/key`` of a result; None where there is nothing."""
+    value: Any = told
+    for key in path.split("/"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def spelled(values: Iterable[Any]) -> str:
+    """Values of one of the fields in `ONE`, in a sentence."""
+    told = (" ".join(value) or "nothing" if isinstance(value, list | tuple) else str(value) for value in values)
+    return ", ".join(sorted(told))
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Mean and spread over seeds of each name, as text."""
+    lines = [f"{'name':<24}{'runs':>5}{'parameters':>12}{'rollout/copy':>18}{'probe R2':>18}{'train s':>9}"]
+    for name in dict.fromkeys(result["name"] for result in results):
+        its = [result for result in results if result["name"] == name and "failed" not in result]
+        failed = sum(result["name"] == name for result in results) - len(its)
+        size = f"{its[0]['parameters']:,}" if its else ""
+        scores = [_spread([r.get(key) for r in its]) for key in ("rollout_error_vs_copy_last", "probe_r2")]
+        seconds = f"{fmean(r['seconds_training'] for r in its):.0f}" if its else ""
+        line = f"{name:<24}{len(its):>5}{size:>12}{scores[0]:>18}{scores[1]:>18}{seconds:>9}"
+        lines.append(line + (f"  {failed} failed" if failed else ""))
+    return "\n".join(lines)
+
+
+def _wrong(told: Any) -> str | None:
+    if not isinstance(told, dict):
+        return "it holds no object"
+    needed = _ALWAYS if "failed" in told else _ALWAYS | _FINISHED
+    kinds = needed | {path: int | float for path in _SCORES if at(told, path) is not None}
+    strange = [path for path, kind in kinds.items() if not isinstance(at(told, path), kind)]
+    if not strange:
+        return None
+    value = at(told, strange[0])
+    return f"it has no {strange[0]}" if value is None else f"its {strange[0]} is {value!r}"
+
+
+def _spread(told: Sequence[float | None]) -> str:
+    """Of those that are there; where one is not finite, neither is the mean."""
+    values = [value for value in told if value is not None]
+    if not values:
+        return ""
+    spread = f" +- {stdev(values):.3f}" if len(values) > 1 and all(map(math.isfinite, values)) else ""
+    return f"{fmean(values):.3f}{spread}"

@@ -1,0 +1,47 @@
+"""The two numbers to look at first."""
+
+import math
+
+import numpy as np
+import torch
+
+from dila.evaluate.first_look import measure_z_probe
+from dila.imagine.world import World
+
+
+class Turning:
+    """Features are an angle that goes on and on, true states the same angle within one turn."""
+
+    def __init__(self, number):
+        draws = np.random.default_rng(number).uniform(-1, 1, 40)
+        self.angle = draws.cumsum()
+        self.id, self.times = f"{number}.mp4", np.arange(40) / 10
+        self.columns = {"state": ((self.angle + math.pi) % (2 * math.pi) - math.pi)[:, None]}
+
+    def read(self, frames):
+        return torch.tensor(self.angle[list(frames)]).float()[:, None, None, None]
+
+    def fingerprint(self):
+        return "none"
+
+
+class Seeing:
+    """z is the change of features."""
+
+    def infer(self, e):
+        return (e[:, 1:] - e[:, :-1]).mean((2, 3))
+
+    def start(self, e):
+        return e[:, -1]
+
+    def step(self, state, z):
+        return state, state
+
+
+def test_a_known_angle_changes_the_shorter_way_round(bench):
+    world = World(Seeing(), bench.world.encoder, None, 0.1, 8)
+    train, held = [Turning(i) for i in range(8)], [Turning(i) for i in range(8, 12)]
+    known = measure_z_probe(world, train, held, [0], names={"state": ("yaw",)})
+    unknown = measure_z_probe(world, train, held, [0])
+    assert known.r2 > 0.999
+    assert unknown.r2 < 0.9
