@@ -5,7 +5,7 @@ import os
 import pytest
 
 from dila.errors import DilaError
-from dila.files import replacing, write_json
+from dila.files import check_there, replacing, write_json
 
 
 def write_half(path):
@@ -60,5 +60,35 @@ def test_what_safetensors_writes_is_for_the_readers_that_the_umask_allows(tmp_pa
 
 def test_a_file_where_a_folder_should_be_is_told_of(tmp_path):
     write_json(tmp_path / "a", 1)
-    with pytest.raises(DilaError, match=r"a/b.json cannot be written \(.*choose another folder"):
+    with pytest.raises(DilaError, match=r"a/b.json cannot be written \(.*a is a file, and no folder\).*another folder"):
         write_json(tmp_path / "a" / "b.json", 1)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DilaError, match=r"link/b.json cannot be written \(.*link is a link that leads nowhere"):
+        write_json(tmp_path / "link" / "b.json", 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("x" * 250 + ".json", r"x.json cannot be written \(File name too long\).*choose a shorter name"),
+        ("/proc/x/a.json", r"/proc/x/a.json cannot be written \(No such file"),
+        ("/proc/a.json", r"/proc/a.json cannot be written \(No such file"),
+    ],
+)
+def test_a_path_that_cannot_be_is_told_of(path, words, tmp_path):
+    with pytest.raises(DilaError, match=words):
+        write_json(tmp_path / path, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("no", "no does not exist"),
+        ("x" * 300, "cannot be read \\(File name too long"),
+        ("a/b", "cannot be read \\(Not a"),
+    ],
+)
+def test_what_leads_nowhere_is_told_of_before_it_is_read(path, words, tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(DilaError, match=words):
+        check_there(tmp_path / path)

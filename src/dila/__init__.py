@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dila.errors import DilaError
     from dila.imagine.world import World
 
     __version__: str
 
-__all__ = ["World", "__version__", "from_pretrained", "load", "push_to_hub"]
+__all__ = ["DilaError", "World", "__version__", "from_pretrained", "load", "push_to_hub"]
 
 
 def load(path: str | Path, device: str = "auto", *, bf16: bool = False, **options: Any) -> "World":
@@ -45,6 +46,10 @@ def push_to_hub(path: str | Path, repo: str, **options: Any) -> str:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "DilaError":
+        from dila.errors import DilaError
+
+        return DilaError
     if name == "World":
         from dila.imagine.world import World
 

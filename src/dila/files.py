@@ -12,7 +12,9 @@ from typing import Any
 from dila.errors import DilaError
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-NO_ENTRY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+NO_ENTRY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+NO_PLACE = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP})
+REFUSED = NO_ROOM | NO_ENTRY | NO_PLACE
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -61,6 +63,20 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def check_there(path: Path) -> None:
+    """Refuse a path that leads nowhere, before anything is read.
+
+    Raises:
+        DilaError: nothing is there, or it may not be looked at.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise DilaError(f"{path} does not exist") from error
+    except OSError as error:
+        raise DilaError(f"{path} cannot be read ({error.strerror}); give another path") from error
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Around whatever writes a file or a folder: a failure of the disk becomes one sentence.
@@ -69,33 +85,53 @@ def writing(path: Path) -> Iterator[None]:
     number is all that is left; what does not speak of the disk goes on as it is.
 
     Raises:
-        DilaError: no room, no permission, a read-only or a broken disk.
+        DilaError: no room, no permission, a read-only or a broken disk, a name that cannot be.
     """
     try:
         yield
     except Exception as error:
-        number = _number(error)
+        number = _number(error, path)
         if isinstance(error, DilaError) or number is None:
             raise
-        mend = "make room" if number in NO_ROOM else "make it writable, or choose another folder"
-        raise DilaError(
-            f"{path} cannot be written ({strerror(number)}); what was whole before still is: {mend}, and the same "
-            "command goes on"
-        ) from error
+        raise DilaError(_refusal(path, number)) from error
 
 
-def _number(error: BaseException) -> int | None:
+def _refusal(path: Path, number: int) -> str:
+    why, mend = strerror(number), "make it writable, or choose another folder"
+    if number in NO_ROOM:
+        mend = "make room"
+    elif number == errno.ENAMETOOLONG:
+        mend = "choose a shorter name"
+    elif number not in NO_ENTRY:
+        why, mend = _in_the_way(path) or why, "choose another folder"
+    return f"{path} cannot be written ({why}); what was whole before still is: {mend}, and the same command goes on"
+
+
+def _in_the_way(path: Path) -> str | None:
+    """What stands where a folder should be."""
+    found = next((at for at in (*path.parents, path) if os.path.lexists(at) and not os.path.isdir(at)), None)
+    if found is None:
+        return None
+    return f"{found} is a {'link that leads nowhere' if found.is_symlink() else 'file'}, and no folder"
+
+
+def _number(error: BaseException, path: Path) -> int | None:
     """The system's number of a failure of the disk, wherever in the chain of errors it stands."""
     at: BaseException | None = error
     while at is not None:
         number = at.errno if isinstance(at, OSError) else _told(str(at))
-        if number in NO_ROOM | NO_ENTRY:
+        if number in REFUSED or (number == errno.ENOENT and _is_target(path, str(at))):
             return number
         at = at.__cause__ or at.__context__
     return None
 
 
+def _is_target(path: Path, told: str) -> bool:
+    """Whether what is not there is the file to be written, and not one that was to be read for it."""
+    return f".{path.name}" in told or not os.path.isdir(path.parent)
+
+
 def _told(text: str) -> int | None:
     """The number in a text such as ``I/O error: No space left on device (os error 28)``."""
-    known = (number for number in NO_ROOM | NO_ENTRY if f"os error {number})" in text or strerror(number) in text)
+    known = (n for n in REFUSED | {errno.ENOENT} if f"os error {n})" in text or strerror(n) in text)
     return next(known, None)

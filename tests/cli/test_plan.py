@@ -42,6 +42,38 @@ def test_a_model_without_real_actions_says_how_to_get_them(first_look, tmp_path,
     assert "dila adapt MODEL DATA" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--samples", "0"], "--samples 0 must be at least 1"),
+        (["--iterations", "0"], "--iterations 0 must be at least 1"),
+        (["--steps", "0"], "--steps 0 must be at least 1"),
+        (["--seed", "-1"], "--seed -1 must be at least 0"),
+        (["--size", "3"], "--size 3 must be at least 8"),
+        (["--seconds", "nan"], "--seconds nan must be a number above 0"),
+        (["--seconds", "-1"], "--seconds -1 must be a number above 0"),
+        (["--arms"], "--arms names nothing to run"),
+        (["--planner", "gradient"], "give --arms random model"),
+        (["--planner", "cem", "--samples", "5"], "elites = 20 should be from 2 to samples = 5"),
+    ],
+)
+def test_flags_that_make_no_plan_are_refused_before_anything_is_loaded(tmp_path, capsys, flags, told):
+    assert main(["plan", str(tmp_path / "no model"), "pusht-reach", "--out", str(tmp_path / "out"), *flags]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_command_that_was_refused_holds_no_folder(adapted, tmp_path, capsys):
+    line = ["--out", str(tmp_path), "--device", "cpu", "--steps", "1", "--horizon", "2", "--episodes", "1"]
+    line = ["plan", str(adapted), "pusht-reach", *line, "--arms", "random"]
+    assert main([*line, "--goals", "nope.hdf5"]) == 2
+    assert "--goals nope.hdf5 is not there" in capsys.readouterr().err
+    assert (tmp_path / "plan.json").is_file()
+    assert main(line) == 0
+    assert main([*line, "--goals", "nope.hdf5"]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
 def test_an_environment_that_is_not_there_is_told(adapted, tmp_path, capsys):
     assert main(["plan", str(adapted), "chess", "--out", str(tmp_path / "x"), "--device", "cpu"]) == 2
     assert "there is no environment 'chess'; choose one of pusht-push" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dila.data import check as module
 from dila.data.check import check, stretches
@@ -101,6 +102,41 @@ def test_values_that_are_not_finite_are_told(sound):
     columns = {f"{n}.mp4": {"action": np.full((20, 2), np.nan if n == 1 else 1.0, np.float32)} for n in range(3)}
     write_table(sound / "actions.parquet", columns, {})
     assert kinds(check(sound).warnings) == {"values": ("1.mp4",)}
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("0", "1", "2"), '60 rows of 3 episodes that are not there, the first "0"; did you mean "0.mp4"?'),
+        (
+            ("0.mp4", "1.mp4", "2.mp5"),
+            '20 rows of 1 episodes that are not there, the first "2.mp5"; did you mean "2.mp4"?',
+        ),
+        (("0.mp4", "1.mp4", "2.mp4", "old"), '20 rows of 1 episodes that are not there, the first "old"'),
+    ],
+)
+def test_rows_of_episodes_that_are_not_there_are_told(names, words, sound):
+    write_table(sound / "actions.parquet", {name: {"action": np.ones((20, 2), np.float32)} for name in names}, {})
+    told = [finding.sentence for finding in check(sound).warnings if finding.kind == "table"]
+    assert told == [f"actions.parquet has {words}"]
+
+
+def test_rows_of_what_is_there_and_not_read_are_no_fault_of_the_table(sound):
+    (sound / "2.mp4").write_bytes(b"no video")
+    assert kinds(check(sound).warnings) == {}
+    assert kinds(check(sound / "1.mp4").warnings) == {}
+
+
+def test_episodes_of_one_frame_and_images_beside_a_video_are_warned_of(sound):
+    write_video(sound / "0.mp4", moving(1), 10)
+    (sound / "actions.parquet").unlink()
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(sound / f"{number}.png")
+    report = check(sound)
+    warnings = kinds(report.warnings)
+    assert report.errors == []
+    assert warnings["short"] == ("0.mp4",)
+    assert [item.partition(" holds ")[2][:8] for item in warnings["left_out"]] == ["3 images"]
 
 
 def test_what_is_looked_at_lies_evenly_and_misses_no_pair_when_it_is_all():

@@ -11,6 +11,7 @@ from dila.data import convert as module
 from dila.data import open_corpus, write_table, write_video
 from dila.data.convert import convert
 from dila.data.lerobot_write import CAMERA
+from dila.data.video import probe_video
 from dila.errors import DilaError
 
 spec = importlib.util.spec_from_file_location("lerobot_reader", Path(__file__).parent / "lerobot_reader.py")
@@ -32,7 +33,7 @@ def corpus(tmp_path):
         write_video(root / name, clip(40 * i, 6 + i), 10)
         columns[name] = {"action": np.full((6 + i, 2), i, np.float32), "state": np.full((6 + i, 1), i, np.float32)}
     write_video(root / "fast.mp4", clip(90), 25)
-    write_video(root / "large.mp4", clip(90, size=(32, 32)), 10)
+    write_video(root / "large.mp4", clip(90, size=(32, 48)), 10)
     (root / "broken.mp4").write_bytes(b"no video")
     for name in ("fast.mp4", "large.mp4"):
         columns[name] = {"action": np.zeros((6, 2), np.float32), "state": np.zeros((6, 1), np.float32)}
@@ -49,7 +50,7 @@ def test_what_fits_is_written_and_what_does_not_is_told(corpus, tmp_path):
     assert done.episodes == 3
     reasons = {str(s.path): s.reason for s in done.skipped}
     assert "25 frames a second" in reasons["fast.mp4"]
-    assert "32 x 32" in reasons["large.mp4"]
+    assert "frames of 48 x 32, the first episode of 24 x 16; give a --size" in reasons["large.mp4"]
     assert "not a readable video" in reasons[str(corpus / "broken.mp4")]
     data = reader.read(tmp_path / "out")
     assert [row["source"] for row in data.rows] == ["a.mp4", "sub/b.mp4", "ü c.mp4"]
@@ -150,8 +151,35 @@ def test_uneven_times_are_not_made_even(tmp_path):
             frame.pts = tick
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(DilaError, match="even frame rate; give fps"):
+    with pytest.raises(DilaError, match="even frame rate; give --fps"):
         convert(tmp_path / "c", tmp_path / "out", progress=False)
+
+
+def test_a_result_in_the_corpus_or_among_other_files_is_refused(corpus, tmp_path):
+    with pytest.raises(DilaError, match="sub/out lies in the corpus itself"):
+        convert(corpus, corpus / "sub" / "out", progress=False)
+    (tmp_path / "other").mkdir()
+    write_video(tmp_path / "other" / "mine.mp4", clip(9), 10)
+    with pytest.raises(DilaError, match="other holds files that were not written by dila"):
+        convert(corpus, tmp_path / "other", progress=False)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["mine.mp4"]
+
+
+@pytest.mark.parametrize("lengths", [(2, 3), (2, 2, 9, 2), (9, 2)])
+def test_clips_too_short_for_b_frames_join_those_that_have_them(lengths, tmp_path):
+    for i, length in enumerate(lengths):
+        frames = torch.full((length, 3, 64, 64), 20, dtype=torch.uint8)
+        for f in range(length):
+            frames[f, :, 8 : 8 + 12 * i + 8, 4 * f : 4 * f + 12] = 250
+        write_video(tmp_path / "corpus" / f"{i}.mp4", frames, 10)
+    convert(tmp_path / "corpus", tmp_path / "out", progress=False)
+    joined = probe_video(tmp_path / "out" / "videos" / CAMERA / "chunk-000" / "file-000.mp4")
+    np.testing.assert_allclose(joined.times, np.arange(sum(lengths)) / 10, atol=1e-9)
+    for one, other in zip(
+        open_corpus(tmp_path / "out").episodes, open_corpus(tmp_path / "corpus").episodes, strict=True
+    ):
+        mine, theirs = (e.read(range(len(other.times))).float() for e in (one, other))
+        assert (mine - theirs).abs().mean() < 2  # of the next frame it is more than 5
 
 
 def test_what_does_not_move_can_be_left_out(tmp_path, capsys):

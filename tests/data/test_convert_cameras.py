@@ -109,7 +109,8 @@ def test_recordings_with_other_cameras_are_told(source, tmp_path):
     assert done.episodes == 4
     (odd,) = done.skipped
     assert odd.path == Path("odd/episode_000000")
-    assert odd.reason == f"has the cameras {WRIST}, most recordings have {FRONT}, {WRIST}; give a camera that all have"
+    told = f"has the cameras {WRIST}, most recordings have {FRONT}, {WRIST}"
+    assert odd.reason == f"{told}; give a --camera that all have"
 
 
 def test_cameras_and_splits_of_hdf5_are_kept(tmp_path, shades, numbers):

@@ -65,7 +65,32 @@ def test_links_are_followed_but_never_in_circles(tree, tmp_path):
 def test_a_thumbnail_beside_videos_or_folders_hides_nothing(tree):
     Image.new("RGB", (8, 8)).save(tree / "b" / "thumbnail.jpg")
     Image.new("RGB", (8, 8)).save(tree / "cover.png")
-    assert len(open_corpus(tree)) == 4
+    corpus = open_corpus(tree)
+    assert len(corpus) == 4
+    assert [s.path.name for s in corpus.skipped] == ["bad.mp4"]
+
+
+def test_images_beside_videos_or_folders_are_told_of_once_a_folder(tree):
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tree / "b" / f"{number}.jpg")
+    corpus = open_corpus(tree)
+    assert len(corpus) == 4
+    assert [(s.path.name, s.fault) for s in corpus.skipped] == [("b", False), ("bad.mp4", True)]
+    assert "b holds 3 images beside a video or a folder" in corpus.skipped[0].reason
+
+
+@pytest.mark.parametrize("run", [".", "b/run"])
+def test_a_training_run_among_the_data_is_no_data(run, tree):
+    before = [e.id for e in open_corpus(tree).episodes]
+    (tree / run / "pictures").mkdir(parents=True)
+    (tree / run / "run.json").write_text("{}")
+    Image.new("RGB", (8, 8)).save(tree / run / "pictures" / "step_0000002.png")
+    corpus = open_corpus(tree)
+    assert [e.id for e in corpus.episodes] == before
+    assert [s.reason.partition(" ")[2] for s in corpus.skipped if not s.fault] == [
+        "belongs to a training run (run.json), and is no data"
+    ]
+    assert len(open_corpus(tree / run / "pictures")) == 1
 
 
 def test_nothing_readable_is_said_in_a_sentence(tree, tmp_path):
@@ -79,6 +104,10 @@ def test_nothing_readable_is_said_in_a_sentence(tree, tmp_path):
         open_corpus(tmp_path / "empty")
     with pytest.raises(DilaError, match="does not exist"):
         open_corpus(tmp_path / "none")
+    with pytest.raises(DilaError, match=r"xxx cannot be read \(File name too long"):
+        open_corpus("x" * 300)
+    with pytest.raises(DilaError, match="xxx does not exist"):
+        open_corpus("box/" + "x" * 300)
     with pytest.raises(DilaError, match="holds no video"):
         open_corpus(tree / "notes.txt")
     with pytest.raises(DilaError, match="fps = 0"):
@@ -135,6 +164,8 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path):
         ({"action": [[1.0], [1.0, 2.0], [1.0], [1.0]]}, "unequal length"),
         ({"task": ["a"] * 4}, "only numbers"),
         ({"action": [1.0, None, 2.0, 3.0]}, "empty cells"),
+        ({"action": [[1.0], None, [2.0], [3.0]]}, "empty cells"),
+        ({"action": [[1.0], [None], [2.0], [3.0]]}, "empty cells"),
     ]:
         pq.write_table(pa.table({**good, **extra}), path)
         with pytest.raises(DilaError, match=words):

@@ -3,9 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dila.data.corpus import open_corpus
+from dila.data.reading import picture_from
 from dila.errors import DilaError
 
 
@@ -55,6 +56,39 @@ def test_images_of_another_size_or_damaged_are_named(tmp_path):
         episode.read([2])
     with pytest.raises(DilaError, match="has frames 0 to 2"):
         episode.read([3])
+
+
+@pytest.mark.parametrize(("suffix", "orientation"), [("jpg", o) for o in range(1, 9)] + [("png", 6)])
+def test_pictures_are_turned_as_their_exif_data_says(suffix, orientation, tmp_path):
+    tags, picture = Image.Exif(), np.zeros((16, 32, 3), np.uint8)
+    tags[0x0112], picture[:8, :8] = orientation, 250
+    (tmp_path / "a").mkdir()
+    Image.fromarray(picture).save(
+        tmp_path / "a" / f"0.{suffix}", exif=tags, **({"quality": 95} if suffix == "jpg" else {})
+    )
+    (episode,) = open_corpus(tmp_path / "a").episodes
+    with Image.open(tmp_path / "a" / f"0.{suffix}") as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image))
+    assert episode.size == wanted.shape[:2]
+    np.testing.assert_array_equal(episode.read([0])[0].permute(1, 2, 0).numpy(), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_data_turns_nothing(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "a" / "0.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09nonsense")
+    (episode,) = open_corpus(tmp_path / "a").episodes
+    assert episode.read([0]).shape == (1, 3, 6, 8)
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
+    grey = np.linspace(0, 65_535, 48).astype(np.uint16).reshape(6, 8)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(grey).save(tmp_path / "a" / "0.png")
+    (episode,) = open_corpus(tmp_path / "a").episodes
+    got = episode.read([0])[0].numpy()
+    np.testing.assert_array_equal(got, np.broadcast_to(grey // 256, got.shape))
+    np.testing.assert_array_equal(picture_from((tmp_path / "a" / "0.png").read_bytes(), "a"), got.transpose(1, 2, 0))
 
 
 def test_fingerprint_follows_names_and_content(tmp_path):

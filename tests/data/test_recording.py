@@ -7,7 +7,7 @@ import torch
 
 from dila.data.corpus import open_corpus
 from dila.data.primitives import PrimitiveRenderer
-from dila.data.recording import Recorded, VideoFolder, record
+from dila.data.recording import Recorded, VideoFolder, count_episodes, record
 from dila.errors import DilaError
 
 NAMES = {"action": ("a",)}
@@ -85,12 +85,38 @@ def test_dying_between_table_and_videos_is_mended(tmp_path, monkeypatch):
     assert contents(tmp_path / "r") == whole
 
 
+def test_dying_between_settings_and_table_is_mended(tmp_path, monkeypatch):
+    from dila.data import recording
+
+    def dying(*_):
+        raise KeyboardInterrupt
+
+    whole = contents(run(tmp_path / "whole", 2))
+    monkeypatch.setattr(recording, "write_table", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r", 2)
+    monkeypatch.undo()
+    assert contents(run(tmp_path / "r", 2)) == whole
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "actions.parquet", "episode_00000.mp4"])
+def test_a_folder_of_other_files_is_refused_and_left_as_it_is(name, tmp_path):
+    (tmp_path / name).write_bytes(b"mine")
+    (tmp_path / ".hidden").touch()
+    with pytest.raises(DilaError, match="holds files that were not written by dila; choose another folder"):
+        run(tmp_path, 2)
+    assert contents(tmp_path) == {name: b"mine", ".hidden": b""}
+    (tmp_path / name).unlink()
+    run(tmp_path, 2)
+
+
 def test_more_episodes_can_be_added_and_fewer_asked_for(tmp_path):
     run(tmp_path / "r", 2)
     run(tmp_path / "r", 5)
     assert contents(tmp_path / "r") == contents(run(tmp_path / "whole", 5))
     run(tmp_path / "r", 3)
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+    assert count_episodes(tmp_path / "r") == 5
 
 
 def test_two_processes_may_find_it_whole_at_once(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dila.imagine.label as module
-from dila.data import write_video
+from dila.data import write_table, write_video
 from dila.errors import DilaError
 from dila.imagine.label import hash_world, label
 from dila.imagine.world import World
@@ -148,5 +148,26 @@ def test_nothing_usable_is_an_error(world, tmp_path, frames_of):
     write_video(tmp_path / "in" / "slow.mp4", frames_of(6, size=32), 2)
     with pytest.raises(DilaError, match="none of the videos could be used, the first of 1"):
         label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False)
-    with pytest.raises(DilaError, match=r"must end in \.parquet"):
-        label(world, tmp_path / "in", tmp_path / "z.csv", progress=False)
+
+
+def test_where_and_how_are_refused_each_for_itself(world, videos, tmp_path):
+    with pytest.raises(DilaError, match=r"z\.csv must end in \.parquet$"):
+        label(world, videos, tmp_path / "z.csv", progress=False)
+    with pytest.raises(DilaError, match=r"^batch = 0 and part = 32 must be at least 1$"):
+        label(world, videos, tmp_path / "z.parquet", batch=0, progress=False)
+
+
+@pytest.mark.parametrize("held", ["true actions", "no table", "a folder"])
+def test_only_labels_are_written_over(held, world, videos, tmp_path):
+    out = videos / "actions.parquet"
+    if held == "true actions":
+        columns = {name: {"action": np.zeros((length, 2), np.float32)} for name, length in LENGTHS.items()}
+        write_table(out, columns, {"action": ("x", "y")})
+    elif held == "no table":
+        out.write_text("mine")
+    else:
+        out.mkdir()
+    before = out.is_dir() or out.read_bytes()
+    with pytest.raises(DilaError, match=r"actions\.parquet is there and holds no latent actions"):
+        label(world, tmp_path / "nothing to read", out, progress=False)
+    assert (out.is_dir() or out.read_bytes()) == before

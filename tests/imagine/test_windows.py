@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from dila.data import Clips
 from dila.errors import DilaError
 from dila.imagine.windows import CHUNK, encode, infer_long, infer_windows, sample, windows
 
@@ -78,6 +79,23 @@ def test_a_gap_ends_a_run_and_a_lone_frame_is_one(fake_episode):
     assert [run.tolist() for run in runs] == [[0, 1, 2], [3, 4]]
     (alone,) = sample(fake_episode(torch.empty(0), at([0])), 0.1)
     assert alone.tolist() == [0]
+
+
+def test_no_transition_is_further_from_a_stride_than_in_training(fake_episode):
+    every = np.array([0.2, 0.05, 0.1, 0.2, 0.4, 0.2, 0.2, 0.4, 0.05, 0.2, 0.1, 0.2])
+    episode = fake_episode(torch.empty(0), np.concatenate([[0], np.tile(every, 4).cumsum()]))
+    clips = Clips([episode], frames=2, stride=0.2)
+    trained = np.concatenate([np.diff(episode.times[clips.index_of(i)[1]]) for i in range(len(clips))])
+    labelled = np.concatenate([np.diff(episode.times[run]) for run in sample(episode, 0.2)])
+    assert len(labelled) > 10
+    assert max(np.abs(trained - 0.2).max(), np.abs(labelled - 0.2).max()) <= 0.1 + 1e-6  # half a stride
+
+
+@pytest.mark.parametrize("frames_in_a_stride", [1, 1.1, 1.3, 1.5, 2, 2.5, 6.01])
+@pytest.mark.parametrize("digits", [3, 12])
+def test_an_even_frame_rate_is_one_run_whatever_the_stride(frames_in_a_stride, digits, fake_episode):
+    episode = fake_episode(torch.empty(0), (np.arange(200) / 25).round(digits))
+    assert len(sample(episode, frames_in_a_stride / 25)) == 1
 
 
 def test_a_frame_is_never_taken_twice(fake_episode):

@@ -1,9 +1,12 @@
 import subprocess
 import sys
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
 
+import dila
 from dila.data import read_video, write_video
 from dila.errors import DilaError
 from dila.imagine.rollout import rollout
@@ -134,6 +137,58 @@ def test_nothing_keeps_gradients_and_dropout_is_off(world, model, encoder, frame
 def test_frames_of_another_kind_are_refused(world, frames):
     with pytest.raises(DilaError, match="uint8 of shape T 3 Y X"):
         world.infer(frames)
+
+
+@pytest.fixture
+def as_installed():
+    """As for users: the annotations, which tests hold every call to, are not looked at."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("video", [None, [np.zeros((4, 3, 8, 8), np.uint8)], np.zeros((4, 3, 8, 8)), b"a.mp4"])
+def test_what_is_no_video_is_refused(world, video):
+    with pytest.raises(DilaError, match=f"a video should be a path, .* not {type(video).__name__}"):
+        world.infer(video)
+
+
+def test_arrays_of_frames_are_taken_as_they_lie(world, frames_of):
+    frames = frames_of(6).numpy()
+    locked = np.ascontiguousarray(frames[::-1])
+    locked.flags.writeable = False
+    for turned in (frames[::-1], locked):
+        torch.testing.assert_close(world.infer(turned), world.infer(torch.from_numpy(frames).flip(0)))
+    assert world.infer(frames[None]).shape == (1, 5, 6)
+    assert world.transfer(frames, frames[:1]).z.shape == (5, 6)
+    with pytest.raises(DilaError, match=r"uint8 \[0, 6, 3, 16, 16\]"):
+        world.infer(frames[None][:0])
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda z: z[:, :3], r"float32 tensor J 6 or B J 6, not Tensor of torch.float32 \[4, 3\]"),
+        (lambda z: z[0], r"not Tensor of torch.float32 \[6\]"),
+        (lambda z: z.double(), "not Tensor of torch.float64"),
+        (lambda z: z.numpy(), "not ndarray of float32"),
+        (lambda z: torch.stack([z, z]), "z is of 2 clips, but the video is of 1"),
+        (lambda z: z * float("nan"), "NaN or infinite"),
+    ],
+)
+def test_actions_of_another_kind_are_refused(world, frames_of, change, message):
+    frames = frames_of(5)
+    with pytest.raises(dila.DilaError, match=message):
+        world.rollout(frames, change(world.infer(frames)))
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_only_features_are_drawn(world, frames_of):
+    for e in (frames_of(4), world.features(frames_of(4)).numpy(), torch.zeros(4, 4, 12), torch.zeros(2, 4, 4, 11)):
+        with pytest.raises(DilaError, match="e should be features, a float tensor T 4 4 12"):
+            world.draw(e)
 
 
 def test_paths_that_are_not_one_video_are_refused(world, videos, tmp_path, frames_of):

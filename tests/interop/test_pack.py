@@ -5,6 +5,7 @@ import torch
 
 from dila.cli.main import main
 from dila.errors import DilaError
+from dila.interop.actions import ActionSpace, LatentToAction, load_actions, save_actions
 from dila.interop.card import model_card, run_numbers
 from dila.interop.pack import pack
 from dila.interop.pretrained import load_pretrained, read_notes, save_pretrained
@@ -72,6 +73,24 @@ def test_packed_again_it_keeps_what_was_said(run, tmp_path):
     first = pack(run, tmp_path / "first", {"limits": "cannot fly"})
     second = pack(first, tmp_path / "second", half=False)
     assert (second / "README.md").read_text() == (first / "README.md").read_text()
+
+
+@pytest.mark.parametrize("where", ["run", "run/checkpoints/step_0000007", "run/checkpoints/step_0000008", "."])
+def test_it_is_packed_apart_from_where_it_is_read(where, run, tmp_path):
+    before = load_pretrained(run).model.state_dict()
+    with pytest.raises(DilaError, match="choose a folder apart"):
+        pack(run, tmp_path / where)
+    assert all(tensor.equal(before[name]) for name, tensor in load_pretrained(run).model.state_dict().items())
+
+
+def test_what_adapting_made_comes_along(pretrained, tmp_path):
+    folder = save_pretrained(tmp_path / "adapted", pretrained)
+    space = ActionSpace(("x",), 1, (), (0.0,), (1.0,), (2.0,), 0.5, None)
+    save_actions(folder, space, LatentToAction(torch.ones(8, 1), torch.zeros(1)))
+    for _ in range(2):  # packed again over the first
+        there, inverse = load_actions(pack(folder, tmp_path / "small"))
+        assert there == space
+        assert inverse.weight.equal(torch.ones(8, 1))
 
 
 def test_without_decoder_the_card_says_so(pretrained):

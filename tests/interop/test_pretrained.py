@@ -85,6 +85,14 @@ def test_other_folders_are_not_overwritten(pretrained, tmp_path):
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "x"
 
 
+def test_a_model_with_other_files_beside_it_is_not_replaced(pretrained, folder):
+    (folder / "trainer.pt").write_text("what resuming needs")
+    with pytest.raises(DilaError, match=r"model holds trainer\.pt beside a model"):
+        save_pretrained(folder, pretrained._replace(decoder=None))
+    assert (folder / "trainer.pt").is_file()
+    assert load_pretrained(folder).decoder is not None
+
+
 def test_a_run_gives_its_newest_complete_checkpoint(pretrained, tmp_path):
     run = tmp_path / "run"
     for step in (5, 90, 1000):

@@ -1,18 +1,23 @@
 """A trained model learns what real actions mean."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from train_world import small_run
 
 from dila.baselines.presets import BASELINES
+from dila.cli.main import main
 from dila.data import open_corpus
 from dila.data.relative import relative_actions
 from dila.errors import DilaError
 from dila.interop.actions import LatentToAction, load_actions
-from dila.interop.pretrained import load_pretrained
+from dila.interop.pretrained import load_pretrained, save_pretrained
 from dila.train.adapt import Adaptation, Pairs, adapt, fit_encoder
 from dila.train.loop import train
 from dila.train.published import Published
@@ -80,11 +85,79 @@ def test_the_adapted_model_takes_the_datas_actions(adapted):
     assert 0 < space.structure_error < 100
 
 
-def test_going_on_trains_nothing_again(adapted, trained, corpus, cache, monkeypatch):
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_going_on_trains_nothing_again(interrupted, adapted, trained, corpus, cache):
+    if interrupted:
+        (adapted.folder / "actions.json").unlink()
     before = load_pretrained(adapted.folder).model.state_dict()
-    adapt(trained, corpus, adapted.folder.parent, QUICK, cache_dir=cache, progress=False)
+    assert adapt(trained, corpus, adapted.folder.parent, QUICK, cache_dir=cache, progress=False) == adapted
     after = load_pretrained(adapted.folder).model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"how": replace(QUICK, fit_steps=31)}, r"fit_steps = 30 \(now 31\)"),
+        ({"how": replace(QUICK, optimiser=replace(QUICK.optimiser, lr=1e-3))}, r"optimiser.lr = 0.0003 \(now 0.001\)"),
+        ({"data": "other actions"}, "data = "),
+        ({"model": "other weights"}, "model = "),
+    ],
+)
+def test_another_adaptation_is_not_replaced(change, told, adapted, trained, corpus, cache, tmp_path):
+    before = load_pretrained(adapted.folder).model.state_dict()
+    model, data = trained, corpus
+    if "data" in change:
+        data = shutil.copytree(corpus, tmp_path / "data")
+        table = pq.read_table(data / "actions.parquet")
+        moved = pa.array([[2 * y, x] for y, x in table["action"].to_pylist()], table.schema.field("action").type)
+        pq.write_table(table.set_column(table.column_names.index("action"), "action", moved), data / "actions.parquet")
+    if "model" in change:
+        model = save_pretrained(tmp_path / "model", load_pretrained(adapted.folder))
+    with pytest.raises(DilaError, match=f"holds an adaptation with {told}"):
+        adapt(model, data, adapted.folder.parent, change.get("how", QUICK), cache_dir=cache, progress=False)
+    after = load_pretrained(adapted.folder).model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_adaptation_that_does_not_say_what_it_was_made_of_is_not_replaced(adapted, trained, corpus, cache, tmp_path):
+    shutil.copytree(adapted.folder, tmp_path / "model")
+    with pytest.raises(DilaError, match=r"adapt\.json does not say what"):
+        adapt(trained, corpus, tmp_path, QUICK, cache_dir=cache, progress=False)
+
+
+def of_actions(corpus, folder, value):
+    """The corpus with the same action throughout."""
+    shutil.copytree(corpus, folder)
+    table = pq.read_table(folder / "actions.parquet")
+    same = pa.array([[value, value]] * len(table), table.schema.field("action").type)
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", same), folder / "actions.parquet")
+    return folder
+
+
+def test_actions_that_do_not_vary_have_no_r2(trained, corpus, cache, tmp_path, capsys):
+    data, how = of_actions(corpus, tmp_path / "data", 1.0), ["--steps", "0", "--layout-steps", "1", "--fit-steps", "5"]
+    line = ["adapt", str(trained), str(data), "--out", str(tmp_path / "out"), "--cache-dir", str(cache), *how]
+    assert main([*line, "--batch", "2"]) == 0
+    assert "R² back, on trajectories left out of the fit: cannot be told, as the actions" in capsys.readouterr().out
+    told = json.loads((tmp_path / "out" / "model" / "actions.json").read_text(), parse_constant=pytest.fail)
+    assert told["from_latent_r2"] is None
+    assert load_actions(tmp_path / "out" / "model")[0].from_latent_r2 is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_actions_that_are_all_unknown_are_named(value, trained, corpus, cache, tmp_path):
+    data = of_actions(corpus, tmp_path / "data", value)
+    with pytest.raises(DilaError, match=r"data has 0 trajectories .* mend the column action of episode_\d, .* NaN"):
+        adapt(trained, data, tmp_path / "out", replace(QUICK, steps=0), cache_dir=cache, progress=False)
+    # What failed made nothing, and keeps nothing from being made.
+    adapt(trained, corpus, tmp_path / "out", replace(QUICK, steps=0), cache_dir=cache, progress=False)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), 0.0, -1.0, float("inf")])
+def test_a_learning_rate_that_is_none_is_named(rate):
+    with pytest.raises(DilaError, match=f"layout_lr = {rate} must be above 0"):
+        Adaptation(layout_lr=rate)
 
 
 def test_without_steps_only_the_encoder_is_new(trained, corpus, cache, tmp_path, capsys):

@@ -135,6 +135,27 @@ def test_another_run_in_the_same_folder_is_refused_by_field(go, tmp_path):
     assert read_log(tmp_path / "out") == before
 
 
+DECODER = DecoderRun(steps=3, batch=4, size=16, width=8, max_width=8, frames=20)
+
+
+@pytest.mark.parametrize("decoder", [None, DECODER])
+def test_a_command_that_was_refused_holds_no_folder(go, tmp_path, decoder):
+    with pytest.raises(DilaError, match="batch = 4 does not divide"):
+        go(small_run(accumulate=3, decoder=decoder))
+    assert (tmp_path / "out" / "run.json").is_file()
+    go(small_run(accumulate=2, decoder=decoder), resume=decoder is not None)
+
+
+def test_a_decoder_that_was_trained_first_goes_on_with_its_own_frames_alone(go):
+    with pytest.raises(DilaError, match="batch = 4 does not divide"):
+        go(small_run(accumulate=3, decoder=DECODER))
+    clips = replace(small_run().clips, held_out=0.4)
+    with pytest.raises(DilaError, match=r"a run with clips\.held_out = 0\.2 \(now 0\.4\); use the same"):
+        go(small_run(clips=clips, decoder=DECODER))
+    with pytest.raises(DilaError, match="holds a run already"):
+        go(small_run(decoder=DECODER), resume=False)
+
+
 def test_other_data_is_refused(go, corpus, tmp_path, cache):
     go(small_run())
     (tmp_path / "fewer").mkdir()
@@ -279,7 +300,7 @@ def test_actions_that_are_not_there_are_asked_for(go, corpus, tmp_path, cache):
 
 
 def test_a_run_with_a_decoder_shows_frames_and_keeps_it(go, whole, tmp_path):
-    end = go(small_run(decoder=DecoderRun(steps=3, batch=4, size=16, width=8, max_width=8, frames=20)))
+    end = go(small_run(decoder=DECODER))
     pretrained = load_pretrained(end)
     assert pretrained.decoder is not None
     assert pretrained.decoder.decode(torch.zeros(1, 2, 4, 4, 8)).shape == (1, 2, 3, 16, 16)

@@ -121,6 +121,14 @@ def test_a_data_set_without_clips_is_refused_by_name(folders, tmp_path, cache):
         train(small_run(), [folders[0], tmp_path / "short"], tmp_path / "out", cache_dir=cache, progress=False)
 
 
+def test_too_short_episodes_are_told_before_anything_is_encoded_and_who_was_looked_at(tmp_path, cache):
+    for number in range(4):
+        write_video(tmp_path / "short" / f"{number}.mp4", torch.zeros(3, 3, 16, 16, dtype=torch.uint8), 10)
+    with pytest.raises(DilaError, match=r"of the 2 episodes to train on; clips\.held_out keeps back 2\)"):
+        train(small_run(), tmp_path / "short", tmp_path / "out", cache_dir=cache, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 class Known:
     """An episode of three frames whose last action is not known."""
 

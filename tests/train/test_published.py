@@ -93,7 +93,7 @@ def test_a_run_survives_json_with_the_kind_of_its_model(name):
 
 
 def test_an_objective_of_another_model_is_refused(name):
-    with pytest.raises(DilaError, match=rf"stages\[0\]\.objective is OneStep, which a {name} .* use Published"):
+    with pytest.raises(DilaError, match=rf"stages\.0\.objective is OneStep, which a {name} .* use Published"):
         run_of(name, stages=(Stage(OneStep(), 2),))
     with pytest.raises(DilaError, match="is Published, which a dila model does not train by; use OneStep, Rollout"):
         small_run(stages=(Stage(Published(), 2),))

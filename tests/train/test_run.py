@@ -2,12 +2,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from train_world import small_run
+from train_world import small_model, small_run
 
 from dila.configs import from_json, to_json
 from dila.errors import DilaError
+from dila.model.config import BackboneConfig, InverseDynamicsConfig
 from dila.train.objectives import ActionConditioned, OneStep, Rollout, Terms, Weights
-from dila.train.run import DecoderRun, Optimiser, Run, Stage
+from dila.train.run import ClipSettings, DecoderRun, Guard, Optimiser, Run, Stage
 
 
 def test_a_run_survives_json_with_the_kind_of_each_objective():
@@ -54,11 +55,59 @@ def test_the_learning_rate_warms_up_and_ends_at_the_floor():
     ("changes", "told"),
     [
         ({"stages": ()}, "stages is empty"),
-        ({"stages": (Stage(OneStep(), steps=0),)}, r"stages\[0\].steps = 0"),
+        ({"stages": (Stage(OneStep(), steps=0),)}, r"stages\.0\.steps = 0"),
+        ({"stages": (Stage(OneStep(), steps=1, lr=float("nan")),)}, r"stages\.0\.lr = nan must be at least 0"),
         ({"batch": 0}, "batch = 0"),
+        ({"seed": -5}, "seed = -5 must be at least 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every = 0 must be at least 1"),
+        ({"checkpoint_minutes": float("nan")}, "checkpoint_minutes = nan must be at least 0"),
+        ({"workers": -1}, "workers = -1 must be at least 0"),
+        ({"hold": -1.0}, r"hold = -1\.0 must be at least 0"),
+        ({"tolerate": 7.0}, r"tolerate = 7\.0 must be from 0 to 1"),
         ({"stages": (Stage(ActionConditioned(context=4), steps=1),)}, "clips of 5 frames"),
     ],
 )
 def test_impossible_runs_are_refused(changes, told):
     with pytest.raises(DilaError, match=told):
         replace(small_run(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        (Optimiser, {"lr": float("nan")}, r"optimiser\.lr = nan must be at least 0"),
+        (Optimiser, {"lr": -1.0}, r"optimiser\.lr = -1\.0 must be at least 0"),
+        (Optimiser, {"betas": (0.9, 2.0)}, r"optimiser\.betas = \(0\.9, 2\.0\) must be at least 0 and below 1"),
+        (Optimiser, {"clip": 0.0}, r"optimiser\.clip = 0\.0 must be above 0"),
+        (ClipSettings, {"stride": 0.0}, r"clips\.stride = 0\.0 must be above 0"),
+        (ClipSettings, {"frames": 1}, r"clips\.frames = 1 must be at least 2"),
+        (ClipSettings, {"held_out": 1.0}, r"clips\.held_out = 1\.0 must be at least 0 and below 1"),
+        (DecoderRun, {"batch": 0}, r"decoder\.batch = 0 must be at least 1"),
+        (Guard, {"patience": 0}, r"guard\.patience = 0 must be at least 1"),
+    ],
+)
+def test_a_number_outside_its_range_is_refused_by_its_flag(kind, changes, told):
+    with pytest.raises(DilaError, match=told):
+        kind(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dropout": 2.0}, r"model\.dropout = 2\.0 must be at least 0 and below 1"),
+        ({"structure_dim": -4}, r"model\.structure_dim = -4 must be at least 1"),
+        ({"action_dim": 0}, r"model\.action_dim = 0 must be at least 1"),
+        ({"backbone": BackboneConfig(heads=0)}, r"model\.backbone\.heads = 0 must be at least 1"),
+        ({"idm": InverseDynamicsConfig(channels=(8, 0))}, r"model\.idm\.channels = \(8, 0\) must be at least 1"),
+        ({"backbone": BackboneConfig(spatial_depth=-1)}, r"model\.backbone\.spatial_depth = -1 must be at least 0"),
+    ],
+)
+def test_sizes_that_make_no_model_are_refused(changes, told):
+    with pytest.raises(DilaError, match=told):
+        small_run(model=replace(small_model(), **changes))
+
+
+def test_a_model_may_have_no_layers_and_a_gradient_no_bound():
+    model = replace(small_model(), backbone=BackboneConfig(spatial_depth=0, temporal_depth=0))
+    run = small_run(model=model, optimiser=Optimiser(clip=float("inf")))
+    assert from_json(Run, json.loads(json.dumps(to_json(run)))) == run

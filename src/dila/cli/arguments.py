@@ -20,6 +20,9 @@ Result = TypeVar("Result")
 Data = Annotated[str, tyro.conf.arg(metavar="PATH")]
 """A path, or the address of data elsewhere (``hf://``, ``s3://``, ``gs://``, ``https://``), whose slashes stay."""
 
+IMAGINED = "e_hat"
+"""Name of the imagined features in the numbers beside a clip; no other file of dila has it."""
+
 
 def read(verb: Callable[..., Result], name: str, arguments: Sequence[str], **options: Any) -> Result:
     """Run a verb on its command line. Wrong flags end the process with 2, as all bad input does."""
@@ -44,8 +47,35 @@ def open_world(model: str, device: str) -> "World":
     return dila.load(model, device, bf16=True)
 
 
+def check_imagined(out: Path, *read: Path) -> None:
+    """See that what `save_imagined` will write takes the place of nothing that it did not write itself.
+
+    Raises:
+        DilaError: ``out`` is one of the clips that are read, or the numbers beside it are of something else.
+    """
+    for path in read:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise DilaError(f"--out {out} is the clip that is read, which would be lost; choose another name")
+    numbers = out.with_suffix(".safetensors")
+    if numbers.exists() and not _is_imagined(numbers):
+        raise DilaError(f"--out {out} would replace {numbers}, which holds nothing imagined; choose another name")
+
+
+def _is_imagined(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as stored:
+            return IMAGINED in stored.keys()  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError):
+        return False
+
+
 def save_imagined(out: Path, e: "Tensor", rows: "Rows", stride: float, **more: "Tensor") -> None:
-    """Write the clip ``out`` (.mp4 or .gif), and its numbers beside it as safetensors: ``e_hat`` and what is named."""
+    """Write the clip ``out`` (.mp4 or .gif), and its numbers beside it as safetensors: ``e_hat`` and what is named.
+
+    Ask `check_imagined` before the work.
+    """
     from safetensors.torch import save_file
 
     from dila.files import replacing
@@ -54,7 +84,7 @@ def save_imagined(out: Path, e: "Tensor", rows: "Rows", stride: float, **more: "
     write_clip(out, rows, max(1, round(1 / stride)))
     numbers = out.with_suffix(".safetensors")
     with replacing(numbers) as partial:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in {"e_hat": e, **more}.items()}, partial)
+        save_file({name: tensor.contiguous().cpu() for name, tensor in {IMAGINED: e, **more}.items()}, partial)
     print(f"wrote {out} and {numbers}")
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import read
+from dila.cli.arguments import at_least, read
 
 Source = Literal[
     "pusht", "primitives", "objects3d", "fetch", "kitchen", "pointmaze", "robosuite-lift", "robosuite-push",
@@ -48,9 +48,10 @@ def record(
     """
     from dila.data import primitives, pusht
     from dila.data.lerobot_write import LeRobotV3
-    from dila.data.recording import VideoFolder
+    from dila.data.recording import VideoFolder, count_episodes
     from dila.data.simulators import record_simulator
 
+    at_least(0, seed=seed)
     folder = VideoFolder() if format == "mp4" else None
     if source == "pusht":
         store = LeRobotV3(pusht.TASK) if format == "lerobot" else folder
@@ -68,7 +69,7 @@ def record(
     else:
         name = "scripted" if policy == "push" else policy
         record_simulator(source, out, episodes, frames, size, seed, name, workers, store=folder)
-    print(f"recorded {episodes} episodes in {out}")
+    print(f"{out} holds {count_episodes(out)} episodes")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import open_world, read, save_imagined
+from dila.cli.arguments import check_imagined, open_world, read, save_imagined
 
 
 def isolate(
@@ -19,6 +19,7 @@ def isolate(
         out: .mp4 or .gif; features and the frozen structure are written beside it as .safetensors.
         device: auto, cpu, cuda or mps.
     """
+    check_imagined(out, video)
     world = open_world(model, device)
     still = world.isolate(video)
     e = world.features(video)

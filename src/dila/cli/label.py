@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, open_world, read
+from dila.cli.arguments import Data, at_least, open_world, read
 
 
 def label(
@@ -28,7 +28,7 @@ def label(
     Args:
         model: folder of a trained model or of a run, released checkpoint, or Hub id.
         videos: a video, a folder of frames, or a folder with any number of them at any depth.
-        out: the file to write.
+        out: the file to write; older labels there are replaced.
         fps: frames a second, instead of what the files say.
         camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
         batch: windows that go through the model at once.
@@ -36,6 +36,7 @@ def label(
         engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
         workers: processes on the cluster.
     """
+    at_least(1, batch=batch, workers=workers)
     world = open_world(model, device)
     done = world.label(videos, out, fps=fps, camera=camera, batch=batch, engine=engine, workers=workers)
     print(f"wrote {done.path}: {done.actions} latent actions of {done.videos} videos, {len(done.skipped)} skipped")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import open_world, read, save_imagined
+from dila.cli.arguments import check_imagined, open_world, read, save_imagined
 
 
 def rebind(
@@ -24,6 +24,7 @@ def rebind(
         out: .mp4 or .gif; features and structure are written beside it as .safetensors.
         device: auto, cpu, cuda or mps.
     """
+    check_imagined(out, structure, content)
     world = open_world(model, device)
     bound = world.rebind(structure, content)
     length = len(bound.e)

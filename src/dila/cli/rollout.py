@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import open_world, read, save_imagined
+from dila.cli.arguments import check_imagined, open_world, read, save_imagined
 
 
 def rollout(
@@ -30,6 +30,7 @@ def rollout(
 
     from dila.metrics.features import rollout_ratio
 
+    check_imagined(out, video)
     world = open_world(model, device)
     e, z = world.features(video), world.infer(video)
     steps = len(e) - context if steps is None else steps

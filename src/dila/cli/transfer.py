@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import open_world, read, save_imagined
+from dila.cli.arguments import check_imagined, open_world, read, save_imagined
 
 
 def transfer(
@@ -26,6 +26,7 @@ def transfer(
         context: frames of the target that the model sees.
         device: auto, cpu, cuda or mps.
     """
+    check_imagined(out, source, target)
     world = open_world(model, device)
     moved = world.transfer(source, target, context)
     e_source, e_target = world.features(source), world.features(target, limit=context)

@@ -4,7 +4,8 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from dila.data.corpus import READERS, Corpus, open_corpus
 from dila.data.examples import example
 from dila.data.remote import is_remote
+from dila.data.table import TABLE, count_rows
 from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
@@ -81,7 +83,8 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
 
     Errors are what training cannot use: files that cannot be read, times out of order. Warnings are what it would use
     and the user may not want: static episodes, frames that repeat the one before to the pixel, gaps in time, the same
-    recording twice, mixed rates or sizes, columns that some episodes lack or that hold values that are not finite.
+    recording twice, mixed rates or sizes, columns that some episodes lack or that hold values that are not finite,
+    episodes of one frame, rows of episodes that are not there, images where they are no episode.
 
     Args:
         path: as `dila.data.open_corpus` takes it.
@@ -96,7 +99,7 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
         raise DilaError(f"frames = {frames} must be at least 1, or 0 for all")
     corpus = open_corpus(path, fps, camera)
     seen: dict[str, _Seen] = {}
-    unreadable = [(str(s.path), s.reason) for s in corpus.skipped]
+    unreadable = [(str(s.path), s.reason) for s in corpus.skipped if s.fault]
     for episode in corpus.episodes:
         try:
             seen[episode.id] = _look(episode, frames)
@@ -106,6 +109,8 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
     report = _described(str(path), corpus, seen, _disk(corpus.root if is_remote(path) else example(path) or Path(path)))
     report.errors += list(_errors(_sound(corpus, seen), unreadable))
     report.warnings += list(_warnings(corpus, seen, report))
+    if camera is None:  # the table speaks of the others too
+        report.warnings += list(_strangers(corpus))
     return report
 
 
@@ -154,6 +159,12 @@ def _errors(episodes: Sequence[Episode], unreadable: Sequence[tuple[str, str]]) 
 
 
 def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iterator[Finding]:
+    beside = tuple(s.reason for s in corpus.skipped if not s.fault)
+    if beside:
+        yield Finding("left_out", f"{len(beside)} folders hold what looks like data, and are left out", beside)
+    short = tuple(e.id for e in corpus.episodes if len(e.times) < 2)
+    if short:
+        yield Finding("short", f"{len(short)} of {report.episodes} episodes have fewer than 2 frames: no clip", short)
     static = [name for name, s in seen.items() if s.static]
     if static:
         yield Finding("static", f"nothing moves in {len(static)} of {report.episodes} episodes", tuple(static))
@@ -174,6 +185,21 @@ def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iter
             told = tuple(f"{name}: {count} episodes" for name, count in found.items())
             yield Finding(kind.replace(" ", "_"), f"there are {len(found)} {kind}", told)
     yield from _columns_amiss(episodes, report)
+
+
+def _strangers(corpus: Corpus) -> Iterator[Finding]:
+    """Episodes that the table names and nobody has: most likely, theirs are called otherwise."""
+    table, ids = corpus.root / TABLE, {e.id for e in corpus.episodes}
+    told = count_rows(table) if table.is_file() else {}
+    lost = {name: rows for name, rows in told.items() if name not in ids and not os.path.exists(corpus.root / name)}
+    if not lost:
+        return
+    first, free = next(iter(lost)), [e.id for e in corpus.episodes if e.id not in told]
+    alike = [name for name in free if PurePosixPath(name).stem == PurePosixPath(first).stem]
+    meant = (alike or get_close_matches(first, free, 1))[:1]
+    sentence = f'{TABLE} has {sum(lost.values())} rows of {len(lost)} episodes that are not there, the first "{first}"'
+    sentence += "".join(f'; did you mean "{name}"?' for name in meant)
+    yield Finding("table", sentence, tuple(f"{name}: {rows} rows" for name, rows in lost.items()))
 
 
 def _columns_amiss(episodes: Sequence[Episode], report: Report) -> Iterator[Finding]:

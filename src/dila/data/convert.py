@@ -73,13 +73,13 @@ def convert(
             camera's.
 
     Raises:
-        DilaError: nothing readable, no two frames anywhere, or `out` holds something else.
+        DilaError: nothing readable, no two frames anywhere, or `out` lies in the corpus or holds something else.
     """
     told, out = str(path) if is_remote(path) else str(Path(path).resolve()), Path(out)
     if workers < 1 or (size is not None and not 16 <= size <= 4096):
         raise DilaError(f"workers = {workers} must be at least 1 and size = {size} from 16 to 4096")
-    if str(out.resolve()) == told:
-        raise DilaError(f"{out} is the corpus itself; choose another folder for the result")
+    if out.resolve().is_relative_to(told):
+        raise DilaError(f"{out} lies in the corpus itself; choose another folder for the result")
     corpus = open_corpus(path, fps, camera)
     rate, even, skipped = _even(corpus)
     recordings, odd = _recordings(even)
@@ -148,8 +148,8 @@ class _Job(NamedTuple):
         found = _size(episode)
         if found != size and not self.resize:
             raise DilaError(
-                f"{episode.id} has frames of {found[0]} x {found[1]}, the first episode of {size[0]} x {size[1]}; "
-                "give a size"
+                f"{episode.id} has frames of {found[1]} x {found[0]}, the first episode of {size[1]} x {size[0]}; "
+                "give a --size"
             )
         chunk = max(16, CHUNK_BYTES // (3 * found[0] * found[1]))
         for start in range(0, len(episode.times), chunk):
@@ -175,9 +175,9 @@ def _recordings(episodes: Sequence[Episode]) -> tuple[list[_Recording], list[Ski
     for recording in all_of_them:
         if tuple(recording.cameras) != common:
             which = f"has the cameras {', '.join(recording.cameras)}, most recordings have {', '.join(common)}"
-            skipped.append(Skipped(Path(recording.id), f"{which}; give a camera that all have"))
+            skipped.append(Skipped(Path(recording.id), f"{which}; give a --camera that all have"))
         elif len({len(e.times) for e in recording.cameras.values()}) > 1:
-            skipped.append(Skipped(Path(recording.id), "has cameras with different numbers of frames; give a camera"))
+            skipped.append(Skipped(Path(recording.id), "has cameras with different numbers of frames; give a --camera"))
         else:
             kept.append(recording)
     return kept, skipped
@@ -231,14 +231,14 @@ def _even(corpus: Corpus) -> tuple[int | float, list[Episode], list[Skipped]]:
     rates = {e.id: _rate(e.times) for e in corpus.episodes}
     common = Counter(rate for rate in rates.values() if rate).most_common(1)
     if not common:
-        raise DilaError(f"{corpus.root} holds no episode with an even frame rate; give fps")
+        raise DilaError(f"{corpus.root} holds no episode with an even frame rate; give --fps")
     rate = common[0][0]
     skipped = list(corpus.skipped)
     for episode in corpus.episodes:
         found = rates[episode.id]
         if found != rate:
             what = f"{found:g} frames a second" if found else "no even frame rate"
-            skipped.append(Skipped(Path(episode.id), f"has {what}, most episodes have {rate:g}; give fps"))
+            skipped.append(Skipped(Path(episode.id), f"has {what}, most episodes have {rate:g}; give --fps"))
     return rate, [e for e in corpus.episodes if rates[e.id] == rate], skipped
 
 

@@ -20,6 +20,7 @@ from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
 from dila.errors import DilaError
+from dila.files import check_there
 from dila.protocols import Episode
 
 
@@ -50,6 +51,8 @@ READERS: dict[str, Reader] = {
 }
 MAX_SECONDS = 30 * 86_400.0
 """From the first frame of an episode to its last."""
+RUN, OF_RUN = "run.json", ("pictures", "checkpoints")
+"""By which the folder of a training run is known, and the folders in it that hold no data."""
 HELD_OUT = ("validation", "valid", "val", "test", "held_out")
 """What data sets call the episodes that they keep from training, in the order of preference."""
 
@@ -74,8 +77,9 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     """Find the episodes of a video, a folder of images, a data set, or a folder with any of them at any depth.
 
     Ids are paths relative to the root, with ``/``; for a single file or a folder of images the root is its parent.
-    Names that begin with a dot are left out; each real folder is entered once, so links cannot loop. Columns come
-    from the data set, and from ``actions.parquet`` in the root, when there is one (see docs/data.md).
+    Names that begin with a dot are left out, and so are folders of training runs (with a ``run.json``); each real
+    folder is entered once, so links cannot loop. Columns come from the data set, and from ``actions.parquet`` in the
+    root, when there is one (see docs/data.md).
 
     Args:
         path: file or folder, or the address of one (``hf://datasets/user/name``, ``s3://``, ``gs://``, ``https://``),
@@ -90,8 +94,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     if fps is not None and not 0 < fps < float("inf"):
         raise DilaError(f"fps = {fps} must be above 0")
     path = fetch(str(path)) if is_remote(path) else example(path) or Path(path)
-    if not path.exists():
-        raise DilaError(f"{path} does not exist")
+    check_there(path)
     reader = _reader(path)
     if reader is None and not path.is_dir():
         raise DilaError(_nothing(path, []))
@@ -259,13 +262,26 @@ def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator
     except OSError as error:
         skipped.append(Skipped(folder, f"{folder} cannot be read: {error.strerror or error}"))
         return
+    images = sum(1 for child in children if child.suffix.lower() in frames.SUFFIXES and not child.name.startswith("."))
+    if images > 1:  # one is a thumbnail
+        reason = f"{folder} holds {images} images beside a video or a folder, where they are no episode; move them"
+        skipped.append(Skipped(folder, reason, fault=False))
+    in_run = os.path.isfile(folder / RUN)
     for child in children:
         if child.name.startswith("."):
             continue
-        if reader := _reader(child):
+        if in_run and child.name in OF_RUN:
+            skipped.append(_of_run(child))
+        elif reader := _reader(child):
             yield child, reader
+        elif os.path.isfile(child / RUN):
+            skipped.append(_of_run(child))
         elif child.is_dir():
             yield from _search(child, entered, skipped)
+
+
+def _of_run(folder: Path) -> Skipped:
+    return Skipped(folder, f"{folder} belongs to a training run ({RUN}), and is no data", fault=False)
 
 
 def _nothing(path: Path, skipped: Sequence[Skipped]) -> str:

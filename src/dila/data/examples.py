@@ -1,5 +1,6 @@
 """Short recorded videos that come with the package: ``box`` is their folder, ``box/NAME`` one of them."""
 
+import os
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "examples"
@@ -14,8 +15,8 @@ def example_clips() -> list[Path]:
 def example(path: str | Path) -> Path | None:
     """The file or folder meant by ``box`` or ``box/NAME``; None for any other path, and where such a path exists."""
     parts = Path(path).parts
-    if not parts or parts[0] != NAME or len(parts) > 2 or Path(path).exists():
+    if not parts or parts[0] != NAME or len(parts) > 2 or os.path.exists(path):
         return None
     found = FOLDER.joinpath(*parts[1:])
     found = found.with_suffix(".mp4") if len(parts) == 2 else found
-    return found if found.exists() else None
+    return found if os.path.exists(found) else None

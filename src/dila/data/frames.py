@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dila.data import room
+from dila.data.reading import upright, upright_size
 from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
 from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
 from dila.errors import DilaError
@@ -122,7 +123,7 @@ def _image_size(path: Path) -> tuple[int, int]:
 
     try:
         with _opened(path) as image:
-            width, height = image.size
+            height, width = upright_size(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise DilaError(f"{path} is not a readable image; replace or remove it") from error
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
@@ -138,11 +139,11 @@ def _read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
 
     try:
         with _opened(path) as image:
-            if image.size != size[::-1]:
+            height, width = upright_size(image)
+            if (height, width) != size:
                 raise DilaError(
-                    f"{path} is {image.width} x {image.height}, but the first image of its folder is "
-                    f"{size[1]} x {size[0]}"
+                    f"{path} is {width} x {height}, but the first image of its folder is {size[1]} x {size[0]}"
                 )
-            return np.asarray(image.convert("RGB"))
+            return upright(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DilaError(f"{path} is not a readable image; replace or remove it") from error

@@ -22,23 +22,34 @@ def join_videos(target: Path, parts: Sequence[tuple[Path, int]]) -> None:
     """
     import av
 
+    delays = [_delay(path) for path, _ in parts]
     with av.open(address(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream, header, frames = None, None, 0
-        for path, length in parts:
+        for (path, length), delay in zip(parts, delays, strict=True):
             with av.open(address(path)) as part:
                 source = part.streams.video[0]
                 stream = stream or container.add_stream_from_template(source)
                 header = header or source.codec_context.extradata
                 if source.codec_context.extradata != header:
                     raise DilaError(f"{path} was encoded unlike the episodes before it; delete it and go on")
-                shift = Fraction(frames) / (source.average_rate * source.time_base)  # pyright: ignore
+                shift = int(Fraction(frames) / (source.average_rate * source.time_base))  # pyright: ignore
+                wait = max(delays) - delay  # too short for a B-frame, it would be decoded after the start of the next
                 for packet in part.demux(source):
                     if packet.dts is None or packet.pts is None:
                         continue  # the mark at the end
-                    packet.pts, packet.dts = packet.pts + int(shift), packet.dts + int(shift)
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift - wait
                     packet.stream = stream
                     container.mux(packet)
             frames += length
+
+
+def _delay(path: Path) -> int:
+    """Ticks from the decoding of the first frame to its showing: 0 where the clip has no B-frames."""
+    import av
+
+    with av.open(address(path)) as container:
+        first = next(container.demux(container.streams.video[0]))
+        return (first.pts or 0) - (first.dts or 0)
 
 
 def write_tasks(path: Path, tasks: Sequence[str]) -> None:

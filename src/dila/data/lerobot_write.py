@@ -138,13 +138,7 @@ def is_staged(staging: Path, name: str) -> bool:
 
 
 def sources(out: Path) -> set[str]:
-    """The episodes that are in place, by what they were called where they came from.
-
-    Raises:
-        DilaError: there is a data set that was not written here.
-    """
-    if (out / "meta" / "info.json").is_file() and not (out / SETTINGS).is_file():
-        raise DilaError(f"{out} holds a LeRobot data set that was not written by dila; choose another folder")
+    """The episodes that are in place, by what they were called where they came from."""
     return {row["source"] for row in _rows(out)}
 
 

@@ -24,10 +24,12 @@ from dila.shapes import Tensor, UInt8
 
 @dataclass(frozen=True)
 class Skipped:
-    """An episode or a file that could not be read, and why."""
+    """An episode or a file that could not be read, or is passed over, and why."""
 
     path: Path
     reason: str
+    fault: bool = True
+    """False of what is merely no episode, though it looks like one."""
 
 
 @dataclass(frozen=True)
@@ -267,9 +269,45 @@ def picture_from(data: bytes, where: str) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
                 raise DilaError(f"{where} claims {image.width} x {image.height} pixels; scale it down")
-            return np.array(image.convert("RGB"))
+            return np.array(upright(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DilaError(f"{where} is not a readable image; replace or remove it") from error
+
+
+def upright(image: Any) -> np.ndarray:
+    """RGB ``Y X 3`` of a picture that Pillow opened, turned as its EXIF data says."""
+    from PIL import Image
+
+    turn = _turn(image)
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip; of colours it takes the upper 8 itself
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
+    return np.asarray(image if turn is None else image.transpose(turn))
+
+
+ASIDE = ("TRANSPOSE", "TRANSVERSE", "ROTATE_90", "ROTATE_270")
+"""Turns after which what was a row is a column."""
+
+
+def upright_size(image: Any) -> tuple[int, int]:
+    """Rows and columns of `upright`, without decoding."""
+    turn = _turn(image)
+    return image.size if turn is not None and turn.name in ASIDE else image.size[::-1]
+
+
+def _turn(image: Any) -> Any:
+    """How EXIF data that stands before the pixels says that a picture is to be turned; None where it does not."""
+    if "exif" not in image.info:
+        return None
+    from PIL.ExifTags import Base
+    from PIL.Image import Transpose
+
+    turns = (Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
+             Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)  # fmt: skip
+    try:
+        return dict(enumerate(turns, 2)).get(image.getexif().get(Base.Orientation))
+    except Exception:  # damaged tags raise whatever they like, and leave the picture what it is
+        return None
 
 
 def stacked(pictures: Sequence[np.ndarray], where: str) -> UInt8[Tensor, "N 3 Y X"]:

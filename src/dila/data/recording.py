@@ -92,7 +92,7 @@ def record(
         store: the layout; `VideoFolder` when None.
 
     Raises:
-        DilaError: a count below 1, or `out` holds a recording with other settings.
+        DilaError: a count below 1, or `out` holds a recording with other settings, or other files.
     """
     if episodes < 1 or workers < 1:
         raise DilaError(f"episodes = {episodes} and workers = {workers} must be at least 1")
@@ -117,14 +117,24 @@ def begin(out: Path, settings: Mapping[str, Any]) -> Path:
     """The hidden folder to work in, with the settings in it.
 
     Raises:
-        DilaError: `out` is a file, or holds a recording with other settings.
+        DilaError: `out` is a file, or holds a recording with other settings, or files that are no recording.
     """
-    if out.exists() and not out.is_dir():
-        raise DilaError(f"{out} is a file; give a folder to record into")
-    _check_settings(out, dict(settings))
     staging = out / STAGING
-    write_json(staging / SETTINGS, settings)
+    with writing(out):
+        if out.exists() and not out.is_dir():
+            raise DilaError(f"{out} is a file; give a folder to record into")
+        _check_settings(out, dict(settings))
+        _check_ours(out)
+        write_json(staging / SETTINGS, settings)
     return staging
+
+
+def count_episodes(out: Path) -> int:
+    """How many episodes a finished recording holds, in either layout."""
+    info = out / "meta" / "info.json"
+    if info.is_file():
+        return json.loads(info.read_text(encoding="utf-8"))["total_episodes"]
+    return sum(1 for _ in out.glob("episode_*.mp4"))
 
 
 def run_jobs(
@@ -166,8 +176,8 @@ class VideoFolder:
         for name in staged:
             with np.load((staging / name).with_suffix(".npz")) as arrays:
                 columns[name] = {key: arrays[key] for key in arrays.files}
+        os.replace(staging / SETTINGS, out / SETTINGS)  # first: a folder with anything but no settings is not ours
         write_table(out / TABLE, dict(sorted(columns.items())), names)
-        os.replace(staging / SETTINGS, out / SETTINGS)
         for name in staged:
             os.replace(staging / name, out / name)
 
@@ -233,6 +243,12 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
             keys = [k for k in {**stored, **wanted} if stored.get(k) != wanted.get(k)]
             parts = ", ".join(f"{k} = {stored.get(k)!r} (now {wanted.get(k)!r})" for k in keys)
             raise DilaError(f"{out} holds a recording with {parts}; choose another folder or delete this one")
+
+
+def _check_ours(out: Path) -> None:
+    """Whatever writes here moves its settings into place before all else."""
+    if out.is_dir() and not (out / SETTINGS).is_file() and any(not p.name.startswith(".") for p in out.iterdir()):
+        raise DilaError(f"{out} holds files that were not written by dila; choose another folder")
 
 
 def _staged(staging: Path, number: int) -> bool:

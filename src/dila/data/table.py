@@ -72,6 +72,16 @@ def read_table(
     return columns, names
 
 
+def count_rows(path: Path) -> dict[str, int]:
+    """Rows of each episode that a table names.
+
+    Raises:
+        DilaError: it cannot be read.
+    """
+    episodes = read_columns(path, open_table(path), ["episode"])["episode"]
+    return {str(told["values"]): told["counts"] for told in episodes.value_counts().to_pylist()}
+
+
 def write_table(
     path: Path, episodes: Mapping[str, Mapping[str, np.ndarray]], names: Mapping[str, tuple[str, ...]]
 ) -> None:
@@ -96,16 +106,16 @@ def write_table(
 def _array(path: Path, name: str, column: Any) -> np.ndarray:
     import pyarrow as pa
 
-    values, width = column.combine_chunks(), 1
+    values, width, empty = column.combine_chunks(), 1, 0
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
-        sizes = {len(row) if row is not None else 0 for row in values}
-        if len(sizes) != 1 or 0 in sizes:
+        sizes = {len(row) for row in values if row.is_valid}
+        if len(sizes) > 1 or 0 in sizes:
             raise DilaError(f"{path} has lists of unequal length in column {name!r}; every frame needs the same length")
-        values, width = values.flatten(), sizes.pop()
+        empty, values, width = values.null_count, values.flatten(), max(sizes, default=1)
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise DilaError(f"{path} holds {kind} in column {name!r}; only numbers and lists of numbers can be used")
-    if values.null_count:
+    if values.null_count or empty:
         raise DilaError(f"{path} has empty cells in column {name!r}; fill them, with NaN where nothing is known")
     array = values.to_numpy(zero_copy_only=False).reshape(-1, width)
     return array.astype(np.float32) if pa.types.is_floating(kind) else array

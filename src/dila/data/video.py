@@ -26,7 +26,7 @@ from dila.data import room
 from dila.data.fast_video import read_fast
 from dila.data.packets import Packets, decode_packets, list_packets
 from dila.errors import DilaError
-from dila.files import replacing
+from dila.files import check_there, replacing
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
@@ -287,8 +287,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise DilaError(f"{path} does not exist")
+    check_there(path)
     if not path.is_file():
         raise DilaError(f"{path} is not a file; give a video file")
     size = path.stat().st_size
@@ -370,6 +369,7 @@ def write_mp4(path: Path, pictures: Iterable[np.ndarray], fps: int | float) -> N
     """Encode pictures ``Y X 3``, one at a time, straight to the path: `write_video` does it whole or not at all."""
     import av
 
+    path.touch()  # where that fails, FFmpeg would not say of what
     with av.open(address(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1_001), options=X264)
         stream.pix_fmt = "yuv420p"

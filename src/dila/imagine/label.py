@@ -98,11 +98,13 @@ def label(
         progress: show a bar on standard error.
 
     Raises:
-        DilaError: nothing to read there, no video that could be used, or ``out`` cannot be written.
+        DilaError: nothing to read there, no video that could be used, or ``out`` cannot be written or holds anything
+            but labels.
     """
     out = Path(out)
-    if out.suffix != ".parquet" or batch < 1 or part < 1:
-        raise DilaError(f"{out} must end in .parquet, and batch = {batch} and part = {part} must be at least 1")
+    _check_free(out)
+    if batch < 1 or part < 1:
+        raise DilaError(f"batch = {batch} and part = {part} must be at least 1")
     corpus = open_corpus(path, fps, camera)
     folder = out.with_name(f".{out.name}.parts")
     with writing(out):
@@ -119,6 +121,24 @@ def label(
         labelled = _assemble(corpus, parts, out, about)
         shutil.rmtree(folder)
     return labelled
+
+
+def _check_free(out: Path) -> None:
+    """Labels may be written over, nothing else: the true actions of a corpus are a Parquet file as well."""
+    if out.suffix != ".parquet":
+        raise DilaError(f"{out} must end in .parquet")
+    if out.exists() and not _holds_labels(out):
+        raise DilaError(f"{out} is there and holds no latent actions of ours; give --out another name or remove it")
+
+
+def _holds_labels(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return METADATA_KEY in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowInvalid):
+        return False
 
 
 class _Part(NamedTuple):

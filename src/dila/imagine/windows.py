@@ -7,6 +7,7 @@ it lies (only those of the video's own first frames have fewer, as in training).
 with the video, so that every window has T frames unless the whole video is shorter.
 """
 
+import math
 from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -26,6 +27,9 @@ Chunk = Float[Tensor, "B _ H W D"]
 TIE = 1e-6
 """A time halfway between two frames goes to the earlier one, whatever the rounding of the times."""
 
+EVEN = 0.05
+"""How far the times of an even frame rate are rounded, as a share of the time between frames."""
+
 _Key = TypeVar("_Key", bound=Hashable)
 
 
@@ -40,8 +44,8 @@ def sample(episode: Episode, stride: int | float) -> list[np.ndarray]:
     """Raw frame numbers at every ``stride`` seconds, as unbroken runs; a constant frame rate gives one run.
 
     Sample k is the frame nearest to k * stride. A run ends where none is within half a stride or the usual (median)
-    time between frames, or where the nearest is the one taken before: nothing is bridged or repeated. As in
-    `dila.data.Clips`, so that a video is sampled as in training.
+    time between frames, where the nearest is the one taken before, or where two samples lie further from a stride
+    apart than that: nothing is bridged or repeated. As in `dila.data.Clips`, so that a video is sampled as in training.
 
     Raises:
         DilaError: the episode is empty or has fewer frames a second than asked for.
@@ -60,11 +64,16 @@ def sample(episode: Episode, stride: int | float) -> list[np.ndarray]:
     goals = np.arange(times[0], ends[-1] + TIE, stride)
     goals = goals[goals - TIE <= ends[-1]]
     index = np.searchsorted(ends, goals - TIE)
-    near = np.abs(times[index] - goals) <= min(stride / 2, spacing) + TIE
+    slack = min(stride / 2, spacing) + TIE
+    near = np.abs(times[index] - goals) <= slack
     index, place = index[near], np.flatnonzero(near)
     fresh = np.diff(index, prepend=-1) > 0
     index, place = index[fresh], place[fresh]
-    return np.split(index, np.flatnonzero(np.diff(place) > 1) + 1)
+    apart = np.diff(times[index])
+    # A stride that an even frame rate does not divide is now and then a frame longer, and that is no gap.
+    most = max(stride + slack, (math.ceil(stride / spacing - TIE) + EVEN) * spacing)
+    ends_here = (np.diff(place) > 1) | (apart < stride - slack) | (apart > most)
+    return np.split(index, np.flatnonzero(ends_here) + 1)
 
 
 def encode(encoder: FrameEncoder, episode: Episode, index: np.ndarray) -> Iterator[Chunk]:

@@ -1,9 +1,10 @@
 """A model with its eyes: from videos to latent actions, imagined futures and back to frames."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -21,9 +22,9 @@ from dila.model.dila import DiLA
 from dila.protocols import Episode, FrameDecoder, FrameEncoder, LatentActionModel
 from dila.shapes import Float, Tensor, UInt8
 
-Video = str | Path | Tensor
-"""A video file or a folder of images, read at the model's stride; or uint8 frames, ``T 3 Y X`` or ``B T 3 Y X``, taken
-to be that stride apart."""
+Video = str | Path | Tensor | np.ndarray
+"""A video file or a folder of images, read at the model's stride; or uint8 frames, ``T 3 Y X`` or ``B T 3 Y X``, a
+tensor or a NumPy array, taken to be that stride apart."""
 
 DEFAULT_FRAMES = 16
 
@@ -69,7 +70,7 @@ class World:
     def infer(self, video: Video) -> Float[Tensor, "*batch K Dz"]:
         """Latent actions between consecutive frames; a long file is read piece by piece, in bounded memory."""
         with self.running():
-            chunks = self._chunks(video, least=2) if not isinstance(video, Tensor) else self._features(video, least=2)
+            chunks = self._chunks(video, least=2) if _is_path(video) else self._features(video, least=2)
             return _first_if(_alone(video), infer_long(self.model, chunks, self.frames))
 
     # Imagining
@@ -86,7 +87,7 @@ class World:
             context: how many true frames the model sees.
 
         Raises:
-            DilaError: fewer actions than steps, or frames than context.
+            DilaError: fewer actions than steps, or frames than context; or actions that are none of this model's.
         """
         with self.running():
             e = self._features(video, context) if z is not None else self._features(video, least=2)
@@ -94,7 +95,7 @@ class World:
             if z is None:
                 followed = infer_long(self.model, e, self.frames)[:, context - 1 :]
             else:
-                followed = (z if z.ndim == 3 else z[None]).to(e.device).expand(len(e), -1, -1)
+                followed = self._actions(z, len(e)).to(e.device)
             steps = followed.shape[1] if steps is None else steps
             if not 0 < steps <= followed.shape[1]:
                 raise DilaError(f"steps = {steps} cannot be imagined under {followed.shape[1]} latent actions")
@@ -135,11 +136,11 @@ class World:
         """Features to frames, on the CPU.
 
         Raises:
-            DilaError: the model has no decoder.
+            DilaError: the model has no decoder, or these are no features of its encoder.
         """
         if self.decoder is None:
             raise DilaError("this model has no decoder to draw frames with; train one with: dila train-decoder")
-        clips = e if e.ndim == 5 else e[None]
+        clips = self._seen(e)
         with self.running():
             drawn = [self.decoder.decode(part.float()).mul(255).round().byte().cpu() for part in clips.split(CHUNK, 1)]
         return _first_if(e.ndim == 4, torch.cat(drawn, dim=1))
@@ -165,7 +166,7 @@ class World:
 
     def _features(self, video: Video, limit: int | None = None, least: int = 1) -> Float[Tensor, "B T H W D"]:
         with self.running():
-            if not isinstance(video, Tensor):
+            if _is_path(video):
                 return torch.cat(list(self._chunks(video, limit, least)), dim=1)
             frames = _checked(video)[:, :limit]
             _check_length("the clip", frames.shape[1], least)
@@ -187,6 +188,28 @@ class World:
             raise DilaError(f"{len(e)} clips cannot be paired with {len(other)}; give as many, or one")
         return e.expand(batch, -1, -1, -1, -1), other.expand(batch, -1, -1, -1, -1)
 
+    def _actions(self, z: Any, batch: int) -> Float[Tensor, "B J Dz"]:
+        """Latent actions to follow, those of one clip for each of the batch."""
+        width = getattr(getattr(self.model, "config", None), "action_dim", None)
+        ours = isinstance(z, Tensor) and z.dtype == torch.float32 and z.ndim in (2, 3)
+        if not ours or width not in (None, z.shape[-1]):
+            raise DilaError(f"z should be a float32 tensor J {width or 'Dz'} or B J {width or 'Dz'}, not {_what(z)}")
+        if not z.isfinite().all():
+            raise DilaError("z has numbers that are NaN or infinite; give latent actions that are known")
+        clips = z if z.ndim == 3 else z[None]
+        if len(clips) not in (1, batch):
+            raise DilaError(f"z is of {len(clips)} clips, but the video is of {batch}; give as many, or those of one")
+        return clips.expand(batch, -1, -1)
+
+    def _seen(self, e: Any) -> Float[Tensor, "B T H W D"]:
+        """Features, of the encoder's size."""
+        size = (*self.encoder.grid, self.encoder.feature_dim)
+        ours = isinstance(e, Tensor) and e.is_floating_point() and e.ndim in (4, 5)
+        if not ours or tuple(e.shape[-3:]) != size:
+            told = " ".join(map(str, size))
+            raise DilaError(f"e should be features, a float tensor T {told} or B T {told}, not {_what(e)}")
+        return e if e.ndim == 5 else e[None]
+
     def _dila(self, verb: str) -> DiLA:
         if not isinstance(self.model, DiLA):
             raise DilaError(f"{verb} needs a DiLA, a model with structure and content, not {type(self.model).__name__}")
@@ -207,18 +230,33 @@ def _unbroken(episode: Episode, stride: float) -> np.ndarray:
     if len(runs) > 1:
         after = episode.times[runs[0][-1]]
         raise DilaError(
-            f"{episode.id} has a gap of more than {stride:g} s after {after:.2f} s; cut it there, or re-encode it at a "
-            "constant frame rate"
+            f"{episode.id} has a break in its times: no frame is {stride:g} s after the one at {after:.2f} s; cut it "
+            "there, or re-encode it at a constant frame rate"
         )
     return runs[0]
 
 
-def _checked(frames: Tensor) -> UInt8[Tensor, "B T 3 Y X"]:
-    if frames.dtype != torch.uint8 or frames.ndim not in (4, 5) or frames.shape[-3] != 3:
+def _is_path(video: Any) -> TypeGuard[str | Path]:
+    return isinstance(video, str | os.PathLike)
+
+
+def _checked(video: Any) -> UInt8[Tensor, "B T 3 Y X"]:
+    frames = video
+    if isinstance(video, np.ndarray) and video.dtype == np.uint8:
+        frames = torch.from_numpy(np.require(video, requirements=["C", "W"]))  # whole and writable, as torch wants it
+    ours = isinstance(frames, Tensor) and frames.dtype == torch.uint8 and frames.ndim in (4, 5)
+    if not ours or frames.shape[-3] != 3 or 0 in frames.shape:
         raise DilaError(
-            f"frames should be uint8 of shape T 3 Y X or B T 3 Y X, not {frames.dtype} of {list(frames.shape)}"
+            "a video should be a path, or a tensor or NumPy array of frames in uint8 of shape T 3 Y X or B T 3 Y X, "
+            f"not {_what(video)}"
         )
     return frames if frames.ndim == 5 else frames[None]
+
+
+def _what(given: Any) -> str:
+    """Of what kind something is that should be a tensor."""
+    kind = type(given).__name__
+    return f"{kind} of {given.dtype} {list(given.shape)}" if isinstance(given, Tensor | np.ndarray) else kind
 
 
 def _check_length(what: str, frames: int, least: int) -> None:
@@ -232,7 +270,7 @@ def _check_context(context: int, e: Tensor) -> None:
 
 
 def _alone(video: Video) -> bool:
-    return not isinstance(video, Tensor) or video.ndim == 4
+    return getattr(video, "ndim", 4) == 4
 
 
 def _first_if(alone: bool, batched: Tensor) -> Tensor:

@@ -38,8 +38,9 @@ class ActionSpace:
         mean: of each component in the data.
         std: of each component in the data.
         bound: of each component: 99% of the data's actions are no larger.
-        to_latent_r2: of the action encoder after regression, on held-out trajectories.
-        from_latent_r2: of `LatentToAction`, on held-out trajectories.
+        to_latent_r2: of the action encoder after regression, on trajectories left out of it; None where their latent
+            actions do not vary.
+        from_latent_r2: of `LatentToAction`, on trajectories left out of it; None where their actions do not vary.
         structure_error: of structure rolled out under true actions on held-out episodes, where 1 is standing still;
             None where there are none.
     """
@@ -50,8 +51,8 @@ class ActionSpace:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     bound: tuple[float, ...]
-    to_latent_r2: float
-    from_latent_r2: float
+    to_latent_r2: float | None
+    from_latent_r2: float | None
     structure_error: float | None = None
 
     def hold(self, a: Float[Tensor, "B K Da"]) -> Float[Tensor, "B K nDa"]:

@@ -4,17 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dila.errors import DilaError
 from dila.interop import box
+from dila.interop.actions import ACTIONS, load_actions, save_actions
 from dila.interop.card import model_card, run_numbers
 from dila.interop.pretrained import find_pretrained, load_pretrained, read_notes, save_pretrained
 
 
 def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = None, *, half: bool = True) -> Path:
-    """Write a model as `save_pretrained` does, with a card, and at half the size.
+    """Write a model as `save_pretrained` does, with a card, and at half the size; an adapted one with its real actions.
 
     Args:
         path: of the model, as `load_pretrained` takes it. The numbers of a run go into the card.
-        out: folder; one that holds a model already is replaced.
+        out: folder apart from ``path``; one that holds a model already is replaced.
         about: for the card, see `dila.interop.card.model_card`; goes before what the model's own notes say.
         half: keep weights as float16. They are float32 again when loaded; predictions agree to about 1e-3.
 
@@ -22,14 +24,25 @@ def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = No
         ``out``.
 
     Raises:
-        DilaError: as `load_pretrained` and `save_pretrained`.
+        DilaError: ``out`` is, holds or lies in ``path``; or as `load_pretrained` and `save_pretrained`.
     """
+    _check_apart(path, out)
     pretrained, about = load_pretrained(path), dict(about or {})
     folder = _folder(path)
     notes = read_notes(folder) if folder is not None else {}
     scores = (run_numbers(folder) if folder is not None else {}) | notes.get("scores", {}) | about.pop("scores", {})
     notes = {**notes, **about, **({"scores": scores} if scores else {})}
-    return save_pretrained(out, pretrained, notes, half=half, card=model_card(pretrained, notes))
+    actions = load_actions(folder) if folder is not None and (folder / ACTIONS).is_file() else None
+    made = save_pretrained(out, pretrained, notes, half=half, card=model_card(pretrained, notes))
+    if actions is not None:
+        save_actions(made, *actions)
+    return made
+
+
+def _check_apart(path: str | Path, out: str | Path) -> None:
+    ours, wanted = Path(path).expanduser().resolve(), Path(out).resolve()
+    if ours.is_dir() and (ours == wanted or ours in wanted.parents or wanted in ours.parents):
+        raise DilaError(f"{out} is, holds or lies in {path}, which the model is read from; choose a folder apart")
 
 
 def _folder(path: str | Path) -> Path | None:

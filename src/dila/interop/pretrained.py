@@ -28,6 +28,7 @@ from dila.configs import from_json, to_json
 from dila.errors import DilaError
 from dila.files import writing
 from dila.interop import box
+from dila.interop.actions import ACTIONS, INVERSE
 from dila.interop.bounds import check_bounds
 from dila.interop.card import CARD
 from dila.interop.models import MODELS, AnyModel, kind_of
@@ -40,6 +41,8 @@ from dila.vision import FeatureStatistics, FrozenEncoder, build_decoder, build_e
 
 FORMAT = 1
 CONFIG, MODEL, ENCODER, DECODER = "config.json", "model.safetensors", "encoder.safetensors", "decoder.safetensors"
+FILES = frozenset({CONFIG, MODEL, ENCODER, DECODER, CARD, ACTIONS, INVERSE})
+"""All that the folder of a model holds; anything else there is not ours to remove."""
 CHECKPOINTS = "checkpoints"
 RELEASED_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
 RELEASED_FRAMES = 16
@@ -87,12 +90,12 @@ def save_pretrained(
         card: text of a ``README.md`` beside the rest, see `dila.interop.card`.
 
     Raises:
-        DilaError: ``folder`` is there and holds something else, or cannot be written, or the parts do not fit.
+        DilaError: ``folder`` is there and holds anything else, as that of a run's checkpoint does, or cannot be
+            written, or the parts do not fit.
     """
     folder = Path(folder)
     _check_fit(pretrained, str(folder))
-    if folder.exists() and not _is_pretrained(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise DilaError(f"{folder} is there and is no folder of a trained model; choose another name or remove it")
+    _check_free(folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         with writing(folder):
@@ -371,6 +374,13 @@ def _set_aside(folder: Path) -> Iterator[None]:
             os.replace(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and not _is_pretrained(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise DilaError(f"{folder} is there and is no folder of a trained model; choose another name or remove it")
+    if others := sorted({child.name for child in _children(folder)} - FILES):
+        raise DilaError(f"{folder} holds {', '.join(others)} beside a model, which would be lost; choose another name")
 
 
 def _is_pretrained(folder: Path) -> bool:

@@ -52,10 +52,12 @@ def read_tasks(path: str | Path) -> list[FromTo]:
     """All episodes of a file, in its order.
 
     Raises:
-        DilaError: it is damaged, or none of VP2's.
+        DilaError: it is not there, damaged, or none of VP2's.
         MissingExtra: h5py is not installed.
     """
     path = Path(path)
+    if not path.is_file():
+        raise DilaError(f"--goals {path} is not there; give the path of a task file of VP2")
     with opened(path) as file:
         if "data" not in file or not len(file["data"]):
             raise DilaError(f"{path} has no data/demo_1, so it is no task file of VP2; give its goals.hdf5")

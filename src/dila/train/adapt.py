@@ -6,20 +6,27 @@ encoder then learn to move structure (`dila.train.layout`, cheap), and the whole
 `ActionConditioned`. The way back, z to action, is a ridge regression on the same trajectories.
 """
 
+import hashlib
+import json
 import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from dila.configs import from_json, to_json
 from dila.data import Clips, Corpus, load_clips, split_episodes
 from dila.errors import DilaError
-from dila.interop.actions import ActionSpace, LatentToAction, names_of, r_squared, save_actions
+from dila.files import write_json
+from dila.imagine.label import hash_world
+from dila.imagine.world import World
+from dila.interop.actions import ACTIONS, ActionSpace, LatentToAction, load_actions, names_of, r_squared, save_actions
 from dila.interop.models import AnyModel, build, kind_of
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 from dila.model.dila import DiLA
@@ -34,6 +41,8 @@ from dila.vision import FeatureCache
 
 START, TRAINING, MODEL = "start", "run", "model"
 """Inside the folder of an adaptation: the model with its fitted encoder, the run, and the result."""
+SETTINGS = "adapt.json"
+"""Beside them: what a later call is checked against."""
 HELD = 0.2
 """Share of the trajectories that the regression is scored on."""
 
@@ -84,6 +93,8 @@ class Adaptation:
                 f"trajectories = {self.trajectories} should be at least 2, fit_steps = {self.fit_steps} at least 1, "
                 f"layout_steps = {self.layout_steps} and steps = {self.steps} at least 0"
             )
+        if not (0 < self.fit_lr < math.inf and 0 < self.layout_lr < math.inf):
+            raise DilaError(f"fit_lr = {self.fit_lr} and layout_lr = {self.layout_lr} must be above 0 and finite")
 
 
 class Adapted(NamedTuple):
@@ -112,6 +123,8 @@ def adapt(
 ) -> Adapted:
     """Adapt a trained model to the true actions of a data set; interrupted, it goes on where it was.
 
+    What is done already is not done again.
+
     Args:
         model: as `load_pretrained` takes it.
         data: recordings with true actions.
@@ -122,7 +135,7 @@ def adapt(
 
     Raises:
         DilaError: no actions in the data; training of a model that is no DiLA, whose action encoder is fitted alone;
-            or as `load_pretrained` and `train`.
+            ``out`` holds another adaptation; or as `load_pretrained` and `train`.
     """
     how, out = how or Adaptation(), Path(out)
     pretrained = load_pretrained(model)
@@ -133,6 +146,9 @@ def adapt(
         )
     run = _run(pretrained, how, out)
     (corpus,) = open_data(run, data).values()
+    _settle(out, pretrained, corpus, how)
+    if (out / MODEL / ACTIONS).is_file():
+        return Adapted(out / MODEL, load_actions(out / MODEL)[0])
     cache = FeatureCache(pretrained.encoder, Path(cache_dir or default_cache()), progress=progress)
     pairs, repeats = collect(pretrained, corpus, cache, how, progress)
     encoder, to_latent_r2 = fit_encoder(pairs, pretrained.model.config.action_dim, how)
@@ -152,6 +168,49 @@ def adapt(
     save_pretrained(out / MODEL, started, {"adapted_from": os.path.basename(str(model)), "steps": how.steps})
     save_actions(out / MODEL, space, inverse)
     return Adapted(out / MODEL, space)
+
+
+def _settle(out: Path, pretrained: Pretrained, corpus: Corpus, how: Adaptation) -> None:
+    """Write ``adapt.json``, or check that what was made here was made of the same model and data in the same way.
+
+    Raises:
+        DilaError: it was not; what differs is named.
+    """
+    path = out / SETTINGS
+    described = {"model": hash_world(World(*pretrained)), "data": _digest(corpus)} | to_json(how)
+    if any((out / part).exists() for part in (START, TRAINING, MODEL)):
+        stored, wanted = _flat(_stored(path)), _flat(described)
+        if other := [f"{key} = {stored[key]!r} (now {wanted[key]!r})" for key in wanted if stored[key] != wanted[key]]:
+            raise DilaError(f"{out} holds an adaptation with {'; '.join(other)}; use the same, or another folder")
+    write_json(path, described)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        made_of = {name: stored.pop(name) for name in ("model", "data")}
+        return made_of | to_json(from_json(Adaptation, stored, str(path)))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DilaError(
+            f"{path} does not say what the model beside it was adapted from ({error}); choose another folder"
+        ) from error
+
+
+def _digest(corpus: Corpus) -> str:
+    """Changes with the episodes and their actions."""
+    digest = hashlib.sha256()
+    for episode in corpus.episodes:
+        digest.update(f"{episode.id} {episode.fingerprint()}\n".encode())
+        digest.update(np.ascontiguousarray(episode.columns.get("action", ())).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _flat(described: Any, where: str = "") -> dict[str, Any]:
+    """Settings within settings under one name each, spelt as their flags: ``optimiser.lr``."""
+    if not isinstance(described, dict):
+        return {where: described}
+    parts = [_flat(value, f"{where}.{name}" if where else name) for name, value in described.items()]
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def _move_by_actions(
@@ -189,7 +248,7 @@ def collect(
     """Real and inferred latent actions of the transitions of so many trajectories, and the raw steps of each.
 
     Raises:
-        DilaError: the data has no actions.
+        DilaError: the data has no actions, or hardly any that are finite.
     """
     training, _ = split_episodes(corpus, how.held_out)
     with_actions = [episode for episode in training if "action" in episode.columns][: how.trajectories]
@@ -211,6 +270,12 @@ def collect(
         parts.append((flat_actions(clip).flatten(0, 1), z.flatten(0, 1), owner.flatten()))
     a, z, episode = (torch.cat(column) for column in zip(*parts, strict=True))
     known = a.isfinite().all(1)
+    if (left := len(episode[known].unique())) < 2:
+        of = ", ".join(clips.episodes[number].id for number in episode[~known].unique()[:3])
+        raise DilaError(
+            f"{corpus.root} has {left} trajectories with transitions of finite actions, but 2 or more are needed; "
+            + (f"mend the column action of {of}, where it is NaN or infinite" if of else "give more, or longer ones")
+        )
     return Pairs(a[known], z[known], episode[known]), repeats
 
 
@@ -291,6 +356,6 @@ def _space(
         told(raw.mean(0)),
         told(raw.std(0)),
         told(raw.abs().quantile(0.99, dim=0)),
-        to_latent_r2,
-        from_latent_r2,
+        None if math.isnan(to_latent_r2) else to_latent_r2,
+        None if math.isnan(from_latent_r2) else from_latent_r2,
     )

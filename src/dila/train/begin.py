@@ -12,15 +12,23 @@ from dila.files import write_json
 from dila.interop.models import AnyModel, build
 from dila.interop.pretrained import load_pretrained
 from dila.model.config import DiLAConfig
+from dila.train.checkpoint import newest
+from dila.train.decoder import FILE as DECODER
+from dila.train.log import FILE as LOG
 from dila.train.run import Run
 from dila.vision import FrozenEncoder, build_encoder
 
 RUN = "run.json"
+DECODING = "decoder"
+"""Folder of a run in which its decoder is trained, before anything else is."""
 
 FREE = frozenset(
     {"workers", "keep", "checkpoint_minutes", "checkpoint_every", "trackers", "recompute", "tolerate", "hold", "shard"}
 )
 """Fields of a run that may change when it is resumed: none of them changes what is learnt or logged."""
+
+DECODED = ("encoder", "decoder", "start", "clips.held_out", "clips.fps", "clips.camera")
+"""Where the fields begin that say what the decoder learns, and from which frames."""
 
 
 def begin(run: Run) -> tuple[FrozenEncoder, AnyModel | None]:
@@ -63,23 +71,37 @@ def _over(lam: AnyModel | None, fresh: AdaWorldDiffusion, run: Run) -> AdaWorldD
     return fresh
 
 
+def is_begun(out: Path) -> bool:
+    """Whether a folder holds anything that was trained: some of a run, or of its decoder."""
+    return _has_steps(out) or (out / DECODING / DECODER).is_file()
+
+
 def settle(run: Run, out: Path) -> None:
-    """Write ``run.json``, or check that what is there is the same run.
+    """Write ``run.json``, or check that what has been trained there is of the same run.
+
+    A command that was refused before its first step holds no folder.
 
     Raises:
-        DilaError: it is another; the fields that differ are named.
+        DilaError: it is of another; the fields that differ are named.
     """
     path = out / RUN
     described = to_json(run)
-    if path.is_file():
+    if path.is_file() and is_begun(out):
         try:
             stored = to_json(from_json(Run, _of_today(json.loads(path.read_text(encoding="utf-8"))), str(path)))
         except ValueError as error:
             raise DilaError(f"{path} cannot be read as JSON: {error}; remove the folder to start anew") from error
         different = [told for told in _differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
+        if not _has_steps(out):
+            different = [told for told in different if told.startswith(DECODED)]
         if different:
             raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
     write_json(path, described)
+
+
+def _has_steps(out: Path) -> bool:
+    log = out / LOG
+    return newest(out) is not None or (log.is_file() and log.stat().st_size > 0)
 
 
 def _of_today(described: Any) -> Any:

@@ -26,7 +26,7 @@ from dila.interop.models import AnyModel
 from dila.interop.pretrained import Pretrained, load_pretrained
 from dila.metrics.latent import effective_rank, scale
 from dila.protocols import FrameDecoder
-from dila.train.begin import RUN, begin, grown, settle
+from dila.train.begin import DECODING, begin, grown, is_begun, settle
 from dila.train.checkpoint import (
     TrainerState,
     load_trainer,
@@ -96,7 +96,7 @@ def train(
     """
     out = Path(out)
     accelerator = accelerator_of(run)
-    if not resume and (out / RUN).exists():
+    if not resume and is_begun(out):
         raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
     encoder, model = begin(run)
     encoder.to(accelerator.device)
@@ -360,7 +360,7 @@ class Trainer:
         if settings is None or not self.accelerator.is_main_process:
             return material.encoder.inverse()
         return fit_decoder(
-            material.encoder, material.train_frames, material.train, settings, self.out / "decoder", stop=self.stop,
+            material.encoder, material.train_frames, material.train, settings, self.out / DECODING, stop=self.stop,
             progress=self.progress,
         )  # fmt: skip
 

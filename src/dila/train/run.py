@@ -9,6 +9,16 @@ from dila.interop.models import AnyConfig, kind_of
 from dila.model.config import DiLAConfig
 from dila.train.objectives import ActionConditioned, OneStep, Rollout
 from dila.train.published import Published
+from dila.train.ranges import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    AT_LEAST_2,
+    BELOW_1,
+    SHARE,
+    check_ranges,
+    check_sizes,
+)  # fmt: skip
 
 AnyObjective = OneStep | Rollout | ActionConditioned | Published
 Precision = Literal["bf16", "fp32"]
@@ -36,6 +46,9 @@ class ClipSettings:
     camera: str | None = None
     relative: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        check_ranges(self, "clips.", frames=AT_LEAST_2, stride=ABOVE_0, hop=AT_LEAST_1, held_out=BELOW_1, fps=ABOVE_0)
+
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -49,7 +62,7 @@ class Optimiser:
         schedule: of the whole run, after warm-up.
         hold: share of the steps after warm-up that stay at the peak before the cosine begins.
         floor: where the cosine ends, as a fraction of the peak.
-        clip: bound on the global norm of the gradient.
+        clip: bound on the global norm of the gradient; inf for none.
         decay_norms: decay norms, biases and the memory's ``A_log`` and ``D`` as well (the paper's), or leave them out.
     """
 
@@ -64,8 +77,10 @@ class Optimiser:
     decay_norms: bool = False
 
     def __post_init__(self):
-        if not 0 <= self.hold < 1:
-            raise DilaError(f"optimiser.hold = {self.hold} must be at least 0 and below 1")
+        check_ranges(
+            self, "optimiser.", lr=AT_LEAST_0, betas=BELOW_1, weight_decay=AT_LEAST_0, warmup=AT_LEAST_0, hold=BELOW_1,
+            floor=AT_LEAST_0, clip=ABOVE_0,
+        )  # fmt: skip
 
     def rate(self, step: int, steps: int, peak: float | None = None) -> float:
         """Learning rate of a step, counted from 0, of a run of `steps`: without state, so that it needs no saving."""
@@ -140,6 +155,11 @@ class DecoderRun:
     precision: Precision = "bf16"
     seed: int = 0
 
+    def __post_init__(self):
+        counts = dict.fromkeys(("steps", "batch", "frames", "size", "width", "max_width"), AT_LEAST_1)
+        rest = dict.fromkeys(("lr", "warmup", "blocks", "foreground", "edges", "seed"), AT_LEAST_0)
+        check_ranges(self, "decoder.", **counts, **rest)
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -157,6 +177,9 @@ class Guard:
     perplexity: float = 1.01
     patience: int = 5
     spike: float | None = None
+
+    def __post_init__(self):
+        check_ranges(self, "guard.", scale=AT_LEAST_0, perplexity=AT_LEAST_0, patience=AT_LEAST_1, spike=ABOVE_0)
 
 
 @dataclass(frozen=True)
@@ -236,24 +259,23 @@ class Run:
             raise DilaError(f"run {self.name}: stages is empty; give at least one Stage")
         if self.graph and self.recompute:
             raise DilaError(f"run {self.name}: graph cannot record layers that are run again; leave out recompute")
-        counts = {name: getattr(self, name) for name in _COUNTS} | {
-            f"stages[{i}].steps": stage.steps for i, stage in enumerate(self.stages)
-        }
-        for name, count in counts.items():
-            if count < 1:
-                raise DilaError(f"run {self.name}: {name} = {count} must be at least 1")
+        where = f"run {self.name}: "
+        check_ranges(self, where, **dict.fromkeys(_COUNTS, AT_LEAST_1), **dict.fromkeys(_AMOUNTS, AT_LEAST_0))
+        check_ranges(self, where, tolerate=SHARE)
+        check_sizes(self.model, f"{where}model.")
         for i, stage in enumerate(self.stages):
+            check_ranges(stage, f"{where}stages.{i}.", steps=AT_LEAST_1, lr=AT_LEAST_0, frames=AT_LEAST_2)
             self._check_objective(i, stage.objective)
             needed = stage.objective.context + 1 if isinstance(stage.objective, ActionConditioned) else 2
             if self.clip_frames(stage) < needed:
-                raise DilaError(f"run {self.name}: stages[{i}] needs clips of {needed} frames or more; raise frames")
+                raise DilaError(f"{where}stages.{i} needs clips of {needed} frames or more; raise frames")
 
     def _check_objective(self, i: int, objective: AnyObjective) -> None:
         kind, published = kind_of(self.model), isinstance(objective, Published)
         if published == isinstance(self.model, DiLAConfig):
             fitting = "OneStep, Rollout or ActionConditioned" if published else "Published"
             raise DilaError(
-                f"run {self.name}: stages[{i}].objective is {type(objective).__name__}, which a {kind} model does not "
+                f"run {self.name}: stages.{i}.objective is {type(objective).__name__}, which a {kind} model does not "
                 f"train by; use {fitting}"
             )
 
@@ -272,4 +294,5 @@ class Run:
         return any(isinstance(stage.objective, ActionConditioned) for stage in self.stages)
 
 
-_COUNTS = ("batch", "accumulate", "log_every", "evaluate_every", "evaluate_clips", "keep")
+_COUNTS = ("batch", "accumulate", "log_every", "evaluate_every", "evaluate_clips", "checkpoint_every", "keep")
+_AMOUNTS = ("seed", "checkpoint_minutes", "workers", "hold")

@@ -1,0 +1,73 @@
+"""What the verbs that imagine write takes the place of nothing that is somebody's."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import dila
+from dila.cli.main import main
+from dila.data import write_video
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "in.mp4"
+    write_video(path, torch.zeros(6, 3, 32, 32, dtype=torch.uint8), 5)
+    return path
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Nothing may be loaded before the refusal."""
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(dila, "load", load)
+
+
+LINES = {
+    "rollout": ["rollout", "box", "{clip}"],
+    "isolate": ["isolate", "box", "{clip}"],
+    "transfer": ["transfer", "box", "box/pusht_0", "{clip}"],
+    "rebind": ["rebind", "box", "{clip}", "box/pusht_0"],
+}
+
+
+def run(verb, clip, out):
+    return main([*(word.format(clip=clip) for word in LINES[verb]), "--out", str(out)])
+
+
+@pytest.mark.parametrize("verb", LINES)
+def test_the_clip_that_is_read_is_not_written_over(verb, clip, no_work, capsys):
+    before = clip.read_bytes()
+    assert run(verb, clip, clip.parent / "." / "in.mp4") == 2
+    assert "in.mp4 is the clip that is read" in capsys.readouterr().err
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", LINES)
+@pytest.mark.parametrize("held", ["weights", "no tensors"])
+def test_numbers_of_something_else_are_not_written_over(verb, held, clip, no_work, capsys):
+    numbers = clip.with_name("model.safetensors")
+    if held == "weights":
+        save_file({"weight": torch.zeros(2)}, numbers)
+    else:
+        numbers.write_text("mine")
+    before = numbers.read_bytes()
+    assert run(verb, clip, clip.with_name("model.gif")) == 2
+    assert "would replace" in capsys.readouterr().err
+    assert numbers.read_bytes() == before
+    assert not clip.with_name("model.gif").exists()
+
+
+def test_what_was_imagined_before_is_replaced(clip, tmp_path):
+    shutil.copy(clip, tmp_path / "again.mp4")
+    out = tmp_path / "made.gif"
+    assert run("rollout", clip, out) == 0
+    assert run("isolate", tmp_path / "again.mp4", out) == 0
+    with safe_open(tmp_path / "made.safetensors", "pt") as stored:
+        assert "motion_left" in stored.keys()  # noqa: SIM118
