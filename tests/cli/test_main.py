@@ -90,6 +90,14 @@ def test_a_name_that_is_no_text_is_told_or_shown_with_escapes(tmp_path):
     assert b"\\udcff" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    "verb", [["rollout", "box", "box/pusht_0", "--out"], ["train", "tiny_pusht", "--data", "box", "--out"]]
+)
+def test_a_name_that_no_disk_takes_is_a_sentence(verb, tmp_path, capsys):
+    assert main([*verb, str(tmp_path / ("a" * 300 + ".gif"))]) == 2
+    assert "cannot be used (File name too long); give another path" in capsys.readouterr().err
+
+
 def test_help_lists_every_verb(capsys):
     assert main(["--help"]) == 0
     told = capsys.readouterr().out

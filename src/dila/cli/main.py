@@ -1,5 +1,6 @@
 """Entry point. A verb's module is imported when it is called, so ``dila --help`` costs nothing."""
 
+import errno
 import importlib
 import io
 import os
@@ -45,6 +46,9 @@ VERBS: dict[str, str] = {
 NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
 """Of what torch raises where there is none, as errors of no kind of their own; the last is oneDNN's."""
 
+NO_WAY = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
+"""Of the system about a path that was merely asked after."""
+
 _HELP = "usage: dila VERB [options]\n\nDisentangled latent action world models, from video without action labels.\n\n"
 
 
@@ -80,6 +84,8 @@ def _sentence(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"the name {error.object!a} is no text in UTF-8; give the file another, or set LC_ALL=C.UTF-8"
+    if isinstance(error, OSError) and error.errno in NO_WAY and error.filename:
+        return f"{error.filename} cannot be used ({error.strerror}); give another path"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in NO_MEMORY)):
         told = str(error).partition("\n")[0].rstrip(".") or "Python could not have any"
         return f"there is too little memory ({told}); close other programs, or give less at once (--batch, --workers)"
