@@ -10,6 +10,17 @@ class DilaError(Exception):
     """
 
 
+def at_least(least: int, **flags: int | None) -> None:
+    """Refuse a flag below the least that makes sense; None is one left out.
+
+    Raises:
+        DilaError: naming it.
+    """
+    for name, value in flags.items():
+        if value is not None and value < least:
+            raise DilaError(f"--{name} {value} must be at least {least}")
+
+
 class MissingExtra(DilaError):
     """A feature needs a package that the core install leaves out; `newest`: the last Python that has it."""
 

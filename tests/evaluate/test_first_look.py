@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from dila.evaluate.factors import components
 from dila.evaluate.first_look import measure_z_probe
 from dila.imagine.world import World
 
@@ -41,7 +42,7 @@ class Seeing:
 def test_a_known_angle_changes_the_shorter_way_round(bench):
     world = World(Seeing(), bench.world.encoder, None, 0.1, 8)
     train, held = [Turning(i) for i in range(8)], [Turning(i) for i in range(8, 12)]
-    known = measure_z_probe(world, train, held, [0], names={"state": ("yaw",)})
-    unknown = measure_z_probe(world, train, held, [0])
+    known = measure_z_probe(world, train, held, components("state", (), 1, {"state": ("yaw",)}))
+    unknown = measure_z_probe(world, train, held, components("state", (), 1, {}))
     assert known.r2 > 0.999
     assert unknown.r2 < 0.9

@@ -184,7 +184,7 @@ def test_wilsons_interval():
 
 def test_planners_take_samples_and_iterations():
     for name in PLANNERS:
-        search = replace(QUICK, planner=name, samples=40, iterations=3).search
+        search = replace(QUICK, planner=name, arms=("random", "model"), samples=40, iterations=3).search
         assert (search.samples, search.iterations) == (40, 3)
 
 

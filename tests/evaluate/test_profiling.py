@@ -24,7 +24,7 @@ def test_a_training_step_is_told_by_part_both_ways(recompute):
     both = {f"{name}, {way}" for name in ("backbone", "idm", "fdm", "decoder") for way in ("forward", "backward")}
     assert both | {"optimiser", REST} <= told.keys()
     assert sum(part.share for part in seen.parts) == pytest.approx(1)
-    assert told[REST].share < 0.25
+    assert told[REST].share < 0.4
     assert all(part.seconds >= 0 for part in seen.parts)
     assert "forward" not in copy.deepcopy(model).decoder.__dict__
 

@@ -1,6 +1,5 @@
 """Files that vanish or break while a run trains on them."""
 
-import os
 import shutil
 import signal
 from dataclasses import replace
@@ -9,11 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from train_world import small_run, write_corpus
+from train_world import after, small_run, stop_at, write_corpus
 
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
-from dila.train import loop
 from dila.train.checkpoint import newest
 from dila.train.log import read_log
 from dila.train.loop import train
@@ -28,20 +26,6 @@ RUN = small_run(cache=False, tolerate=0.6, stages=(Stage(OneStep(), steps=6),), 
 def fragile(tmp_path):
     """Make a corpus of its own, for a test to break."""
     return lambda name: write_corpus(tmp_path / name)
-
-
-def after(monkeypatch, step, *deeds):
-    """Do something right after an optimiser step."""
-    optimise = loop.Trainer._optimise
-
-    def then(self, parts, stage):
-        result = optimise(self, parts, stage)
-        if self.step + 1 == step:
-            for deed in deeds:
-                deed()
-        return result
-
-    monkeypatch.setattr(loop.Trainer, "_optimise", then)
 
 
 def trained_on(out):
@@ -73,7 +57,7 @@ def test_a_file_that_vanishes_is_skipped_counted_and_listed_and_resuming_stays_e
     data = fragile("b")
     with monkeypatch.context() as patch:
         after(patch, 2, lambda: lose(data, trained_on(broken)[1]))
-        after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        stop_at(patch, 3, signal.SIGTERM)
         with pytest.raises(SystemExit):
             go(RUN, data, broken)
     assert newest(broken).name == "step_0000003"
@@ -117,7 +101,7 @@ def test_other_pictures_under_the_same_names_are_not_gone_on_with(fragile, tmp_p
         return train(run, data, out, cache_dir=tmp_path / "features", progress=False)
 
     with monkeypatch.context() as patch:
-        after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        stop_at(patch, 3, signal.SIGTERM)
         with pytest.raises(SystemExit):
             going()
     changed = data / trained_on(out)[1]
@@ -134,7 +118,7 @@ def test_other_pictures_under_the_same_names_are_not_gone_on_with(fragile, tmp_p
 def test_a_run_that_lost_too_much_while_it_stood_still_is_not_resumed(fragile, tmp_path, monkeypatch):
     data, out = fragile("a"), tmp_path / "out"
     with monkeypatch.context() as patch:
-        after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        stop_at(patch, 3, signal.SIGTERM)
         with pytest.raises(SystemExit):
             go(RUN, data, out)
     lost = trained_on(out)[1:]

@@ -1,11 +1,10 @@
 import json
-import os
 import signal
 from dataclasses import fields, replace
 
 import pytest
 import torch
-from train_world import PatchConfig, PatchEncoder, small_model, small_run
+from train_world import PatchConfig, PatchEncoder, small_model, small_run, stop_at
 
 from dila import vision
 from dila.errors import DilaError
@@ -34,19 +33,6 @@ def whole(corpus, cache, tmp_path_factory):
         patch.setitem(vision.ENCODERS, "patch", (PatchEncoder, PatchConfig))
         train(small_run(), corpus, out, cache_dir=cache, progress=False)
     return out
-
-
-def stop_at(monkeypatch, step, number):
-    """Send this process a signal right after a step."""
-    optimise = loop.Trainer._optimise
-
-    def then_signal(self, parts, stage):
-        result = optimise(self, parts, stage)
-        if self.step + 1 == step:
-            os.kill(os.getpid(), number)
-        return result
-
-    monkeypatch.setattr(loop.Trainer, "_optimise", then_signal)
 
 
 def without_clock(records):
@@ -194,15 +180,9 @@ def test_dead_latents_stop_the_run(go, tmp_path):
 
 
 def test_a_run_that_stopped_while_its_latents_were_dying_is_not_more_patient_afterwards(go, monkeypatch):
-    run, optimise = small_run(guard=Guard(scale=10.0, patience=2)), loop.Trainer._optimise
-
-    def then_stop(self, parts, stage):
-        if self.step + 1 == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return optimise(self, parts, stage)
-
+    run = small_run(guard=Guard(scale=10.0, patience=2))
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_optimise", then_stop)
+        stop_at(patch, 3, signal.SIGTERM)
         with pytest.raises(SystemExit):
             go(run)
     with pytest.raises(DilaError, match="scale_z stayed below 10 for 2 logged steps up to step 4"):

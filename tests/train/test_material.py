@@ -1,18 +1,16 @@
 """Training on several data sets."""
 
-import os
 import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from train_world import small_run, write_corpus
+from train_world import small_run, stop_at, write_corpus
 
 from dila.data import open_corpus, write_table, write_video
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
-from dila.train import loop
 from dila.train.log import read_log
 from dila.train.loop import train
 from dila.train.material import Batches, Material, Split, action_statistics, gather, held, open_data, resolve
@@ -49,15 +47,8 @@ def test_data_sets_of_other_sizes_and_rates_train_together_and_are_judged_apart(
     assert min(both) <= seen["rollout_ratio_by_frame"][0] <= max(both)
     assert both[0] != both[1]
 
-    optimise = loop.Trainer._optimise
-
-    def then_stop(self, parts, stage):
-        if self.step + 1 == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return optimise(self, parts, stage)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_optimise", then_stop)
+        stop_at(patch, 3, signal.SIGTERM)
         with pytest.raises(SystemExit):
             train(run, folders, tmp_path / "out", cache_dir=cache, progress=False)
     with pytest.raises(DilaError, match=r"weights = \[0\.3, 0\.7\] \(now \[0\.5, 0\.5\]\)"):

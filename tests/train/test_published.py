@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_world import PatchConfig, PatchEncoder, small_run, write_corpus
+from train_world import PatchConfig, PatchEncoder, small_run, stop_at, write_corpus
 
 from dila import vision
 from dila.baselines.presets import BASELINES
@@ -100,7 +100,7 @@ def test_an_objective_of_another_model_is_refused(name):
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit_and_loads(name, corpus, cache, tmp_path, monkeypatch):
-    from test_loop import same, stop_at, without_clock
+    from test_loop import same, without_clock
 
     run = run_of(name)
     whole = train(run, corpus, tmp_path / "whole", cache_dir=cache, progress=False)

@@ -1,5 +1,6 @@
 """A corpus of a few small pictures, an encoder that averages patches, a model of a few thousand parameters."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +21,7 @@ from dila.model.config import (
     InverseDynamicsConfig,
     MemoryConfig,
 )
+from dila.train import loop
 from dila.train.objectives import OneStep, Rollout
 from dila.train.run import ClipSettings, Optimiser, Run, Stage
 from dila.vision.encoder import FrozenEncoder, Resize
@@ -106,3 +108,22 @@ def small_run(**changes) -> Run:
         "trackers": (),
     }
     return Run(**{**settings, **changes})
+
+
+def after(monkeypatch, step, *deeds):
+    """Do something right after an optimiser step."""
+    optimise = loop.Trainer._optimise
+
+    def then(self, parts, stage):
+        result = optimise(self, parts, stage)
+        if self.step + 1 == step:
+            for deed in deeds:
+                deed()
+        return result
+
+    monkeypatch.setattr(loop.Trainer, "_optimise", then)
+
+
+def stop_at(monkeypatch, step, number):
+    """Send this process a signal right after a step."""
+    after(monkeypatch, step, lambda: os.kill(os.getpid(), number))

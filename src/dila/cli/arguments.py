@@ -29,17 +29,6 @@ def read(verb: Callable[..., Result], name: str, arguments: Sequence[str], **opt
     return tyro.cli(verb, prog=f"dila {name}", args=list(arguments), **options)
 
 
-def at_least(least: int, **flags: int) -> None:
-    """Refuse a flag below the least that makes sense.
-
-    Raises:
-        DilaError: naming it.
-    """
-    for name, value in flags.items():
-        if value < least:
-            raise DilaError(f"--{name} {value} must be at least {least}")
-
-
 def open_world(model: str, device: str) -> "World":
     """The model for a verb that looks at videos."""
     import dila

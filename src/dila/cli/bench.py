@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import at_least, read
-from dila.errors import DilaError
+from dila.cli.arguments import read
+from dila.errors import DilaError, at_least
 
 if TYPE_CHECKING:
     from dila.evaluate.profiling import Profile

@@ -6,7 +6,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import at_least, read
+from dila.cli.arguments import read
+from dila.errors import at_least
 
 Source = Literal[
     "pusht", "primitives", "objects3d", "fetch", "kitchen", "pointmaze", "robosuite-lift", "robosuite-push",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, at_least, read
+from dila.cli.arguments import Data, read
 
 
 def pin(
@@ -31,7 +31,7 @@ def pin(
         camera: of episodes that several cameras saw, this one alone.
     """
     from dila.data import open_corpus, split_episodes
-    from dila.errors import DilaError
+    from dila.errors import DilaError, at_least
     from dila.evaluate.pins import make_pins, write_pins
 
     if not 0 < stride < float("inf"):

@@ -6,7 +6,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, at_least, open_world, read
+from dila.cli.arguments import Data, open_world, read
+from dila.errors import at_least
 
 
 def label(

@@ -5,7 +5,7 @@ repeating the context frame (below 1 is better than that). Probe: how well a lin
 known quantity off z, on held-out episodes, against shuffled labels and against raw feature differences.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -15,7 +15,7 @@ import torch
 from dila.analysis.probe import ProbeResult, chance, feature_changes, probe
 from dila.data import Clips, collate_clips
 from dila.errors import DilaError
-from dila.evaluate.factors import components as factors_of
+from dila.evaluate.factors import Factor
 from dila.imagine.pictures import fit_colours, paint, write_clip, write_sheet
 from dila.imagine.rollout import rollout
 from dila.imagine.world import World
@@ -25,10 +25,6 @@ from dila.shapes import Bool, Features, Float, Int, Tensor, UInt8
 
 PART = 8
 """Clips that go through the model at once."""
-
-Names = Mapping[str, tuple[str, ...]]
-NO_NAMES: Names = {}
-"""Of components, by column."""
 
 PAIRS = 3000
 """Transitions of training episodes that the probe is fitted to, at most."""
@@ -99,19 +95,13 @@ def measure_probe(
     world: World,
     train: Sequence[Episode],
     held: Sequence[Episode],
-    components: Sequence[int],
-    *,
-    column: str = "state",
-    names: Names = NO_NAMES,
-    target: str = "",
+    factors: Sequence[Factor],
+    target: str,
 ) -> Probes:
-    """Probes from z to the change of some components of a column, fitted on ``train`` and scored on ``held``.
-
-    With the ``names`` of a corpus, of an angle the change is the shorter way round.
-    """
-    both, test = _both(world, train, held, column, components, names)
+    """Probes from z to the change of what is known of every frame, fitted on ``train`` and scored on ``held``."""
+    both, test = _both(world, train, held, factors)
     return Probes(
-        target or f"change of {column}",
+        target,
         probe(both.z, both.y, both.episode, held_out=test),
         chance(both.z, both.y, both.episode, held_out=test),
         probe(both.de, both.y, both.episode, held_out=test),
@@ -119,16 +109,10 @@ def measure_probe(
 
 
 def measure_z_probe(
-    world: World,
-    train: Sequence[Episode],
-    held: Sequence[Episode],
-    components: Sequence[int],
-    *,
-    column: str = "state",
-    names: Names = NO_NAMES,
+    world: World, train: Sequence[Episode], held: Sequence[Episode], factors: Sequence[Factor]
 ) -> ProbeResult:
     """The probe from z alone: `measure_probe` without its controls, which are the same for all models."""
-    both, test = _both(world, train, held, column, components, names)
+    both, test = _both(world, train, held, factors)
     return probe(both.z, both.y, both.episode, held_out=test)
 
 
@@ -194,33 +178,26 @@ def to_json(rollouts: Rollouts, probes: Probes) -> dict[str, Any]:
 
 
 def _both(
-    world: World,
-    train: Sequence[Episode],
-    held: Sequence[Episode],
-    column: str,
-    components: Sequence[int],
-    names: Names,
+    world: World, train: Sequence[Episode], held: Sequence[Episode], factors: Sequence[Factor]
 ) -> tuple[Transitions, Bool[Tensor, " N"]]:
     """Transitions of both parts, and which rows are held out."""
-    fitted, scored = (_transitions(world, part, column, components, names) for part in (train, held))
+    fitted, scored = (_transitions(world, part, factors) for part in (train, held))
     both = zip(fitted, scored._replace(episode=-1 - scored.episode), strict=True)
     rows = Transitions(*(torch.cat(pair) for pair in both))
     return rows, rows.episode < 0
 
 
-def _transitions(
-    world: World, episodes: Sequence[Episode], column: str, components: Sequence[int], names: Names
-) -> Transitions:
+def _transitions(world: World, episodes: Sequence[Episode], factors: Sequence[Factor]) -> Transitions:
     cut = Clips(episodes, world.frames, world.stride, hop=world.frames)
-    if column not in cut[0].columns:
-        raise DilaError(f"the episodes have no column {column!r} to probe for; record them with their true states")
-    known = factors_of(column, (), cut[0].columns[column].shape[-1], names)
+    if missing := [factor.column for factor in factors if factor.column not in cut[0].columns]:
+        raise DilaError(f"the episodes have no column {missing[0]!r} to probe for; record them with their true states")
     parts = []
     for i in _spread(len(cut), max(1, PAIRS // (world.frames - 1))):
         clip = cut[i]
         with torch.no_grad(), world.running():
             z = world.model.infer(clip.frames[None].to(world.device)).float()[0]
-        y = torch.cat([known[place].change({column: clip.columns[column][None]})[0] for place in components], dim=-1)
+        columns = {name: values[None] for name, values in clip.columns.items()}
+        y = torch.cat([factor.change(columns)[0] for factor in factors], dim=-1)
         episode = torch.full((len(z),), int(clip.episode))
         parts.append(Transitions(z, feature_changes(clip.frames[None].float()), y, episode))
     return Transitions(*(torch.cat(column) for column in zip(*parts, strict=True)))

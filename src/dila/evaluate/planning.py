@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import isnan, nan
+from math import inf, isnan, nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from dila.configs import to_json
-from dila.errors import DilaError
+from dila.errors import DilaError, at_least
 from dila.evaluate.curves import write_curves
 from dila.files import write_json
 from dila.imagine.pictures import write_clip
@@ -58,6 +58,9 @@ PLANNERS: dict[PlannerName, Any] = {
 }
 """``vp2`` is MPPI exactly as there, for a sum of squared pixels; ``mppi`` measures costs in units of their spread."""
 
+SMALLEST = 8
+"""Pixels a side below which a picture shows nothing of a board or a desk."""
+
 
 @dataclass(frozen=True)
 class Planning:
@@ -82,6 +85,9 @@ class Planning:
         size: pixels a side.
         goals: task file of VP2 (`dila.planning.vp2_files`), of which episode n is the one of seed n; the environment's
             own script makes starts and goals when None.
+
+    Raises:
+        DilaError: what no plan can be made with.
     """
 
     environment: Positional[str]
@@ -103,8 +109,20 @@ class Planning:
     goals: str | None = None
 
     def __post_init__(self):
-        if self.episodes < 1 or self.together < 1:
-            raise DilaError(f"episodes = {self.episodes} and together = {self.together} must be at least 1")
+        at_least(1, episodes=self.episodes, together=self.together, steps=self.steps, horizon=self.horizon)
+        at_least(1, context=self.context, samples=self.samples, iterations=self.iterations)
+        at_least(0, seed=self.seed)
+        at_least(SMALLEST, size=self.size)
+        if self.seconds is not None and not 0 < self.seconds < inf:
+            raise DilaError(f"--seconds {self.seconds:g} must be a number above 0; leave it out to count iterations")
+        if not self.arms:
+            raise DilaError("--arms names nothing to run; give some of random, model and simulator")
+        if self.planner == "gradient" and "simulator" in self.arms:
+            raise DilaError(
+                "--planner gradient needs a cost with a gradient, which a simulator does not have; "
+                "give --arms random model"
+            )
+        _ = self.search  # a planner knows how many samples it needs
 
     @property
     def search(self) -> Planner:
@@ -242,9 +260,9 @@ def _limits(name: str, actions: ActionSpace, environment: GoalEnvironment) -> Li
 
 
 def _settle(out: Path, plan: Planning, model: str) -> None:
-    """Write ``plan.json``, or check that what is there differs in the number of episodes and the arms alone."""
+    """Write ``plan.json``, or check that finished episodes differ in their number and the arms alone."""
     path, described = out / "plan.json", {"weights": model} | json.loads(json.dumps(to_json(plan)))
-    if path.is_file():
+    if path.is_file() and any((out / "episodes").glob("*.json")):
         stored = json.loads(path.read_text(encoding="utf-8"))
         free = {"episodes", "arms"}
         if other := [key for key in described if key not in free and stored.get(key) != described[key]]:

@@ -19,6 +19,7 @@ import tyro
 
 from dila.data import Corpus, name_data, open_corpus, split_episodes
 from dila.errors import DilaError
+from dila.evaluate.factors import components
 from dila.evaluate.first_look import measure_probe, measure_rollouts
 from dila.imagine.world import World
 from dila.interop import box as boxed
@@ -118,10 +119,10 @@ def measure(world: World, run: Run, corpus: Corpus, cache_dir: Path) -> dict[str
 
 def _probed(world: World, corpus: Corpus, train: Sequence[Episode], held: Sequence[Episode]) -> dict[str, Any]:
     names = corpus.names.get("state", ())
-    components = [place for place, name in enumerate(names) if name in PROBED]
-    if not components:
+    wanted = [name for name in names if name in PROBED]
+    if not wanted:
         return {}
-    probes = measure_probe(world, train, held, components, names=corpus.names, target="state")
+    probes = measure_probe(world, train, held, components("state", wanted, len(names), corpus.names), "state")
     return {
         "probe_r2": probes.z.r2,
         "probe_r2_chance": probes.shuffled.r2,

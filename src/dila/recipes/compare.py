@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from dila.baselines.presets import BASELINES
 from dila.data import Clips, Corpus, collate_clips, open_corpus, split_episodes
-from dila.errors import DilaError
+from dila.errors import DilaError, at_least
+from dila.evaluate.factors import Factor, components
 from dila.evaluate.first_look import measure_rollouts, measure_z_probe
 from dila.evaluate.parameters import count
 from dila.files import write_json
@@ -112,9 +113,7 @@ class Settings:
     probed: tuple[str, ...] = AGENT
 
     def __post_init__(self):
-        for flag, number in (("seeds", self.seeds), ("parallel", self.parallel)):
-            if number < 1:
-                raise DilaError(f"--{flag} {number} must be at least 1")
+        at_least(1, seeds=self.seeds, parallel=self.parallel)
 
 
 def compare(settings: Settings) -> list[dict[str, Any]]:
@@ -257,8 +256,8 @@ def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
         return told
     told["rollout"] = asdict(measure_rollouts(world, held))
     told["rollout_error_vs_copy_last"] = told["rollout"]["pooled"]
-    if components := _components(settings, corpus):
-        probed = measure_z_probe(world, training, held, components, names=corpus.names)
+    if factors := _probed(settings, corpus):
+        probed = measure_z_probe(world, training, held, factors)
         told |= {"probe_r2": probed.r2, "probe": probed.to_json()}
     return told
 
@@ -272,15 +271,15 @@ def _prepare(settings: Settings, run: Run) -> None:
     """Say what cannot be probed before hours pass, and encode the data once, before several runs want it at a time."""
     corpora = open_data(run, settings.data)
     for corpus in corpora.values():
-        if settings.probed and not _components(settings, corpus):
+        if settings.probed and not _probed(settings, corpus):
             print(f"no probe: the state of {settings.data} has no {' and '.join(AGENT)}; --probed names others")
     encoder, _ = begin(run)
     encoder.to(pick_device(settings.device))
     gather(resolve(run, encoder, corpora), encoder, corpora, Path(settings.cache_dir or default_cache()))
 
 
-def _components(settings: Settings, corpus: Corpus) -> list[int]:
-    """Places in the state of what is probed; none where the data have not what is probed by default.
+def _probed(settings: Settings, corpus: Corpus) -> list[Factor]:
+    """The components of the state that are probed; none where the data have not what is probed by default.
 
     Raises:
         DilaError: the data have not what was asked for.
@@ -291,7 +290,7 @@ def _components(settings: Settings, corpus: Corpus) -> list[int]:
             return []
         have = f"choose of {', '.join(names)}" if names else "it names none: leave --probed empty for no probe"
         raise DilaError(f"--probed {' '.join(missing)}: there is no such component in the state of the data; {have}")
-    return [names.index(name) for name in settings.probed]
+    return components("state", settings.probed, len(names), corpus.names) if settings.probed else []
 
 
 def _shared(settings: Settings, run: Run) -> dict[str, Any]:

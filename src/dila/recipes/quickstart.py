@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 from dila.data import open_corpus, split_episodes
 from dila.data.pusht import record_pusht
+from dila.evaluate.factors import components
 from dila.evaluate.first_look import (
     Probes,
     Rollouts,
@@ -94,12 +95,12 @@ def quickstart(
 
 def _measure(world: World, run: Run, data: Path, cache_dir: Path) -> tuple[Rollouts, Probes]:
     corpus = open_corpus(data)
-    components = [corpus.names["state"].index(name) for name in AGENT]
+    agent = components("state", AGENT, len(corpus.names["state"]), corpus.names)
     encoder = cast(FrozenEncoder, world.encoder)
     cache = FeatureCache(encoder, cache_dir, encoder.statistics, progress=False)
     train_part, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
     target = "true displacement of the agent"
-    return measure_rollouts(world, held), measure_probe(world, train_part, held, components, target=target)
+    return measure_rollouts(world, held), measure_probe(world, train_part, held, agent, target)
 
 
 def _draw(world: World, run: Run, data: Path, out: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from dila.interop.models import AnyModel, build, kind_of
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 from dila.model.dila import DiLA
 from dila.shapes import Float, Tensor
+from dila.train.begin import differences
 from dila.train.layout import fit_layout, layout_loss, read_structure
 from dila.train.loop import train
 from dila.train.material import default_cache, flat_actions, open_data
@@ -178,10 +179,9 @@ def _settle(out: Path, pretrained: Pretrained, corpus: Corpus, how: Adaptation) 
     """
     path = out / SETTINGS
     described = {"model": hash_world(World(*pretrained)), "data": _digest(corpus)} | to_json(how)
-    if any((out / part).exists() for part in (START, TRAINING, MODEL)):
-        stored, wanted = _flat(_stored(path)), _flat(described)
-        if other := [f"{key} = {stored[key]!r} (now {wanted[key]!r})" for key in wanted if stored[key] != wanted[key]]:
-            raise DilaError(f"{out} holds an adaptation with {'; '.join(other)}; use the same, or another folder")
+    begun = any((out / part).exists() for part in (START, TRAINING, MODEL))
+    if begun and (other := list(differences(_stored(path), described))):
+        raise DilaError(f"{out} holds an adaptation with {'; '.join(other)}; use the same, or another folder")
     write_json(path, described)
 
 
@@ -203,14 +203,6 @@ def _digest(corpus: Corpus) -> str:
         digest.update(f"{episode.id} {episode.fingerprint()}\n".encode())
         digest.update(np.ascontiguousarray(episode.columns.get("action", ())).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _flat(described: Any, where: str = "") -> dict[str, Any]:
-    """Settings within settings under one name each, spelt as their flags: ``optimiser.lr``."""
-    if not isinstance(described, dict):
-        return {where: described}
-    parts = [_flat(value, f"{where}.{name}" if where else name) for name, value in described.items()]
-    return {name: value for part in parts for name, value in part.items()}
 
 
 def _move_by_actions(

@@ -91,7 +91,7 @@ def settle(run: Run, out: Path) -> None:
             stored = to_json(from_json(Run, _of_today(json.loads(path.read_text(encoding="utf-8"))), str(path)))
         except ValueError as error:
             raise DilaError(f"{path} cannot be read as JSON: {error}; remove the folder to start anew") from error
-        different = [told for told in _differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
+        different = [told for told in differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
         if not _has_steps(out):
             different = [told for told in different if told.startswith(DECODED)]
         if different:
@@ -115,12 +115,12 @@ def _are_parts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
-def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
+def differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
     """Each leaf that differs, as ``path = stored (now wanted)``, the path spelt as its flag: ``stages.0.steps``."""
     if _are_parts(stored) and _are_parts(wanted) and len(stored) == len(wanted):
         stored, wanted = ({str(place): each for place, each in enumerate(of)} for of in (stored, wanted))
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for key in {**stored, **wanted}:
-            yield from _differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+            yield from differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
     elif stored != wanted:
         yield f"{where} = {json.dumps(stored)} (now {json.dumps(wanted)})"
