@@ -21,6 +21,11 @@ def at_least(least: int, **flags: int | None) -> None:
             raise DilaError(f"--{name} {value} must be at least {least}")
 
 
+def first_line(error: BaseException) -> str:
+    """Of what an error says, the part that fits into a sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 class MissingExtra(DilaError):
     """A feature needs a package that the core install leaves out; `newest`: the last Python that has it."""
 

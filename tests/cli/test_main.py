@@ -287,4 +287,5 @@ def test_table_2_is_what_cycle_measures(monkeypatch):
 
 
 def test_planning_is_evaluated_by_plan(refused):
-    assert "nowhere/actions.json is missing" in refused("eval", "planning", "nowhere", "pusht-reach")
+    assert "--size 2 must be at least 8" in refused("eval", "planning", "nowhere", "pusht-reach", "--size", "2")
+    assert "nowhere does not exist" in refused("eval", "planning", "nowhere", "pusht-reach")

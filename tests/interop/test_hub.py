@@ -6,11 +6,14 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.errors import HfHubHTTPError
 
 import dila
 from dila.cli.main import main
 from dila.errors import DilaError
+from dila.evaluate import planning
+from dila.interop.actions import ActionSpace, LatentToAction, load_actions
 from dila.interop.hub import push_to_hub
 from dila.interop.pretrained import load_pretrained, read_notes, save_pretrained
 
@@ -69,6 +72,21 @@ def test_half_is_half(hub, folder, tmp_path):
 def test_the_model_in_the_box_can_be_pushed(hub, tmp_path):
     push_to_hub("box", "me/box")
     assert "# The model in the box" in (tmp_path / "hub" / "me" / "box" / "README.md").read_text()
+
+
+def test_an_adapted_model_is_planned_with_and_packed_from_the_hub(hub, pretrained, tmp_path, monkeypatch):
+    space = ActionSpace(("x",), 1, (), (0.0,), (1.0,), (2.0,), 0.5, None)
+    actions = (space, LatentToAction(torch.ones(8, 1), torch.zeros(1)))
+    push_to_hub(save_pretrained(tmp_path / "model", pretrained, {"run": "mine"}, actions=actions), "me/mine")
+    packed = tmp_path / "packed"
+    assert main(["pack", "me/mine", "--out", str(packed)]) == 0
+    assert load_actions(packed)[0] == space
+    assert read_notes(packed)["run"] == "mine"
+    told = []
+    report = {"arms": {}, "normalised": {}}
+    monkeypatch.setattr(planning, "measure_planning", lambda world, space, *_: told.append(space) or report)
+    assert main(["plan", "me/mine", "pusht-reach", "--device", "cpu"]) == 0
+    assert told == [space]
 
 
 def test_the_command(hub, folder, capsys):

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 import dila
 from dila.data import write_video
 from dila.errors import DilaError
-from dila.interop.pretrained import find_pretrained, load_pretrained, pick_device, save_pretrained
+from dila.interop.find import find_pretrained
+from dila.interop.pretrained import load_pretrained, pick_device, save_pretrained
 from dila.interop.released import save_released
 from dila.model.dila import DiLA
 from dila.vision import (

@@ -6,7 +6,8 @@ import torch
 from train_world import PatchEncoder, small_model
 
 from dila.errors import DilaError
-from dila.interop.pretrained import Pretrained, find_pretrained
+from dila.interop.find import find_pretrained
+from dila.interop.pretrained import Pretrained
 from dila.model.dila import DiLA
 from dila.train.checkpoint import (
     TrainerState,

@@ -8,6 +8,7 @@ from train_world import PatchEncoder, small_model
 
 from dila.data import open_corpus
 from dila.errors import DilaError
+from dila.interop.actions import ActionSpace, LatentToAction, load_actions
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 from dila.model.dila import DiLA
 from dila.train import decoder as decoding
@@ -88,9 +89,12 @@ def test_a_decoder_is_attached_to_a_checkpoint_beside_its_trainer_state(corpus, 
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_0000003"]
 
 
-def test_a_decoder_can_go_to_another_folder(corpus, cache, tmp_path):
+def test_a_decoder_can_go_to_another_folder_and_real_actions_come_along(corpus, cache, tmp_path):
     pretrained = Pretrained(DiLA(small_model()), PatchEncoder(), None, 0.2, 4)
-    folder = save_pretrained(tmp_path / "model", pretrained)
+    space = ActionSpace(("x",), 1, (), (0.0,), (1.0,), (2.0,), 0.5, None)
+    actions = (space, LatentToAction(torch.ones(8, 1), torch.zeros(1)))
+    folder = save_pretrained(tmp_path / "model", pretrained, actions=actions)
     out = train_decoder(folder, corpus, tmp_path / "new", SETTINGS, cache_dir=cache, device="cpu", progress=False)
     assert load_pretrained(out).decoder is not None
     assert load_pretrained(folder).decoder is None
+    assert load_actions(out)[0] == space

@@ -97,6 +97,10 @@ def r_squared(predicted: Float[Tensor, "N D"], y: Float[Tensor, "N D"]) -> float
     return float(1 - ((predicted - y).square().mean(0)[varies] / variance[varies]).mean())
 
 
+Actions = tuple[ActionSpace, LatentToAction]
+"""What a folder says of real actions."""
+
+
 def save_actions(folder: Path, space: ActionSpace, inverse: LatentToAction) -> None:
     """Write both files beside a trained model, the description last: it stands for both."""
     from safetensors.torch import save_file
@@ -106,7 +110,12 @@ def save_actions(folder: Path, space: ActionSpace, inverse: LatentToAction) -> N
     write_json(folder / ACTIONS, to_json(space))
 
 
-def load_actions(folder: str | Path) -> tuple[ActionSpace, LatentToAction]:
+def known_actions(folder: Path) -> Actions | None:
+    """`load_actions`; None where the model was never adapted."""
+    return load_actions(folder) if (folder / ACTIONS).is_file() else None
+
+
+def load_actions(folder: str | Path) -> Actions:
     """What `save_actions` wrote.
 
     Raises:

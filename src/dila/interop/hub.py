@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
+from dila.interop.find import is_hub_id
 from dila.interop.pack import pack
-from dila.interop.pretrained import is_hub_id
 
 
 def push_to_hub(
@@ -48,8 +48,7 @@ def push_to_hub(
             hub.create_repo(repo, private=private, exist_ok=True)
             done = hub.upload_folder(repo_id=repo, folder_path=packed, commit_message=message)
         except Exception as error:  # no network is an error of the client's HTTP package, another in each version
-            said = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise DilaError(
-                f"the Hub does not take {repo}: {said}; check the network, the id and: hf auth login"
+                f"the Hub does not take {repo}: {first_line(error)}; check the network, the id and: hf auth login"
             ) from error
     return str(done)

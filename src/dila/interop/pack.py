@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from dila.errors import DilaError
-from dila.interop import box
-from dila.interop.actions import ACTIONS, load_actions, save_actions
+from dila.interop.actions import known_actions
 from dila.interop.card import model_card, run_numbers
-from dila.interop.pretrained import find_pretrained, load_pretrained, read_notes, save_pretrained
+from dila.interop.find import locate
+from dila.interop.pretrained import load_pretrained, read_notes, save_pretrained
 
 
 def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = None, *, half: bool = True) -> Path:
@@ -32,11 +32,8 @@ def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = No
     notes = read_notes(folder) if folder is not None else {}
     scores = (run_numbers(folder) if folder is not None else {}) | notes.get("scores", {}) | about.pop("scores", {})
     notes = {**notes, **about, **({"scores": scores} if scores else {})}
-    actions = load_actions(folder) if folder is not None and (folder / ACTIONS).is_file() else None
-    made = save_pretrained(out, pretrained, notes, half=half, card=model_card(pretrained, notes))
-    if actions is not None:
-        save_actions(made, *actions)
-    return made
+    actions = known_actions(folder) if folder is not None else None
+    return save_pretrained(out, pretrained, notes, half=half, card=model_card(pretrained, notes), actions=actions)
 
 
 def _check_apart(path: str | Path, out: str | Path) -> None:
@@ -46,7 +43,5 @@ def _check_apart(path: str | Path, out: str | Path) -> None:
 
 
 def _folder(path: str | Path) -> Path | None:
-    """Where the model lies; None for a released file and for one of the Hub, which keep no notes here."""
-    if str(path) == box.NAME and not Path(path).exists():
-        return box.FOLDER
-    return find_pretrained(path) if Path(path).expanduser().is_dir() else None
+    """Where the model lies; None for a released file, which keeps no notes."""
+    return None if Path(path).expanduser().is_file() else locate(path)

@@ -6,6 +6,7 @@
     model.safetensors      weights of the model
     encoder.safetensors    feature statistics (mean, var); absent if the encoder gives raw features
     decoder.safetensors    weights of a trained decoder; absent if there is none, or if it reads its own file (RAE)
+    actions.json           real actions of an adapted model, with latent_to_action.safetensors (`dila.interop.actions`)
     README.md              model card; absent from checkpoints
 
 The frozen encoder's own weights are not in the folder: its config names them.
@@ -14,10 +15,9 @@ The frozen encoder's own weights are not in the folder: its config names them.
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +25,12 @@ import torch
 from torch import nn
 
 from dila.configs import from_json, to_json
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
 from dila.files import writing
-from dila.interop import box
-from dila.interop.actions import ACTIONS, INVERSE
+from dila.interop.actions import ACTIONS, INVERSE, Actions, save_actions
 from dila.interop.bounds import check_bounds
 from dila.interop.card import CARD
+from dila.interop.find import CONFIG, DECODER, ENCODER, MODEL, children, is_pretrained, locate
 from dila.interop.models import MODELS, AnyModel, kind_of
 from dila.interop.released import load_released
 from dila.interop.tensors import load_tensors, write_tensors
@@ -40,16 +40,11 @@ from dila.version import version
 from dila.vision import FeatureStatistics, FrozenEncoder, build_decoder, build_encoder
 
 FORMAT = 1
-CONFIG, MODEL, ENCODER, DECODER = "config.json", "model.safetensors", "encoder.safetensors", "decoder.safetensors"
 FILES = frozenset({CONFIG, MODEL, ENCODER, DECODER, CARD, ACTIONS, INVERSE})
 """All that the folder of a model holds; anything else there is not ours to remove."""
-CHECKPOINTS = "checkpoints"
 RELEASED_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
 RELEASED_FRAMES = 16
 """Clip length that the released checkpoints were trained on (paper section 4)."""
-
-_STEP = re.compile(r"step_(\d+)$")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
 
 
 class Pretrained(NamedTuple):
@@ -79,6 +74,7 @@ def save_pretrained(
     *,
     half: bool = False,
     card: str | None = None,
+    actions: Actions | None = None,
 ) -> Path:
     """Write the folder, whole or not at all; one that is there already is replaced.
 
@@ -88,6 +84,7 @@ def save_pretrained(
         notes: JSON-ready remarks (step, score, data) that loading does not need.
         half: write the weights as float16; loading makes them float32 again.
         card: text of a ``README.md`` beside the rest, see `dila.interop.card`.
+        actions: the real actions of an adapted model.
 
     Raises:
         DilaError: ``folder`` is there and holds anything else, as that of a run's checkpoint does, or cannot be
@@ -105,6 +102,8 @@ def save_pretrained(
                 pretrained.encoder.statistics.save(partial / ENCODER)
             if weights := _decoder_weights(pretrained.decoder):
                 write_tensors(partial / DECODER, weights, half)
+            if actions is not None:
+                save_actions(partial, *actions)
             if card is not None:
                 (partial / CARD).write_text(card, encoding="utf-8")
             (partial / CONFIG).write_text(json.dumps(_describe(pretrained, notes), indent=2) + "\n", encoding="utf-8")
@@ -155,32 +154,8 @@ def load_pretrained(
         raise DilaError(
             f"encoder, decoder and stride belong to a released file, but {path} brings its own; leave them out"
         )
-    if str(path) == box.NAME and not found.exists():
-        found = box.FOLDER
-    if not found.exists() and is_hub_id(str(path)):
-        found = _download(str(path), revision, cache_dir, local_files_only, token)
-    return _load_folder(find_pretrained(found)).to(target)
-
-
-def find_pretrained(path: str | Path) -> Path:
-    """The folder of a trained model: ``path`` itself, or the newest complete checkpoint of the run there.
-
-    Raises:
-        DilaError: there is none.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise DilaError(f"{path} does not exist; give a folder of a trained model, a run, or a Hub id user/name")
-    if _is_pretrained(path):
-        return path
-    steps = [(int(m[1]), child) for child in _children(path / CHECKPOINTS) if (m := _STEP.match(child.name))]
-    complete = [child for _, child in sorted(steps) if _is_pretrained(child)]
-    if complete:
-        return complete[-1]
-    if (path / CONFIG).is_file():
-        return path  # reading it tells what is missing
-    what = f"no whole checkpoint among {len(steps)} in {CHECKPOINTS}" if steps else f"no {CONFIG}"
-    raise DilaError(f"{path} has {what}; give the folder of a trained model or of a run that has saved a checkpoint")
+    folder = locate(path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+    return _load_folder(folder).to(target)
 
 
 def pick_device(name: str) -> torch.device:
@@ -195,13 +170,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DilaError(f"device {name!r} cannot be used here: {_first_line(error)}; try auto or cpu") from error
+        raise DilaError(f"device {name!r} cannot be used here: {first_line(error)}; try auto or cpu") from error
     return device
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether it has the form of an id of the Hub, ``user/name``."""
-    return _HUB_ID.fullmatch(name) is not None
 
 
 def read_notes(folder: str | Path) -> dict[str, Any]:
@@ -231,7 +201,7 @@ def _buildable(path: Path) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise DilaError(f"{path} describes what cannot be built: {_first_line(error)}; copy the folder anew") from error
+        raise DilaError(f"{path} describes what cannot be built: {first_line(error)}; copy the folder anew") from error
 
 
 def _load_decoder(folder: Path, described: Mapping[str, Any], statistics: FeatureStatistics | None) -> Any:
@@ -264,26 +234,6 @@ def _load_released(
     return pretrained
 
 
-def _download(
-    name: str, revision: str | None, cache_dir: str | Path | None, local_files_only: bool, token: str | None
-) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted = [CONFIG, MODEL, ENCODER, DECODER]
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token,
-                allow_patterns=wanted,
-            )
-        )  # fmt: skip
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise DilaError(
-            f"{name} is no path here, and the Hub does not give it: {_first_line(error)}; check the id or the path"
-        ) from error
-
-
 def _describe(pretrained: Pretrained, notes: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -303,7 +253,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DilaError(f"{path} cannot be read as JSON: {_first_line(error)}; copy the folder anew") from error
+        raise DilaError(f"{path} cannot be read as JSON: {first_line(error)}; copy the folder anew") from error
     if not isinstance(described, dict) or not isinstance(described.get("format"), int):
         raise DilaError(f"{path} does not describe a trained model: it has no field format; check the path")
     if described["format"] > FORMAT:
@@ -377,21 +327,7 @@ def _set_aside(folder: Path) -> Iterator[None]:
 
 
 def _check_free(folder: Path) -> None:
-    if folder.exists() and not _is_pretrained(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not is_pretrained(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise DilaError(f"{folder} is there and is no folder of a trained model; choose another name or remove it")
-    if others := sorted({child.name for child in _children(folder)} - FILES):
+    if others := sorted({child.name for child in children(folder)} - FILES):
         raise DilaError(f"{folder} holds {', '.join(others)} beside a model, which would be lost; choose another name")
-
-
-def _is_pretrained(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() and (folder / MODEL).is_file()
-
-
-def _children(folder: Path) -> list[Path]:
-    with suppress(OSError):
-        return list(folder.iterdir())
-    return []
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
 from dila.files import readable
 from dila.shapes import Tensor
 
@@ -53,9 +53,5 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         stored = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise DilaError(f"{path} is damaged: {_first_line(error)}; copy the folder anew") from error
+        raise DilaError(f"{path} is damaged: {first_line(error)}; copy the folder anew") from error
     return {name: tensor.float() if tensor.dtype is torch.float16 else tensor for name, tensor in stored.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

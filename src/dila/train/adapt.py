@@ -26,7 +26,7 @@ from dila.errors import DilaError
 from dila.files import write_json
 from dila.imagine.label import hash_world
 from dila.imagine.world import World
-from dila.interop.actions import ACTIONS, ActionSpace, LatentToAction, load_actions, names_of, r_squared, save_actions
+from dila.interop.actions import ACTIONS, ActionSpace, LatentToAction, load_actions, names_of, r_squared
 from dila.interop.models import AnyModel, build, kind_of
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 from dila.model.dila import DiLA
@@ -166,8 +166,8 @@ def adapt(
     adapted = started.model
     error = structure_error(adapted, corpus, cache, run.clips) if isinstance(adapted, DiLA) else None
     space = replace(_space(corpus, pairs, width, how, to_latent_r2, from_latent_r2), structure_error=error)
-    save_pretrained(out / MODEL, started, {"adapted_from": os.path.basename(str(model)), "steps": how.steps})
-    save_actions(out / MODEL, space, inverse)
+    notes = {"adapted_from": os.path.basename(str(model)), "steps": how.steps}
+    save_pretrained(out / MODEL, started, notes, actions=(space, inverse))
     return Adapted(out / MODEL, space)
 
 

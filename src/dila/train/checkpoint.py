@@ -20,7 +20,8 @@ import torch
 
 from dila.errors import DilaError
 from dila.files import writing
-from dila.interop.pretrained import CHECKPOINTS, Pretrained, save_pretrained
+from dila.interop.find import CHECKPOINTS
+from dila.interop.pretrained import Pretrained, save_pretrained
 from dila.vision.stored import load_plain, write_plain
 
 TRAINER = "trainer.pt"

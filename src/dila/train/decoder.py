@@ -17,10 +17,9 @@ from dila.configs import to_json
 from dila.data import open_corpus, split_episodes
 from dila.errors import DilaError
 from dila.files import replacing
+from dila.interop.actions import known_actions
+from dila.interop.find import CONFIG, DECODER, find_pretrained, locate
 from dila.interop.pretrained import (
-    CONFIG,
-    DECODER,
-    find_pretrained,
     load_pretrained,
     pick_device,
     read_notes,
@@ -92,7 +91,8 @@ def train_decoder(
         decoder = fit_decoder(encoder, frames, cached, settings, work, stop=stop, progress=progress)
     complete = pretrained._replace(decoder=decoder.cpu())
     if out is not None:
-        save_pretrained(folder, complete, read_notes(find_pretrained(path)))
+        source = locate(path)
+        save_pretrained(folder, complete, read_notes(source), actions=known_actions(source))
     else:
         _attach(folder, complete)
     (work / FILE).unlink()

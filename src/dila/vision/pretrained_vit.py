@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import nn
 
 from dila.configs import to_json
-from dila.errors import DilaError, MissingExtra
+from dila.errors import DilaError, MissingExtra, first_line
 from dila.shapes import Float, Tensor
 from dila.vision.encoder import FrozenEncoder, Resize, rows_and_columns
 from dila.vision.statistics import FeatureStatistics
@@ -77,7 +77,7 @@ class Source(NamedTuple):
         try:
             yield
         except (OSError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             where = "on this disk" if self.local_files_only else "on this disk or the Hub"
             raise DilaError(
                 f"the encoder's model {self.model} is not to be had {where}; give a folder or check the id ({reason})"

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from dila.errors import first_line
+
 
 def load_plain(path: Path, *, mmap: bool = False) -> Any:
     """What ``torch.save`` wrote, on the CPU, with ``weights_only``.
@@ -24,7 +26,7 @@ def load_plain(path: Path, *, mmap: bool = False) -> Any:
     except OSError:
         raise
     except Exception as error:  # a damaged pickle raises whatever its opcodes meet
-        raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+        raise ValueError(first_line(error)) from error
 
 
 def write_plain(path: Path, value: Any) -> None:

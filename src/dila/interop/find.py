@@ -1,0 +1,101 @@
+"""Where a trained model lies: a folder, the newest checkpoint of a run, the box, or the Hugging Face Hub."""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from dila.errors import DilaError, first_line
+from dila.interop import box
+from dila.interop.actions import ACTIONS, INVERSE
+
+CONFIG, MODEL, ENCODER, DECODER = "config.json", "model.safetensors", "encoder.safetensors", "decoder.safetensors"
+CHECKPOINTS = "checkpoints"
+
+_STEP = re.compile(r"step_(\d+)$")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
+
+
+def locate(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+) -> Path:
+    """The folder of the model that `dila.interop.pretrained.load_pretrained` takes for ``path``, fetched if need be.
+
+    Args:
+        path: a folder, a run, "box" or an id of the Hub; a path that exists goes before the last two.
+        revision: of a Hub id, as in ``huggingface_hub.snapshot_download``; so are the next three.
+        cache_dir: where downloads are kept.
+        local_files_only: no network; only what was downloaded before.
+        token: for a private model.
+
+    Raises:
+        DilaError: there is none, or the Hub does not give it.
+    """
+    found = Path(path).expanduser()
+    if str(path) == box.NAME and not found.exists():
+        return box.FOLDER
+    if not found.exists() and is_hub_id(str(path)):
+        found = _download(str(path), revision, cache_dir, local_files_only, token)
+    return find_pretrained(found)
+
+
+def find_pretrained(path: str | Path) -> Path:
+    """The folder of a trained model: ``path`` itself, or the newest complete checkpoint of the run there.
+
+    Raises:
+        DilaError: there is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DilaError(f"{path} does not exist; give a folder of a trained model, a run, or a Hub id user/name")
+    if is_pretrained(path):
+        return path
+    steps = [(int(m[1]), child) for child in children(path / CHECKPOINTS) if (m := _STEP.match(child.name))]
+    complete = [child for _, child in sorted(steps) if is_pretrained(child)]
+    if complete:
+        return complete[-1]
+    if (path / CONFIG).is_file():
+        return path  # reading it tells what is missing
+    what = f"no whole checkpoint among {len(steps)} in {CHECKPOINTS}" if steps else f"no {CONFIG}"
+    raise DilaError(f"{path} has {what}; give the folder of a trained model or of a run that has saved a checkpoint")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether it has the form of an id of the Hub, ``user/name``."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Whether the folder holds a model, whole or not."""
+    return (folder / CONFIG).is_file() and (folder / MODEL).is_file()
+
+
+def children(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it is none or cannot be read."""
+    with suppress(OSError):
+        return list(folder.iterdir())
+    return []
+
+
+def _download(
+    name: str, revision: str | None, cache_dir: str | Path | None, local_files_only: bool, token: str | None
+) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = [CONFIG, MODEL, ENCODER, DECODER, ACTIONS, INVERSE]
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token,
+                allow_patterns=wanted,
+            )
+        )  # fmt: skip
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DilaError(
+            f"{name} is no path here, and the Hub does not give it: {first_line(error)}; check the id or the path"
+        ) from error
