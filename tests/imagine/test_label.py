@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dila.imagine.label as module
+from dila.cli.main import main
 from dila.data import write_table, write_video
 from dila.errors import DilaError
 from dila.imagine.label import hash_world, label
@@ -23,7 +24,7 @@ def test_every_row_is_the_frame_and_action_it_says(world, videos, tmp_path):
     made = world.label(videos, tmp_path / "z.parquet", progress=False, part=2, batch=3)
     assert (made.videos, made.rows, made.actions, made.skipped) == (5, 97, 92, {})
     table = pq.read_table(made.path)
-    assert table.column_names == ["file", "frame", "time", "z", "valid"]
+    assert table.column_names == ["file", "frame", "time", "next", "z", "valid"]
     assert str(table.schema.field("z").type) == "fixed_size_list<element: float>[6]"
     files = np.array(table["file"].to_pylist())
     assert list(dict.fromkeys(files)) == list(LENGTHS)
@@ -31,6 +32,7 @@ def test_every_row_is_the_frame_and_action_it_says(world, videos, tmp_path):
         rows = table.filter(files == name)
         assert rows["frame"].to_pylist() == list(range(length))
         np.testing.assert_allclose(rows["time"], np.arange(length) / 10)
+        assert rows["next"].to_pylist() == [*range(1, length), None]
         assert rows["valid"].to_pylist() == [True] * (length - 1) + [False]
         assert rows["z"][length - 1].as_py() is None
         z = torch.tensor(rows["z"].to_pylist()[:-1])
@@ -44,6 +46,7 @@ def test_the_file_says_what_made_it(world, videos, tmp_path):
     assert about["model"] == hash_world(world)
     assert (about["stride"], about["frames"], about["encoder"]) == (0.1, 8, {"name": "block-mean"})
     assert about["dila_version"]
+    assert about["every_frame"] is False
 
 
 def test_one_video_is_a_corpus_of_one(world, videos, tmp_path):
@@ -56,6 +59,39 @@ def test_the_stride_skips_raw_frames(model, encoder, videos, tmp_path):
     world = World(model, encoder, stride=0.3, frames=8)
     made = label(world, videos / "take0" / "0.mp4", tmp_path / "z.parquet", progress=False)
     assert pq.read_table(made.path)["frame"].to_pylist() == [0, 3, 6]
+
+
+def test_every_frame_has_the_action_of_the_clip_that_goes_through_it(model, encoder, fake_episode, frames_of):
+    world = World(model, encoder, stride=0.3, frames=8)
+    frames, times = frames_of(100), np.arange(100) / 10
+    table = module._label_part(world, [fake_episode(frames, times)], 8, every_frame=True)
+    assert table["frame"].to_pylist() == list(range(100))
+    assert table["next"].to_pylist() == [*range(3, 100), None, None, None]
+    assert table["valid"].to_pylist() == [True] * 97 + [False] * 3
+    for first in range(3):
+        one = module._label_part(world, [fake_episode(frames[first::3], times[first::3])], 8)
+        np.testing.assert_allclose(table["time"][first::3], one["time"])
+        mine, expected = (torch.tensor(z.to_pylist()[:-1]) for z in (table["z"][first::3], one["z"]))
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_frame_is_read_and_encoded_once_for_its_label(model, encoder, fake_episode, frames_of, monkeypatch):
+    world, read = World(model, encoder, stride=0.3, frames=8), []
+    episode = fake_episode(frames_of(100), np.arange(100) / 10)
+    monkeypatch.setattr(type(episode), "read", lambda self, frames: read.extend(frames) or self.frames[frames])
+    module._label_part(world, [episode], 8, every_frame=True)
+    assert read == list(range(100))
+
+
+def test_the_command_labels_every_frame(world, videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("dila.cli.label.open_world", lambda *_: World(world.model, world.encoder, None, 0.2, 8))
+    one = ["label", "a model", str(videos / "take0" / "0.mp4"), "--out", str(tmp_path / "z.parquet")]
+    assert main(one) == 0
+    assert pq.read_table(tmp_path / "z.parquet")["frame"].to_pylist() == [0, 2, 4, 6, 8]
+    assert main([*one, "--every-frame"]) == 0
+    table = pq.read_table(tmp_path / "z.parquet")
+    assert table["next"].to_pylist() == [2, 3, 4, 5, 6, 7, 8, None, None]
+    assert json.loads(table.schema.metadata[b"dila"])["every_frame"] is True
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same(world, videos, tmp_path, monkeypatch):
@@ -129,6 +165,8 @@ def test_videos_of_one_frame_have_a_row_without_action(world, tmp_path, frames_o
     made = label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False, part=1)
     table = pq.read_table(made.path)
     assert table["valid"].to_pylist() == [False, True, True, True, False]
+    again = label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False, part=1, every_frame=True)
+    assert pq.read_table(again.path).equals(table)
     assert table["z"].null_count == 2
     (tmp_path / "in" / "b.mp4").unlink()
     with pytest.raises(DilaError, match=r"a\.mp4 has fewer than two frames"):

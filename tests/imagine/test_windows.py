@@ -4,7 +4,7 @@ import torch
 
 from dila.data import Clips
 from dila.errors import DilaError
-from dila.imagine.windows import CHUNK, encode, infer_long, infer_windows, sample, windows
+from dila.imagine.windows import CHUNK, encode, infer_long, infer_windows, sample, sample_every, windows
 
 
 def numbered(length):
@@ -96,6 +96,25 @@ def test_no_transition_is_further_from_a_stride_than_in_training(fake_episode):
 def test_an_even_frame_rate_is_one_run_whatever_the_stride(frames_in_a_stride, digits, fake_episode):
     episode = fake_episode(torch.empty(0), (np.arange(200) / 25).round(digits))
     assert len(sample(episode, frames_in_a_stride / 25)) == 1
+
+
+@pytest.mark.parametrize("frames_in_a_stride", [1, 1.1, 1.3, 1.5, 2, 2.5, 6, 7.5])
+@pytest.mark.parametrize("digits", [3, 12])
+def test_runs_through_every_frame_leave_none_out(frames_in_a_stride, digits, fake_episode):
+    episode = fake_episode(torch.empty(0), (np.arange(200) / 30).round(digits))
+    runs = sample_every(episode, frames_in_a_stride / 30)
+    assert set(np.concatenate(runs)) == set(range(200))
+    assert len(runs) <= 2 * np.ceil(frames_in_a_stride)
+    if frames_in_a_stride in (1, 2, 6):
+        assert len(runs) == frames_in_a_stride
+    begun = set(np.concatenate([run[:-1] for run in runs]))
+    assert begun >= set(range(200 - int(np.ceil(frames_in_a_stride)) - 1))
+
+
+def test_runs_through_every_frame_bridge_no_gap(fake_episode):
+    runs = sample_every(fake_episode(torch.empty(0), np.r_[np.arange(7), np.arange(20, 26)] / 10), 0.2)
+    assert set(np.concatenate(runs)) == set(range(13))
+    assert all((run < 7).all() or (run >= 7).all() for run in runs)
 
 
 def test_a_frame_is_never_taken_twice(fake_episode):

@@ -16,6 +16,7 @@ def label(
     out: Path = Path("outputs/latent_actions.parquet"),
     fps: float | None = None,
     camera: str | None = None,
+    every_frame: bool = False,
     batch: int = 8,
     device: str = "auto",
     engine: Literal["local", "ray"] = "local",
@@ -23,7 +24,8 @@ def label(
 ) -> None:
     """Write the latent actions of a video or of a folder of videos to one Parquet file.
 
-    Columns: file, frame, time (seconds), z, valid; one row a sampled frame, the last of each video not valid.
+    Columns: file, frame, time (seconds), next (frame), z, valid; one row a sampled frame, the last of each video not
+    valid.
     Interrupted, the same command goes on where it stopped.
 
     Args:
@@ -32,6 +34,7 @@ def label(
         out: the file to write; older labels there are replaced.
         fps: frames a second, instead of what the files say.
         camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
+        every_frame: label each frame of a video, not one a stride of the model.
         batch: windows that go through the model at once.
         device: auto, cpu, cuda or mps.
         engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
@@ -39,7 +42,9 @@ def label(
     """
     at_least(1, batch=batch, workers=workers)
     world = open_world(model, device)
-    done = world.label(videos, out, fps=fps, camera=camera, batch=batch, engine=engine, workers=workers)
+    done = world.label(
+        videos, out, fps=fps, camera=camera, every_frame=every_frame, batch=batch, engine=engine, workers=workers
+    )
     print(f"wrote {done.path}: {done.actions} latent actions of {done.videos} videos, {len(done.skipped)} skipped")
     for name, reason in done.skipped.items():
         print(f"  skipped {name}: {reason}")

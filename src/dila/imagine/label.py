@@ -6,15 +6,18 @@ column   type                         meaning
 file     string                       id of the video: its path relative to the folder
 frame    int64                        raw frame number in that video
 time     double                       seconds of that frame from the video's first
-z        fixed_size_list<float>[Dz]   the latent action that moves this frame to the next row's; or null
+next     int64                        raw number of the frame a stride later; or null
+z        fixed_size_list<float>[Dz]   the latent action that moves this frame to that one; or null
 valid    bool                         whether there is one
 =======  ===========================  =================================================================
 
-One row a sampled frame, every ``stride`` seconds, in order. The last row of an unbroken run has no next frame: there
-``valid`` is false and ``z`` null. A video with one frame rate is one run; a gap in its times ends a run.
+One row a sampled frame, every ``stride`` seconds, in order, so that ``next`` is the next row's; or, with
+``every_frame``, one row a frame of the video, for policies that act at its rate. The last frames of an unbroken run
+have none a stride later: there ``valid`` is false, ``next`` and ``z`` null. A video with one frame rate is unbroken; a
+gap in its times ends a run.
 
 The schema's metadata has, under the key ``dila``, JSON with ``model`` (the hash of `hash_world`), ``stride`` (seconds),
-``frames`` (of a window, see `dila.imagine.windows`), ``encoder`` (its config) and ``dila_version``.
+``frames`` (of a window, see `dila.imagine.windows`), ``every_frame``, ``encoder`` (its config) and ``dila_version``.
 
 Work is done in parts, kept in a hidden folder beside the output until all are there. Called again after an
 interruption, only parts that are missing, or whose videos or model have changed, are done; the rows are those that one
@@ -37,7 +40,7 @@ from dila.data import Corpus, open_corpus
 from dila.errors import DilaError
 from dila.files import replacing, write_json, writing
 from dila.imagine.cluster import Engine, each_part
-from dila.imagine.windows import Window, encode, infer_windows, sample, windows
+from dila.imagine.windows import CHUNK, Window, Windows, encode, infer_windows, sample, sample_every
 from dila.protocols import Episode
 from dila.version import version
 
@@ -69,6 +72,18 @@ class _Run(NamedTuple):
     number: int
 
 
+class _Labels(NamedTuple):
+    """Of one episode."""
+
+    file: str
+    frame: np.ndarray
+    time: np.ndarray
+    after: np.ndarray
+    """The frame a stride later; -1 where there is none."""
+    z: np.ndarray | None
+    """None where it has no latent action, so that nothing tells how wide one is."""
+
+
 def label(
     world: "World",
     path: str | Path,
@@ -76,6 +91,7 @@ def label(
     *,
     fps: int | float | None = None,
     camera: str | None = None,
+    every_frame: bool = False,
     batch: int = 8,
     part: int = EPISODES_PER_PART,
     engine: Engine = "local",
@@ -90,6 +106,7 @@ def label(
         out: the file to write; ends in ``.parquet``.
         fps: frames a second, instead of what the files say.
         camera: of episodes that several cameras saw, this one alone.
+        every_frame: label each frame of a video, not one a stride; a stride of n frames costs n times as much.
         batch: windows that go through the model at once, across videos.
         part: videos between two saves: what an interruption can lose, and what a worker does at a time.
         engine: ``local``, or ``ray`` for a cluster (`dila.imagine.cluster`), whose machines must all see ``out``'s
@@ -109,7 +126,7 @@ def label(
     folder = out.with_name(f".{out.name}.parts")
     with writing(out):
         folder.mkdir(parents=True, exist_ok=True)
-        about = _about(world)
+        about = _about(world, every_frame)
         cuts = [corpus.episodes[first : first + part] for first in range(0, len(corpus), part)]
         parts = [
             folder / f"{place * part:09d}-{_identity(about, batch, episodes)}.parquet"
@@ -117,7 +134,7 @@ def label(
         ]
         todo = [(path, episodes) for path, episodes in zip(parts, cuts, strict=True) if not path.is_file()]
         with tqdm(total=len(todo), unit="part", desc="labelling", disable=not progress) as bar:
-            each_part(_Part(world, batch), todo, engine, workers, bar.update)
+            each_part(_Part(world, batch, every_frame), todo, engine, workers, bar.update)
         labelled = _assemble(corpus, parts, out, about)
         shutil.rmtree(folder)
     return labelled
@@ -146,6 +163,7 @@ class _Part(NamedTuple):
 
     world: "World"
     batch: int
+    every_frame: bool
 
     def to(self, device: str) -> None:
         heavy: list[Any] = [self.world.model, self.world.encoder]
@@ -156,63 +174,87 @@ class _Part(NamedTuple):
     def __call__(self, part: tuple[Path, Sequence[Episode]]) -> None:
         path, episodes = part
         if not path.is_file():
-            _write(_label_part(self.world, episodes, self.batch), path)
+            _write(_label_part(self.world, episodes, self.batch, self.every_frame), path)
 
 
-def _label_part(world: "World", episodes: Sequence[Episode], batch: int) -> Any:
+def _label_part(world: "World", episodes: Sequence[Episode], batch: int, every_frame: bool = False) -> Any:
     """The table of these episodes; those that could not be read are in its metadata instead."""
     runs: dict[_Run, np.ndarray] = {}
     failed: dict[str, str] = {}
     found: dict[_Run, list[np.ndarray]] = {}
     with world.running():
-        for run, z in infer_windows(world.model, _windows(world, episodes, runs, failed), batch):
+        for run, z in infer_windows(world.model, _windows(world, episodes, every_frame, runs, failed), batch):
             found.setdefault(run, []).append(z[0].cpu().numpy())
-    rows = [
-        _rows(episodes[run.episode], index, found.get(run, []))
-        for run, index in runs.items()
-        if episodes[run.episode].id not in failed
+    labels = [
+        _labels(
+            episode, [(index, found.get(run, [])) for run, index in runs.items() if run.episode == place], every_frame
+        )
+        for place, episode in enumerate(episodes)
+        if episode.id not in failed
     ]
-    return _table(rows, failed)
+    return _table(labels, failed)
 
 
 def _windows(
-    world: "World", episodes: Sequence[Episode], runs: dict[_Run, np.ndarray], failed: dict[str, str]
+    world: "World",
+    episodes: Sequence[Episode],
+    every_frame: bool,
+    runs: dict[_Run, np.ndarray],
+    failed: dict[str, str],
 ) -> Iterator[tuple[_Run, Window]]:
     """Windows of all episodes, one after the other; notes the runs found and the episodes that cannot be read."""
     for place, episode in enumerate(episodes):
         try:
-            for number, index in enumerate(sample(episode, world.stride)):
-                run = _Run(place, number)
-                runs[run] = index
-                for window in windows(encode(world.encoder, episode, index), world.frames):
-                    yield run, window
+            sampled = (sample_every if every_frame else sample)(episode, world.stride)
+            mine = {_Run(place, number): index for number, index in enumerate(sampled)}
+            runs |= mine
+            yield from _cut(world, episode, mine)
         except (DilaError, OSError) as error:
             failed[episode.id] = str(error)
 
 
-def _rows(episode: Episode, index: np.ndarray, z: list[np.ndarray]) -> dict[str, Any]:
-    return {"file": episode.id, "frame": index, "time": episode.times[index], "z": np.concatenate(z) if z else None}
+def _cut(world: "World", episode: Episode, runs: dict[_Run, np.ndarray]) -> Iterator[tuple[_Run, Window]]:
+    """Windows of the runs of one episode, whose frames are read and encoded once, in order."""
+    frames = np.unique(np.concatenate([np.empty(0, np.int64), *runs.values()]))
+    cuts = {run: Windows(world.frames) for run in runs}
+    for start, e in zip(range(0, len(frames), CHUNK), encode(world.encoder, episode, frames), strict=True):
+        chunk = frames[start : start + CHUNK]
+        for run, cut in list(cuts.items()):
+            for window in cut.take(e[:, torch.from_numpy(np.isin(chunk, runs[run]))]):
+                yield run, window
+            if runs[run][-1] <= chunk[-1]:
+                for window in cuts.pop(run).end():
+                    yield run, window
 
 
-def _table(rows: Sequence[dict[str, Any]], failed: dict[str, str]) -> Any:
+def _labels(episode: Episode, runs: Sequence[tuple[np.ndarray, list[np.ndarray]]], every_frame: bool) -> _Labels:
+    """Rows of one episode; of a frame that two runs have the first counts."""
+    every = np.arange(len(episode.times))
+    frames = every if every_frame else np.concatenate([index for index, _ in runs])
+    after, z = np.full(len(every), -1), None
+    for index, parts in runs:
+        if not parts:
+            continue
+        told = np.concatenate(parts)
+        z = np.zeros((len(every), told.shape[1]), np.float32) if z is None else z
+        fresh = after[index[:-1]] < 0
+        after[index[:-1][fresh]], z[index[:-1][fresh]] = index[1:][fresh], told[fresh]
+    return _Labels(episode.id, frames, episode.times[frames], after[frames], None if z is None else z[frames])
+
+
+def _table(labels: Sequence[_Labels], failed: dict[str, str]) -> Any:
     import pyarrow as pa
 
-    width = next((row["z"].shape[1] for row in rows if row["z"] is not None), 1)
-    frames = sum(len(row["frame"]) for row in rows)
-    valid = np.zeros(frames, dtype=bool)
-    z = np.zeros((frames, width), dtype=np.float32)
-    start = 0
-    for row in rows:
-        if row["z"] is not None:
-            valid[start : start + len(row["z"])] = True
-            z[start : start + len(row["z"])] = row["z"]
-        start += len(row["frame"])
+    width = next((each.z.shape[1] for each in labels if each.z is not None), 1)
+    after = _joined([each.after for each in labels])
+    z = _joined([np.zeros((len(each.frame), width), np.float32) if each.z is None else each.z for each in labels])
     columns = {
-        "file": pa.array([row["file"] for row in rows for _ in row["frame"]], pa.string()),
-        "frame": pa.array(_joined([row["frame"] for row in rows]), pa.int64()),
-        "time": pa.array(_joined([row["time"] for row in rows]), pa.float64()),
-        "z": pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), width, mask=pa.array(~valid)),
-        "valid": pa.array(valid),
+        "file": pa.array([each.file for each in labels for _ in each.frame], pa.string()),
+        "frame": pa.array(_joined([each.frame for each in labels]), pa.int64()),
+        "time": pa.array(_joined([each.time for each in labels]), pa.float64()),
+        "next": pa.array(after, pa.int64(), mask=after < 0),
+        "z": pa.FixedSizeListArray.from_arrays(pa.array(z.ravel(), pa.float32()), width, mask=pa.array(after < 0)),
+        "valid": pa.array(after >= 0),
     }
     return pa.table(columns).replace_schema_metadata({_SKIPPED_KEY: json.dumps(failed)})
 
@@ -287,11 +329,12 @@ def _fingerprint(episode: Episode) -> str:
         return "unreadable"
 
 
-def _about(world: "World") -> dict[str, Any]:
+def _about(world: "World", every_frame: bool) -> dict[str, Any]:
     return {
         "model": hash_world(world),
         "stride": world.stride,
         "frames": world.frames,
+        "every_frame": every_frame,
         "encoder": world.encoder.config(),
         "dila_version": version(),
     }

@@ -50,6 +50,32 @@ def sample(episode: Episode, stride: int | float) -> list[np.ndarray]:
     Raises:
         DilaError: the episode is empty or has fewer frames a second than asked for.
     """
+    return _runs(*_clock(episode, stride), stride)
+
+
+def sample_every(episode: Episode, stride: int | float) -> list[np.ndarray]:
+    """The runs of `sample`, and runs from the first frame of no transition yet, and so on: together every frame.
+
+    Where the frame rate divides the stride, each frame is in one run; where it does not, some are in two, with other
+    frames behind them. Twice as many runs are tried as a stride has frames, which leaves out frames of uneven times.
+
+    Raises:
+        DilaError: as `sample`.
+    """
+    times, spacing = _clock(episode, stride)
+    free, runs = np.ones(len(times), dtype=bool), []
+    for _ in range(min(len(times), 2 * math.ceil(stride / spacing - TIE))):
+        first = int(free.argmax())
+        for run in _runs(times[first:], spacing, stride):
+            if free[first + run[:-1]].any():
+                runs.append(first + run)
+                free[first + run[:-1]] = False
+        free[first] = False
+    return runs
+
+
+def _clock(episode: Episode, stride: int | float) -> tuple[np.ndarray, float]:
+    """An episode's times, and the usual one between frames."""
     times = np.asarray(episode.times, dtype=np.float64)
     if not len(times):
         raise DilaError(f"{episode.id} has no frames; replace or remove it")
@@ -59,6 +85,10 @@ def sample(episode: Episode, stride: int | float) -> list[np.ndarray]:
             f"{episode.id} has a frame every {spacing:.3g} s, which is more than the model's stride of {stride:g} s; "
             "give video of a higher frame rate"
         )
+    return times, spacing
+
+
+def _runs(times: np.ndarray, spacing: float, stride: int | float) -> list[np.ndarray]:
     # The last frame stands for as long as the one before it, or else it would be "nearest" to times past the end.
     ends = np.append(times[1:] + times[:-1], 2 * times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0)) / 2
     goals = np.arange(times[0], ends[-1] + TIE, stride)
@@ -82,22 +112,43 @@ def encode(encoder: FrameEncoder, episode: Episode, index: np.ndarray) -> Iterat
         yield encoder.encode(episode.read(index[start : start + CHUNK].tolist())[None])
 
 
+class Windows:
+    """Cuts features that come in chunks of any length into overlapping windows.
+
+    Args:
+        frames: of a window.
+    """
+
+    def __init__(self, frames: int):
+        self.frames, self.hop = frames, max(1, frames // 2)
+        self._held: Tensor | None = None
+        self._left: Tensor | None = None
+        self._given = 0
+
+    def take(self, chunk: Chunk) -> Iterator[Window]:
+        """The windows that are whole with these features, and with more behind them."""
+        held = chunk if self._held is None else torch.cat([self._held, chunk], dim=1)
+        while held.shape[1] > self.frames:
+            yield Window(held[:, : self.frames], self.frames - 1 - self._given)
+            self._left, held, self._given = held[:, : self.hop], held[:, self.hop :], self.frames - 1 - self.hop
+        self._held = held
+
+    def end(self) -> Iterator[Window]:
+        """The last window; none where there were fewer than two frames."""
+        held, given = self._held, self._given
+        if held is not None and self._left is not None:
+            lacking = self.frames - held.shape[1]
+            held, given = torch.cat([self._left[:, self.hop - lacking :], held], dim=1), given + lacking
+        if held is not None and held.shape[1] > 1:
+            yield Window(held, held.shape[1] - 1 - given)
+
+
 def windows(chunks: Iterable[Chunk], frames: int) -> Iterator[Window]:
-    """Overlapping windows over features that come in chunks of any length. None for fewer than two frames."""
-    hop = max(1, frames // 2)
-    held: Tensor | None = None
-    left: Tensor | None = None
-    given = 0
+    """The windows of one clip. None for fewer than two frames."""
+    cut = Windows(frames)
     for chunk in chunks:
-        held = chunk if held is None else torch.cat([held, chunk], dim=1)
-        while held.shape[1] > frames:
-            yield Window(held[:, :frames], frames - 1 - given)
-            left, held, given = held[:, :hop], held[:, hop:], frames - 1 - hop
-    if held is not None and left is not None:
-        lacking = frames - held.shape[1]
-        held, given = torch.cat([left[:, hop - lacking :], held], dim=1), given + lacking
-    if held is not None and held.shape[1] > 1:
-        yield Window(held, held.shape[1] - 1 - given)
+        yield from cut.take(chunk)
+    yield from cut.end()
 
 
 def infer_windows(
