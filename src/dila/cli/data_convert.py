@@ -19,6 +19,7 @@ def convert(
     task: str | None = None,
     workers: int = 1,
     moving: bool = False,
+    labels: Path | None = None,
 ) -> None:
     """Write any corpus that dila reads as a LeRobot data set, version 3.0.
 
@@ -34,10 +35,11 @@ def convert(
         task: what is done in the videos, in words, in all of them; without it, what the data says of each.
         workers: processes.
         moving: leave out what stands still or is moved by its camera, by the limits in docs/data.md.
+        labels: of these videos, as dila label wrote them; they become a column latent_action.
     """
     from dila.data.convert import convert as run
 
-    done = run(path, out, fps, size, task, workers, camera=camera, moving=moving)
+    done = run(path, out, fps, size, task, workers, camera=camera, moving=moving, labels=labels)
     print(f"wrote {done.out}: {done.episodes} episodes, {len(done.skipped)} skipped")
     for one in done.skipped[:SHOWN]:
         print(f"  skipped {one.path}: {one.reason}")

@@ -18,6 +18,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from dila.data.corpus import Corpus, Skipped, open_corpus
+from dila.data.labels import read_about, with_labels
 from dila.data.lerobot_write import CAMERA, About, is_staged, publish, sources, stage_episode
 from dila.data.motion import MotionLimits, judge, measure_motion
 from dila.data.recording import begin, run_jobs
@@ -57,6 +58,7 @@ def convert(
     *,
     camera: str | None = None,
     moving: bool = False,
+    labels: str | Path | None = None,
 ) -> Converted:
     """Write a corpus as a LeRobot data set, version 3.0; interrupted, the same call goes on where it stopped.
 
@@ -71,9 +73,12 @@ def convert(
         camera: of recordings that several cameras saw, this one alone.
         moving: leave out recordings that stand still or whose camera moves, as `dila.data.motion` judges the first
             camera's.
+        labels: of these videos, as ``dila label`` wrote them; they become a column, see `dila.data.labels`. Of
+            recordings that several cameras saw those of the first.
 
     Raises:
-        DilaError: nothing readable, no two frames anywhere, or `out` lies in the corpus or holds something else.
+        DilaError: nothing readable, no two frames anywhere, labels of other videos, or `out` lies in the corpus or
+            holds something else.
     """
     told, out = str(path) if is_remote(path) else str(Path(path).resolve()), Path(out)
     if workers < 1 or (size is not None and not 16 <= size <= 4096):
@@ -81,6 +86,7 @@ def convert(
     if out.resolve().is_relative_to(told):
         raise DilaError(f"{out} lies in the corpus itself; choose another folder for the result")
     corpus = open_corpus(path, fps, camera)
+    corpus = with_labels(corpus, labels) if labels else corpus
     rate, even, skipped = _even(corpus)
     recordings, odd = _recordings(even)
     recordings, torn = _with_columns(recordings)
@@ -94,6 +100,7 @@ def convert(
     shape = list(next(iter(sizes.values()))) if alike else {key: list(each) for key, each in sizes.items()}
     settings = {"source": "convert", "path": told, "format": "lerobot", "rate": rate, "cameras": list(sizes)}
     settings |= {"moving": asdict(MotionLimits())} if moving else {}
+    settings |= {"labels": read_about(Path(labels))} if labels else {}
     staging = begin(out, settings | {"size": shape, "columns": list(columns)})
     done = sources(out)
     left = [r for r in recordings if r.id not in done and not is_staged(staging, _name(r.id))]

@@ -37,6 +37,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dila.data import Corpus, open_corpus
+from dila.data.labels import METADATA_KEY
 from dila.errors import DilaError
 from dila.files import replacing, write_json, writing
 from dila.imagine.cluster import Engine, each_part
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from dila.imagine.world import World
 
 EPISODES_PER_PART = 32
-METADATA_KEY = b"dila"
 _SKIPPED_KEY = b"skipped"
 
 

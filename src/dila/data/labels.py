@@ -1,0 +1,73 @@
+"""Latent actions that `dila.imagine.label` wrote, as a column of the episodes that they are of."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dila.data.corpus import Corpus
+from dila.data.reading import open_table, read_columns
+from dila.errors import DilaError
+
+COLUMN = "latent_action"
+METADATA_KEY = b"dila"
+"""Of the schema: says what made the labels."""
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What made the labels of a file: model, stride, frames, every_frame, encoder, version.
+
+    Raises:
+        DilaError: it holds no labels.
+    """
+    try:
+        return json.loads((open_table(path).schema_arrow.metadata or {})[METADATA_KEY])
+    except (KeyError, ValueError) as error:
+        raise DilaError(
+            f"{path} holds no latent actions; make some with: dila label MODEL VIDEOS --out FILE"
+        ) from error
+
+
+def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
+    """The corpus with a column ``latent_action`` ``[frames, Dz]``, float32; NaN at frames that have none.
+
+    Row f moves frame f to the one a stride of the model later. Without ``every_frame`` most frames have none.
+
+    Args:
+        corpus: the videos that were labelled, or some of them.
+        path: what ``dila label`` wrote.
+
+    Raises:
+        DilaError: it holds no labels, or none of these videos, or of frames that a video has not.
+    """
+    path = Path(path)
+    read_about(path)
+    table = read_columns(path, open_table(path), ["file", "frame", "z", "valid"])
+    files, frame, valid = (table[name].to_numpy() for name in ("file", "frame", "valid"))
+    z = np.zeros((len(table), table.schema.field("z").type.list_size), np.float32)
+    z[valid] = table["z"].combine_chunks().flatten().to_numpy().reshape(-1, z.shape[1])
+    edges = np.flatnonzero(np.concatenate([[True], files[1:] != files[:-1], [True]]))
+    rows = {str(files[start]): slice(start, stop) for start, stop in pairwise(edges.tolist())}
+    if rows.keys().isdisjoint(episode.id for episode in corpus.episodes):
+        raise DilaError(
+            f"{path} labels {files[0]} and others, none of which is in {corpus.root}; label the same folder"
+        )
+    episodes = []
+    for episode in corpus.episodes:
+        mine = rows.get(episode.id, slice(0))
+        if (frame[mine] >= len(episode.times)).any():
+            raise DilaError(
+                f"{path} labels {frame[mine].max() + 1} frames of {episode.id}, which has {len(episode.times)}; "
+                "label it again"
+            )
+        known, column = valid[mine], np.full((len(episode.times), z.shape[1]), np.nan, np.float32)
+        column[frame[mine][known]] = z[mine][known]
+        episodes.append(_with(episode, column))
+    return replace(corpus, episodes=tuple(episodes))
+
+
+def _with(episode: Any, column: np.ndarray) -> Any:
+    return replace(episode, columns={**episode.columns, COLUMN: column})
