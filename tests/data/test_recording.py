@@ -8,6 +8,7 @@ import torch
 from dila.data.corpus import open_corpus
 from dila.data.primitives import PrimitiveRenderer
 from dila.data.recording import Recorded, VideoFolder, count_episodes, record
+from dila.data.table import TABLE, read_table, write_table
 from dila.errors import DilaError
 
 NAMES = {"action": ("a",)}
@@ -33,7 +34,7 @@ def run(out, episodes, make=None, seed=0, workers=1):
 
 
 def contents(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
 def test_a_recording_is_a_corpus_with_its_columns(tmp_path):
@@ -117,6 +118,28 @@ def test_more_episodes_can_be_added_and_fewer_asked_for(tmp_path):
     run(tmp_path / "r", 3)
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
     assert count_episodes(tmp_path / "r") == 5
+
+
+@pytest.mark.parametrize("change", ["row", "column"])
+def test_what_a_user_added_to_the_table_is_not_lost(change, tmp_path):
+    out = run(tmp_path / "r", 2)
+    columns, names = read_table(out / TABLE, {"episode_00000.mp4": 4, "episode_00001.mp4": 4})
+    if change == "row":
+        columns["mine.mp4"] = {"action": np.ones((3, 1), np.float32)}
+    else:
+        columns = {name: {**given, "reward": np.ones((4, 1), np.float32)} for name, given in columns.items()}
+    write_table(out / TABLE, columns, names)
+    before, told = (
+        contents(out),
+        {"row": "rows of mine.mp4, which dila did not", "column": r"other columns .*\(reward\)"},
+    )
+    with pytest.raises(DilaError, match=told[change]):
+        run(out, 3)
+    kept = contents(out)
+    assert {name: kept[name] for name in before} == before
+    write_table(out / TABLE, {n: {"action": c["action"]} for n, c in columns.items() if n != "mine.mp4"}, names)
+    run(out, 3)
+    assert contents(out) == contents(run(tmp_path / "whole", 3))
 
 
 def test_two_processes_may_find_it_whole_at_once(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ against which a later call is checked). There are two stores: `VideoFolder`, her
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -21,13 +22,15 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 
-from dila.data.table import TABLE, read_table, write_table
+from dila.data.table import TABLE, count_rows, read_table, write_table
 from dila.data.video import probe_video, write_video
 from dila.errors import DilaError
 from dila.files import replacing, write_json, writing
 from dila.shapes import Tensor, UInt8
 
 SETTINGS = "recording.json"
+OURS = re.compile(r"episode_\d+\.mp4")
+"""What `episode_name` gives."""
 STAGING = ".recording"
 
 Item = TypeVar("Item")
@@ -173,9 +176,15 @@ class VideoFolder:
         if not staged:
             return
         columns = self._kept(out)
+        here = set(next(iter(columns.values()), ()))
         for name in staged:
             with np.load((staging / name).with_suffix(".npz")) as arrays:
                 columns[name] = {key: arrays[key] for key in arrays.files}
+        if other := here and here ^ set(columns[staged[0]]):
+            raise DilaError(
+                f"{out / TABLE} has other columns than this recording ({', '.join(sorted(other))}); keep yours in a "
+                "copy of the folder, and put back the table that dila wrote"
+            )
         os.replace(staging / SETTINGS, out / SETTINGS)  # first: a folder with anything but no settings is not ours
         write_table(out / TABLE, dict(sorted(columns.items())), names)
         for name in staged:
@@ -185,6 +194,11 @@ class VideoFolder:
         """Columns of the episodes that an earlier, finished recording left in `out`."""
         if not (out / TABLE).is_file():
             return {}
+        if others := [name for name in count_rows(out / TABLE) if not OURS.fullmatch(name)]:
+            raise DilaError(
+                f"{out / TABLE} has rows of {others[0]}, which dila did not record and would lose; keep your episodes "
+                "in another folder: several can be trained on together"
+            )
         lengths = {p.name: len(probe_video(p)) for p in out.glob("episode_*.mp4")}
         return read_table(out / TABLE, lengths)[0]
 
