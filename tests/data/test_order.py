@@ -53,6 +53,16 @@ def test_an_interrupted_run_goes_on_at_the_exact_next_clip(workers):
         assert before + batches(sampler, 12 - stop, loader) == straight
 
 
+def test_what_follows_goes_on_with_the_next_clips_or_if_clips_are_others_with_the_next_epoch():
+    before = EpochSampler(50, batch_size=4, seed=3)
+    before.advance(40)
+    alike, other = EpochSampler(50, batch_size=4, seed=3), EpochSampler(60, batch_size=4, seed=3)
+    alike.follow(before.state_dict())
+    other.follow(before.state_dict())
+    assert list(alike) == before.order(0)[40:]
+    assert list(other) == other.order(1)
+
+
 def test_processes_share_an_epoch_without_overlap():
     shares = [EpochSampler(47, batch_size=3, seed=2, rank=r, world=4).order(5) for r in range(4)]
     assert {len(s) for s in shares} == {9}

@@ -7,6 +7,7 @@ import torch
 from train_world import PatchConfig, PatchEncoder, small_model, small_run, stop_at
 
 from dila import vision
+from dila.data.mixture import Mixture
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
 from dila.train import loop
@@ -56,6 +57,17 @@ def test_an_interrupted_run_goes_on_bit_for_bit(go, whole, tmp_path, monkeypatch
     assert without_clock(read_log(tmp_path / "out")) == without_clock(read_log(whole))
     assert same(load_pretrained(end).model.state_dict(), load_pretrained(whole).model.state_dict())
     assert same_trainer(end, newest(whole))
+
+
+def test_stages_go_through_the_clips_as_one_would(go, tmp_path, monkeypatch):
+    get, drawn = Mixture.__getitem__, {}
+    two, one = (Stage(OneStep(), steps=2), Stage(OneStep(), steps=3, lr=0.5)), (Stage(OneStep(), steps=5),)
+    for name, stages in {"two": two, "one": one, "rolled out": (two[0], Stage(Rollout(), steps=2, frames=3))}.items():
+        numbers = drawn.setdefault(name, [])
+        monkeypatch.setattr(Mixture, "__getitem__", lambda self, n, seen=numbers: seen.append(n) or get(self, n))
+        go(small_run(stages=stages), out=tmp_path / name)
+    assert drawn["two"] == drawn["one"]
+    assert drawn["rolled out"][8:12] != drawn["one"][:4]  # other clips, as they are shorter: the next epoch of them
 
 
 def same_trainer(one, other):

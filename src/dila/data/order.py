@@ -130,6 +130,13 @@ class EpochSampler(Sampler[int]):
                 raise DilaError(f"the checkpoint's sampler has {key} = {value}, this run has {here[key]}")
         self.epoch, self.used = state["epoch"], state["used"] * state["world"] // self.world
 
+    def follow(self, state: dict[str, Any]) -> None:
+        """Go on after another stage of the run: with its next clips, or with the next epoch where they are others."""
+        if all(state.get(key) == getattr(self, key) for key in ("lengths", "weights", "seed")):
+            self.load_state_dict(state)
+        else:
+            self.epoch, self.used = state["epoch"] + 1, 0
+
 
 _FIXED = ("lengths", "weights", "batch_size", "seed", "world")
 

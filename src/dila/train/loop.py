@@ -213,8 +213,9 @@ class Trainer:
     def _one_stage(self, number: int, stage: Stage, end: int, log: Log | None, bar: "tqdm[Any]") -> None:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         batches = Batches(self.settings, stage, self.read_from, self.accelerator.device, rank, world)
-        if number == self.stage and self.sampler:
-            batches.sampler.load_state_dict(self.sampler)
+        if self.sampler:
+            go_on = batches.sampler.load_state_dict if number == self.stage else batches.sampler.follow
+            go_on(self.sampler)
         self.stage = number
         self.learner.objective, self.recorded = stage.objective, None
         self.optimiser.zero_grad(set_to_none=True)

@@ -96,7 +96,8 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Stage:
-    """Some steps under one objective. The optimiser's moments are kept from one stage to the next.
+    """Some steps under one objective. The optimiser's moments and the place in the order of clips are kept from
+    one stage to the next.
 
     The released code starts each stage with a fresh AdamW, whose first steps, without warm-up, are all of full size
     whatever the gradient: see docs/deviations.md.
