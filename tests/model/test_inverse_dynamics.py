@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from dila.errors import DilaError
 from dila.model.config import InverseDynamicsConfig
-from dila.model.inverse_dynamics import InverseDynamics, _Conv3d
+from dila.model.inverse_dynamics import InverseDynamics
 
 
 def make(config, pairwise):
@@ -60,14 +59,3 @@ def test_without_group_norms_a_change_does_not_scale_another(small_config):
     for normalise in (True, False):
         alone, beside = stem(normalise)
         assert torch.allclose(alone, beside, atol=1e-5) == (not normalise)
-
-
-@pytest.mark.parametrize(("cells", "stride"), [(2, 1), (2, 2), (4, 2), (3, 1), (1, 1)])
-def test_a_convolution_of_few_cells_is_the_convolution(cells, stride):
-    conv = _Conv3d(5, 6, 3, stride=(1, stride, stride), padding=1).double()
-    x = torch.randn(2, 5, 4, cells, cells, dtype=torch.float64, requires_grad=True)
-    plain = F.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding)
-    torch.testing.assert_close(conv(x), plain)
-    weight = torch.randn_like(plain)
-    gradients = [torch.autograd.grad((out * weight).sum(), [x, *conv.parameters()]) for out in (conv(x), plain)]
-    torch.testing.assert_close(*gradients)

@@ -8,17 +8,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
 from dila.model.config import DiLAConfig, NoAction, WholeChange
+from dila.nn.convolutions import Conv2d, Conv3d
 from dila.nn.dropout import Dropout
 from dila.shapes import LatentActions, Structure, Tensor
 
 _GROUPS = 8
-_FEW = 4
-"""Cells of a map that a convolution gives, up to which it is computed as one product."""
 
 
 def inverse_dynamics(config: DiLAConfig) -> nn.Module:
@@ -79,28 +77,11 @@ class _ResidualBlock(nn.Module):
 
 
 def _conv_2d(dim_in: int, dim_out: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(dim_in, dim_out, 3, stride=stride, padding=1)
+    return Conv2d(dim_in, dim_out, 3, stride=stride, padding=1)
 
 
 def _conv_3d(dim_in: int, dim_out: int, stride: int = 1) -> nn.Conv3d:
-    return _Conv3d(dim_in, dim_out, 3, stride=(1, stride, stride), padding=1)
-
-
-class _Conv3d(nn.Conv3d):
-    """A convolution that is one product of matrices where it gives few cells a frame.
-
-    There a CPU's convolution spends its time on arranging its many weights: it takes two to four times as long.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        stride = self.stride[-1]
-        if x.is_cuda or x.shape[-2] * x.shape[-1] > _FEW * stride**2:
-            return super().forward(x)
-        windows = F.pad(x, (1,) * 6).unfold(2, 3, 1).unfold(3, 3, stride).unfold(4, 3, stride)  # B C K H W 3 3 3
-        sizes = windows.shape[:1] + windows.shape[2:5]
-        rows = rearrange(windows, "b c k h w i j l -> (b k h w) (c i j l)")
-        out = F.linear(rows, self.weight.flatten(1), self.bias)
-        return rearrange(out.view(*sizes, -1), "b k h w d -> b d k h w")
+    return Conv3d(dim_in, dim_out, 3, stride=(1, stride, stride), padding=1)
 
 
 def _halved(length: int, times: int) -> int:
