@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dila.errors import DilaError
     from dila.imagine.world import World
+    from dila.interop.models import AnyModel
 
     __version__: str
 
 __all__ = ["DilaError", "World", "__version__", "from_pretrained", "load", "push_to_hub"]
 
 
-def load(path: str | Path, device: str = "auto", *, bf16: bool = False, **options: Any) -> "World":
+def load(path: str | Path, device: str = "auto", *, bf16: bool = False, **options: Any) -> "World[AnyModel]":
     """A trained model, ready for videos.
 
     Args:

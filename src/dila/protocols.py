@@ -66,8 +66,15 @@ class Episode(Protocol):
 class FrameEncoder(Protocol):
     """Frames to frozen features."""
 
-    grid: tuple[int, int]
-    feature_dim: int
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells of a frame, rows and columns."""
+        ...
+
+    @property
+    def feature_dim(self) -> int:
+        """Numbers of a cell."""
+        ...
 
     def encode(self, o: Frames | Pixels) -> Features:
         """Frames (uint8 0..255 or float 0..1, any size) to features ``B T H W D``."""

@@ -32,6 +32,13 @@ def test_a_path_and_its_frames_give_the_same_actions(world, video):
     torch.testing.assert_close(world.infer(str(video)), z)
 
 
+def test_a_world_moves_with_all_that_it_holds(model, encoder, decoder):
+    world = World(model, encoder, decoder, stride=0.1, frames=8)
+    assert world.to("meta") is world
+    assert world.device.type == "meta"
+    assert {p.device.type for part in (encoder, decoder) for p in getattr(part, "parameters", list)()} <= {"meta"}
+
+
 def test_a_path_is_read_at_the_stride(model, encoder, video):
     z = World(model, encoder, stride=0.2, frames=8).infer(video)
     frames = read_video(video, range(0, 40, 2))

@@ -231,6 +231,15 @@ def test_parts_that_do_not_fit_are_not_saved(pretrained, small_config, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_of_ones_own_is_not_saved_but_told(pretrained, tmp_path):
+    class Mine(torch.nn.Module):
+        """Without a config that dila could build it from."""
+
+    with pytest.raises(DilaError, match=r"Mine is no config, or no model, .* \(dila, lapa, .* used in a World"):
+        save_pretrained(tmp_path / "model", pretrained._replace(model=Mine()))
+    assert not (tmp_path / "model").exists()
+
+
 def test_devices():
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(DilaError, match="device 'abacus' cannot be used here"):

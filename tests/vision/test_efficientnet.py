@@ -66,6 +66,14 @@ def test_grid_and_channels_tell_the_truth(fields, grid, channels):
     assert made.encode(pictures(1)).shape == (1, 1, *grid, channels)
 
 
+def test_the_callers_random_numbers_are_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    encoder().encode(pictures(1))
+    torch.testing.assert_close(torch.rand(3), expected)
+
+
 def test_uint8_float_and_chunked_batches_agree():
     o, made = pictures(12).view(2, 6, 3, 64, 64), encoder()
     e = made.encode(o)

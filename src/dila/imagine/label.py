@@ -166,10 +166,7 @@ class _Part(NamedTuple):
     every_frame: bool
 
     def to(self, device: str) -> None:
-        heavy: list[Any] = [self.world.model, self.world.encoder]
-        for part in heavy:
-            if hasattr(part, "to"):
-                part.to(device)
+        self.world.to(device)
 
     def __call__(self, part: tuple[Path, Sequence[Episode]]) -> None:
         path, episodes = part

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -29,14 +29,18 @@ tensor or a NumPy array, taken to be that stride apart."""
 DEFAULT_FRAMES = 16
 
 
-class World:
+Model = TypeVar("Model", bound=LatentActionModel[Any])
+
+
+class World(Generic[Model]):
     """What a trained model can do with videos.
 
     A path or ``T 3 Y X`` frames give results without the batch dimension, ``B T 3 Y X`` frames with it. Nothing here
     keeps gradients; the verbs' own files, over features, do.
 
     Args:
-        model: anything with the verbs of `LatentActionModel`; `rebind` and `isolate` want a DiLA.
+        model: anything with the verbs of `LatentActionModel`, brought into evaluation mode; `rebind` and `isolate` want
+            a DiLA.
         encoder: frames to the features that the model reads.
         decoder: features to frames, for `draw`.
         stride: seconds between frames.
@@ -46,7 +50,7 @@ class World:
 
     def __init__(
         self,
-        model: LatentActionModel,
+        model: Model,
         encoder: FrameEncoder,
         decoder: FrameDecoder | None = None,
         stride: int | float = 0.1,
@@ -56,7 +60,8 @@ class World:
     ):
         if not stride > 0 or frames < 2:
             raise DilaError(f"stride = {stride} must be above 0 and frames = {frames} at least 2")
-        self.model, self.encoder, self.decoder = model, encoder, decoder
+        self.model: Model = model
+        self.encoder, self.decoder = encoder, decoder
         self.stride, self.frames, self.bf16 = stride, frames, bf16
         if isinstance(model, nn.Module):
             model.eval()
@@ -154,6 +159,14 @@ class World:
         """Where the model is."""
         held = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
         return next((parameter.device for parameter in held), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> "World[Model]":
+        """Move model, encoder and decoder, in place; one that cannot be moved stays."""
+        parts: list[Any] = [self.model, self.encoder, self.decoder]
+        for part in parts:
+            if hasattr(part, "to"):
+                part.to(device)
+        return self
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from dila.baselines.adaworld_diffusion import AdaWorldDiffusion, AdaWorldDiffusi
 from dila.baselines.lapa import LAPA, LAPAConfig
 from dila.baselines.moto import Moto, MotoConfig
 from dila.baselines.villax import VillaX, VillaXConfig
+from dila.errors import DilaError
 from dila.model.config import DiLAConfig
 from dila.model.dila import DiLA
 
@@ -31,9 +32,19 @@ MODELS: dict[str, Kind] = {
 }
 
 
-def kind_of(config: AnyConfig) -> str:
-    """The name of a config's kind of model, which ``config.json`` tells."""
-    return next(name for name, kind in MODELS.items() if kind.config is type(config))
+def kind_of(config: object) -> str:
+    """The name of a config's kind of model, which ``config.json`` tells.
+
+    Raises:
+        DilaError: it is none of ours.
+    """
+    found = next((name for name, kind in MODELS.items() if kind.config is type(config)), None)
+    if found is None:
+        raise DilaError(
+            f"{type(config).__name__} is no config, or no model, of those that dila trains and saves ("
+            f"{', '.join(MODELS)}); one of your own can be used in a World"
+        )
+    return found
 
 
 def build(config: AnyConfig) -> AnyModel:

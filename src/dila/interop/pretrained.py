@@ -276,6 +276,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _check_fit(pretrained: Pretrained, source: str) -> None:
+    kind_of(getattr(pretrained.model, "config", pretrained.model))
     model, encoder, decoder = pretrained.model.config, pretrained.encoder, pretrained.decoder
     if (tuple(encoder.grid), encoder.feature_dim) != (tuple(model.grid), model.feature_dim):
         raise DilaError(
