@@ -114,6 +114,16 @@ def test_a_stale_cache_is_never_read(tmp_path):
         FeatureCache({"name": "blocks", "scale": 2.0}, tmp_path, progress=False).episodes([Recording("a")])
 
 
+def test_episodes_of_two_corpora_may_have_one_id(tmp_path):
+    encoder, both = Blocks(), [Recording("a", seed=0), Recording("a", length=7, seed=1)]
+    for _ in range(2):  # encoded, and found again
+        cached = FeatureCache(encoder, tmp_path, progress=False).episodes(both)
+        assert [len(episode.times) for episode in cached] == [10, 7]
+        for episode, recording in zip(cached, both, strict=True):
+            expected = encoder.encode(recording.read([0, 6])[None])[0].to(torch.bfloat16).float()
+            assert torch.equal(episode.read([0, 6]), expected)
+
+
 def test_an_unreadable_episode_is_skipped_with_its_reason(tmp_path, caplog):
     cache = FeatureCache(Blocks(), tmp_path, progress=False)
     episodes = cache.episodes([Recording("a"), Damaged("b"), Recording("c", seed=2)])
