@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
+from dila.data import room
 from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Int, Tensor
@@ -166,7 +167,8 @@ class Clips(Dataset[Clip]):
         number, index = self.index_of(item % len(self))
         episode = self.episodes[number]
         try:
-            frames = episode.read(index.tolist())
+            with room.lent_to(self, episode):
+                frames = episode.read(index.tolist())
             columns = {name: torch.from_numpy(self._rows(name, episode.columns[name], index)) for name in self._columns}
         except Exception as error:  # a damaged file raises whatever its decoder likes
             raise Unreadable(f"{episode.id} from frame {index[0]}: {_told(error)}") from error
