@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import dila.vision.cache as cache_module
 from dila.errors import DilaError
@@ -122,6 +123,27 @@ def test_episodes_of_two_corpora_may_have_one_id(tmp_path):
         for episode, recording in zip(cached, both, strict=True):
             expected = encoder.encode(recording.read([0, 6])[None])[0].to(torch.bfloat16).float()
             assert torch.equal(episode.read([0, 6]), expected)
+
+
+MANY_SHARDS = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+import torch
+from dila.vision.shards import open_shard, stored
+from pathlib import Path
+index = stored(Path(sys.argv[1]))
+for _ in range(2):
+    for key, (path, rows) in index.items():
+        assert open_shard(str(path)).rows(key, torch.arange(rows).numpy()).shape == (rows, 2)
+print(len(index), flush=True)
+"""
+
+
+def test_a_cache_has_more_shards_than_a_process_may_have_files_open(tmp_path):
+    for n in range(100):
+        save_file({str(n): torch.full((3, 2), n, dtype=torch.bfloat16)}, tmp_path / f"shard-{n}.safetensors")
+    ran = subprocess.run([sys.executable, "-c", MANY_SHARDS, tmp_path], capture_output=True, text=True)
+    assert ran.stdout == "100\n", ran.stderr
 
 
 def test_an_unreadable_episode_is_skipped_with_its_reason(tmp_path, caplog):
