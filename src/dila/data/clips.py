@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from dila.data import room
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.protocols import Episode
 from dila.shapes import Int, Tensor
 
@@ -180,6 +180,7 @@ class Clips(Dataset[Clip]):
                 frames = episode.read(index.tolist())
             columns = {name: torch.from_numpy(self._rows(name, episode.columns[name], index)) for name in self._columns}
         except Exception as error:  # a damaged file raises whatever its decoder likes
+            refuse_shortage(error)
             raise Unreadable(f"{episode.id} from frame {index[0]}: {_told(error)}") from error
         if self.size is not None and frames.dtype == torch.uint8:
             frames = _resized(frames, self.size)

@@ -19,7 +19,7 @@ from dila.data.probed import remembering
 from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.files import check_there
 from dila.protocols import Episode
 
@@ -142,15 +142,9 @@ class _Finds:
                     self.skipped.append(Skipped(source, reason))
                 else:
                     self.episodes.append(find)
-        except DilaError as error:
-            self.skipped.append(Skipped(source, str(error)))
-        except OSError as error:
-            self.skipped.append(Skipped(source, f"{source} cannot be read: {error.strerror or error}"))
-        except Exception as error:  # damage that no reader foresaw is that source's alone, and listed like any other
-            told = (str(error).splitlines() or [""])[0][:200]
-            self.skipped.append(
-                Skipped(source, f"{source} is damaged ({type(error).__name__}: {told}); replace or remove it")
-            )
+        except Exception as error:
+            refuse_shortage(error)
+            self.skipped.append(Skipped(source, _reason(source, error)))
 
     def _name(self, columns: Mapping[str, tuple[str, ...]]) -> None:
         """Names count where all sources that give any agree."""
@@ -176,6 +170,16 @@ class _Finds:
         self.episodes = [e for e in self.episodes if getattr(e, "camera", None) == camera]
         ids = {e.id for e in self.episodes}
         self.splits = {split: tuple(i for i in some if i in ids) for split, some in self.splits.items()}
+
+
+def _reason(source: Path, error: Exception) -> str:
+    if isinstance(error, DilaError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{source} cannot be read: {error.strerror or error}"
+    # Damage that no reader foresaw is that source's alone, and listed like any other.
+    told = (str(error).splitlines() or [""])[0][:200]
+    return f"{source} is damaged ({type(error).__name__}: {told}); replace or remove it"
 
 
 def _endless(episode: Any) -> str | None:
@@ -248,7 +252,8 @@ def _draw(name: str, seed: int) -> float:
 def _reader(path: Path) -> Reader | None:
     try:
         return next((reader for reader in READERS.values() if reader.claims(path)), None)
-    except OSError:  # a folder that may not be entered: said when it is searched
+    except OSError as error:  # a folder that may not be entered: said when it is searched
+        refuse_shortage(error)
         return None
 
 
@@ -260,6 +265,7 @@ def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator
     try:
         children = sorted(folder.iterdir(), key=lambda p: frames.natural_order(p.name))
     except OSError as error:
+        refuse_shortage(error)
         skipped.append(Skipped(folder, f"{folder} cannot be read: {error.strerror or error}"))
         return
     images = sum(1 for child in children if child.suffix.lower() in frames.SUFFIXES and not child.name.startswith("."))

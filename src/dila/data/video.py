@@ -26,7 +26,7 @@ from dila.data import room
 from dila.data.fast_video import read_fast
 from dila.data.given import as_frames, told
 from dila.data.packets import Packets, decode_packets, list_packets
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.files import check_there, replacing
 from dila.shapes import Tensor, UInt8
 
@@ -214,7 +214,9 @@ def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"] | np.ndarray,
         raise DilaError(f"{path} must end in .mp4 or .gif to be written as video")
     checked = as_frames(frames)
     if checked is None or checked.ndim != 4:
-        raise DilaError(f"{path} is written from frames in uint8 of shape T 3 Y X, a tensor or array, not {told(frames)}")
+        raise DilaError(
+            f"{path} is written from frames in uint8 of shape T 3 Y X, a tensor or array, not {told(frames)}"
+        )
     if 0 in checked.shape or not 0 < fps < float("inf"):
         raise DilaError(
             f"{path} cannot be written from frames of shape {list(checked.shape)} at {fps} frames a second; give at "
@@ -239,6 +241,7 @@ def hash_file(path: Path) -> str:
                 file.seek(start)
                 digest.update(file.read(SAMPLE_BYTES))
     except OSError as error:
+        refuse_shortage(error)
         raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
     return digest.hexdigest()
 
@@ -267,9 +270,10 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
             # What the container says is not what the stream may say half-way through.
             stream.codec_context.options = _limits()
             yield container, stream
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
-    except OSError as error:
+    except (av.FFmpegError, UnicodeDecodeError, OSError) as error:
+        refuse_shortage(error)
+        if isinstance(error, av.FFmpegError | UnicodeDecodeError):
+            raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
         raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
 
 

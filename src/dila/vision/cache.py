@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.files import replacing, writing
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
@@ -185,6 +185,7 @@ class FeatureCache:
         try:
             return self._key(episode)
         except Exception as error:  # any reader's failure is that episode's alone
+            refuse_shortage(error)
             self._skip(episode, error)
             return None
 
@@ -226,6 +227,7 @@ class FeatureCache:
             try:
                 read = episode.read(indices)
             except Exception as error:  # a damaged video raises whatever its decoder likes
+                refuse_shortage(error)
                 raise _Unreadable(error) from error
             yield self.encoder.encode(read[None])[0].to("cpu", torch.bfloat16)
             bar.update(len(indices))
