@@ -35,7 +35,7 @@ def first_line(error: BaseException) -> str:
 class Shortage(Exception):
     """The machine is too small for it: one sentence that says of what it has too little, and the mend.
 
-    No `DilaError`, for nothing is wrong with what was given: whoever goes on without a damaged file does not go on here.
+    No `DilaError`, as nothing is wrong with what was given: whoever goes on without a damaged file does not go on here.
     """
 
 
