@@ -91,6 +91,8 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     Raises:
         DilaError: nothing there, nothing readable, no such camera, or a table that does not fit its episodes.
     """
+    if not str(path):
+        raise DilaError("the path is empty; give a video or a folder, or . for the folder that you are in")
     if fps is not None and not 0 < fps < float("inf"):
         raise DilaError(f"fps = {fps} must be above 0")
     path = fetch(str(path)) if is_remote(path) else example(path) or Path(path)
@@ -138,7 +140,7 @@ class _Finds:
                     self._name(find.columns)
                 elif isinstance(find, Split):
                     self.splits[find.name] = self.splits.get(find.name, ()) + find.ids
-                elif reason := _endless(find):
+                elif reason := _timeless(find):
                     self.skipped.append(Skipped(source, reason))
                 else:
                     self.episodes.append(find)
@@ -182,11 +184,15 @@ def _reason(source: Path, error: Exception) -> str:
     return f"{source} is damaged ({type(error).__name__}: {told}); replace or remove it"
 
 
-def _endless(episode: Any) -> str | None:
+def _timeless(episode: Any) -> str | None:
     """Why an episode is not sampled: two frames that lie ages apart would be asked for every moment between them."""
-    first, last = (float(t) for t in episode.times[[0, -1]]) if len(episode.times) else (0.0, 0.0)
+    first, last = (float(episode.times[place]) for place in (0, -1)) if len(episode.times) else (0.0, 0.0)
     if 0 <= last - first <= MAX_SECONDS:
         return None
+    if not last - first > 0:
+        return (
+            f"{episode.id} claims to last from {first:g} to {last:g} s: its times fall or are no numbers; give its fps"
+        )
     return f"{episode.id} claims to last from {first:g} to {last:g} s, more than {MAX_SECONDS / 86400:g} days; split it"
 
 
