@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
 import os
+import stat
+from fnmatch import fnmatch
 
 import pytest
 
@@ -40,9 +42,21 @@ def test_what_is_beside_is_hidden_and_its_writers_own_where_it_is_shared(tmp_pat
     path = tmp_path / "a.mp4"
     with replacing(path) as alone, replacing(path, shared=True) as shared:
         assert alone.name == ".a.mp4.partial"
-        assert shared.name == f".a.mp4.{os.getpid()}.partial"
+        assert fnmatch(shared.name, f".a.mp4.{os.getpid()}-????????????.partial")
         alone.touch()
         shared.touch()
+
+
+def test_processes_of_one_number_do_not_write_the_same_file(tmp_path, monkeypatch):
+    """As of two containers that share a disk."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    path = tmp_path / "a.txt"
+    with replacing(path, shared=True) as one:
+        one.write_text("one")
+        with replacing(path, shared=True) as other:
+            other.write_text("other")
+        assert path.read_text() == "other"
+    assert path.read_text() == "one"
 
 
 def test_what_safetensors_writes_is_for_the_readers_that_the_umask_allows(tmp_path):
@@ -56,6 +70,30 @@ def test_what_safetensors_writes_is_for_the_readers_that_the_umask_allows(tmp_pa
         save_file({"a": torch.zeros(1)}, partial)
     write_tensors(tmp_path / "b.safetensors", {"b": torch.zeros(1)})
     assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1
+
+
+def test_a_umask_that_is_set_late_counts(tmp_path):
+    from safetensors.torch import save_file
+
+    before = os.umask(0o077)
+    try:
+        (tmp_path / "any").touch()
+        write_json(tmp_path / "a.json", 1)
+        for umask, name in ((0o077, "own"), (0o022, "all")):
+            os.umask(umask)
+            with replacing(tmp_path / name) as partial:
+                save_file({}, partial)
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == {"any": 0o600, "a.json": 0o600, "own": 0o600, "all": 0o644}
+
+
+def test_a_file_that_is_there_is_not_said_to_stand_in_the_way(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(DilaError, match=r"a.json cannot be written \(No such file or directory\)"):
+        with replacing(tmp_path / "a.json"):
+            pass
 
 
 def test_a_file_where_a_folder_should_be_is_told_of(tmp_path):

@@ -1,6 +1,12 @@
 """The errors a user can mend."""
 
+import errno
 import sys
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
+"""Of what torch raises where there is none, as errors of no kind of their own; the last is oneDNN's."""
+
+NO_FILE, NO_FILE_TEXT = frozenset({errno.EMFILE, errno.ENFILE}), "Too many open files"
 
 
 class DilaError(Exception):
@@ -24,6 +30,41 @@ def at_least(least: int, **flags: int | None) -> None:
 def first_line(error: BaseException) -> str:
     """Of what an error says, the part that fits into a sentence."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+class Shortage(Exception):
+    """The machine is too small for it: one sentence that says of what it has too little, and the mend.
+
+    No `DilaError`, as nothing is wrong with what was given: whoever goes on without a damaged file does not go on here.
+    """
+
+
+def refuse_shortage(error: BaseException) -> None:
+    """Tell a machine that is too small from damage, where whatever a reader raises is taken for that.
+
+    Raises:
+        Shortage: no memory, or no file more that may be open.
+    """
+    if isinstance(error, Shortage):
+        raise error
+    if (sentence := _lacking(error)) is not None:
+        raise Shortage(sentence) from error
+
+
+def _lacking(error: BaseException | None) -> str | None:
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        text = str(error) if isinstance(error, OSError | RuntimeError) else ""  # of a worker's and of torch's, all
+        if number in NO_FILE or NO_FILE_TEXT in text:
+            return f"too many files are open ({first_line(error)}); raise the limit (ulimit -n), or lower --workers"
+        if isinstance(error, MemoryError) or number == errno.ENOMEM or any(t in text for t in NO_MEMORY):
+            told = first_line(error).rstrip(".") if str(error) else "Python could not have any"
+            return (
+                f"there is too little memory ({told}); close other programs, or give less at once (--batch, --workers)"
+            )
+        # Who made a sentence of a MemoryError knows its format, of which a damaged file may claim any size.
+        error = error.__cause__ if isinstance(error, DilaError) and isinstance(error.__cause__, OSError) else None
+    return None
 
 
 class MissingExtra(DilaError):

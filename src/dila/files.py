@@ -3,11 +3,13 @@
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import strerror
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
+from uuid import uuid4
 
 from dila.errors import DilaError
 
@@ -15,10 +17,6 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_ENTRY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 NO_PLACE = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP})
 REFUSED = NO_ROOM | NO_ENTRY | NO_PLACE
-
-_UMASK = os.umask(0)
-os.umask(_UMASK)
-_MODE = 0o666 & ~_UMASK
 
 
 @contextmanager
@@ -33,8 +31,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     Raises:
         DilaError: as `writing`.
     """
-    whose = f".{os.getpid()}" if shared else ""
-    temporary = path.with_name(f".{path.name}{whose}.partial")
+    temporary = private(path, "partial") if shared else path.with_name(f".{path.name}.partial")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,10 +43,21 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
             temporary.unlink()
 
 
+def private(path: Path, ending: str) -> Path:
+    """A hidden name beside, which no other process has, on this machine or in a container: all first ones are 1."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:12]}.{ending}")
+
+
 def readable(path: Path) -> None:
     """Give a file the mode of any other new file: safetensors makes its own for their owner alone."""
-    if path.is_file():
-        path.chmod(_MODE)
+    if not path.is_file() or path.stat().st_mode & 0o077:
+        return
+    beside = path.with_name(f".{uuid4().hex[:12]}.mode")  # the umask is not told without setting it, for all threads
+    try:
+        beside.touch(exist_ok=False)
+        path.chmod(S_IMODE(beside.stat().st_mode))
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -103,13 +111,14 @@ def _refusal(path: Path, number: int) -> str:
     elif number == errno.ENAMETOOLONG:
         mend = "choose a shorter name"
     elif number not in NO_ENTRY:
-        why, mend = _in_the_way(path) or why, "choose another folder"
+        parents = number == errno.ENOENT  # of the file itself that says nothing
+        why, mend = _in_the_way([*path.parents] if parents else [*path.parents, path]) or why, "choose another folder"
     return f"{path} cannot be written ({why}); what was whole before still is: {mend}, and the same command goes on"
 
 
-def _in_the_way(path: Path) -> str | None:
-    """What stands where a folder should be."""
-    found = next((at for at in (*path.parents, path) if os.path.lexists(at) and not os.path.isdir(at)), None)
+def _in_the_way(folders: Sequence[Path]) -> str | None:
+    """What stands where one of these should be."""
+    found = next((at for at in folders if os.path.lexists(at) and not os.path.isdir(at)), None)
     if found is None:
         return None
     return f"{found} is a {'link that leads nowhere' if found.is_symlink() else 'file'}, and no folder"

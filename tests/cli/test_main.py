@@ -8,6 +8,7 @@ import torch
 
 from dila.cli.main import VERBS, main
 from dila.data import write_video
+from dila.errors import Shortage
 
 
 @pytest.fixture
@@ -59,9 +60,14 @@ def test_a_pipe_that_breaks_elsewhere_is_no_end(monkeypatch):
         (MemoryError(), "too little memory (Python could not have any); close"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nof which"), "(CUDA out of memory. Tried to"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), "give less at once (--batch, --workers)"),
+        (
+            OSError(24, "Too many open files", "a.mp4"),
+            "too many files are open ([Errno 24] Too many open files: 'a.mp4')",
+        ),
+        (Shortage("Caught Shortage in a worker.\ndila.errors.Shortage: too little"), "dila: too little"),
     ],
 )
-def test_too_little_memory_is_told_in_a_sentence(error, words, refused, monkeypatch):
+def test_a_machine_that_is_too_small_is_told_in_a_sentence(error, words, refused, monkeypatch):
     monkeypatch.setattr("dila.cli.params.main", lambda arguments: (_ for _ in ()).throw(error))
     told = refused("params")
     assert words in told

@@ -2,12 +2,14 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from dila.data import video
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.table import write_table
 from dila.data.video import write_video
@@ -239,3 +241,28 @@ def test_importing_the_package_is_light():
     code = f"import sys, dila.data; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ([2, 1, 0], "from 2 to 0 s: its times fall or are no numbers"),
+        ([0, np.nan, np.nan], "to nan s: its times fall or are no numbers"),
+        ([0, 1, 3e6], "more than 30 days"),
+    ],
+)
+def test_times_that_cannot_be_are_told_as_what_they_are(tmp_path, monkeypatch, times, told):
+    film(tmp_path / "a.mp4", 3)
+    episode = replace(open_corpus(tmp_path).episodes[0])
+    object.__setattr__(episode, "info", replace(episode.info, times=np.array(times, dtype=float)))
+    monkeypatch.setattr(video, "episodes", lambda path, name, fps: iter([episode]))
+    with pytest.raises(DilaError, match=told):
+        open_corpus(tmp_path / "a.mp4")
+
+
+def test_an_empty_path_is_not_the_folder_one_is_in(tmp_path, monkeypatch):
+    film(tmp_path / "a.mp4")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DilaError, match="the path is empty"):
+        open_corpus("")
+    assert len(open_corpus(".")) == 1

@@ -104,6 +104,39 @@ def test_features_and_images_too(tmp_path, workers):
             same(batch, collate_clips([clips[i] for i in part]))
 
 
+class Remembering:
+    """An episode of the user's own, which reads no frames twice."""
+
+    def __init__(self, episode):
+        self.episode, self.kept = episode, {}
+        self.id, self.times, self.columns = episode.id, episode.times, episode.columns
+        self.fingerprint = episode.fingerprint
+
+    def read(self, frames):
+        if tuple(frames) not in self.kept:
+            self.kept[tuple(frames)] = self.episode.read(frames)
+        return self.kept[tuple(frames)]
+
+
+class RememberingClips(Clips):
+    """The same, of whole clips."""
+
+    def __getitem__(self, item):
+        self.kept = getattr(self, "kept", {})
+        if item not in self.kept:
+            self.kept[item] = super().__getitem__(item)
+        return self.kept[item]
+
+
+def test_what_a_reader_of_the_users_own_remembers_stays_its_own(folder):
+    plain = clips_of(folder)
+    for clips in (Clips([Remembering(episode) for episode in plain.episodes], 4), RememberingClips(plain.episodes, 4)):
+        loader = load_clips(clips, 3, sampler=range(24), workers=1, context="fork")
+        for _ in range(3):  # epochs
+            for batch, part in zip(loader, parts(24, 3), strict=True):
+                same(batch, collate_clips([plain[i] for i in part]))
+
+
 def test_what_is_held_is_never_written_over(folder):
     clips = clips_of(folder)
     loader = load_clips(clips, 4, workers=1, context="fork")

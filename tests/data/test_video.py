@@ -287,3 +287,31 @@ def test_a_file_that_went_is_told(tmp_path):
     (tmp_path / "a.mp4").unlink()
     with pytest.raises(DilaError, match=r"a\.mp4 is not a readable video \(No such file"):
         read_video(tmp_path / "a.mp4", [5], info)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("change", "fps", "told"),
+    [
+        (lambda o: o.float(), 10, "T 3 Y X, .* not Tensor of torch.float32"),
+        (lambda o: o[:, :1], 10, r"not Tensor of torch.uint8 \[2, 1, "),
+        (lambda o: o.movedim(1, -1), 10, r", 3\]$"),
+        (lambda o: o[None], 10, r"\[1, 2, 3, "),
+        (lambda o: o.numpy().astype(np.float32), 10, "not ndarray of float32"),
+        (lambda o: list(o), 10, "not list"),
+        (lambda o: o[..., :0], 10, "give at least one"),
+        (lambda o: o, float("inf"), "at inf frames a second"),
+        (lambda o: o, float("nan"), "at nan frames a second"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_what_cannot_be_written_as_video_is_refused(tmp_path, shades, change, fps, told, suffix):
+    with pytest.raises(DilaError, match=f"a.{suffix} .*{told}"):
+        write_video(tmp_path / f"a.{suffix}", change(shades(2)), fps)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_array_is_written_as_the_tensor_is(tmp_path, shades):
+    write_video(tmp_path / "a.mp4", shades(4), 10)
+    write_video(tmp_path / "b.mp4", np.flip(shades(4).numpy()[::-1], 0), 10)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()

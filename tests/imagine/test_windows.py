@@ -117,6 +117,28 @@ def test_runs_through_every_frame_bridge_no_gap(fake_episode):
     assert all((run < 7).all() or (run >= 7).all() for run in runs)
 
 
+def test_no_transition_is_cut_short_at_a_gap(fake_episode):
+    """10 frames a second and a jump of 2 s after frame 14, off the grid of the first frame."""
+    episode = fake_episode(torch.empty(0), np.arange(30) / 10 + 2 * (np.arange(30) > 14))
+    assert [run.tolist() for run in sample(episode, 0.2)] == [list(range(0, 15, 2)), list(range(15, 30, 2))]
+    clips = Clips([episode], frames=2, stride=0.2)
+    trained = [clips.index_of(i)[1] for i in range(len(clips))]
+    assert len(trained) == 26
+    for run in [*trained, *sample(episode, 0.2), *sample_every(episode, 0.2)]:
+        np.testing.assert_allclose(np.diff(episode.times[run]), 0.2)
+    begun = [frame for run in sample_every(episode, 0.2) for frame in run[:-1]]
+    assert sorted(begun) == sorted(run[0] for run in trained)
+
+
+def test_a_frame_that_is_missing_leaves_no_half_stride(fake_episode):
+    episode = fake_episode(torch.empty(0), np.delete(np.arange(30), 14) / 10)
+    clips = Clips([episode], frames=2, stride=0.2)
+    for run in [*(clips.index_of(i)[1] for i in range(len(clips))), *sample(episode, 0.2), *sample_every(episode, 0.2)]:
+        assert (np.diff(episode.times[run]) > 0.15).all()
+    (run,) = sample(fake_episode(torch.empty(0), np.delete(np.arange(90), 42) / 30), 0.2)  # 5 frames of 6 go on
+    assert sorted(np.diff(run)) == [5, *[6] * 13]
+
+
 def test_a_frame_is_never_taken_twice(fake_episode):
     runs = sample(fake_episode(torch.empty(0), at([0, 0.1, 0.25, 0.35, 0.45])), 0.1)
     index = np.concatenate(runs)

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -144,14 +143,6 @@ def test_nothing_keeps_gradients_and_dropout_is_off(world, model, encoder, frame
 def test_frames_of_another_kind_are_refused(world, frames):
     with pytest.raises(DilaError, match="uint8 of shape T 3 Y X"):
         world.infer(frames)
-
-
-@pytest.fixture
-def as_installed():
-    """As for users: the annotations, which tests hold every call to, are not looked at."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("as_installed")

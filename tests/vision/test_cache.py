@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import dila.vision.cache as cache_module
 from dila.errors import DilaError
@@ -112,6 +113,37 @@ def test_a_stale_cache_is_never_read(tmp_path):
             FeatureCache(config, tmp_path, progress=False).episodes(changed)
     with pytest.raises(DilaError, match="are not in"):
         FeatureCache({"name": "blocks", "scale": 2.0}, tmp_path, progress=False).episodes([Recording("a")])
+
+
+def test_episodes_of_two_corpora_may_have_one_id(tmp_path):
+    encoder, both = Blocks(), [Recording("a", seed=0), Recording("a", length=7, seed=1)]
+    for _ in range(2):  # encoded, and found again
+        cached = FeatureCache(encoder, tmp_path, progress=False).episodes(both)
+        assert [len(episode.times) for episode in cached] == [10, 7]
+        for episode, recording in zip(cached, both, strict=True):
+            expected = encoder.encode(recording.read([0, 6])[None])[0].to(torch.bfloat16).float()
+            assert torch.equal(episode.read([0, 6]), expected)
+
+
+MANY_SHARDS = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+import torch
+from dila.vision.shards import open_shard, stored
+from pathlib import Path
+index = stored(Path(sys.argv[1]))
+for _ in range(2):
+    for key, (path, rows) in index.items():
+        assert open_shard(str(path)).rows(key, torch.arange(rows).numpy()).shape == (rows, 2)
+print(len(index), flush=True)
+"""
+
+
+def test_a_cache_has_more_shards_than_a_process_may_have_files_open(tmp_path):
+    for n in range(100):
+        save_file({str(n): torch.full((3, 2), n, dtype=torch.bfloat16)}, tmp_path / f"shard-{n}.safetensors")
+    ran = subprocess.run([sys.executable, "-c", MANY_SHARDS, tmp_path], capture_output=True, text=True)
+    assert ran.stdout == "100\n", ran.stderr
 
 
 def test_an_unreadable_episode_is_skipped_with_its_reason(tmp_path, caplog):

@@ -139,6 +139,26 @@ def test_unknown_name_and_field_are_told():
         build_encoder({"name": "efficientnet-lite0", "sise": 64})
 
 
-def test_float_frames_in_0_to_255_are_refused():
-    with pytest.raises(DilaError, match=r"0\.\.1"):
-        encoder().encode(pictures(1).float())
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda o: o.float(), "go from 0 to 2"),
+        (lambda o: o.float() / 127.5 - 1, "go from -"),
+        (lambda o: (o.float() / 255).index_fill(-1, torch.tensor([3]), torch.nan), "go from nan"),
+        (lambda o: (o.half() / 255).index_fill(-1, torch.tensor([3]), torch.inf), "to inf"),
+        (lambda o: o.to(torch.uint16), "not torch.uint16"),
+        (lambda o: o.long(), "not torch.int64"),
+        (lambda o: o > 128, "not torch.bool"),
+    ],
+)
+def test_frames_that_are_not_in_0_to_1_are_refused(change, told):
+    with pytest.raises(DilaError, match=rf"0\.\.1.* {told}"):
+        encoder().encode(change(pictures(1)))
+
+
+def test_frames_that_ring_from_resizing_are_taken():
+    rung = torch.nn.functional.interpolate(pictures(1)[0].float() / 255, (40, 40), mode="bicubic")[None]
+    assert rung.min() < 0
+    assert rung.max() > 1
+    encoder().encode(rung)

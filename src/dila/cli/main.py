@@ -8,7 +8,7 @@ import select
 import sys
 from collections.abc import Sequence
 
-from dila.errors import DilaError
+from dila.errors import DilaError, Shortage, refuse_shortage
 
 VERBS: dict[str, str] = {
     "quickstart": "record Push-T, train the tiny recipe, measure it, write one HTML page",
@@ -42,9 +42,6 @@ VERBS: dict[str, str] = {
     "parity": "compare with recorded numbers of the released model",
 }
 """Every verb with its line of help; ``a-b`` and ``a b`` live in `dila.cli.a_b`, whose `main` reads the rest."""
-
-NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
-"""Of what torch raises where there is none, as errors of no kind of their own; the last is oneDNN's."""
 
 NO_WAY = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
 """Of the system about a path that was merely asked after."""
@@ -86,9 +83,10 @@ def _sentence(error: Exception) -> str | None:
         return f"the name {error.object!a} is no text in UTF-8; give the file another, or set LC_ALL=C.UTF-8"
     if isinstance(error, OSError) and error.errno in NO_WAY and error.filename:
         return f"{error.filename} cannot be used ({error.strerror}); give another path"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in NO_MEMORY)):
-        told = str(error).partition("\n")[0].rstrip(".") or "Python could not have any"
-        return f"there is too little memory ({told}); close other programs, or give less at once (--batch, --workers)"
+    try:
+        refuse_shortage(error)
+    except Shortage as shortage:
+        return str(shortage).splitlines()[-1].removeprefix("dila.errors.Shortage: ")  # behind a worker's traceback
     return None
 
 

@@ -16,7 +16,7 @@ from dila.data.corpus import READERS, Corpus, open_corpus
 from dila.data.examples import example
 from dila.data.remote import is_remote
 from dila.data.table import TABLE, count_rows
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
 
@@ -104,6 +104,7 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
         try:
             seen[episode.id] = _look(episode, frames)
         except Exception as error:  # a damaged file raises whatever its decoder likes
+            refuse_shortage(error)
             told = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
             unreadable.append((episode.id, told))
     report = _described(str(path), corpus, seen, _disk(corpus.root if is_remote(path) else example(path) or Path(path)))

@@ -10,12 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from dila.errors import DilaError
+from dila.data import room
+from dila.errors import DilaError, refuse_shortage
 from dila.protocols import Episode
 from dila.shapes import Int, Tensor
 
 # A target time halfway between two frames goes to the earlier one, whatever the rounding of the times.
 TIE = 1e-6
+
+EVEN = 0.05
+"""How far the times of an even frame rate are rounded, as a share of the time between frames."""
+
+ROUNDED = 0.0012
+"""Seconds between two times that are rounded to milliseconds, and those that they stand for."""
+
+SHORT = 0.6
+"""Of a stride: what frames that are missing may not leave of a transition."""
 
 
 class Clip(NamedTuple):
@@ -51,7 +61,7 @@ class Clips(Dataset[Clip]):
 
     Frame k of a window is the one nearest to t0 + k * stride. A window counts only if its frames are all different
     and none is further from its time than half a stride or the usual (median) time between frames: nothing is padded,
-    repeated or bridged over a gap.
+    repeated or bridged over a gap. Nor does a missing frame make a transition much shorter (`squeezed`).
 
     Columns that not every usable episode has are dropped. `action` is dropped as well, for all clips, when transitions
     do not all span the same number of raw frames (a variable frame rate, or a stride that is no multiple of the frame
@@ -166,9 +176,11 @@ class Clips(Dataset[Clip]):
         number, index = self.index_of(item % len(self))
         episode = self.episodes[number]
         try:
-            frames = episode.read(index.tolist())
+            with room.lent_to(self, episode):
+                frames = episode.read(index.tolist())
             columns = {name: torch.from_numpy(self._rows(name, episode.columns[name], index)) for name in self._columns}
         except Exception as error:  # a damaged file raises whatever its decoder likes
+            refuse_shortage(error)
             raise Unreadable(f"{episode.id} from frame {index[0]}: {_told(error)}") from error
         if self.size is not None and frames.dtype == torch.uint8:
             frames = _resized(frames, self.size)
@@ -198,9 +210,25 @@ def _usable(times: np.ndarray, index: np.ndarray, stride: int | float | None) ->
         return inside
     at = times[np.minimum(index, len(times) - 1)]
     goals = at[:, :1] + np.arange(index.shape[1]) * stride
-    slack = min(stride / 2, float(np.median(np.diff(times)))) + TIE
-    near = (np.abs(at - goals) <= slack).all(axis=1)
-    return inside & near & (np.diff(index, axis=1) > 0).all(axis=1)
+    spacing = float(np.median(np.diff(times)))
+    near = (np.abs(at - goals) <= min(stride / 2, spacing) + TIE).all(axis=1)
+    whole = (np.diff(index, axis=1) > 0) & ~squeezed(at, goals, stride, spacing)
+    return inside & near & whole.all(axis=1)
+
+
+def squeezed(at: np.ndarray, goals: np.ndarray, stride: int | float, spacing: float) -> np.ndarray:
+    """Which transitions ``... K`` are no `SHORT` of a stride because frames are missing.
+
+    Of an even frame rate no frame is further from its time than half the time between frames.
+
+    Args:
+        at: times ``... T`` of the frames taken.
+        goals: the times to which they are nearest.
+        stride: seconds between these.
+        spacing: the usual seconds between frames.
+    """
+    forced = np.abs(at - goals) > spacing / 2 + max(EVEN * spacing, ROUNDED)
+    return (np.diff(at) < SHORT * stride) & (forced[..., 1:] | forced[..., :-1])
 
 
 def _resized(frames: Tensor, size: tuple[int, int]) -> Tensor:

@@ -23,7 +23,7 @@ from dila.data.lerobot_write import CAMERA, About, is_staged, publish, sources, 
 from dila.data.motion import MotionLimits, judge, measure_motion
 from dila.data.recording import begin, run_jobs
 from dila.data.remote import is_remote
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.protocols import Episode
 from dila.shapes import Tensor
 
@@ -148,6 +148,7 @@ class _Job(NamedTuple):
             cameras = {key: self._frames(e, self.sizes[key]) for key, e in recording.cameras.items()}
             stage_episode(self.staging, _name(recording.id), cameras, columns, self.rate, self.about[recording.id])
         except DilaError as error:
+            refuse_shortage(error)
             return Skipped(Path(recording.id), str(error))
         return None
 
@@ -197,6 +198,7 @@ def _with_columns(recordings: Sequence[_Recording]) -> tuple[list[_Recording], l
         try:
             dict(recording.first.columns)
         except DilaError as error:
+            refuse_shortage(error)
             skipped.append(Skipped(Path(recording.id), str(error)))
         else:
             kept.append(recording)

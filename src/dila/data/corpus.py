@@ -19,7 +19,7 @@ from dila.data.probed import remembering
 from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.files import check_there
 from dila.protocols import Episode
 
@@ -91,6 +91,8 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     Raises:
         DilaError: nothing there, nothing readable, no such camera, or a table that does not fit its episodes.
     """
+    if not str(path):
+        raise DilaError("the path is empty; give a video or a folder, or . for the folder that you are in")
     if fps is not None and not 0 < fps < float("inf"):
         raise DilaError(f"fps = {fps} must be above 0")
     path = fetch(str(path)) if is_remote(path) else example(path) or Path(path)
@@ -138,19 +140,13 @@ class _Finds:
                     self._name(find.columns)
                 elif isinstance(find, Split):
                     self.splits[find.name] = self.splits.get(find.name, ()) + find.ids
-                elif reason := _endless(find):
+                elif reason := _timeless(find):
                     self.skipped.append(Skipped(source, reason))
                 else:
                     self.episodes.append(find)
-        except DilaError as error:
-            self.skipped.append(Skipped(source, str(error)))
-        except OSError as error:
-            self.skipped.append(Skipped(source, f"{source} cannot be read: {error.strerror or error}"))
-        except Exception as error:  # damage that no reader foresaw is that source's alone, and listed like any other
-            told = (str(error).splitlines() or [""])[0][:200]
-            self.skipped.append(
-                Skipped(source, f"{source} is damaged ({type(error).__name__}: {told}); replace or remove it")
-            )
+        except Exception as error:
+            refuse_shortage(error)
+            self.skipped.append(Skipped(source, _reason(source, error)))
 
     def _name(self, columns: Mapping[str, tuple[str, ...]]) -> None:
         """Names count where all sources that give any agree."""
@@ -178,11 +174,25 @@ class _Finds:
         self.splits = {split: tuple(i for i in some if i in ids) for split, some in self.splits.items()}
 
 
-def _endless(episode: Any) -> str | None:
+def _reason(source: Path, error: Exception) -> str:
+    if isinstance(error, DilaError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{source} cannot be read: {error.strerror or error}"
+    # Damage that no reader foresaw is that source's alone, and listed like any other.
+    told = (str(error).splitlines() or [""])[0][:200]
+    return f"{source} is damaged ({type(error).__name__}: {told}); replace or remove it"
+
+
+def _timeless(episode: Any) -> str | None:
     """Why an episode is not sampled: two frames that lie ages apart would be asked for every moment between them."""
-    first, last = (float(t) for t in episode.times[[0, -1]]) if len(episode.times) else (0.0, 0.0)
+    first, last = (float(episode.times[place]) for place in (0, -1)) if len(episode.times) else (0.0, 0.0)
     if 0 <= last - first <= MAX_SECONDS:
         return None
+    if not last - first > 0:
+        return (
+            f"{episode.id} claims to last from {first:g} to {last:g} s: its times fall or are no numbers; give its fps"
+        )
     return f"{episode.id} claims to last from {first:g} to {last:g} s, more than {MAX_SECONDS / 86400:g} days; split it"
 
 
@@ -248,7 +258,8 @@ def _draw(name: str, seed: int) -> float:
 def _reader(path: Path) -> Reader | None:
     try:
         return next((reader for reader in READERS.values() if reader.claims(path)), None)
-    except OSError:  # a folder that may not be entered: said when it is searched
+    except OSError as error:  # a folder that may not be entered: said when it is searched
+        refuse_shortage(error)
         return None
 
 
@@ -260,6 +271,7 @@ def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator
     try:
         children = sorted(folder.iterdir(), key=lambda p: frames.natural_order(p.name))
     except OSError as error:
+        refuse_shortage(error)
         skipped.append(Skipped(folder, f"{folder} cannot be read: {error.strerror or error}"))
         return
     images = sum(1 for child in children if child.suffix.lower() in frames.SUFFIXES and not child.name.startswith("."))

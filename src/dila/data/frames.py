@@ -18,7 +18,7 @@ from dila.data import room
 from dila.data.reading import upright, upright_size
 from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
 from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -125,6 +125,7 @@ def _image_size(path: Path) -> tuple[int, int]:
         with _opened(path) as image:
             height, width = upright_size(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
+        refuse_shortage(error)
         raise DilaError(f"{path} is not a readable image; replace or remove it") from error
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise DilaError(
@@ -146,4 +147,5 @@ def _read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
                 )
             return upright(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        refuse_shortage(error)
         raise DilaError(f"{path} is not a readable image; replace or remove it") from error

@@ -41,7 +41,7 @@ from dila.data.reading import (
     stamp,
 )
 from dila.data.video import MAX_PIXELS, hash_file
-from dila.errors import DilaError, MissingExtra
+from dila.errors import DilaError, MissingExtra, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".hdf5", ".h5"})
@@ -148,6 +148,8 @@ def opened(path: Path) -> Iterator[Any]:
     except (
         OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError, MemoryError, OverflowError,
     ) as error:  # fmt: skip
+        if isinstance(error, OSError):  # of memory a damaged file may want any amount
+            refuse_shortage(error)
         packed = "plugin" in str(error) or "filter" in str(error)
         mend = "if it is compressed, pip install hdf5plugin" if packed else "replace or remove it"
         raise DilaError(f"{path} is not a readable HDF5 file ({error}); {mend}") from error
@@ -214,6 +216,7 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
         try:
             found = _demo(path, file["data"][demo], demo, recording, rate)
         except DilaError as error:
+            refuse_shortage(error)
             yield Skipped(path, f"{recording} is left out: {error}")
             continue
         ids[demo] = [episode.id for episode in found]

@@ -33,7 +33,7 @@ from dila.data.reading import (
 from dila.data.seek import check_whole
 from dila.data.span import Span, read_span
 from dila.data.video import hash_file
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 RANGES = re.compile(r"\s*\d{1,9}\s*:\s*\d{1,9}\s*(,\s*\d{1,9}\s*:\s*\d{1,9}\s*)*", re.ASCII)
@@ -176,6 +176,7 @@ def _sentence(check: Any, *arguments: Any) -> str | None:
     try:
         check(*arguments)
     except DilaError as error:
+        refuse_shortage(error)
         return str(error)
     return None
 

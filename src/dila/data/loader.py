@@ -91,7 +91,7 @@ class _Batches(Dataset[Clip]):
     def _read(self, item: int, tray: "_Tray | None", place: int) -> Clip:
         if tray is None or tray.frames.dtype != torch.uint8:
             return self.clips[item]
-        with room.keep(tray.frames[place].numpy()):
+        with room.keep(tray.frames[place].numpy()), room.lent_to(self.clips):
             return self.clips[item]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
 
@@ -175,6 +175,7 @@ def sort_by_motion(
         try:
             motion = measure_motion(episode)
         except DilaError as error:
+            refuse_shortage(error)
             dropped[episode.id] = (str(error), None)
             continue
         reason = judge(motion, limits)

@@ -18,7 +18,7 @@ import torch
 
 from dila.data import room
 from dila.data.video import MAX_PIXELS, MAX_SIDE
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 
@@ -209,6 +209,7 @@ def open_table(path: Path) -> Any:
         _ = parquet.schema_arrow.names  # decoded only now, where it is damaged
         return parquet
     except (pa.ArrowException, OSError, ValueError) as error:
+        refuse_shortage(error)
         raise DilaError(f"{path} is not a readable parquet file: {error}") from error
 
 

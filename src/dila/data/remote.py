@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from dila.errors import DilaError, MissingExtra
+from dila.files import private
 
 ADDRESS = re.compile(r"^([a-z][a-z0-9+]+):/{1,2}(?=[^/])")
 """An address; one slash of two is lost where it went through a `Path`."""
@@ -143,7 +144,7 @@ def _ask(system: Any, root: str) -> None:
 
 def _download(system: Any, file: _File, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = private(target, "partial")
     try:
         with system.open(file.address, "rb") as source, partial.open("wb") as out:
             while data := source.read(CHUNK):

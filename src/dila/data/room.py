@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
+_PACKAGE = "dila."
 _KEPT: ContextVar[list[np.ndarray] | None] = ContextVar("kept", default=None)
 
 
@@ -16,6 +17,20 @@ _KEPT: ContextVar[list[np.ndarray] | None] = ContextVar("kept", default=None)
 def keep(place: np.ndarray) -> Iterator[None]:
     """Inside, the first array of this shape and kind that `make` is asked for is `place`; all others are new."""
     token = _KEPT.set([place])
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+@contextmanager
+def lent_to(*readers: object) -> Iterator[None]:
+    """Inside, what is kept is for these alone, if they are dila's own, which hold on to nothing that they read.
+
+    A reader of the user's that has ours read for it may remember the frames, which the next batch would write over.
+    """
+    ours = all(type(reader).__module__.startswith(_PACKAGE) for reader in readers)
+    token = _KEPT.set(_KEPT.get() if ours else None)
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ import numpy as np
 from dila.data import frames, video
 from dila.data.frames import natural_order
 from dila.data.reading import Names, Skipped, Split, join, read_json
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 
 PREFIX = "something-something-v2-"
 SPLITS = ("train", "validation", "test")
@@ -58,6 +58,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
             try:
                 episode = _episode(media[clip], join(name, clip), fps, numbers.get(clips[clip], -1))
             except DilaError as error:
+                refuse_shortage(error)
                 yield Skipped(media[clip], str(error))
                 continue
             known[clip] = episode.id

@@ -24,7 +24,7 @@ from dila.data import frames
 from dila.data.frames import FrameEpisode
 from dila.data.pickles import load_arrays
 from dila.data.reading import Names, Skipped, Split, join, read_text, rows
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 
 DATA = "traj_data.pkl"
 NAMES = "traj_names.txt"
@@ -62,6 +62,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEp
         try:
             episode = _trajectory(child, join(name, child.name), fps)
         except DilaError as error:
+            refuse_shortage(error)
             yield Skipped(child, str(error))
             continue
         ids[child.name] = episode.id

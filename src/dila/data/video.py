@@ -24,8 +24,9 @@ import torch
 
 from dila.data import room
 from dila.data.fast_video import read_fast
+from dila.data.given import as_frames, told
 from dila.data.packets import Packets, decode_packets, list_packets
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.files import check_there, replacing
 from dila.shapes import Tensor, UInt8
 
@@ -197,24 +198,31 @@ def _places(frames: Sequence[int]) -> dict[int, list[int]]:
     return rows
 
 
-def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"], fps: int | float) -> None:
+def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"] | np.ndarray, fps: int | float) -> None:
     """Write frames as .mp4 (H.264, yuv420p, crf 16, a keyframe every 16 frames) or .gif, whole or not at all.
 
     H.264 wants even sides: an odd side is widened by repeating its last row or column. A GIF counts time in
     hundredths of a second, so its frame rate is rounded, and equal neighbouring frames are merged into a longer one.
 
     Raises:
-        DilaError: no frames, `fps` not positive, another suffix, or the file cannot be written.
+        DilaError: no frames or other things than frames, `fps` not positive, another suffix, or the file cannot be
+            written.
     """
     path = Path(path)
     writers = {".mp4": write_mp4, ".gif": _write_gif}
     if path.suffix.lower() not in writers:
         raise DilaError(f"{path} must end in .mp4 or .gif to be written as video")
-    if len(frames) == 0 or not fps > 0:
+    checked = as_frames(frames)
+    if checked is None or checked.ndim != 4:
         raise DilaError(
-            f"{path} cannot be written from {len(frames)} frames at {fps} frames a second; both must be > 0"
+            f"{path} is written from frames in uint8 of shape T 3 Y X, a tensor or array, not {told(frames)}"
         )
-    pictures = frames.permute(0, 2, 3, 1).contiguous().numpy()
+    if 0 in checked.shape or not 0 < fps < float("inf"):
+        raise DilaError(
+            f"{path} cannot be written from frames of shape {list(checked.shape)} at {fps} frames a second; give at "
+            "least one, and a rate above 0"
+        )
+    pictures = checked.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     with replacing(path, shared=True) as partial:
         writers[path.suffix.lower()](partial, pictures, fps)
 
@@ -233,6 +241,7 @@ def hash_file(path: Path) -> str:
                 file.seek(start)
                 digest.update(file.read(SAMPLE_BYTES))
     except OSError as error:
+        refuse_shortage(error)
         raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
     return digest.hexdigest()
 
@@ -261,9 +270,10 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
             # What the container says is not what the stream may say half-way through.
             stream.codec_context.options = _limits()
             yield container, stream
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
-    except OSError as error:
+    except (av.FFmpegError, UnicodeDecodeError, OSError) as error:
+        refuse_shortage(error)
+        if isinstance(error, av.FFmpegError | UnicodeDecodeError):
+            raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
         raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
 
 

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from dila.data import Corpus, open_corpus
 from dila.data.labels import METADATA_KEY
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.files import replacing, write_json, writing
 from dila.imagine.cluster import Engine, each_part
 from dila.imagine.windows import CHUNK, Window, Windows, encode, infer_windows, sample, sample_every
@@ -207,6 +207,7 @@ def _windows(
             runs |= mine
             yield from _cut(world, episode, mine)
         except (DilaError, OSError) as error:
+            refuse_shortage(error)
             failed[episode.id] = str(error)
 
 
@@ -322,7 +323,8 @@ def _identity(about: dict[str, Any], batch: int, episodes: Sequence[Episode]) ->
 def _fingerprint(episode: Episode) -> str:
     try:
         return episode.fingerprint()
-    except OSError:
+    except OSError as error:
+        refuse_shortage(error)
         return "unreadable"
 
 

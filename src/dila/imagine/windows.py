@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from dila.data.clips import EVEN, TIE, squeezed
 from dila.errors import DilaError
 from dila.protocols import Episode, FrameEncoder, LatentActionModel
 from dila.shapes import Features, Float, LatentActions, Tensor
@@ -23,12 +24,6 @@ CHUNK = 32
 
 Chunk = Float[Tensor, "B _ H W D"]
 """Features of some frames of a clip; chunks of one clip can differ in length."""
-
-TIE = 1e-6
-"""A time halfway between two frames goes to the earlier one, whatever the rounding of the times."""
-
-EVEN = 0.05
-"""How far the times of an even frame rate are rounded, as a share of the time between frames."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -43,14 +38,17 @@ class Window(NamedTuple):
 def sample(episode: Episode, stride: int | float) -> list[np.ndarray]:
     """Raw frame numbers at every ``stride`` seconds, as unbroken runs; a constant frame rate gives one run.
 
-    Sample k is the frame nearest to k * stride. A run ends where none is within half a stride or the usual (median)
-    time between frames, where the nearest is the one taken before, or where two samples lie further from a stride
-    apart than that: nothing is bridged or repeated. As in `dila.data.Clips`, so that a video is sampled as in training.
+    Sample k is the frame nearest to k * stride, counted from the first frame and anew from that after a gap that no
+    transition spans. A run ends where none is within half a stride or the usual (median) time between frames, where
+    the nearest is the one taken before, where two samples lie further from a stride apart than that, or where a missing
+    frame leaves much less than one between them (`dila.data.clips.squeezed`): nothing is bridged or repeated. As in
+    `dila.data.Clips`, so that a video is sampled as in training.
 
     Raises:
         DilaError: the episode is empty or has fewer frames a second than asked for.
     """
-    return _runs(*_clock(episode, stride), stride)
+    times, spacing = _clock(episode, stride)
+    return [start + run for start, piece in _pieces(times, spacing, stride) for run in _runs(piece, spacing, stride)]
 
 
 def sample_every(episode: Episode, stride: int | float) -> list[np.ndarray]:
@@ -63,15 +61,18 @@ def sample_every(episode: Episode, stride: int | float) -> list[np.ndarray]:
         DilaError: as `sample`.
     """
     times, spacing = _clock(episode, stride)
-    free, runs = np.ones(len(times), dtype=bool), []
+    return [start + run for start, piece in _pieces(times, spacing, stride) for run in _every(piece, spacing, stride)]
+
+
+def _every(times: np.ndarray, spacing: float, stride: int | float) -> Iterator[np.ndarray]:
+    free = np.ones(len(times), dtype=bool)
     for _ in range(min(len(times), 2 * math.ceil(stride / spacing - TIE))):
         first = int(free.argmax())
         for run in _runs(times[first:], spacing, stride):
             if free[first + run[:-1]].any():
-                runs.append(first + run)
+                yield first + run
                 free[first + run[:-1]] = False
         free[first] = False
-    return runs
 
 
 def _clock(episode: Episode, stride: int | float) -> tuple[np.ndarray, float]:
@@ -88,6 +89,18 @@ def _clock(episode: Episode, stride: int | float) -> tuple[np.ndarray, float]:
     return times, spacing
 
 
+def _pieces(times: np.ndarray, spacing: float, stride: int | float) -> Iterator[tuple[int, np.ndarray]]:
+    """What lies between the gaps that no transition spans, each with the number of its first frame."""
+    starts = np.flatnonzero(np.diff(times, prepend=-np.inf) > _most(spacing, stride))
+    yield from zip(starts.tolist(), np.split(times, starts[1:]), strict=True)
+
+
+def _most(spacing: float, stride: int | float) -> float:
+    """Seconds of the longest transition."""
+    # A stride that an even frame rate does not divide is now and then a frame longer, and that is no gap.
+    return max(stride + min(stride / 2, spacing) + TIE, (math.ceil(stride / spacing - TIE) + EVEN) * spacing)
+
+
 def _runs(times: np.ndarray, spacing: float, stride: int | float) -> list[np.ndarray]:
     # The last frame stands for as long as the one before it, or else it would be "nearest" to times past the end.
     ends = np.append(times[1:] + times[:-1], 2 * times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0)) / 2
@@ -100,9 +113,8 @@ def _runs(times: np.ndarray, spacing: float, stride: int | float) -> list[np.nda
     fresh = np.diff(index, prepend=-1) > 0
     index, place = index[fresh], place[fresh]
     apart = np.diff(times[index])
-    # A stride that an even frame rate does not divide is now and then a frame longer, and that is no gap.
-    most = max(stride + slack, (math.ceil(stride / spacing - TIE) + EVEN) * spacing)
-    ends_here = (np.diff(place) > 1) | (apart < stride - slack) | (apart > most)
+    ends_here = (np.diff(place) > 1) | (apart < stride - slack) | (apart > _most(spacing, stride))
+    ends_here |= squeezed(times[index], goals[place], stride, spacing)
     return np.split(index, np.flatnonzero(ends_here) + 1)
 
 

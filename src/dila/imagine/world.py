@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dila.data import open_corpus
+from dila.data.given import as_frames, told
 from dila.errors import DilaError
 from dila.imagine.isolate import Isolated, isolate
 from dila.imagine.label import Labelled, label
@@ -206,7 +207,7 @@ class World(Generic[Model]):
         width = getattr(getattr(self.model, "config", None), "action_dim", None)
         ours = isinstance(z, Tensor) and z.dtype == torch.float32 and z.ndim in (2, 3)
         if not ours or width not in (None, z.shape[-1]):
-            raise DilaError(f"z should be a float32 tensor J {width or 'Dz'} or B J {width or 'Dz'}, not {_what(z)}")
+            raise DilaError(f"z should be a float32 tensor J {width or 'Dz'} or B J {width or 'Dz'}, not {told(z)}")
         if not z.isfinite().all():
             raise DilaError("z has numbers that are NaN or infinite; give latent actions that are known")
         clips = z if z.ndim == 3 else z[None]
@@ -219,8 +220,8 @@ class World(Generic[Model]):
         size = (*self.encoder.grid, self.encoder.feature_dim)
         ours = isinstance(e, Tensor) and e.is_floating_point() and e.ndim in (4, 5)
         if not ours or tuple(e.shape[-3:]) != size:
-            told = " ".join(map(str, size))
-            raise DilaError(f"e should be features, a float tensor T {told} or B T {told}, not {_what(e)}")
+            shape = " ".join(map(str, size))
+            raise DilaError(f"e should be features, a float tensor T {shape} or B T {shape}, not {told(e)}")
         return e if e.ndim == 5 else e[None]
 
     def _dila(self, verb: str) -> DiLA:
@@ -254,22 +255,13 @@ def _is_path(video: Any) -> TypeGuard[str | Path]:
 
 
 def _checked(video: Any) -> UInt8[Tensor, "B T 3 Y X"]:
-    frames = video
-    if isinstance(video, np.ndarray) and video.dtype == np.uint8:
-        frames = torch.from_numpy(np.require(video, requirements=["C", "W"]))  # whole and writable, as torch wants it
-    ours = isinstance(frames, Tensor) and frames.dtype == torch.uint8 and frames.ndim in (4, 5)
-    if not ours or frames.shape[-3] != 3 or 0 in frames.shape:
+    frames = as_frames(video)
+    if frames is None or 0 in frames.shape:
         raise DilaError(
             "a video should be a path, or a tensor or NumPy array of frames in uint8 of shape T 3 Y X or B T 3 Y X, "
-            f"not {_what(video)}"
+            f"not {told(video)}"
         )
     return frames if frames.ndim == 5 else frames[None]
-
-
-def _what(given: Any) -> str:
-    """Of what kind something is that should be a tensor."""
-    kind = type(given).__name__
-    return f"{kind} of {given.dtype} {list(given.shape)}" if isinstance(given, Tensor | np.ndarray) else kind
 
 
 def _check_length(what: str, frames: int, least: int) -> None:

@@ -26,7 +26,7 @@ from torch import nn
 
 from dila.configs import from_json, to_json
 from dila.errors import DilaError, first_line
-from dila.files import writing
+from dila.files import private, writing
 from dila.interop.actions import ACTIONS, INVERSE, Actions, save_actions
 from dila.interop.bounds import check_bounds
 from dila.interop.card import CARD
@@ -93,7 +93,7 @@ def save_pretrained(
     folder = Path(folder)
     _check_fit(pretrained, str(folder))
     _check_free(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = private(folder, "partial")
     try:
         with writing(folder):
             partial.mkdir(parents=True)
@@ -314,7 +314,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 
 @contextmanager
 def _set_aside(folder: Path) -> Iterator[None]:
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    old = private(folder, "old")
     present = folder.exists()
     if present:
         os.replace(folder, old)

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.files import replacing, writing
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
@@ -141,7 +141,8 @@ class FeatureCache:
         if missing:
             self._encode(missing)
         index = stored(self.folder)
-        return [self._cached(e, keys[e.id], index) for e in episodes if _complete(e, keys.get(e.id), index)]
+        told = zip(episodes, keys, strict=True)
+        return [self._cached(e, key, index) for e, key in told if key is not None and _complete(e, key, index)]
 
     def missing(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Those that are not, or not wholly, in the cache; unreadable ones are in `skipped` instead."""
@@ -167,23 +168,26 @@ class FeatureCache:
                 self.folder.mkdir(parents=True, exist_ok=True)
             self._check_room(len(episodes), sum(len(episode.times) for episode in episodes))
 
-    def _missing(self, episodes: Sequence[Episode], keys: Mapping[str, str]) -> list[tuple[Episode, str]]:
-        index = stored(self.folder)
-        return [(e, keys[e.id]) for e in episodes if e.id in keys and not _complete(e, keys[e.id], index)]
+    def _missing(self, episodes: Sequence[Episode], keys: Sequence[str | None]) -> list[tuple[Episode, str]]:
+        index, told = stored(self.folder), zip(episodes, keys, strict=True)
+        return [(e, key) for e, key in told if key is not None and not _complete(e, key, index)]
 
     def _cached(self, episode: Episode, key: str, index: Mapping[str, Any]) -> CachedEpisode:
         shards = tuple(index[_piece_key(key, piece)][0] for piece in range(_pieces(episode)))
         return CachedEpisode(episode.id, episode.times, episode.columns, shards, key, self.statistics)
 
-    def _keys(self, episodes: Sequence[Episode]) -> dict[str, str]:
+    def _keys(self, episodes: Sequence[Episode]) -> list[str | None]:
+        """By place, as ids are unique in one corpus only; None of an episode that cannot be read."""
         self.skipped = {}
-        keys: dict[str, str] = {}
-        for episode in episodes:
-            try:
-                keys[episode.id] = self._key(episode)
-            except Exception as error:  # any reader's failure is that episode's alone
-                self._skip(episode, error)
-        return keys
+        return [self._key_or_skip(episode) for episode in episodes]
+
+    def _key_or_skip(self, episode: Episode) -> str | None:
+        try:
+            return self._key(episode)
+        except Exception as error:  # any reader's failure is that episode's alone
+            refuse_shortage(error)
+            self._skip(episode, error)
+            return None
 
     def _key(self, episode: Episode) -> str:
         times = hashlib.sha256(np.ascontiguousarray(episode.times, dtype=np.float64).tobytes()).hexdigest()
@@ -223,6 +227,7 @@ class FeatureCache:
             try:
                 read = episode.read(indices)
             except Exception as error:  # a damaged video raises whatever its decoder likes
+                refuse_shortage(error)
                 raise _Unreadable(error) from error
             yield self.encoder.encode(read[None])[0].to("cpu", torch.bfloat16)
             bar.update(len(indices))
@@ -300,8 +305,8 @@ def _lacking(episode: Episode, key: str, index: Mapping[str, tuple[Path, int]]) 
             yield piece, frames
 
 
-def _complete(episode: Episode, key: str | None, index: Mapping[str, tuple[Path, int]]) -> bool:
-    return key is not None and next(_lacking(episode, key, index), None) is None
+def _complete(episode: Episode, key: str, index: Mapping[str, tuple[Path, int]]) -> bool:
+    return next(_lacking(episode, key, index), None) is None
 
 
 def _canonical(config: Mapping[str, Any]) -> str:

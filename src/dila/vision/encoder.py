@@ -24,8 +24,8 @@ CHUNK_CPU, CHUNK_GPU = 8, 64
 
 Encoder = TypeVar("Encoder", bound="FrozenEncoder")
 
-BRIGHTEST = 1.5
-"""A float frame with a value above this is taken for one in 0..255 (bicubic resizing overshoots 1 by less)."""
+DARKEST, BRIGHTEST = -0.5, 1.5
+"""A float frame with a value outside is taken for one in -1..1 or 0..255 (bicubic resizing overshoots by less)."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,9 @@ class FrozenEncoder(ABC):
         """Frames (uint8 0..255 or float 0..1, any size) to float32 features, normalised if there are statistics.
 
         Raises:
-            DilaError: float frames that are not in 0..1.
+            DilaError: frames that are neither uint8 nor float, or float ones that are not in 0..1.
         """
-        if o.is_floating_point() and o.numel() and float(o.amax()) > BRIGHTEST:
-            raise DilaError(
-                f"float frames should be in 0..1 but reach {float(o.amax()):.0f}; divide by 255 or give uint8"
-            )
+        _check(o)
         batch = o.shape[0]
         chunk = CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
         chunks = [self.features(self.prepare(part)).float() for part in o.flatten(0, 1).split(chunk)]
@@ -135,6 +132,19 @@ class FrozenEncoder(ABC):
     def device(self) -> torch.device:
         """Where the network is, and where features come out."""
         return self._network.device
+
+
+def _check(o: Tensor) -> None:
+    if o.dtype != torch.uint8 and not o.is_floating_point():
+        raise DilaError(f"frames should be uint8 in 0..255 or float in 0..1, not {o.dtype}; bring them to one of these")
+    if not o.is_floating_point() or not o.numel():
+        return
+    low, high = torch.stack(o.aminmax()).tolist()  # of which both are NaN where one number is
+    if not DARKEST <= low <= high <= BRIGHTEST:
+        raise DilaError(
+            f"float frames should be in 0..1 but go from {low:.3g} to {high:.3g}; bring them there (divide 0..255 by "
+            "255, add 1 to -1..1 and halve it) or give uint8"
+        )
 
 
 class _Network:

@@ -8,6 +8,7 @@ header in JSON with type, shape and place of each tensor, the tensors.
 import json
 import logging
 import mmap
+import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from math import prod
@@ -17,12 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from dila.errors import DilaError
+from dila.errors import DilaError, refuse_shortage
 from dila.shapes import Tensor
+
+try:
+    import resource
+except ImportError:  # of Windows
+    resource = None
 
 PATTERN = "shard-*.safetensors"
 MAPPED = 1024
-"""Shards mapped at once in a process; a map costs no memory but the pages that are read."""
+"""Shards mapped at once in a process at most; a map costs no memory but the pages that are read."""
+
+UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+"""What has a map keep no file open; before Python 3.13 each keeps one."""
 
 _HEADER = 100 * 2**20
 _log = logging.getLogger(__name__)
@@ -34,7 +43,7 @@ class Shard:
     def __init__(self, path: Path):
         self.first, self.places = read_header(path)
         with path.open("rb") as file:
-            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY, **UNTRACKED)
         # Otherwise the system reads megabytes ahead, of which a clip somewhere in a large cache needs nothing.
         self._advise("MADV_RANDOM", 0, len(self.map))
         self.raw = torch.frombuffer(self.map, dtype=torch.uint8)
@@ -57,7 +66,15 @@ class Shard:
         self.map.madvise(option, start - before, min(length + before, len(self.map) - start + before))
 
 
-@lru_cache(maxsize=MAPPED)
+def _bound() -> int:
+    """How many to map: where each keeps a file open, a quarter of those that a process may have."""
+    if UNTRACKED or resource is None:
+        return MAPPED
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAPPED if most == resource.RLIM_INFINITY else max(1, min(MAPPED, most // 4))
+
+
+@lru_cache(maxsize=_bound())
 def open_shard(path: str) -> Shard:
     """Map a shard into memory.
 
@@ -86,6 +103,7 @@ def read_header(path: Path) -> tuple[int, dict[str, Any]]:
         if not places:
             raise ValueError("it is cut short")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        refuse_shortage(error)
         raise DilaError(f"the feature cache cannot read {path}: {error}; delete it and cache again") from error
     return 8 + length, places
 
