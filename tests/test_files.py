@@ -1,11 +1,13 @@
 """Files that are written whole or not at all."""
 
 import os
+import threading
+from pathlib import Path
 
 import pytest
 
 from dila.errors import DilaError
-from dila.files import check_there, replacing, write_json
+from dila.files import alone, check_there, replacing, write_json
 
 
 def write_half(path):
@@ -92,3 +94,43 @@ def test_what_leads_nowhere_is_told_of_before_it_is_read(path, words, tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(DilaError, match=words):
         check_there(tmp_path / path)
+
+
+def test_what_another_process_holds_is_refused_until_it_ends(held, tmp_path):
+    path = tmp_path / "new" / "run"
+    with held(path):
+        with pytest.raises(DilaError, match=r"another process works on .*run; wait for it, or choose another folder"):
+            alone(path).__enter__()
+        os.symlink(path, tmp_path / "link")
+        with pytest.raises(DilaError, match=r"another process works on .*link"):
+            alone(tmp_path / "link").__enter__()
+    with alone(path), alone(path):
+        assert os.listdir(path.parent) == [".run.lock"]
+    assert os.listdir(path.parent) == []
+
+
+def test_a_killed_process_holds_nothing(held, tmp_path):
+    with held(tmp_path / "run") as other:
+        other.kill()
+        other.wait()
+        assert os.listdir(tmp_path) == [".run.lock"]
+        with alone(tmp_path / "run"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_may_wait_for_the_other(held, tmp_path):
+    with held(tmp_path / "run") as other:
+        ending = threading.Timer(0.5, other.stdin.close)
+        ending.start()
+        with alone(tmp_path / "run", wait=True):
+            assert other.wait(10) == 0
+            with pytest.raises(AssertionError), held(tmp_path / "run"):
+                pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_no_lock_can_lie_none_is_held(tmp_path):
+    (tmp_path / "file").touch()
+    with alone(tmp_path / "file" / "run"), alone(Path("/proc/run")):
+        pass

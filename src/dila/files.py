@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import strerror
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dila.errors import DilaError
+
+if sys.platform != "win32":
+    import fcntl
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_ENTRY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
@@ -19,6 +23,7 @@ REFUSED = NO_ROOM | NO_ENTRY | NO_PLACE
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 _MODE = 0o666 & ~_UMASK
+_HELD: set[Path] = set()
 
 
 @contextmanager
@@ -44,6 +49,61 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def alone(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold what only one process at a time may write, until this is left or the process is gone, however it went.
+
+    The lock lies on a hidden file beside, and is the process's own: what it forks does not hold it, and what it holds
+    already it may ask for again. Where the system or the disk has no locks, nothing is held.
+
+    Args:
+        path: a file or folder, which need not be there.
+        wait: for the other process, instead of refusing.
+
+    Raises:
+        DilaError: another process holds it.
+    """
+    real = Path(os.path.realpath(path))
+    place = real.with_name(f".{real.name}.lock") if real.name else real
+    handle = None if place in _HELD else _locked(place, path, wait)
+    if handle is None:
+        yield
+        return
+    _HELD.add(place)
+    try:
+        yield
+    finally:
+        _HELD.discard(place)
+        with suppress(OSError):
+            place.unlink()  # still locked, so that whoever has opened it meanwhile sees that it is another's no more
+        os.close(handle)
+
+
+def _locked(place: Path, path: Path, wait: bool) -> int | None:
+    """The locked file; None where there are no locks."""
+    if sys.platform == "win32":
+        return None
+    while True:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        except OSError:
+            return None
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(place)):
+                    return handle
+        except BaseException as error:
+            os.close(handle)
+            if not isinstance(error, OSError):
+                raise
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return None
+            raise DilaError(f"another process works on {path}; wait for it, or choose another folder") from error
+        os.close(handle)
 
 
 def readable(path: Path) -> None:

@@ -59,6 +59,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(go, whole, tmp_path, monkeypatch
     assert same_trainer(end, newest(whole))
 
 
+def test_what_another_process_trains_is_left_to_it(go, held, tmp_path):
+    with held(tmp_path / "out"), pytest.raises(DilaError, match=r"another process works on .*out; wait for it"):
+        go(small_run())
+    assert not (tmp_path / "out").exists()
+
+
 def test_stages_go_through_the_clips_as_one_would(go, tmp_path, monkeypatch):
     get, drawn = Mixture.__getitem__, {}
     two, one = (Stage(OneStep(), steps=2), Stage(OneStep(), steps=3, lr=0.5)), (Stage(OneStep(), steps=5),)

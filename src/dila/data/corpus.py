@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from dila.data import annotated, frames, hdf5, lerobot, something, trajectories, video
 from dila.data.examples import example
 from dila.data.probed import remembering
@@ -217,6 +219,16 @@ def split_episodes(
         train, held = _drawn([e for e in corpus.episodes if e.id not in drawn], held_out, seed)
         return _of(corpus, left) + train, _of(corpus, right) + held
     return _drawn(list(corpus.episodes if isinstance(corpus, Corpus) else corpus), held_out, seed)
+
+
+def digest(corpus: Corpus, columns: Sequence[str] = ("action", "state")) -> str:
+    """A short hash that changes with the episodes (ids and files) and with these columns of theirs."""
+    told = hashlib.sha256()
+    for episode in corpus.episodes:
+        told.update(f"{episode.id} {episode.fingerprint()}\n".encode())
+        for column in columns:
+            told.update(np.ascontiguousarray(episode.columns.get(column, ())).tobytes())
+    return told.hexdigest()[:16]
 
 
 def _drawn(episodes: list[Episode], held_out: int | float, seed: int) -> tuple[list[Episode], list[Episode]]:

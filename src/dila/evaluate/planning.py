@@ -26,7 +26,7 @@ from tyro.conf import Positional
 from dila.configs import to_json
 from dila.errors import DilaError, at_least
 from dila.evaluate.curves import write_curves
-from dila.files import write_json
+from dila.files import alone, write_json
 from dila.imagine.pictures import write_clip
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
@@ -151,19 +151,20 @@ def measure_planning(
             another size.
     """
     out = Path(out)
-    _settle(out, plan, _digest(world.model))
-    bench = _Bench(world, actions, plan)
-    groups: list[tuple[Arm, Sequence[int]]] = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
-    try:
-        for arm, seeds in tqdm(groups, unit="group", desc=plan.environment, disable=not progress):
-            if not all(_file(out, arm, seed).is_file() for seed in seeds):
-                bench.run(arm, seeds, out)
-    finally:
-        bench.close()
-    report = summarise(plan, {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms})
-    write_json(out / "report.json", report)
-    write_curves(out / "curves.png", {arm: report["arms"][arm]["scores"] for arm in plan.arms}, SUCCESS)
-    return report
+    with alone(out):
+        _settle(out, plan, _digest(world.model))
+        bench = _Bench(world, actions, plan)
+        groups: list[tuple[Arm, Sequence[int]]] = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
+        try:
+            for arm, seeds in tqdm(groups, unit="group", desc=plan.environment, disable=not progress):
+                if not all(_file(out, arm, seed).is_file() for seed in seeds):
+                    bench.run(arm, seeds, out)
+        finally:
+            bench.close()
+        report = summarise(plan, {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms})
+        write_json(out / "report.json", report)
+        write_curves(out / "curves.png", {arm: report["arms"][arm]["scores"] for arm in plan.arms}, SUCCESS)
+        return report
 
 
 def summarise(plan: Planning, episodes: dict[Arm, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dila.configs import to_json
 from dila.data import open_corpus, split_episodes
 from dila.errors import DilaError
-from dila.files import replacing
+from dila.files import alone, replacing
 from dila.interop.actions import known_actions
 from dila.interop.find import CONFIG, DECODER, find_pretrained, locate
 from dila.interop.pretrained import (
@@ -87,16 +87,17 @@ def train_decoder(
     read = {episode.id for episode in cached}
     frames = [episode for episode in frames if episode.id in read]
     work = folder.with_name(f"{folder.name}.decoder")
-    with StopRequest() as stop:
-        decoder = fit_decoder(encoder, frames, cached, settings, work, stop=stop, progress=progress)
-    complete = pretrained._replace(decoder=decoder.cpu())
-    if out is not None:
-        source = locate(path)
-        save_pretrained(folder, complete, read_notes(source), actions=known_actions(source))
-    else:
-        _attach(folder, complete)
-    (work / FILE).unlink()
-    work.rmdir()
+    with alone(work):
+        with StopRequest() as stop:
+            decoder = fit_decoder(encoder, frames, cached, settings, work, stop=stop, progress=progress)
+        complete = pretrained._replace(decoder=decoder.cpu())
+        if out is not None:
+            source = locate(path)
+            save_pretrained(folder, complete, read_notes(source), actions=known_actions(source))
+        else:
+            _attach(folder, complete)
+        (work / FILE).unlink()
+        work.rmdir()
     return folder
 
 
