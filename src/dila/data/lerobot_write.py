@@ -11,8 +11,9 @@ file                                      holds
 ``videos/KEY/chunk-*/file-*.mp4``         the frames of many episodes, one after the other
 ========================================  ==========================================================================
 
-Row f of ``action`` moves frame f to frame f+1, as LeRobot has it. Beyond the format, the episodes' rows have two
-columns: ``source``, what the episode was called where it came from, and ``splits``, the parts it belongs to.
+Row f of ``action`` moves frame f to frame f+1, as LeRobot has it. Beyond the format, the episodes' rows have
+columns ``source``, what the episode was called where it came from, ``splits``, the parts it belongs to, and, where it
+was converted, ``fingerprint``, which tells whether the source is still what it was.
 
 Episodes are encoded one by one into the hidden staging folder, in any order and by any process (`stage_episode`), then
 joined without another encoding (`publish`): shard by shard, a shard being one file each of videos, data and episodes
@@ -91,6 +92,8 @@ class About:
     """What is done in it, in words; LeRobot wants one at least, and the first stands at every frame."""
     splits: tuple[str, ...] = ("train",)
     """The parts of the data set that it belongs to."""
+    fingerprint: str | None = None
+    """Of the source, where that may change."""
 
 
 def stage_episode(
@@ -137,9 +140,14 @@ def is_staged(staging: Path, name: str) -> bool:
     return (staging / f"{name}.json").is_file()
 
 
-def sources(out: Path) -> set[str]:
-    """The episodes that are in place, by what they were called where they came from."""
-    return {row["source"] for row in _rows(out)}
+def staged_fingerprint(staging: Path, name: str) -> str | None:
+    """Of the source of an episode in the staging folder; None where it is not told."""
+    return _about(staging, name).get("fingerprint")
+
+
+def sources(out: Path) -> dict[str, str | None]:
+    """The fingerprints of the episodes that are in place, by what they were called where they came from."""
+    return {row["source"]: row.get("fingerprint") for row in _rows(out)}
 
 
 def publish(
@@ -287,6 +295,7 @@ def _row(
         row[f"videos/{camera}/to_timestamp"] = (first["frame"] + about["frames"]) / fps
     row |= {f"meta/episodes/{key}": value for key, value in place.items()}
     row |= {"source": about["source"], "splits": about["splits"]}
+    row |= {"fingerprint": about["fingerprint"]} if about.get("fingerprint") else {}
     pixels = {camera: told["pixels"] for camera, told in about["cameras"].items()}
     found = {**pixels, **{key: statistics(values) for key, values in table.items()}}
     return row | {f"stats/{key}/{kind}": value for key, each in found.items() for kind, value in each.items()}
