@@ -44,6 +44,19 @@ def test_output_that_nobody_reads_any_more_ends_quietly(arguments):
     assert process.returncode == 141
 
 
+@pytest.mark.parametrize(("verb", "output", "code", "told"), [
+    ("params", ">&-", 0, ""), ("params", ">&- 2>&-", 0, ""), ("--help", ">&-", 0, ""), ("nope", ">&-", 2, "no verb"),
+    ("params", "> /dev/full", 2, "dila: the output cannot be written (No space left on device); make room, or send"),
+    ("--help", "> /dev/full", 2, "dila: the output cannot be written (No space left on device); make room, or send"),
+])  # fmt: skip
+def test_output_that_is_closed_or_full_is_no_mistake_of_ours(verb, output, code, told):
+    command = f"'{sys.executable}' -m dila.cli.main {verb} {output}"
+    ended = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == code
+    assert told in ended.stderr
+    assert ended.stderr.count("\n") == (told != "")
+
+
 def test_a_pipe_that_breaks_elsewhere_is_no_end(monkeypatch):
     def worker_died(*_):
         raise BrokenPipeError
