@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dila.errors import DilaError
-from dila.files import alone, check_there, replacing, write_json
+from dila.files import alone, check_there, read_object, replacing, write_json
 
 
 def write_half(path):
@@ -134,3 +134,16 @@ def test_where_no_lock_can_lie_none_is_held(tmp_path):
     (tmp_path / "file").touch()
     with alone(tmp_path / "file" / "run"), alone(Path("/proc/run")):
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("", r"as JSON \(Expecting value"), ("{", "as JSON"), ("[1]", "holds no object"), ("[" * 99999, "as JSON")],
+)
+def test_an_object_that_is_none_is_told_of(text, told, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DilaError, match=rf"a\.json .*{told}.*; remove it$"):
+        read_object(path, "remove it")
+    path.write_text('{"a": 1}')
+    assert read_object(path, "") == {"a": 1}

@@ -10,7 +10,7 @@ from os import strerror
 from pathlib import Path
 from typing import Any
 
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
 
 if sys.platform != "win32":
     import fcntl
@@ -121,6 +121,25 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_object(path: Path, mend: str) -> dict[str, Any]:
+    """What a JSON file holds, by name.
+
+    Args:
+        path: the file.
+        mend: what to do about a damaged one, to end the sentence with.
+
+    Raises:
+        DilaError: it cannot be read, or holds no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DilaError(f"{path} cannot be read as JSON ({first_line(error)}); {mend}") from error
+    if not isinstance(value, dict):
+        raise DilaError(f"{path} holds no object of JSON; {mend}")
+    return value
 
 
 def check_there(path: Path) -> None:

@@ -3,6 +3,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -166,6 +168,18 @@ def test_data_sets_of_before_fingerprints_go_on(corpus, tmp_path, monkeypatch):
         convert(corpus, tmp_path / "out", progress=False)
     write_video(corpus / "a.mp4", clip(200), 10)
     assert convert(corpus, tmp_path / "out", progress=False).episodes == 3
+
+
+@pytest.mark.parametrize("damage", ["empty", "other"])
+def test_a_damaged_table_of_episodes_is_told_of(damage, corpus, tmp_path):
+    out = convert(corpus, tmp_path / "out", progress=False).out
+    path = out / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    if damage == "empty":
+        path.write_bytes(b"")
+    else:
+        pq.write_table(pa.table({"episode_index": [0], "length": [1]}), path)
+    with pytest.raises(DilaError, match=r"file-000\.parquet (cannot be read|has no column source).*; put it back"):
+        convert(corpus, tmp_path / "out", progress=False)
 
 
 def test_another_task_is_refused(corpus, tmp_path):

@@ -22,7 +22,7 @@ from dila.data.pool import run_jobs
 from dila.data.table import TABLE, count_rows, read_table, write_table
 from dila.data.video import probe_video, write_video
 from dila.errors import DilaError
-from dila.files import alone, replacing, write_json, writing
+from dila.files import alone, read_object, replacing, write_json, writing
 from dila.shapes import Tensor, UInt8
 
 SETTINGS = "recording.json"
@@ -132,7 +132,7 @@ def count_episodes(out: Path) -> int:
     """How many episodes a finished recording holds, in either layout."""
     info = out / "meta" / "info.json"
     if info.is_file():
-        return json.loads(info.read_text(encoding="utf-8"))["total_episodes"]
+        return read_object(info, "put it back from a copy")["total_episodes"]
     return sum(1 for _ in out.glob("episode_*.mp4"))
 
 
@@ -209,7 +209,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     for path in (out / SETTINGS, out / STAGING / SETTINGS):
         if not path.is_file():
             continue
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_object(path, "choose another folder, or delete this one to begin anew")
         wanted = json.loads(json.dumps(settings))
         if stored != wanted:
             keys = [k for k in {**stored, **wanted} if stored.get(k) != wanted.get(k)]
