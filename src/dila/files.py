@@ -142,6 +142,11 @@ def read_object(path: Path, mend: str) -> dict[str, Any]:
     return value
 
 
+def at_home(path: str | Path) -> Path:
+    """A path with ``~`` spelt out, as shells do."""
+    return Path(os.path.expanduser(path))
+
+
 def check_there(path: Path) -> None:
     """Refuse a path that leads nowhere, before anything is read.
 

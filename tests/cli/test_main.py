@@ -111,6 +111,15 @@ def test_a_name_that_no_disk_takes_is_a_sentence(verb, tmp_path, capsys):
     assert "cannot be used (File name too long); give another path" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["~/r", "--episodes=1"], ["--out=~/r", "--episodes", "1"]])
+def test_a_path_from_home_is_spelt_out(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("dila.cli.data_record.main", lambda arguments: seen.extend(arguments))
+    seen = []
+    main(["data", "record", "primitives", *words])
+    assert seen == ["primitives", *(word.replace("~", str(tmp_path)) for word in words)]
+
+
 def test_help_lists_every_verb(capsys):
     assert main(["--help"]) == 0
     told = capsys.readouterr().out

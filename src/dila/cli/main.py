@@ -123,7 +123,13 @@ def _run(verb: str, arguments: list[str]) -> int:
     if verb not in VERBS:
         raise DilaError(f"there is no verb {verb!r}; `dila --help` lists them: {', '.join(VERBS)}")
     module = importlib.import_module("dila.cli." + verb.replace("-", "_").replace(" ", "_"))
-    return module.main(arguments) or 0
+    return module.main([_at_home(word) for word in arguments]) or 0
+
+
+def _at_home(word: str) -> str:
+    """An argument with its ``~`` spelt out: shells leave ``--out=~/runs`` as it is."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + os.path.expanduser(value)
 
 
 def _unread() -> bool:

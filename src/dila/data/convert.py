@@ -33,7 +33,7 @@ from dila.data.pool import run_jobs
 from dila.data.recording import begin
 from dila.data.remote import is_remote
 from dila.errors import DilaError
-from dila.files import alone
+from dila.files import alone, at_home
 from dila.protocols import Episode
 from dila.shapes import Tensor
 
@@ -90,7 +90,7 @@ def convert(
         DilaError: nothing readable, no two frames anywhere, labels of other videos, or `out` lies in the corpus,
             holds something else or what has changed there since, or is worked on by another process.
     """
-    told, out = str(path) if is_remote(path) else str(Path(path).resolve()), Path(out)
+    told, out = str(path) if is_remote(path) else str(at_home(path).resolve()), at_home(out)
     if workers < 1 or (size is not None and not 16 <= size <= 4096):
         raise DilaError(f"workers = {workers} must be at least 1 and size = {size} from 16 to 4096")
     if out.resolve().is_relative_to(told):
@@ -111,7 +111,7 @@ def convert(
     settings = {"source": "convert", "path": told, "format": "lerobot", "rate": rate, "cameras": list(sizes)}
     settings |= {"task": task} if task else {}
     settings |= {"moving": asdict(MotionLimits())} if moving else {}
-    settings |= {"labels": read_about(Path(labels))} if labels else {}
+    settings |= {"labels": read_about(at_home(labels))} if labels else {}
     with alone(out):
         staging = begin(out, settings | {"size": shape, "columns": list(columns)})
         about = _abouts(corpus, recordings, task, Path(told).name, columns)

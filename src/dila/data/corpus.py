@@ -22,7 +22,7 @@ from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
 from dila.errors import DilaError
-from dila.files import check_there
+from dila.files import at_home, check_there
 from dila.protocols import Episode
 
 
@@ -95,7 +95,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     """
     if fps is not None and not 0 < fps < float("inf"):
         raise DilaError(f"fps = {fps} must be above 0")
-    path = fetch(str(path)) if is_remote(path) else example(path) or Path(path)
+    path = fetch(str(path)) if is_remote(path) else example(path) or at_home(path)
     check_there(path)
     reader = _reader(path)
     if reader is None and not path.is_dir():

@@ -22,7 +22,7 @@ from dila.data.pool import run_jobs
 from dila.data.table import TABLE, count_rows, read_table, write_table
 from dila.data.video import probe_video, write_video
 from dila.errors import DilaError
-from dila.files import alone, read_object, replacing, write_json, writing
+from dila.files import alone, at_home, read_object, replacing, write_json, writing
 from dila.shapes import Tensor, UInt8
 
 SETTINGS = "recording.json"
@@ -94,7 +94,7 @@ def record(
     """
     if episodes < 1 or workers < 1:
         raise DilaError(f"episodes = {episodes} and workers = {workers} must be at least 1")
-    out, store = Path(out), store or VideoFolder()
+    out, store = at_home(out), store or VideoFolder()
     with alone(out):
         staging = begin(out, {**settings, **store.settings})
         job, missing = _Job(make, store, staging, fps), store.missing(out, staging, episodes)

@@ -26,7 +26,7 @@ from tyro.conf import Positional
 from dila.configs import to_json
 from dila.errors import DilaError, at_least
 from dila.evaluate.curves import write_curves
-from dila.files import alone, read_object, write_json
+from dila.files import alone, at_home, read_object, write_json
 from dila.imagine.pictures import write_clip
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
@@ -150,7 +150,7 @@ def measure_planning(
         DilaError: ``out`` holds other settings or another model's episodes, an unknown environment, or actions of
             another size.
     """
-    out = Path(out)
+    out = at_home(out)
     with alone(out):
         _settle(out, plan, _digest(world.model))
         bench = _Bench(world, actions, plan)

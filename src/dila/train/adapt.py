@@ -21,7 +21,7 @@ from tqdm import tqdm
 from dila.configs import from_json, to_json
 from dila.data import Clips, Corpus, digest, load_clips, split_episodes
 from dila.errors import DilaError
-from dila.files import alone, write_json
+from dila.files import alone, at_home, write_json
 from dila.imagine.label import hash_world
 from dila.imagine.world import World
 from dila.interop.actions import ACTIONS, ActionSpace, LatentToAction, load_actions, names_of, r_squared
@@ -136,7 +136,7 @@ def adapt(
         DilaError: no actions in the data; training of a model that is no DiLA, whose action encoder is fitted alone;
             ``out`` holds another adaptation; or as `load_pretrained` and `train`.
     """
-    how, out = how or Adaptation(), Path(out)
+    how, out = how or Adaptation(), at_home(out)
     pretrained = load_pretrained(model)
     if not isinstance(pretrained.model, DiLA) and (how.steps or how.layout_steps):
         kind = kind_of(pretrained.model.config)

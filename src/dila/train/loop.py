@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from dila.configs import to_json
 from dila.errors import DilaError
-from dila.files import alone
+from dila.files import alone, at_home
 from dila.interop.models import AnyModel
 from dila.interop.pretrained import Pretrained, load_pretrained
 from dila.metrics.latent import effective_rank, scale
@@ -95,7 +95,7 @@ def train(
         DilaError: bad data or settings; `out` is in use or holds another run; a loss not finite; latents that died.
         SystemExit: stopped by a signal, saved.
     """
-    out = Path(out)
+    out = at_home(out)
     accelerator = accelerator_of(run)
     if not resume and is_begun(out):
         raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
