@@ -233,7 +233,7 @@ def test_labels_are_written_for_every_video(first_look, tmp_path, capsys):
     out = tmp_path / "z.parquet"
     assert main(["label", str(first_look.folder / "run"), str(first_look.folder / "pusht"), "--out", str(out)]) == 0
     table = pq.read_table(out)
-    assert table.column_names == ["file", "frame", "time", "z", "valid"]
+    assert table.column_names == ["file", "frame", "time", "next", "z", "valid"]
     assert len(set(table["file"].to_pylist())) == 12
     assert "12 videos, 0 skipped" in capsys.readouterr().out
 
