@@ -1,4 +1,8 @@
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,6 +109,34 @@ def awake():
 def clip():
     """Make random features ``B T 4 6 24`` for `small_config`."""
     return lambda frames=6, batch=2: torch.randn(batch, frames, *GRID, 24)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from dila.files import alone
+
+with alone(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def _held(path) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "\n"
+        yield other
+        if other.poll() is None:
+            other.communicate()
+
+
+@pytest.fixture
+def held():
+    """Around what is done while another process works on a path; gives that process."""
+    return _held
 
 
 class FirstLook(NamedTuple):

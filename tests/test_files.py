@@ -2,12 +2,14 @@
 
 import os
 import stat
+import threading
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
 from dila.errors import DilaError
-from dila.files import check_there, replacing, write_json
+from dila.files import HOST, alone, check_there, read_object, replacing, write_json
 
 
 def write_half(path):
@@ -42,7 +44,7 @@ def test_what_is_beside_is_hidden_and_its_writers_own_where_it_is_shared(tmp_pat
     path = tmp_path / "a.mp4"
     with replacing(path) as alone, replacing(path, shared=True) as shared:
         assert alone.name == ".a.mp4.partial"
-        assert fnmatch(shared.name, f".a.mp4.{os.getpid()}-????????????.partial")
+        assert fnmatch(shared.name, f".a.mp4.{os.getpid()}-{HOST}-????????????.partial")
         alone.touch()
         shared.touch()
 
@@ -91,9 +93,9 @@ def test_a_umask_that_is_set_late_counts(tmp_path):
 
 def test_a_file_that_is_there_is_not_said_to_stand_in_the_way(tmp_path):
     write_json(tmp_path / "a.json", 1)
-    with pytest.raises(DilaError, match=r"a.json cannot be written \(No such file or directory\)"):
-        with replacing(tmp_path / "a.json"):
-            pass
+    told = r"a.json cannot be written \(No such file or directory\)"
+    with pytest.raises(DilaError, match=told), replacing(tmp_path / "a.json"):
+        pass
 
 
 def test_a_file_where_a_folder_should_be_is_told_of(tmp_path):
@@ -130,3 +132,56 @@ def test_what_leads_nowhere_is_told_of_before_it_is_read(path, words, tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(DilaError, match=words):
         check_there(tmp_path / path)
+
+
+def test_what_another_process_holds_is_refused_until_it_ends(held, tmp_path):
+    path = tmp_path / "new" / "run"
+    with held(path):
+        with pytest.raises(DilaError, match=r"another process works on .*run; wait for it, or choose another folder"):
+            alone(path).__enter__()
+        os.symlink(path, tmp_path / "link")
+        with pytest.raises(DilaError, match=r"another process works on .*link"):
+            alone(tmp_path / "link").__enter__()
+    with alone(path), alone(path):
+        assert os.listdir(path.parent) == [".run.lock"]
+    assert os.listdir(path.parent) == []
+
+
+def test_a_killed_process_holds_nothing(held, tmp_path):
+    with held(tmp_path / "run") as other:
+        other.kill()
+        other.wait()
+        assert os.listdir(tmp_path) == [".run.lock"]
+        with alone(tmp_path / "run"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_may_wait_for_the_other(held, tmp_path):
+    with held(tmp_path / "run") as other:
+        ending = threading.Timer(0.5, other.stdin.close)
+        ending.start()
+        with alone(tmp_path / "run", wait=True):
+            assert other.wait(10) == 0
+            with pytest.raises(AssertionError), held(tmp_path / "run"):
+                pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_no_lock_can_lie_none_is_held(tmp_path):
+    (tmp_path / "file").touch()
+    with alone(tmp_path / "file" / "run"), alone(Path("/proc/run")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("", r"as JSON \(Expecting value"), ("{", "as JSON"), ("[1]", "holds no object"), ("[" * 99999, "as JSON")],
+)
+def test_an_object_that_is_none_is_told_of(text, told, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DilaError, match=rf"a\.json .*{told}.*; remove it$"):
+        read_object(path, "remove it")
+    path.write_text('{"a": 1}')
+    assert read_object(path, "") == {"a": 1}

@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import platform
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import strerror
@@ -11,12 +14,19 @@ from stat import S_IMODE
 from typing import Any
 from uuid import uuid4
 
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
+
+if sys.platform != "win32":
+    import fcntl
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_ENTRY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 NO_PLACE = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP})
 REFUSED = NO_ROOM | NO_ENTRY | NO_PLACE
+
+HOST = re.sub(r"\W", "", platform.node())
+"""This machine, or the container that looks like one."""
+_HELD: set[Path] = set()
 
 
 @contextmanager
@@ -44,8 +54,63 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
 
 
 def private(path: Path, ending: str) -> Path:
-    """A hidden name beside, which no other process has, on this machine or in a container: all first ones are 1."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:12]}.{ending}")
+    """A hidden name beside, which no other process has, here or in a container, whose first is 1 as well."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{HOST}-{uuid4().hex[:12]}.{ending}")
+
+
+@contextmanager
+def alone(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold what only one process at a time may write, until this is left or the process is gone, however it went.
+
+    The lock lies on a hidden file beside, and is the process's own: what it forks does not hold it, and what it holds
+    already it may ask for again. Where the system or the disk has no locks, nothing is held.
+
+    Args:
+        path: a file or folder, which need not be there.
+        wait: for the other process, instead of refusing.
+
+    Raises:
+        DilaError: another process holds it.
+    """
+    real = Path(os.path.realpath(path))
+    place = real.with_name(f".{real.name}.lock") if real.name else real
+    handle = None if place in _HELD else _locked(place, path, wait)
+    if handle is None:
+        yield
+        return
+    _HELD.add(place)
+    try:
+        yield
+    finally:
+        _HELD.discard(place)
+        with suppress(OSError):
+            place.unlink()  # still locked, so that whoever has opened it meanwhile sees that it is another's no more
+        os.close(handle)
+
+
+def _locked(place: Path, path: Path, wait: bool) -> int | None:
+    """The locked file; None where there are no locks."""
+    if sys.platform == "win32":
+        return None
+    while True:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError:
+            return None
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(place)):
+                    return handle
+        except BaseException as error:
+            os.close(handle)
+            if not isinstance(error, OSError):
+                raise
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return None
+            raise DilaError(f"another process works on {path}; wait for it, or choose another folder") from error
+        os.close(handle)
 
 
 def readable(path: Path) -> None:
@@ -69,6 +134,30 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_object(path: Path, mend: str) -> dict[str, Any]:
+    """What a JSON file holds, by name.
+
+    Args:
+        path: the file.
+        mend: what to do about a damaged one, to end the sentence with.
+
+    Raises:
+        DilaError: it cannot be read, or holds no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DilaError(f"{path} cannot be read as JSON ({first_line(error)}); {mend}") from error
+    if not isinstance(value, dict):
+        raise DilaError(f"{path} holds no object of JSON; {mend}")
+    return value
+
+
+def at_home(path: str | Path) -> Path:
+    """A path with ``~`` spelt out, as shells do."""
+    return Path(os.path.expanduser(path))
 
 
 def check_there(path: Path) -> None:

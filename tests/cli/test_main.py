@@ -45,6 +45,19 @@ def test_output_that_nobody_reads_any_more_ends_quietly(arguments):
     assert process.returncode == 141
 
 
+@pytest.mark.parametrize(("verb", "output", "code", "told"), [
+    ("params", ">&-", 0, ""), ("params", ">&- 2>&-", 0, ""), ("--help", ">&-", 0, ""), ("nope", ">&-", 2, "no verb"),
+    ("params", "> /dev/full", 2, "dila: the output cannot be written (No space left on device); make room, or send"),
+    ("--help", "> /dev/full", 2, "dila: the output cannot be written (No space left on device); make room, or send"),
+])  # fmt: skip
+def test_output_that_is_closed_or_full_is_no_mistake_of_ours(verb, output, code, told):
+    command = f"'{sys.executable}' -m dila.cli.main {verb} {output}"
+    ended = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == code
+    assert told in ended.stderr
+    assert ended.stderr.count("\n") == (told != "")
+
+
 def test_a_pipe_that_breaks_elsewhere_is_no_end(monkeypatch):
     def worker_died(*_):
         raise BrokenPipeError
@@ -102,6 +115,15 @@ def test_a_name_that_is_no_text_is_told_or_shown_with_escapes(tmp_path):
 def test_a_name_that_no_disk_takes_is_a_sentence(verb, tmp_path, capsys):
     assert main([*verb, str(tmp_path / ("a" * 300 + ".gif"))]) == 2
     assert "cannot be used (File name too long); give another path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["~/r", "--episodes=1"], ["--out=~/r", "--episodes", "1"]])
+def test_a_path_from_home_is_spelt_out(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("dila.cli.data_record.main", lambda arguments: seen.extend(arguments))
+    seen = []
+    main(["data", "record", "primitives", *words])
+    assert seen == ["primitives", *(word.replace("~", str(tmp_path)) for word in words)]
 
 
 def test_help_lists_every_verb(capsys):
@@ -217,7 +239,7 @@ def test_labels_are_written_for_every_video(first_look, tmp_path, capsys):
     out = tmp_path / "z.parquet"
     assert main(["label", str(first_look.folder / "run"), str(first_look.folder / "pusht"), "--out", str(out)]) == 0
     table = pq.read_table(out)
-    assert table.column_names == ["file", "frame", "time", "z", "valid"]
+    assert table.column_names == ["file", "frame", "time", "next", "z", "valid"]
     assert len(set(table["file"].to_pylist())) == 12
     assert "12 videos, 0 skipped" in capsys.readouterr().out
 

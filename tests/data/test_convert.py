@@ -3,12 +3,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from dila.cli.main import main
 from dila.data import convert as module
-from dila.data import open_corpus, write_table, write_video
+from dila.data import open_corpus, read_table, write_table, write_video
 from dila.data.convert import convert
 from dila.data.lerobot_write import CAMERA
 from dila.data.video import probe_video
@@ -93,6 +95,12 @@ def test_a_rate_given_holds_for_all(corpus, tmp_path):
     assert reader.read(tmp_path / "out").info["fps"] == 30
 
 
+def test_what_another_process_converts_is_left_to_it(corpus, held, tmp_path):
+    with held(tmp_path / "out"), pytest.raises(DilaError, match=r"another process works on .*out; wait for it"):
+        convert(corpus, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 def test_interrupted_it_goes_on(corpus, tmp_path, monkeypatch):
     convert(corpus, tmp_path / "whole", progress=False)
     real, made = module.stage_episode, []
@@ -116,6 +124,68 @@ def test_interrupted_it_goes_on(corpus, tmp_path, monkeypatch):
     convert(corpus, tmp_path / "out", progress=False)
     assert made.count("a.mp4") == 1
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("what", ["frames", "columns"])
+def test_what_changed_since_it_was_converted_is_told(what, corpus, tmp_path):
+    convert(corpus, tmp_path / "out", progress=False)
+    whole = contents(tmp_path / "out")
+    change(what, corpus)
+    with pytest.raises(DilaError, match=r"out holds a\.mp4 as it was before its frames or columns changed; choose"):
+        convert(corpus, tmp_path / "out", progress=False)
+    shutil.rmtree(tmp_path / "out" / ".recording")
+    assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("what", ["frames", "columns"])
+def test_what_changed_while_it_was_interrupted_is_converted_anew(what, corpus, tmp_path, monkeypatch):
+    def dying(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "publish", dying)
+    with pytest.raises(KeyboardInterrupt):
+        convert(corpus, tmp_path / "out", progress=False)
+    monkeypatch.undo()
+    change(what, corpus)
+    convert(corpus, tmp_path / "out", progress=False)
+    convert(corpus, tmp_path / "whole", progress=False)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def change(what, corpus):
+    if what == "frames":
+        write_video(corpus / "a.mp4", clip(200), 10)
+        return
+    lengths = {e.id: len(e.times) for e in open_corpus(corpus).episodes}
+    columns, names = read_table(corpus / "actions.parquet", lengths)
+    columns["a.mp4"]["action"] = columns["a.mp4"]["action"] + 1
+    write_table(corpus / "actions.parquet", columns, names)
+
+
+def test_data_sets_of_before_fingerprints_go_on(corpus, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_fingerprint", lambda *_: None)
+        convert(corpus, tmp_path / "out", progress=False)
+    write_video(corpus / "a.mp4", clip(200), 10)
+    assert convert(corpus, tmp_path / "out", progress=False).episodes == 3
+
+
+@pytest.mark.parametrize("damage", ["empty", "other"])
+def test_a_damaged_table_of_episodes_is_told_of(damage, corpus, tmp_path):
+    out = convert(corpus, tmp_path / "out", progress=False).out
+    path = out / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    if damage == "empty":
+        path.write_bytes(b"")
+    else:
+        pq.write_table(pa.table({"episode_index": [0], "length": [1]}), path)
+    with pytest.raises(DilaError, match=r"file-000\.parquet (cannot be read|has no column source).*; put it back"):
+        convert(corpus, tmp_path / "out", progress=False)
+
+
+def test_another_task_is_refused(corpus, tmp_path):
+    convert(corpus, tmp_path / "out", task="wipe", progress=False)
+    with pytest.raises(DilaError, match=r"holds a recording with task = 'wipe' \(now 'fold'\)"):
+        convert(corpus, tmp_path / "out", task="fold", progress=False)
 
 
 def test_a_corpus_that_grew_adds_what_is_new(corpus, tmp_path):

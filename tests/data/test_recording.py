@@ -155,6 +155,20 @@ def test_two_processes_may_find_it_whole_at_once(tmp_path, monkeypatch):
     assert contents(tmp_path / "r") == whole
 
 
+def test_damaged_settings_are_told_of(tmp_path):
+    path = run(tmp_path / "r", 2) / "recording.json"
+    path.write_text("")
+    with pytest.raises(DilaError, match=r"recording\.json cannot be read as JSON .*; choose another folder, or delete"):
+        run(tmp_path / "r", 2)
+
+
+def test_what_another_process_records_is_left_to_it(held, tmp_path):
+    with held(tmp_path / "r"), pytest.raises(DilaError, match=r"another process works on .*r; wait for it"):
+        run(tmp_path / "r", 2)
+    assert not (tmp_path / "r").exists()
+    run(tmp_path / "r", 2)
+
+
 def test_workers_change_nothing(tmp_path):
     # Classes of a test module cannot be imported in a spawned process, hence the renderer.
     make = PrimitiveRenderer(4, 32, 0, "rotation", False)

@@ -114,3 +114,17 @@ def test_a_borrowed_decoder_makes_the_pictures_anew(bench, tmp_path):
     measure_some(blind, ["generation"], tmp_path / "e.json")
     (told,) = measure_some(seeing, ["generation"], tmp_path / "e.json")
     assert told.score("ssim/imagined").value
+
+
+def test_tables_that_another_process_has_written_meanwhile_are_kept(bench, tmp_path, monkeypatch):
+    out = tmp_path / "e.json"
+    others = bench.finish("cycle", 0.0, [Score("theirs", 2.0)])
+    mine = bench.finish("generation", 0.0, [Score("mine", 1.0)])
+
+    def measure(bench):
+        write_results(out, [others])
+        return mine
+
+    monkeypatch.setitem(TABLES, "generation", TABLES["generation"]._replace(measure=measure))
+    measure_some(bench, ["generation"], out)
+    assert [result.what for result in read_results(out)] == ["cycle", "generation"]

@@ -1,6 +1,7 @@
 """Planning measured, on Push-T with a model too small to be any good: the bounds are right and nothing is redone."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -118,6 +119,25 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
     plan = replace(QUICK, episodes=1, cost=cost, steps=2, samples=24, iterations=1, upper="same", size=64)
     report = measure_planning(world, SPACE, plan, tmp_path, progress=False)
     assert set(report["arms"]) == {"random", "model", "simulator"}
+
+
+@pytest.mark.parametrize(("name", "text", "told"), [
+    ("plan.json", "", "cannot be read as JSON .*; choose another folder"),
+    ("plan.json", "[]", "holds no object"),
+    ("episodes/model_00001.json", "", "cannot be read as JSON .*; remove it, and the same command makes it again"),
+    ("episodes/random_00000.json", '{"seconds": 1, "scores": []}', "does not hold the scores of an episode"),
+    ("episodes/random_00000.json", '{"scores": [1.0]}', "does not hold the scores of an episode"),
+])  # fmt: skip
+def test_damaged_files_are_told_of(name, text, told, measured, world, tmp_path):
+    shutil.copytree(measured[0], tmp_path / "plan")
+    (tmp_path / "plan" / name).write_text(text)
+    with pytest.raises(DilaError, match=f"{name} {told}"):
+        measure_planning(world, SPACE, QUICK, tmp_path / "plan", progress=False)
+
+
+def test_what_another_process_plans_is_left_to_it(world, held, tmp_path):
+    with held(tmp_path / "out"), pytest.raises(DilaError, match=r"another process works on .*out; wait for it"):
+        measure_planning(world, SPACE, QUICK, tmp_path / "out", progress=False)
 
 
 def test_episodes_of_two_models_are_not_mixed(measured, world, monkeypatch):

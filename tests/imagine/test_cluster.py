@@ -5,6 +5,7 @@ import pickle
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
 
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from dila.data import open_corpus
 from dila.errors import DilaError, MissingExtra
-from dila.imagine.cluster import _Worker, each_part
+from dila.imagine.cluster import _join, _Worker, each_part
 from dila.imagine.encode import encode_corpus
 from dila.imagine.label import label
 from dila.imagine.world import World
@@ -172,3 +173,12 @@ def test_what_is_asked_of_the_engine_is_checked(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"dila-wm\[cluster\]"):
         each_part(Notes(tmp_path), [1], "ray", 1, lambda: None)
+
+
+def test_sigterm_ends_a_process_as_it_did_before_it_joined(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    ray = SimpleNamespace(init=lambda **_: signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)))
+    for address in ("", "there:6379"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        _join(ray, 2)
+        assert signal.getsignal(signal.SIGTERM) == before

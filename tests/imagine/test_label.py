@@ -40,6 +40,22 @@ def test_every_row_is_the_frame_and_action_it_says(world, videos, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["videos", "z.parquet"]
 
 
+def test_a_path_from_home_is_spelt_out(world, videos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert world.label("~/videos", "~/z.parquet", progress=False).path == tmp_path / "z.parquet"
+    assert world.infer("~/videos/take1/1.mp4").shape == world.infer(videos / "take1" / "1.mp4").shape
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_what_another_process_labels_is_left_to_it(world, videos, held, tmp_path):
+    out = tmp_path / "z.parquet"
+    with held(out), pytest.raises(DilaError, match=r"another process works on .*z.parquet; wait for it"):
+        world.label(videos, out, progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["videos"]
+
+
 def test_the_file_says_what_made_it(world, videos, tmp_path):
     made = label(world, videos / "take0", tmp_path / "z.parquet", progress=False)
     about = json.loads(pq.read_schema(made.path).metadata[b"dila"])

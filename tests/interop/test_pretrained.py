@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import dila
 from dila.data import write_video
 from dila.errors import DilaError
+from dila.files import HOST
 from dila.interop.find import find_pretrained
 from dila.interop.pretrained import load_pretrained, pick_device, save_pretrained
 from dila.interop.released import save_released
@@ -65,6 +68,44 @@ def test_saving_replaces_whole_and_leaves_nothing_beside(pretrained, folder):
     save_pretrained(folder, pretrained._replace(decoder=None))
     assert load_pretrained(folder).decoder is None
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that is no more."""
+    with subprocess.Popen(["true"]) as process:
+        return process.pid
+
+
+def test_a_model_that_a_killed_writer_set_aside_is_found(pretrained, folder, dead):
+    for pid, found in ((os.getppid(), False), (dead, True), (os.getpid(), True)):
+        aside = folder.with_name(f".model.{pid}-{HOST}-a1.old")
+        folder.rename(aside)
+        if not found:
+            with pytest.raises(DilaError, match="model does not exist"):
+                load_pretrained(folder)
+            aside.rename(folder)
+            continue
+        same(pretrained, load_pretrained(folder))
+        assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_save_sees_to_what_killed_writers_left(pretrained, folder, dead, tmp_path):
+    parts = [
+        ("model", dead, "partial"),
+        ("model", dead, "old"),
+        ("other", dead, "old"),
+        ("model", os.getppid(), "partial"),
+    ]
+    beside = [f".{name}.{pid}-{HOST}-a1.{ending}" for name, pid, ending in parts]
+    for name in beside:
+        shutil.copytree(folder, tmp_path / name)
+    save_pretrained(folder, pretrained._replace(frames=4))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([folder.name, *beside[2:]])
+    folder.rename(tmp_path / beside[1])
+    with pytest.raises(DilaError, match="stride = -1"):
+        save_pretrained(folder, pretrained._replace(stride=-1.0))
+    assert load_pretrained(folder).frames == 4
 
 
 def test_a_save_that_fails_leaves_the_old_one(pretrained, folder, monkeypatch):

@@ -71,6 +71,30 @@ def test_runs_are_trained_measured_written_and_then_skipped(settings, toy, monke
     assert len(compare(settings)) == 2
 
 
+def test_results_of_other_data_of_the_same_name_are_not_printed(settings, toy, monkeypatch, capsys):
+    settings = replace(settings, names=("dila",))
+    compare(settings)
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained again"))
+    moved = settings.out.parent / "elsewhere" / "pusht"
+    shutil.copytree(settings.data, moved)
+    assert len(compare(replace(settings, data=str(moved)))) == 1, "the same data in another place"
+    sorted(moved.glob("*.mp4"))[-1].unlink()
+    with pytest.raises(DilaError, match=r"dila-seed0.json is of other data than .*elsewhere/pusht now holds"):
+        compare(replace(settings, data=str(moved)))
+    path = settings.out / "results" / "dila-seed0.json"
+    before = {key: value for key, value in json.loads(path.read_text()).items() if key != "contents"}
+    path.write_text(json.dumps(before))
+    capsys.readouterr()
+    assert compare(replace(settings, data=str(moved))) == [before]
+    assert "1 results of an older dila do not say what their data held" in capsys.readouterr().out
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(settings, toy, held):
+    with held(settings.out / "dila-seed0"), pytest.raises(DilaError, match=r"another process works on .*dila-seed0"):
+        compare(settings)
+    assert not (settings.out / "results").exists()
+
+
 def test_a_run_that_fails_is_told_others_go_on_and_it_is_tried_again(settings, toy, monkeypatch):
     trained, tried = module.train, []
 

@@ -85,6 +85,11 @@ def test_the_adapted_model_takes_the_datas_actions(adapted):
     assert 0 < space.structure_error < 100
 
 
+def test_what_another_process_adapts_is_left_to_it(trained, corpus, cache, held, tmp_path):
+    with held(tmp_path / "out"), pytest.raises(DilaError, match=r"another process works on .*out; wait for it"):
+        adapt(trained, corpus, tmp_path / "out", QUICK, cache_dir=cache, progress=False)
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_going_on_trains_nothing_again(interrupted, adapted, trained, corpus, cache):
     if interrupted:

@@ -26,6 +26,12 @@ def fit(corpus, folder, settings=SETTINGS, encoder=None):
         return fit_decoder(encoder or PatchEncoder(), episodes, episodes, settings, folder, stop=stop, progress=False)
 
 
+def test_what_another_process_trains_is_left_to_it(corpus, cache, held, tmp_path):
+    folder = save_pretrained(tmp_path / "model", Pretrained(DiLA(small_model()), PatchEncoder(), None, 0.2, 4))
+    with held(tmp_path / "model.decoder"), pytest.raises(DilaError, match=r"another process works on .*model.decoder;"):
+        train_decoder(folder, corpus, None, SETTINGS, cache_dir=cache, device="cpu", progress=False)
+
+
 def test_pairs_are_frames_with_their_own_features(corpus):
     episodes = open_corpus(corpus).episodes
     encoder = PatchEncoder()

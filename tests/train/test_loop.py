@@ -59,6 +59,25 @@ def test_an_interrupted_run_goes_on_bit_for_bit(go, whole, tmp_path, monkeypatch
     assert same_trainer(end, newest(whole))
 
 
+def test_a_path_from_home_is_spelt_out(corpus, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").symlink_to(corpus)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = small_run(stages=(Stage(OneStep(), steps=1),))
+    last = train(run, "~/data", "~/out", cache_dir="~/cache", progress=False)
+    assert last.parent.parent == tmp_path / "out"
+    load_pretrained("~/out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "data", "elsewhere", "out"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_what_another_process_trains_is_left_to_it(go, held, tmp_path):
+    with held(tmp_path / "out"), pytest.raises(DilaError, match=r"another process works on .*out; wait for it"):
+        go(small_run())
+    assert not (tmp_path / "out").exists()
+
+
 def test_stages_go_through_the_clips_as_one_would(go, tmp_path, monkeypatch):
     get, drawn = Mixture.__getitem__, {}
     two, one = (Stage(OneStep(), steps=2), Stage(OneStep(), steps=3, lr=0.5)), (Stage(OneStep(), steps=5),)

@@ -7,8 +7,10 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from dila.errors import DilaError, Shortage, refuse_shortage
+from dila.files import NO_ROOM
 
 VERBS: dict[str, str] = {
     "quickstart": "record Push-T, train the tiny recipe, measure it, write one HTML page",
@@ -56,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _answer(list(sys.argv[1:] if arguments is None else arguments))
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it may be closed
+                sys.stdout.flush()
     except BrokenPipeError:
         if not _unread():
             raise
@@ -72,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (sentence := _sentence(error)) is None:
             raise
         print(f"dila: {sentence}", file=sys.stderr)
+        if _is_full(error) and sys.stdout is not None:
+            _let_go(sys.stdout.fileno())
         return 2
 
 
@@ -81,6 +86,8 @@ def _sentence(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"the name {error.object!a} is no text in UTF-8; give the file another, or set LC_ALL=C.UTF-8"
+    if _is_full(error):
+        return f"the output cannot be written ({error.strerror}); make room, or send it elsewhere"
     if isinstance(error, OSError) and error.errno in NO_WAY and error.filename:
         return f"{error.filename} cannot be used ({error.strerror}); give another path"
     try:
@@ -114,7 +121,13 @@ def _run(verb: str, arguments: list[str]) -> int:
     if verb not in VERBS:
         raise DilaError(f"there is no verb {verb!r}; `dila --help` lists them: {', '.join(VERBS)}")
     module = importlib.import_module("dila.cli." + verb.replace("-", "_").replace(" ", "_"))
-    return module.main(arguments) or 0
+    return module.main([_at_home(word) for word in arguments]) or 0
+
+
+def _at_home(word: str) -> str:
+    """An argument with its ``~`` spelt out: shells leave ``--out=~/runs`` as it is."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + os.path.expanduser(value)
 
 
 def _unread() -> bool:
@@ -124,8 +137,18 @@ def _unread() -> bool:
     asked.register(output, 0)
     if not asked.poll(0):  # POLLERR is told of unasked
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes once more when it ends
+    _let_go(output)
     return True
+
+
+def _is_full(error: Exception) -> TypeGuard[OSError]:
+    """Whether there is no room for our own output, which has no name."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None
+
+
+def _let_go(output: int) -> None:
+    """Write to nowhere from now on: Python flushes once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
 
 def _help() -> str:

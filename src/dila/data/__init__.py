@@ -1,7 +1,7 @@
 """Video to frames: corpora, clips, recordings. Importing this imports neither PyAV, pyarrow, h5py nor a simulator."""
 
 from dila.data.clips import Clip, Clips, TooShort, Unreadable, collate_clips
-from dila.data.corpus import READERS, Corpus, Skipped, open_corpus, split_episodes
+from dila.data.corpus import READERS, Corpus, Skipped, digest, open_corpus, split_episodes
 from dila.data.examples import example_clips
 from dila.data.frames import FrameEpisode
 from dila.data.loader import load_clips
@@ -18,7 +18,7 @@ from dila.data.video import VideoEpisode, VideoInfo, probe_video, read_video, wr
 __all__ = [
     "KINDS", "READERS", "Clip", "Clips", "Corpus", "EpochSampler", "FrameEpisode", "Mixture", "Motion",
     "MotionLimits", "Recorded", "Skipped", "TooShort", "Unreadable", "VideoEpisode", "VideoInfo", "collate_clips",
-    "example_clips", "fetch", "judge", "load_clips", "measure_motion", "name_data", "open_corpus", "probe_video",
-    "read_table", "read_video", "record", "record_pusht", "render_primitives", "sort_by_motion", "split_episodes",
-    "write_table", "write_video",
+    "digest", "example_clips", "fetch", "judge", "load_clips", "measure_motion", "name_data", "open_corpus",
+    "probe_video", "read_table", "read_video", "record", "record_pusht", "render_primitives", "sort_by_motion",
+    "split_episodes", "write_table", "write_video",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from dila.data.examples import example
 from dila.data.remote import is_remote
 from dila.data.table import TABLE, count_rows
 from dila.errors import DilaError, refuse_shortage
+from dila.files import at_home
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
 
@@ -107,7 +108,8 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
             refuse_shortage(error)
             told = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
             unreadable.append((episode.id, told))
-    report = _described(str(path), corpus, seen, _disk(corpus.root if is_remote(path) else example(path) or Path(path)))
+    place = corpus.root if is_remote(path) else example(path) or at_home(path)
+    report = _described(str(path), corpus, seen, _disk(place))
     report.errors += list(_errors(_sound(corpus, seen), unreadable))
     report.warnings += list(_warnings(corpus, seen, report))
     if camera is None:  # the table speaks of the others too

@@ -19,11 +19,21 @@ import torch.nn.functional as F
 
 from dila.data.corpus import Corpus, Skipped, open_corpus
 from dila.data.labels import read_about, with_labels
-from dila.data.lerobot_write import CAMERA, About, is_staged, publish, sources, stage_episode
+from dila.data.lerobot_write import (
+    CAMERA,
+    About,
+    is_staged,
+    publish,
+    sources,
+    stage_episode,
+    staged_fingerprint,
+)
 from dila.data.motion import MotionLimits, judge, measure_motion
-from dila.data.recording import begin, run_jobs
+from dila.data.pool import run_jobs
+from dila.data.recording import begin
 from dila.data.remote import is_remote
 from dila.errors import DilaError, refuse_shortage
+from dila.files import alone, at_home
 from dila.protocols import Episode
 from dila.shapes import Tensor
 
@@ -77,10 +87,10 @@ def convert(
             recordings that several cameras saw those of the first.
 
     Raises:
-        DilaError: nothing readable, no two frames anywhere, labels of other videos, or `out` lies in the corpus or
-            holds something else.
+        DilaError: nothing readable, no two frames anywhere, labels of other videos, or `out` lies in the corpus,
+            holds something else or what has changed there since, or is worked on by another process.
     """
-    told, out = str(path) if is_remote(path) else str(Path(path).resolve()), Path(out)
+    told, out = str(path) if is_remote(path) else str(at_home(path).resolve()), at_home(out)
     if workers < 1 or (size is not None and not 16 <= size <= 4096):
         raise DilaError(f"workers = {workers} must be at least 1 and size = {size} from 16 to 4096")
     if out.resolve().is_relative_to(told):
@@ -99,19 +109,24 @@ def convert(
     alike = len(set(sizes.values())) == 1
     shape = list(next(iter(sizes.values()))) if alike else {key: list(each) for key, each in sizes.items()}
     settings = {"source": "convert", "path": told, "format": "lerobot", "rate": rate, "cameras": list(sizes)}
+    settings |= {"task": task} if task else {}
     settings |= {"moving": asdict(MotionLimits())} if moving else {}
-    settings |= {"labels": read_about(Path(labels))} if labels else {}
-    staging = begin(out, settings | {"size": shape, "columns": list(columns)})
-    done = sources(out)
-    left = [r for r in recordings if r.id not in done and not is_staged(staging, _name(r.id))]
-    about = _abouts(corpus, recordings, task, Path(told).name)
-    job = _Job(staging, rate, sizes, size is not None, columns, about, moving)
-    for failed in run_jobs(job, left, workers, len(recordings), f"converting {Path(told).name}", progress):
-        skipped += [failed] if failed else []
-    names = {key: parts for key, parts in corpus.names.items() if key in columns}
-    order = sorted(recordings, key=lambda r: _part(corpus, about[r.id]))  # a part of the data set is one range, then
-    publish(out, staging, [_name(r.id) for r in order], names, rate)
-    shutil.rmtree(staging, ignore_errors=True)  # another process that found all staged may have been here
+    settings |= {"labels": read_about(at_home(labels))} if labels else {}
+    with alone(out):
+        staging = begin(out, settings | {"size": shape, "columns": list(columns)})
+        about = _abouts(corpus, recordings, task, Path(told).name, columns)
+        done = sources(out)
+        _check_unchanged(out, done, about)
+        left = [r for r in recordings if r.id not in done and not _is_staged(staging, about[r.id])]
+        job = _Job(staging, rate, sizes, size is not None, columns, about, moving)
+        for failed in run_jobs(job, left, workers, len(recordings), f"converting {Path(told).name}", progress):
+            skipped += [failed] if failed else []
+        names = {key: parts for key, parts in corpus.names.items() if key in columns}
+        # A part of the data set is one range, then.
+        order = sorted(recordings, key=lambda r: _part(corpus, about[r.id]))
+        publish(out, staging, [_name(r.id) for r in order], names, rate)
+        # Where disks have no locks, another process that found all staged may have been here.
+        shutil.rmtree(staging, ignore_errors=True)
     written = len(sources(out))
     if not written:
         raise DilaError(f"{path} gave no episode: {len(skipped)} skipped, the first because {skipped[0].reason}")
@@ -211,7 +226,41 @@ def _feature(camera: str) -> str:
     return name if name.startswith("observation.image") else f"observation.images.{name}"
 
 
-def _abouts(corpus: Corpus, recordings: Sequence[_Recording], task: str | None, otherwise: str) -> dict[str, About]:
+def _check_unchanged(out: Path, done: Mapping[str, str | None], about: Mapping[str, About]) -> None:
+    """See that what is in place is what the corpus still holds; data sets of before do not say.
+
+    Raises:
+        DilaError: a source has changed since.
+    """
+    for name, fingerprint in done.items():
+        if fingerprint is not None and name in about and about[name].fingerprint != fingerprint:
+            raise DilaError(
+                f"{out} holds {name} as it was before its frames or columns changed; choose another folder, or delete "
+                "this one to convert it anew"
+            )
+
+
+def _is_staged(staging: Path, about: About) -> bool:
+    """Whether an episode lies in the staging folder as its source is now; what it was before is forgotten."""
+    name = _name(about.source)
+    if is_staged(staging, name) and staged_fingerprint(staging, name) not in (None, about.fingerprint):
+        (staging / f"{name}.json").unlink()
+    return is_staged(staging, name)
+
+
+def _fingerprint(recording: _Recording, columns: Sequence[str]) -> str:
+    """Changes with the files of all cameras and with these columns."""
+    digest = hashlib.blake2b(digest_size=12)
+    for episode in recording.cameras.values():
+        digest.update(episode.fingerprint().encode())
+    for name in columns:
+        digest.update(np.ascontiguousarray(recording.first.columns[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _abouts(
+    corpus: Corpus, recordings: Sequence[_Recording], task: str | None, otherwise: str, columns: Sequence[str]
+) -> dict[str, About]:
     """What is told of each recording; without splits, all is for training."""
     parts: dict[str, list[str]] = {}
     for split, ids in corpus.splits.items():
@@ -221,7 +270,7 @@ def _abouts(corpus: Corpus, recordings: Sequence[_Recording], task: str | None, 
     for recording in recordings:
         tasks = (task,) if task else tuple(getattr(recording.first, "tasks", ())) or (otherwise,)
         splits = tuple(parts.get(recording.first.id, ())) if corpus.splits else ("train",)
-        abouts[recording.id] = About(recording.id, tasks, splits)
+        abouts[recording.id] = About(recording.id, tasks, splits, _fingerprint(recording, columns))
     return abouts
 
 

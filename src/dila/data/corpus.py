@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from dila.data import annotated, frames, hdf5, lerobot, something, trajectories, video
 from dila.data.examples import example
 from dila.data.probed import remembering
@@ -20,7 +22,7 @@ from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
 from dila.errors import DilaError, refuse_shortage
-from dila.files import check_there
+from dila.files import at_home, check_there
 from dila.protocols import Episode
 
 
@@ -95,7 +97,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
         raise DilaError("the path is empty; give a video or a folder, or . for the folder that you are in")
     if fps is not None and not 0 < fps < float("inf"):
         raise DilaError(f"fps = {fps} must be above 0")
-    path = fetch(str(path)) if is_remote(path) else example(path) or Path(path)
+    path = fetch(str(path)) if is_remote(path) else example(path) or at_home(path)
     check_there(path)
     reader = _reader(path)
     if reader is None and not path.is_dir():
@@ -227,6 +229,16 @@ def split_episodes(
         train, held = _drawn([e for e in corpus.episodes if e.id not in drawn], held_out, seed)
         return _of(corpus, left) + train, _of(corpus, right) + held
     return _drawn(list(corpus.episodes if isinstance(corpus, Corpus) else corpus), held_out, seed)
+
+
+def digest(corpus: Corpus, columns: Sequence[str] = ("action", "state")) -> str:
+    """A short hash that changes with the episodes (ids and files) and with these columns of theirs."""
+    told = hashlib.sha256()
+    for episode in corpus.episodes:
+        told.update(f"{episode.id} {episode.fingerprint()}\n".encode())
+        for column in columns:
+            told.update(np.ascontiguousarray(episode.columns.get(column, ())).tobytes())
+    return told.hexdigest()[:16]
 
 
 def _drawn(episodes: list[Episode], held_out: int | float, seed: int) -> tuple[list[Episode], list[Episode]]:

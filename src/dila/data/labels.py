@@ -11,6 +11,7 @@ import numpy as np
 from dila.data.corpus import Corpus
 from dila.data.reading import open_table, read_columns
 from dila.errors import DilaError
+from dila.files import at_home
 
 COLUMN = "latent_action"
 METADATA_KEY = b"dila"
@@ -43,7 +44,7 @@ def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
     Raises:
         DilaError: it holds no labels, or none of these videos, or of frames that a video has not.
     """
-    path = Path(path)
+    path = at_home(path)
     read_about(path)
     table = read_columns(path, open_table(path), ["file", "frame", "z", "valid"])
     files, frame, valid = (table[name].to_numpy() for name in ("file", "frame", "valid"))

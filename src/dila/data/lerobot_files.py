@@ -1,4 +1,4 @@
-"""Parts of a LeRobot data set that need more than one call: joined videos, the table of tasks, splits."""
+"""Parts of a LeRobot data set that need more than one call: joined videos, tables of tasks and episodes, splits."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from dila.data.video import address
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
 from dila.files import replacing
+
+KEEP = "put it back from a copy, or choose another folder"
 
 
 def join_videos(target: Path, parts: Sequence[tuple[Path, int]]) -> None:
@@ -88,3 +90,26 @@ def splits_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         edges = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), len(numbers)]
         ranges[split] = ",".join(f"{numbers[a]}:{numbers[b - 1] + 1}" for a, b in pairwise(edges))
     return ranges or {"train": "0:0"}
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The rows of ``meta/episodes`` that are in place.
+
+    Raises:
+        DilaError: a file of them is damaged.
+    """
+    paths = sorted((out / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
+    return sorted((row for path in paths for row in _read_rows(path)), key=lambda row: row["episode_index"])
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DilaError(f"{path} cannot be read ({first_line(error)}); {KEEP}") from error
+    if lacking := {"episode_index", "source", "length"} - set(table.column_names):
+        raise DilaError(f"{path} has no column {', '.join(sorted(lacking))}; {KEEP}")
+    return table.to_pylist()

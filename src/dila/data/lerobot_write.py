@@ -11,8 +11,9 @@ file                                      holds
 ``videos/KEY/chunk-*/file-*.mp4``         the frames of many episodes, one after the other
 ========================================  ==========================================================================
 
-Row f of ``action`` moves frame f to frame f+1, as LeRobot has it. Beyond the format, the episodes' rows have two
-columns: ``source``, what the episode was called where it came from, and ``splits``, the parts it belongs to.
+Row f of ``action`` moves frame f to frame f+1, as LeRobot has it. Beyond the format, the episodes' rows have
+columns ``source``, what the episode was called where it came from, ``splits``, the parts it belongs to, and, where it
+was converted, ``fingerprint``, which tells whether the source is still what it was.
 
 Episodes are encoded one by one into the hidden staging folder, in any order and by any process (`stage_episode`), then
 joined without another encoding (`publish`): shard by shard, a shard being one file each of videos, data and episodes
@@ -20,7 +21,6 @@ with the same number. The row group of ``meta/episodes`` is moved into place las
 is; what a killed process leaves half done is done again.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,14 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from dila.data.lerobot_files import join_videos, splits_of, tasks_of, write_tasks
+from dila.data.lerobot_files import KEEP, join_videos, rows_of, splits_of, tasks_of, write_tasks
 from dila.data.lerobot_stats import PixelStatistics, merged, statistics
 from dila.data.recording import SETTINGS, Recorded, save_columns
 from dila.data.video import write_mp4
 from dila.errors import DilaError
-from dila.files import replacing, write_json
+from dila.files import read_object, replacing, write_json
 from dila.shapes import Tensor
 
+AGAIN = "remove it, and the same command makes it again"
 VERSION = "v3.0"
 CAMERA = "observation.images.main"
 CHUNK_FILES = 1000
@@ -91,6 +92,8 @@ class About:
     """What is done in it, in words; LeRobot wants one at least, and the first stands at every frame."""
     splits: tuple[str, ...] = ("train",)
     """The parts of the data set that it belongs to."""
+    fingerprint: str | None = None
+    """Of the source, where that may change."""
 
 
 def stage_episode(
@@ -137,9 +140,14 @@ def is_staged(staging: Path, name: str) -> bool:
     return (staging / f"{name}.json").is_file()
 
 
-def sources(out: Path) -> set[str]:
-    """The episodes that are in place, by what they were called where they came from."""
-    return {row["source"] for row in _rows(out)}
+def staged_fingerprint(staging: Path, name: str) -> str | None:
+    """Of the source of an episode in the staging folder; None where it is not told."""
+    return _about(staging, name).get("fingerprint")
+
+
+def sources(out: Path) -> dict[str, str | None]:
+    """The fingerprints of the episodes that are in place, by what they were called where they came from."""
+    return {row["source"]: row.get("fingerprint") for row in rows_of(out)}
 
 
 def publish(
@@ -164,10 +172,10 @@ def publish(
         DilaError: episodes differ in cameras, size or columns.
     """
     if (staging / SETTINGS).is_file():
-        write_json(out / SETTINGS, json.loads((staging / SETTINGS).read_text(encoding="utf-8")))
-    rows, info = _rows(out), out / "meta" / "info.json"
+        write_json(out / SETTINGS, read_object(staging / SETTINGS, AGAIN))
+    rows, info = rows_of(out), out / "meta" / "info.json"
     staged = [name for name in order if is_staged(staging, name)]
-    features = json.loads(info.read_text(encoding="utf-8"))["features"] if info.is_file() else None
+    features = read_object(info, KEEP)["features"] if info.is_file() else None
     if features is None and staged:
         with np.load(staging / f"{staged[0]}.npz") as columns:
             features = _features(dict(columns), names, _about(staging, staged[0])["cameras"], fps)
@@ -185,7 +193,7 @@ def publish(
 
 
 def _about(staging: Path, name: str) -> dict[str, Any]:
-    return json.loads((staging / f"{name}.json").read_text(encoding="utf-8"))
+    return read_object(staging / f"{name}.json", AGAIN)
 
 
 def _forget(staging: Path, names: Sequence[str]) -> None:
@@ -287,6 +295,7 @@ def _row(
         row[f"videos/{camera}/to_timestamp"] = (first["frame"] + about["frames"]) / fps
     row |= {f"meta/episodes/{key}": value for key, value in place.items()}
     row |= {"source": about["source"], "splits": about["splits"]}
+    row |= {"fingerprint": about["fingerprint"]} if about.get("fingerprint") else {}
     pixels = {camera: told["pixels"] for camera, told in about["cameras"].items()}
     found = {**pixels, **{key: statistics(values) for key, values in table.items()}}
     return row | {f"stats/{key}/{kind}": value for key, each in found.items() for kind, value in each.items()}
@@ -365,12 +374,3 @@ def _paired(table: Mapping[str, np.ndarray], schema: Any) -> list[tuple[np.ndarr
 
 def _cells(values: np.ndarray) -> Any:
     return list(values) if values.ndim > 1 else values
-
-
-def _rows(out: Path) -> list[dict[str, Any]]:
-    """The rows of ``meta/episodes`` that are in place."""
-    import pyarrow.parquet as pq
-
-    paths = sorted((out / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
-    rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
-    return sorted(rows, key=lambda row: row["episode_index"])

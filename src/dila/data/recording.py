@@ -8,33 +8,27 @@ against which a later call is checked). There are two stores: `VideoFolder`, her
 """
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Thread
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
+from dila.data.pool import run_jobs
 from dila.data.table import TABLE, count_rows, read_table, write_table
 from dila.data.video import probe_video, write_video
 from dila.errors import DilaError
-from dila.files import replacing, write_json, writing
+from dila.files import alone, at_home, read_object, replacing, write_json, writing
 from dila.shapes import Tensor, UInt8
 
 SETTINGS = "recording.json"
 OURS = re.compile(r"episode_\d+\.mp4")
 """What `episode_name` gives."""
 STAGING = ".recording"
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 class Recorded(NamedTuple):
@@ -95,19 +89,21 @@ def record(
         store: the layout; `VideoFolder` when None.
 
     Raises:
-        DilaError: a count below 1, or `out` holds a recording with other settings, or other files.
+        DilaError: a count below 1, or `out` holds a recording with other settings, or other files, or another
+            process works on it.
     """
     if episodes < 1 or workers < 1:
         raise DilaError(f"episodes = {episodes} and workers = {workers} must be at least 1")
-    out, store = Path(out), store or VideoFolder()
-    staging = begin(out, {**settings, **store.settings})
-    missing = store.missing(out, staging, episodes)
-    for _ in run_jobs(_Job(make, store, staging, fps), missing, workers, episodes, f"recording {out.name}", progress):
-        pass
-    with writing(out):
-        store.publish(out, staging, episodes, names, fps)
-        # Another process that found the recording whole may have been here.
-        shutil.rmtree(staging, ignore_errors=True)
+    out, store = at_home(out), store or VideoFolder()
+    with alone(out):
+        staging = begin(out, {**settings, **store.settings})
+        job, missing = _Job(make, store, staging, fps), store.missing(out, staging, episodes)
+        for _ in run_jobs(job, missing, workers, episodes, f"recording {out.name}", progress):
+            pass
+        with writing(out):
+            store.publish(out, staging, episodes, names, fps)
+            # Where disks have no locks, another process that found the recording whole may have been here.
+            shutil.rmtree(staging, ignore_errors=True)
     return out
 
 
@@ -136,20 +132,8 @@ def count_episodes(out: Path) -> int:
     """How many episodes a finished recording holds, in either layout."""
     info = out / "meta" / "info.json"
     if info.is_file():
-        return json.loads(info.read_text(encoding="utf-8"))["total_episodes"]
+        return read_object(info, "put it back from a copy")["total_episodes"]
     return sum(1 for _ in out.glob("episode_*.mp4"))
-
-
-def run_jobs(
-    job: Callable[[Item], Made], items: list[Item], workers: int, total: int, label: str, progress: bool
-) -> Iterator[Made]:
-    """What `job` makes of every item, in order, on so many processes, under a progress bar that counts to `total`."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, initial=total - len(items), desc=label, disable=not progress) as bar:
-        for made in _run(job, items, workers):
-            bar.update()
-            yield made
 
 
 class VideoFolder:
@@ -221,37 +205,11 @@ class _Job(NamedTuple):
             self.store.stage(self.staging, number, made, self.fps)
 
 
-def _run(job: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
-    items = list(items)
-    if workers == 1 or len(items) <= 1:
-        yield from map(job, items)
-        return
-    # Spawned, not forked: a fork of a process in which torch or SDL already has threads can hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        yield from pool.map(job, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """A pool whose owner was killed would otherwise wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     for path in (out / SETTINGS, out / STAGING / SETTINGS):
         if not path.is_file():
             continue
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_object(path, "choose another folder, or delete this one to begin anew")
         wanted = json.loads(json.dumps(settings))
         if stored != wanted:
             keys = [k for k in {**stored, **wanted} if stored.get(k) != wanted.get(k)]

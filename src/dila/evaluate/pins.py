@@ -20,7 +20,7 @@ import numpy as np
 from dila.configs import from_json, to_json
 from dila.data import Clips
 from dila.errors import DilaError
-from dila.files import write_json
+from dila.files import at_home, write_json
 from dila.protocols import Episode
 
 FORMAT = 1
@@ -103,7 +103,7 @@ def read_pins(path: str | Path) -> Pins:
         DilaError: it is missing, damaged or was edited.
     """
     try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        stored = json.loads(at_home(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DilaError(f"{path} cannot be read as pins: {reason}; make them with: dila eval pin") from error

@@ -26,7 +26,7 @@ from tyro.conf import Positional
 from dila.configs import to_json
 from dila.errors import DilaError, at_least
 from dila.evaluate.curves import write_curves
-from dila.files import write_json
+from dila.files import alone, at_home, read_object, write_json
 from dila.imagine.pictures import write_clip
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
@@ -150,20 +150,21 @@ def measure_planning(
         DilaError: ``out`` holds other settings or another model's episodes, an unknown environment, or actions of
             another size.
     """
-    out = Path(out)
-    _settle(out, plan, _digest(world.model))
-    bench = _Bench(world, actions, plan)
-    groups: list[tuple[Arm, Sequence[int]]] = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
-    try:
-        for arm, seeds in tqdm(groups, unit="group", desc=plan.environment, disable=not progress):
-            if not all(_file(out, arm, seed).is_file() for seed in seeds):
-                bench.run(arm, seeds, out)
-    finally:
-        bench.close()
-    report = summarise(plan, {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms})
-    write_json(out / "report.json", report)
-    write_curves(out / "curves.png", {arm: report["arms"][arm]["scores"] for arm in plan.arms}, SUCCESS)
-    return report
+    out = at_home(out)
+    with alone(out):
+        _settle(out, plan, _digest(world.model))
+        bench = _Bench(world, actions, plan)
+        groups: list[tuple[Arm, Sequence[int]]] = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
+        try:
+            for arm, seeds in tqdm(groups, unit="group", desc=plan.environment, disable=not progress):
+                if not all(_file(out, arm, seed).is_file() for seed in seeds):
+                    bench.run(arm, seeds, out)
+        finally:
+            bench.close()
+        report = summarise(plan, {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms})
+        write_json(out / "report.json", report)
+        write_curves(out / "curves.png", {arm: report["arms"][arm]["scores"] for arm in plan.arms}, SUCCESS)
+        return report
 
 
 def summarise(plan: Planning, episodes: dict[Arm, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -263,7 +264,7 @@ def _settle(out: Path, plan: Planning, model: str) -> None:
     """Write ``plan.json``, or check that finished episodes differ in their number and the arms alone."""
     path, described = out / "plan.json", {"weights": model} | json.loads(json.dumps(to_json(plan)))
     if path.is_file() and any((out / "episodes").glob("*.json")):
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_object(path, f"choose another folder, or remove {out} to plan anew")
         free = {"episodes", "arms"}
         if other := [key for key in described if key not in free and stored.get(key) != described[key]]:
             told = ", ".join(f"{key} = {stored.get(key)!r} (now {described[key]!r})" for key in other)
@@ -295,7 +296,12 @@ def _file(out: Path, arm: Arm, seed: int) -> Path:
 
 
 def _read(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
-    return json.loads(_file(out, arm, seed).read_text(encoding="utf-8"))
+    path, mend = _file(out, arm, seed), "remove it, and the same command makes it again"
+    told = read_object(path, mend)
+    scores = told.get("scores") or None
+    if not isinstance(scores, list) or not all(isinstance(x, int | float) for x in [*scores, told.get("seconds")]):
+        raise DilaError(f"{path} does not hold the scores of an episode and its seconds; {mend}")
+    return told
 
 
 def _told(seed: int, seconds: float, episode: Episode) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dila.analysis.intervals import Interval, mean_interval, ratio_interval
 from dila.analysis.probe import Interval as ProbeInterval
 from dila.configs import from_json, to_json
 from dila.errors import DilaError
-from dila.files import write_json
+from dila.files import at_home, write_json
 from dila.shapes import Float, Int, Tensor
 
 FORMAT = 1
@@ -118,7 +118,7 @@ def read_results(path: str | Path) -> list[Result]:
         DilaError: it is missing, damaged, or something else.
     """
     try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        stored = json.loads(at_home(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DilaError(f"{path} cannot be read as JSON: {str(error).splitlines()[0]}; evaluate again") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT or "results" not in stored:

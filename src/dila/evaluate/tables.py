@@ -20,6 +20,7 @@ from dila.evaluate.motion import measure_motion
 from dila.evaluate.probing import measure_probe
 from dila.evaluate.result import Result, read_results, write_results
 from dila.evaluate.sceptic import measure_sceptic
+from dila.files import alone
 
 
 class Table(NamedTuple):
@@ -74,22 +75,29 @@ def measure_some(bench: Bench, names: Sequence[str], out: Path, progress: bool =
     Raises:
         DilaError: the file holds results of another model or on other clips, or the only table cannot be had.
     """
-    done = {result.what: result for result in _kept(bench, out)}
-    if done:
-        write_results(out, list(done.values()))
+    done = _keep(bench, out)
     todo = [name for name in names if name not in done or not _is_done(bench, done[name])]
     bar = tqdm(todo, unit="table", disable=not progress)
     for name in bar:
         bar.set_description(name)
         began = time.monotonic()
         try:
-            done[name] = TABLES[name].measure(bench)
+            result = TABLES[name].measure(bench)
         except DilaError as error:
             if len(names) == 1:
                 raise
-            done[name] = bench.finish(name, began, (), rows=(), notes=(str(error),))
-        write_results(out, list(done.values()))
+            result = bench.finish(name, began, (), rows=(), notes=(str(error),))
+        done = _keep(bench, out, result)
     return [done[name] for name in names]
+
+
+def _keep(bench: Bench, out: Path, *made: Result) -> dict[str, Result]:
+    """Write what is in the file now, and what was made; another process may be writing other tables of the model."""
+    with alone(out, wait=True):
+        done = {result.what: result for result in (*_kept(bench, out), *made)}
+        if done:
+            write_results(out, list(done.values()))
+    return done
 
 
 def _kept(bench: Bench, out: Path) -> list[Result]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dila.errors import DilaError
+from dila.files import at_home
 from dila.protocols import Episode
 from dila.train.begin import RUN
 from dila.train.register import REGISTER, TRAIN
@@ -24,7 +25,7 @@ class Trained(NamedTuple):
     @classmethod
     def find(cls, model: str | Path) -> "Trained | None":
         """The run in a folder, or the one whose checkpoint this is."""
-        for folder in (Path(model), Path(model).parent.parent):
+        for folder in (at_home(model), at_home(model).parent.parent):
             file = folder / RUN
             if file.is_file():
                 return cls(folder, json.loads(file.read_text(encoding="utf-8")))
@@ -38,7 +39,7 @@ class Trained(NamedTuple):
     def refuse(self, data: str, judged: Sequence[Episode]) -> None:
         """Raise DilaError where the run was trained on episodes to be judged: of the same place, and as long."""
         lengths = self._trained()
-        root = Path(data).absolute().as_posix()
+        root = at_home(data).absolute().as_posix()
         seen = [e.id for e in judged if any(lengths.get(place) == len(e.times) for place in _places(f"{root}/{e.id}"))]
         if seen:
             raise DilaError(

@@ -7,6 +7,8 @@ done already is done over to the same file. So the parts are all there once, as 
 
 import os
 import pickle
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -106,7 +108,10 @@ def _on_ray(work: Work, parts: Sequence[Any], workers: int, done: Callable[[], A
 def _join(ray: Any, workers: int) -> None:
     """The cluster that ``RAY_ADDRESS`` names, or one of this machine's processes."""
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level="error")
     else:
         ray.init(num_cpus=workers, **quiet)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray has one of its own, which aborts

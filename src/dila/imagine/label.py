@@ -39,7 +39,7 @@ from tqdm import tqdm
 from dila.data import Corpus, open_corpus
 from dila.data.labels import METADATA_KEY
 from dila.errors import DilaError, refuse_shortage
-from dila.files import replacing, write_json, writing
+from dila.files import alone, at_home, replacing, write_json, writing
 from dila.imagine.cluster import Engine, each_part
 from dila.imagine.windows import CHUNK, Window, Windows, encode, infer_windows, sample, sample_every
 from dila.protocols import Episode
@@ -115,16 +115,16 @@ def label(
         progress: show a bar on standard error.
 
     Raises:
-        DilaError: nothing to read there, no video that could be used, or ``out`` cannot be written or holds anything
-            but labels.
+        DilaError: nothing to read there, no video that could be used, or ``out`` cannot be written, holds anything but
+            labels, or is worked on by another process.
     """
-    out = Path(out)
+    out = at_home(out)
     _check_free(out)
     if batch < 1 or part < 1:
         raise DilaError(f"batch = {batch} and part = {part} must be at least 1")
     corpus = open_corpus(path, fps, camera)
     folder = out.with_name(f".{out.name}.parts")
-    with writing(out):
+    with alone(out), writing(out):
         folder.mkdir(parents=True, exist_ok=True)
         about = _about(world, every_frame)
         cuts = [corpus.episodes[first : first + part] for first in range(0, len(corpus), part)]

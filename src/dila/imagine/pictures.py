@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from dila.data import write_video
 from dila.errors import DilaError
-from dila.files import replacing
+from dila.files import at_home, replacing
 from dila.shapes import Float, Tensor, UInt8
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def write_sheet(path: str | Path, rows: Rows, columns: int = 8) -> None:
     Raises:
         DilaError: as `contact_sheet`, for another suffix, and when it cannot be written.
     """
-    path = Path(path)
+    path = at_home(path)
     if path.suffix.lower() != ".png":
         raise DilaError(f"{path} must end in .png to be written as a contact sheet")
     sheet = contact_sheet(rows, columns)

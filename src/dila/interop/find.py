@@ -1,10 +1,13 @@
 """Where a trained model lies: a folder, the newest checkpoint of a run, the box, or the Hugging Face Hub."""
 
+import os
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from dila.errors import DilaError, first_line
+from dila.files import HOST, at_home
 from dila.interop import box
 from dila.interop.actions import ACTIONS, INVERSE
 
@@ -35,7 +38,9 @@ def locate(
     Raises:
         DilaError: there is none, or the Hub does not give it.
     """
-    found = Path(path).expanduser()
+    found = at_home(path)
+    if not found.exists():
+        recover(found)
     if str(path) == box.NAME and not found.exists():
         return box.FOLDER
     if not found.exists() and is_hub_id(str(path)):
@@ -49,7 +54,9 @@ def find_pretrained(path: str | Path) -> Path:
     Raises:
         DilaError: there is none.
     """
-    path = Path(path)
+    path = at_home(path)
+    if not path.exists():
+        recover(path)
     if not path.exists():
         raise DilaError(f"{path} does not exist; give a folder of a trained model, a run, or a Hub id user/name")
     if is_pretrained(path):
@@ -62,6 +69,40 @@ def find_pretrained(path: str | Path) -> Path:
         return path  # reading it tells what is missing
     what = f"no whole checkpoint among {len(steps)} in {CHECKPOINTS}" if steps else f"no {CONFIG}"
     raise DilaError(f"{path} has {what}; give the folder of a trained model or of a run that has saved a checkpoint")
+
+
+def recover(folder: Path) -> None:
+    """See to what killed writers of a model left beside it: an older model set aside gets its name back, the rest goes.
+
+    Between two renames a folder of a model that is written over has no name of its own.
+    """
+    for left in _left(folder, ".old"):
+        with suppress(OSError):
+            if not is_pretrained(folder) and is_pretrained(left):
+                left.rename(folder)
+        if is_pretrained(folder):
+            shutil.rmtree(left, ignore_errors=True)
+    for left in _left(folder, ".partial"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _left(folder: Path, suffix: str) -> list[Path]:
+    """Folders beside that carry the number of a process of this machine which does not write them any more."""
+    name = re.compile(rf"\.{re.escape(folder.name)}\.(\d+)-{HOST}-\w+{re.escape(suffix)}")
+    return [child for child in children(folder.parent) if (m := name.fullmatch(child.name)) and not _lives(int(m[1]))]
+
+
+def _lives(process: int) -> bool:
+    """Whether another process has this number; where that cannot be asked, yes."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
 
 
 def is_hub_id(name: str) -> bool:

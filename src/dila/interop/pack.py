@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dila.errors import DilaError
+from dila.files import at_home
 from dila.interop.actions import known_actions
 from dila.interop.card import model_card, run_numbers
 from dila.interop.find import locate
@@ -37,11 +38,11 @@ def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = No
 
 
 def _check_apart(path: str | Path, out: str | Path) -> None:
-    ours, wanted = Path(path).expanduser().resolve(), Path(out).resolve()
+    ours, wanted = at_home(path).resolve(), at_home(out).resolve()
     if ours.is_dir() and (ours == wanted or ours in wanted.parents or wanted in ours.parents):
         raise DilaError(f"{out} is, holds or lies in {path}, which the model is read from; choose a folder apart")
 
 
 def _folder(path: str | Path) -> Path | None:
     """Where the model lies; None for a released file, which keeps no notes."""
-    return None if Path(path).expanduser().is_file() else locate(path)
+    return None if at_home(path).is_file() else locate(path)

@@ -26,11 +26,11 @@ from torch import nn
 
 from dila.configs import from_json, to_json
 from dila.errors import DilaError, first_line
-from dila.files import private, writing
+from dila.files import at_home, private, writing
 from dila.interop.actions import ACTIONS, INVERSE, Actions, save_actions
 from dila.interop.bounds import check_bounds
 from dila.interop.card import CARD
-from dila.interop.find import CONFIG, DECODER, ENCODER, MODEL, children, is_pretrained, locate
+from dila.interop.find import CONFIG, DECODER, ENCODER, MODEL, children, is_pretrained, locate, recover
 from dila.interop.models import MODELS, AnyModel, kind_of
 from dila.interop.released import load_released
 from dila.interop.tensors import load_tensors, write_tensors
@@ -90,7 +90,8 @@ def save_pretrained(
         DilaError: ``folder`` is there and holds anything else, as that of a run's checkpoint does, or cannot be
             written, or the parts do not fit.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
+    recover(folder)
     _check_fit(pretrained, str(folder))
     _check_free(folder)
     partial = private(folder, "partial")
@@ -147,7 +148,7 @@ def load_pretrained(
             damaged; an encoder that does not give the features that the model reads; an argument that does not belong.
     """
     target = pick_device(device)
-    found = Path(path).expanduser()
+    found = at_home(path)
     if found.is_file() and found.suffix.lower() in RELEASED_SUFFIXES:
         return _load_released(found, encoder, decoder, stride).to(target)
     if encoder is not None or decoder is not None or stride is not None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dila.errors import DilaError
-from dila.files import replacing
+from dila.files import at_home, replacing
 from dila.model.config import (
     BackboneConfig,
     DiLAConfig,
@@ -131,7 +131,7 @@ def _unread_norms(model: DiLA) -> Iterator[tuple[str, Attention]]:
 
 def save_released(model: DiLA, path: str | Path) -> None:
     """Write ``model`` as a released checkpoint: safetensors by that ending, else the torch dict ``{model, steps}``."""
-    path = Path(path)
+    path = at_home(path)
     state = {name: tensor.contiguous().cpu() for name, tensor in to_released(model).items()}
     with replacing(path) as partial:
         if path.suffix == ".safetensors":
@@ -168,7 +168,7 @@ def from_released(state: Mapping[str, Tensor], grid: tuple[int, int] | None = No
 
 def read_released(path: str | Path) -> dict[str, Tensor]:
     """The model's tensors in a released file. Raises DilaError when it is missing, damaged or of another kind."""
-    path = Path(path)
+    path = at_home(path)
     if not path.is_file():
         raise DilaError(f"no checkpoint at {path}: give the path of a released .pt or .safetensors file")
     try:

@@ -11,12 +11,11 @@ What is finished is skipped, what was interrupted goes on; a run that failed has
 again.
 """
 
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -26,18 +25,19 @@ import torch
 from tqdm import tqdm
 
 from dila.baselines.presets import BASELINES
-from dila.data import Clips, Corpus, collate_clips, open_corpus, split_episodes
+from dila.data import Clips, Corpus, collate_clips, digest, open_corpus, split_episodes
+from dila.data.pool import pool
 from dila.errors import DilaError, at_least
 from dila.evaluate.factors import Factor, components
 from dila.evaluate.first_look import measure_rollouts, measure_z_probe
 from dila.evaluate.parameters import count
-from dila.files import write_json
+from dila.files import alone, write_json
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained, pick_device
 from dila.protocols import Episode
 from dila.recipes import ABLATION, ABLATIONS, BASELINE, recipe
 from dila.recipes.command import command, plain
-from dila.recipes.results import ONE, place, read_result, slug, spelled, table
+from dila.recipes.results import place, read_result, slug, spelled, table
 from dila.train.begin import begin
 from dila.train.learner import Learner
 from dila.train.log import read_log
@@ -48,6 +48,8 @@ from dila.version import commit, version
 from dila.vision import FeatureCache
 
 DILA = "dila"
+Job = tuple[str, int]
+"""Name and seed of a run."""
 
 _BASELINES = tuple(f"{BASELINE}:{name}" for name in BASELINES)
 
@@ -120,22 +122,24 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
     """Train and measure all that is not there yet; gives every run's result, printed as a table.
 
     Raises:
-        DilaError: an unknown name, results of other settings in ``out``, or data without what is to be probed.
+        DilaError: an unknown name, results of other settings in ``out``, data without what is to be probed, or a
+            run that another process works on.
         SystemExit: stopped by a signal, saved.
     """
     jobs = [(name, seed) for seed in range(settings.seeds) for name in spelled_out(settings)]
     runs = {job: run_of(settings, *job) for job in jobs}
-    left = [job for job in jobs if (told := _stored(settings, *job, runs[job])) is None or "failed" in told]
+    stored = {job: _stored(settings, *job, runs[job]) for job in jobs}
+    contents = digest(open_corpus(settings.data))
+    _check_contents(settings, stored, contents)
+    left = [job for job, told in stored.items() if told is None or "failed" in told]
     if left:
         _prepare(settings, runs[left[0]])
     if settings.parallel == 1:
         for job in tqdm(left, desc="comparison", unit="run"):
-            _told(one(settings, *job), job)
+            _told(one(settings, *job, contents), job)
     elif left:
-        # Spawned: a forked process cannot use CUDA.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(settings.parallel, context, initializer=_begin, initargs=(settings.parallel,)) as pool:
-            started = {pool.submit(one, settings, *job): job for job in left}
+        with pool(settings.parallel, max(1, (os.cpu_count() or 1) // settings.parallel)) as many:
+            started = {many.submit(one, settings, *job, contents): job for job in left}
             for done in tqdm(as_completed(started), desc="comparison", total=len(left), unit="run"):
                 _told(done.result(), started[done])
     results = [result for job in jobs if (result := _stored(settings, *job, runs[job])) is not None]
@@ -212,13 +216,22 @@ def shortened(run: Run, steps: int) -> Run:
     return replace(run, stages=(first, *stages[1:]), optimiser=replace(run.optimiser, warmup=warmup))
 
 
-def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
-    """Train and measure one run, and write its JSON."""
-    run, folder = run_of(settings, name, seed), settings.out / slug(name, seed)
+def one(settings: Settings, name: str, seed: int, contents: str) -> dict[str, Any]:
+    """Train and measure one run, and write its JSON; `contents` is the digest of the data."""
+    folder = settings.out / slug(name, seed)
+    with alone(folder):
+        told = _one(settings, name, seed, contents, folder)
+        write_json(place(settings.out, name, seed), told)
+    return told
+
+
+def _one(settings: Settings, name: str, seed: int, contents: str, folder: Path) -> dict[str, Any]:
+    run = run_of(settings, name, seed)
     told: dict[str, Any] = {
         "name": name,
         "seed": seed,
         **_shared(settings, run),
+        "contents": contents,
         "dila_version": version(),
         "commit": settings.commit or commit(),
         "device": _device_name(settings.device),
@@ -226,10 +239,10 @@ def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     began = time.monotonic()
     try:
         # Beside each other, bars would write into each other's lines.
-        alone = settings.parallel == 1
-        checkpoint = train(run, settings.data, folder, cache_dir=settings.cache_dir, progress=alone)
+        shown = settings.parallel == 1
+        checkpoint = train(run, settings.data, folder, cache_dir=settings.cache_dir, progress=shown)
         told |= {"seconds_training": _seconds(folder, run.batch), "held_out": _evaluation(folder)}
-        if alone:
+        if shown:
             tqdm.write(f"{name} seed {seed}: measuring rollouts and probe on held-out episodes")
         told |= measure(settings, run, checkpoint)
     except DilaError as error:
@@ -237,7 +250,6 @@ def one(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     except Exception as error:  # of whatever kind: hours of other runs hang on this one
         told["failed"] = f"{type(error).__name__}: {error}"
     told["seconds"] = round(time.monotonic() - began, 1)
-    write_json(place(settings.out, name, seed), told)
     return told
 
 
@@ -260,11 +272,6 @@ def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
         probed = measure_z_probe(world, training, held, factors)
         told |= {"probe_r2": probed.r2, "probe": probed.to_json()}
     return told
-
-
-def _begin(parallel: int) -> None:
-    # More threads than cores make torch spin.
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel))
 
 
 def _prepare(settings: Settings, run: Run) -> None:
@@ -314,14 +321,31 @@ def _stored(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any
         return None
     told = read_result(path)
     wanted = _shared(settings, run) | {"probed": list(settings.probed)}
-    for key in ONE:
-        if told.get(key, wanted[key]) != wanted[key]:
-            one, other = spelled([told[key]]), spelled([wanted[key]])
+    for key, value in wanted.items():
+        if told.get(key, value) != value:
+            one, other = spelled([told[key]]), spelled([value])
             raise DilaError(f"{path} is of a run with {key} = {one}, not {other}; choose another out")
     return told
 
 
-def _told(result: dict[str, Any], job: tuple[str, int]) -> None:
+def _check_contents(settings: Settings, stored: Mapping[Job, dict[str, Any] | None], contents: str) -> None:
+    """Whether results are of data with these contents, and not only of this name; those of before do not say.
+
+    Raises:
+        DilaError: one is of others.
+    """
+    told = {job: result for job, result in stored.items() if result is not None}
+    for job, result in told.items():
+        if result.get("contents", contents) != contents:
+            raise DilaError(
+                f"{place(settings.out, *job)} is of other data than {settings.data} now holds, of the same name; "
+                "choose another out"
+            )
+    if before := sum("contents" not in result for result in told.values()):
+        print(f"{before} results of an older dila do not say what their data held: they are known by its name alone")
+
+
+def _told(result: dict[str, Any], job: Job) -> None:
     tqdm.write(f"{job[0]} seed {job[1]}: {result.get('failed', 'done')}, {result['seconds']:.0f} s")
     sys.stdout.flush()
 

@@ -22,7 +22,7 @@ from dila.evaluate.first_look import (
     to_json,
 )
 from dila.evaluate.page import Figure, Section, Table, Tile, write_page
-from dila.files import write_json
+from dila.files import at_home, write_json
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained
 from dila.recipes.tiny_pusht import tiny_pusht
@@ -72,7 +72,7 @@ def quickstart(
         MissingExtra: gym-pusht is not installed.
         DilaError: ``out`` holds data or a run of other settings.
     """
-    out, run = Path(out), run or tiny_pusht()
+    out, run = at_home(out), run or tiny_pusht()
     clock = _Clock(out / "seconds.json")
     data = clock(
         "recording Push-T", lambda: record_pusht(out / "pusht", episodes, frames, workers=min(2, os.cpu_count() or 1))

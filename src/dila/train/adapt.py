@@ -6,7 +6,6 @@ encoder then learn to move structure (`dila.train.layout`, cheap), and the whole
 `ActionConditioned`. The way back, z to action, is a ridge regression on the same trajectories.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -14,16 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
 from dila.configs import from_json, to_json
-from dila.data import Clips, Corpus, load_clips, split_episodes
+from dila.data import Clips, Corpus, digest, load_clips, split_episodes
 from dila.errors import DilaError
-from dila.files import write_json
+from dila.files import alone, at_home, write_json
 from dila.imagine.label import hash_world
 from dila.imagine.world import World
 from dila.interop.actions import ACTIONS, ActionSpace, LatentToAction, load_actions, names_of, r_squared
@@ -138,7 +136,7 @@ def adapt(
         DilaError: no actions in the data; training of a model that is no DiLA, whose action encoder is fitted alone;
             ``out`` holds another adaptation; or as `load_pretrained` and `train`.
     """
-    how, out = how or Adaptation(), Path(out)
+    how, out = how or Adaptation(), at_home(out)
     pretrained = load_pretrained(model)
     if not isinstance(pretrained.model, DiLA) and (how.steps or how.layout_steps):
         kind = kind_of(pretrained.model.config)
@@ -147,28 +145,29 @@ def adapt(
         )
     run = _run(pretrained, how, out)
     (corpus,) = open_data(run, data).values()
-    _settle(out, pretrained, corpus, how)
-    if (out / MODEL / ACTIONS).is_file():
-        return Adapted(out / MODEL, load_actions(out / MODEL)[0])
-    cache = FeatureCache(pretrained.encoder, Path(cache_dir or default_cache()), progress=progress)
-    pairs, repeats = collect(pretrained, corpus, cache, how, progress)
-    encoder, to_latent_r2 = fit_encoder(pairs, pretrained.model.config.action_dim, how)
-    inverse, from_latent_r2 = LatentToAction.fit(pairs.z, pairs.a)
-    started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
-    if isinstance(started.model, DiLA) and not (out / TRAINING / "run.json").is_file():
-        _move_by_actions(started.model, corpus, cache, run, how, progress)
-    if how.steps:
-        if not (out / TRAINING / "run.json").is_file():
-            save_pretrained(out / START, started)
-        last = train(run, data, out / TRAINING, cache_dir=cache_dir, progress=progress)
-        started = pretrained._replace(model=load_pretrained(last).model)
-    width = pairs.a.shape[1] // repeats
-    adapted = started.model
-    error = structure_error(adapted, corpus, cache, run.clips) if isinstance(adapted, DiLA) else None
-    space = replace(_space(corpus, pairs, width, how, to_latent_r2, from_latent_r2), structure_error=error)
-    notes = {"adapted_from": os.path.basename(str(model)), "steps": how.steps}
-    save_pretrained(out / MODEL, started, notes, actions=(space, inverse))
-    return Adapted(out / MODEL, space)
+    with alone(out):
+        _settle(out, pretrained, corpus, how)
+        if (out / MODEL / ACTIONS).is_file():
+            return Adapted(out / MODEL, load_actions(out / MODEL)[0])
+        cache = FeatureCache(pretrained.encoder, Path(cache_dir or default_cache()), progress=progress)
+        pairs, repeats = collect(pretrained, corpus, cache, how, progress)
+        encoder, to_latent_r2 = fit_encoder(pairs, pretrained.model.config.action_dim, how)
+        inverse, from_latent_r2 = LatentToAction.fit(pairs.z, pairs.a)
+        started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
+        if isinstance(started.model, DiLA) and not (out / TRAINING / "run.json").is_file():
+            _move_by_actions(started.model, corpus, cache, run, how, progress)
+        if how.steps:
+            if not (out / TRAINING / "run.json").is_file():
+                save_pretrained(out / START, started)
+            last = train(run, data, out / TRAINING, cache_dir=cache_dir, progress=progress)
+            started = pretrained._replace(model=load_pretrained(last).model)
+        width = pairs.a.shape[1] // repeats
+        adapted = started.model
+        error = structure_error(adapted, corpus, cache, run.clips) if isinstance(adapted, DiLA) else None
+        space = replace(_space(corpus, pairs, width, how, to_latent_r2, from_latent_r2), structure_error=error)
+        notes = {"adapted_from": os.path.basename(str(model)), "steps": how.steps}
+        save_pretrained(out / MODEL, started, notes, actions=(space, inverse))
+        return Adapted(out / MODEL, space)
 
 
 def _settle(out: Path, pretrained: Pretrained, corpus: Corpus, how: Adaptation) -> None:
@@ -178,7 +177,7 @@ def _settle(out: Path, pretrained: Pretrained, corpus: Corpus, how: Adaptation) 
         DilaError: it was not; what differs is named.
     """
     path = out / SETTINGS
-    described = {"model": hash_world(World(*pretrained)), "data": _digest(corpus)} | to_json(how)
+    described = {"model": hash_world(World(*pretrained)), "data": digest(corpus, ("action",))} | to_json(how)
     begun = any((out / part).exists() for part in (START, TRAINING, MODEL))
     if begun and (other := list(differences(_stored(path), described))):
         raise DilaError(f"{out} holds an adaptation with {'; '.join(other)}; use the same, or another folder")
@@ -194,15 +193,6 @@ def _stored(path: Path) -> dict[str, Any]:
         raise DilaError(
             f"{path} does not say what the model beside it was adapted from ({error}); choose another folder"
         ) from error
-
-
-def _digest(corpus: Corpus) -> str:
-    """Changes with the episodes and their actions."""
-    digest = hashlib.sha256()
-    for episode in corpus.episodes:
-        digest.update(f"{episode.id} {episode.fingerprint()}\n".encode())
-        digest.update(np.ascontiguousarray(episode.columns.get("action", ())).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _move_by_actions(

@@ -89,7 +89,8 @@ def tidy(out: Path, keep: int) -> None:
     for old in _all(out)[:-keep]:
         os.replace(old, folder / f".{old.name}.gone")
     for left in [*folder.glob(".step_*"), *folder.glob("..step_*")]:
-        shutil.rmtree(left)
+        if left.is_dir():  # no lock
+            shutil.rmtree(left)
 
 
 def _to_disk(folder: Path) -> None:

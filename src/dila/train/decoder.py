@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dila.configs import to_json
 from dila.data import open_corpus, split_episodes
 from dila.errors import DilaError
-from dila.files import replacing
+from dila.files import alone, at_home, replacing
 from dila.interop.actions import known_actions
 from dila.interop.find import CONFIG, DECODER, find_pretrained, locate
 from dila.interop.pretrained import (
@@ -79,7 +79,7 @@ def train_decoder(
     """
     settings = settings or DecoderRun()
     pretrained = load_pretrained(path)
-    folder = find_pretrained(path) if out is None else Path(out)
+    folder = find_pretrained(path) if out is None else at_home(out)
     encoder = pretrained.encoder.to(pick_device(device))
     frames, _ = split_episodes(open_corpus(data), held_out)
     cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=progress)
@@ -87,16 +87,17 @@ def train_decoder(
     read = {episode.id for episode in cached}
     frames = [episode for episode in frames if episode.id in read]
     work = folder.with_name(f"{folder.name}.decoder")
-    with StopRequest() as stop:
-        decoder = fit_decoder(encoder, frames, cached, settings, work, stop=stop, progress=progress)
-    complete = pretrained._replace(decoder=decoder.cpu())
-    if out is not None:
-        source = locate(path)
-        save_pretrained(folder, complete, read_notes(source), actions=known_actions(source))
-    else:
-        _attach(folder, complete)
-    (work / FILE).unlink()
-    work.rmdir()
+    with alone(work):
+        with StopRequest() as stop:
+            decoder = fit_decoder(encoder, frames, cached, settings, work, stop=stop, progress=progress)
+        complete = pretrained._replace(decoder=decoder.cpu())
+        if out is not None:
+            source = locate(path)
+            save_pretrained(folder, complete, read_notes(source), actions=known_actions(source))
+        else:
+            _attach(folder, complete)
+        (work / FILE).unlink()
+        work.rmdir()
     return folder
 
 

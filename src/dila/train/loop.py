@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dila.configs import to_json
 from dila.errors import DilaError
+from dila.files import alone, at_home
 from dila.interop.models import AnyModel
 from dila.interop.pretrained import Pretrained, load_pretrained
 from dila.metrics.latent import effective_rank, scale
@@ -91,10 +92,10 @@ def train(
         the last checkpoint, a folder that `dila.interop.pretrained.load_pretrained` takes, as it takes `out`.
 
     Raises:
-        DilaError: bad data or settings; `out` holds another run; a loss that is not finite; latents that died.
+        DilaError: bad data or settings; `out` is in use or holds another run; a loss not finite; latents that died.
         SystemExit: stopped by a signal, saved.
     """
-    out = Path(out)
+    out = at_home(out)
     accelerator = accelerator_of(run)
     if not resume and is_begun(out):
         raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
@@ -102,26 +103,26 @@ def train(
     encoder.to(accelerator.device)
     corpora = open_data(run, data)
     run = resolve(run, encoder, corpora)
-    if accelerator.is_main_process:
-        settle(run, out)
-        tidy(out, run.keep)
-    checkpoint = newest_of_all(accelerator, out)
-    if checkpoint is not None:
-        encoder = encoder.with_statistics(load_pretrained(checkpoint).encoder.statistics)
-    # One process fills the cache; to the others it is then there.
-    with accelerator.main_process_first():
-        material = gather(
-            run, encoder, corpora, Path(cache_dir or default_cache()), progress=progress and accelerator.is_main_process
-        )
-    if checkpoint is not None:
-        material = hold_to_register(out, material, run.tolerate)
-    elif accelerator.is_main_process:
-        write_register(out, material)
-    with StopRequest() as stop, deterministic(run.deterministic), with_others(accelerator.num_processes):
-        trainer = Trainer(run, out, material, model, accelerator, stop, progress)
+    with alone(out) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            settle(run, out)
+            tidy(out, run.keep)
+        checkpoint = newest_of_all(accelerator, out)
         if checkpoint is not None:
-            trainer.restore(checkpoint)
-        return trainer.run_all()
+            encoder = encoder.with_statistics(load_pretrained(checkpoint).encoder.statistics)
+        # One process fills the cache; to the others it is then there.
+        with accelerator.main_process_first():
+            shown = progress and accelerator.is_main_process
+            material = gather(run, encoder, corpora, Path(cache_dir or default_cache()), progress=shown)
+        if checkpoint is not None:
+            material = hold_to_register(out, material, run.tolerate)
+        elif accelerator.is_main_process:
+            write_register(out, material)
+        with StopRequest() as stop, deterministic(run.deterministic), with_others(accelerator.num_processes):
+            trainer = Trainer(run, out, material, model, accelerator, stop, progress)
+            if checkpoint is not None:
+                trainer.restore(checkpoint)
+            return trainer.run_all()
 
 
 class Trainer:

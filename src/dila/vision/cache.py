@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from dila.errors import DilaError, refuse_shortage
-from dila.files import replacing, writing
+from dila.files import at_home, replacing, writing
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
 from dila.vision.encoder import FrozenEncoder
@@ -121,7 +121,7 @@ class FeatureCache:
         self.statistics = (
             encoder.statistics if isinstance(encoder, FrozenEncoder) and statistics is None else statistics
         )
-        self.folder = Path(folder) / f"{self.config['name']}-{_digest(_canonical(self.config))[:12]}"
+        self.folder = at_home(folder) / f"{self.config['name']}-{_digest(_canonical(self.config))[:12]}"
         weights = encoder.weights() if isinstance(encoder, FrozenEncoder) else ""
         self._encoder_key = _canonical(self.config) + weights
         self.progress = progress

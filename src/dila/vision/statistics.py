@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dila.errors import DilaError
-from dila.files import replacing
+from dila.files import at_home, replacing
 from dila.shapes import Float, Frames, Pixels, Tensor
 from dila.vision.stored import load_plain
 
@@ -40,7 +40,7 @@ class FeatureStatistics:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file of ``mean`` and ``var``, whole or not at all."""
-        with replacing(Path(path)) as partial:
+        with replacing(at_home(path)) as partial:
             save_file({"mean": self.mean.contiguous().cpu(), "var": self.var.contiguous().cpu()}, partial)
 
     @classmethod
@@ -50,7 +50,7 @@ class FeatureStatistics:
         Raises:
             DilaError: there is no such file, or it holds no statistics.
         """
-        path = Path(path)
+        path = at_home(path)
         stored = read_tensors(path, "feature statistics")
         if missing := {"mean", "var"} - stored.keys():
             raise DilaError(f"{path} is no file of feature statistics: it lacks {', '.join(sorted(missing))}")
