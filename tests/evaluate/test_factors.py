@@ -50,6 +50,20 @@ def test_components_go_by_their_own_names():
     assert [f.name for f in components("force", (), 2, names)] == ["0", "1"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("angle", "angle block_angle dangle dyaw yaw Yaw YAW pitch roll heading theta1 baseYaw joint/angle"),
+        ("number", "triangle_x rectangle_y yaw_rate theta_dot joint_angle_velocity yawRate pitch_acc cos_theta trolley"),
+        ("number", "x log_scale turn forward vx object_qw joint1 left_hinge_cabinet light_switch slide drawer dx"),
+    ],
+)
+def test_an_angle_is_known_by_a_whole_word_of_its_name(kind, names):
+    names = tuple(names.split())
+    found = components("state", (), len(names), {"state": names})
+    assert {factor.name: factor.kind for factor in found} == dict.fromkeys(names, kind)
+
+
 def test_an_angle_changes_the_shorter_way_round():
     told = {"state": torch.tensor([[[0.0, 3.1], [1.0, -3.1]]])}
     found = find_factors({"state": torch.randn(1, 2, 2)}, NAMES)

@@ -214,7 +214,7 @@ def test_known_transforms_have_classes_colours_and_a_plane(bench, transforms, tm
     assert {"r2/colour/c", "r2/x/s", "r2/change of x/z"} <= names
     assert any(name.startswith("accuracy/shape/") for name in names)
     manifold = results["manifold"]
-    assert {"r2/dx", "circular_correlation/direction", "trustworthiness/z_of_truth"} <= {
+    assert {"r2/dx", "angular_correlation/direction", "trustworthiness/z_of_truth"} <= {
         s.name for s in manifold.scores
     }
     assert "UMAP" in manifold.notes[0]

@@ -1,5 +1,6 @@
 """What is known of every frame, as factors to be probed for: numbers, angles, and classes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,8 +10,13 @@ import torch
 from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
-CIRCULAR = ("angle", "yaw", "theta")
-"""A component with one of these in its name is an angle in radians, read as its sine and cosine."""
+ANGLES = frozenset({"angle", "theta", "phi", "yaw", "pitch", "roll", "heading"})
+"""A component with one of these words in its name, or a change of one (``dangle``), is an angle in radians."""
+NO_ANGLES = frozenset(
+    {"rate", "dot", "vel", "velocity", "speed", "omega", "acc", "accel", "acceleration", "torque"}
+    | {"sin", "sine", "cos", "cosine"}
+)
+"""Unless it has one of these as well: a rate goes further than once round, a sine is none."""
 
 WIDEST = 8
 """A column of more components than this is one factor as a whole."""
@@ -106,7 +112,9 @@ def _name(column: str, part: str) -> str:
 
 
 def _kind(part: str) -> Kind:
-    return "angle" if any(word in part for word in CIRCULAR) else "number"
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)}
+    named = words & ANGLES or {word.removeprefix("d") for word in words} & ANGLES
+    return "angle" if named and not words & NO_ANGLES else "number"
 
 
 def _varies(values: Tensor) -> bool:

@@ -3,7 +3,7 @@
 Two planes, PCA and (where umap-learn is installed) UMAP, coloured by kind of transform and by each true parameter, with
 the direction in which z moves as a parameter grows. Numbers: the true parameters read off z by a ridge probe (from all
 kinds, and on compositions by a probe that only saw single transforms), how far neighbours in z are neighbours in truth,
-and circular correlations of directions and turns.
+and correlations of decoded directions and turns with the true ones, around the circle.
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dila.analysis.manifold import Plane, circular_correlation, pca, trustworthiness, umap
+from dila.analysis.manifold import Plane, angular_correlation, pca, trustworthiness, umap
 from dila.analysis.probe import predict, probe
 from dila.data import KINDS, Clips, collate_clips
 from dila.errors import MissingExtra
@@ -106,7 +106,7 @@ def _decoding(train: Latents, held: Latents, factors: Sequence[Factor], bench: B
 
 def _turns(decoded: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> list[Score]:
     return [
-        Score(f"circular_correlation/{name}", circular_correlation(decoded[name], turn))
+        Score(f"angular_correlation/{name}", angular_correlation(decoded[name], turn))
         for name, turn in true.items()
         if bool((turn.abs() > 1e-9).any())
     ]
@@ -118,7 +118,7 @@ def _direction(decoded: Tensor, true: Tensor, names: Sequence[str]) -> list[Scor
         return []
     moves = true[:, :2].norm(dim=1) > 0.25 * true[:, :2].norm(dim=1).amax().clamp_min(1e-12)
     told, real = (torch.atan2(side[moves, 1], side[moves, 0]) for side in (decoded, true))
-    return [Score("circular_correlation/direction", circular_correlation(told, real))]
+    return [Score("angular_correlation/direction", angular_correlation(told, real))]
 
 
 def _composed(train: Latents, held: Latents, seed: int) -> list[Score]:
