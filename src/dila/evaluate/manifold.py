@@ -21,6 +21,7 @@ from dila.evaluate.bench import PART, Bench
 from dila.evaluate.factors import Factor
 from dila.evaluate.plots import Arrow, draw_points
 from dila.evaluate.probing import (
+    STILL,
     check_varies,
     radians,
     score_r2,
@@ -31,7 +32,7 @@ from dila.evaluate.probing import (
 )
 from dila.evaluate.result import Result, Score
 from dila.protocols import Episode
-from dila.shapes import Float, Int, Tensor
+from dila.shapes import Bool, Float, Int, Tensor
 
 SHOWN = 2000
 """Latent actions of held-out episodes in a plane, at most."""
@@ -61,7 +62,9 @@ def measure_manifold(bench: Bench) -> Result:
     plane = pca(held.z)
     scores += [Score("pca_share", sum(plane.share), better="neither")]
     scores += _topology(held, plane.points, "pca")
-    pictures, notes = _draw_plane(bench, held, names, plane, "pca"), []
+    pictures = _draw_plane(bench, held, names, plane, "pca")
+    still = [name for name, varies in zip(names, _varies(held.y).tolist(), strict=True) if not varies]
+    notes = [f"truth is without {', '.join(still)}: constant in the held-out episodes"] if still else []
     try:
         points = umap(held.z, bench.settings.seed)
         scores += _topology(held, points, "umap")
@@ -136,11 +139,16 @@ def _composed(train: Latents, held: Latents, seed: int) -> list[Score]:
 
 
 def _topology(held: Latents, points: Tensor, plane: str) -> list[Score]:
-    truth = held.y.double() / held.y.double().std(0, correction=0).clamp_min(1e-12)
+    truth = held.y[:, _varies(held.y)].double()
+    truth = (truth - truth.mean(0)) / truth.std(0, correction=0)
     scores = [Score(f"trustworthiness/{plane}_of_z", trustworthiness(held.z, points))]
     if plane == "pca":
         scores.append(Score("trustworthiness/z_of_truth", trustworthiness(truth, held.z)))
     return [*scores, Score(f"trustworthiness/{plane}_of_truth", trustworthiness(truth, points))]
+
+
+def _varies(y: Float[Tensor, "N A"]) -> Bool[Tensor, " A"]:
+    return y.double().std(0, correction=0) > STILL
 
 
 def _draw_plane(bench: Bench, held: Latents, names: Sequence[str], plane: Plane, kind: str) -> dict[str, str]:
