@@ -42,7 +42,7 @@ TABLES: dict[str, Table] = {
     "disentangle": Table(measure_disentangle, PROBED, splits=True),
     "motion": Table(measure_motion, PROBED, draws=True, splits=True),
     "manifold": Table(measure_manifold, (*PROBED, "change"), splits=True),
-    "transfer": Table(measure_transfer, ("pictures", "source"), draws=True, splits=True),
+    "transfer": Table(measure_transfer, ("clips", "pictures", "source"), draws=True, splits=True),
     "sceptic": Table(measure_sceptic, ("clips", "pairs", "seed", "still"), splits=True),
 }
 
