@@ -78,8 +78,8 @@ def angular_correlation(first: Float[Tensor, " N"], second: Float[Tensor, " N"])
     """Correlation of two sets of angles in radians, -1 to 1; 0 where one does not vary.
 
     Of the sines of the differences between all pairs of points, so it needs no mean direction, which is noise where
-    angles lie all round. There it is the square of the mean cosine of the error; of angles that lie close together it is
-    Pearson's.
+    angles lie all round. There it is the square of the mean cosine of the error; of angles that lie close together it
+    is Pearson's.
     """
     (sin_a, cos_a), (sin_b, cos_b) = ((angle.double().sin(), angle.double().cos()) for angle in (first, second))
     together = _pairs(sin_a, cos_a, sin_b, cos_b)
