@@ -18,7 +18,7 @@ from dila.analysis.probe import predict, probe
 from dila.data import KINDS, Clips, collate_clips
 from dila.errors import MissingExtra
 from dila.evaluate.bench import PART, Bench
-from dila.evaluate.factors import Factor
+from dila.evaluate.factors import Factor, known_rows
 from dila.evaluate.plots import Arrow, draw_points
 from dila.evaluate.probing import (
     STILL,
@@ -89,7 +89,7 @@ def _gather(bench: Bench, episodes: Sequence[Episode], count: int) -> Latents:
         episode = torch.as_tensor(batch.episode)[:, None].expand(-1, z.shape[1])
         parts.append(Latents(*(part.flatten(0, 1) for part in (z, y, kind, episode))))
     rows = Latents(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    known = rows.y.isfinite().all(1)
+    known = known_rows(rows.y, factors)
     return Latents(*(part[known] for part in rows))
 
 
