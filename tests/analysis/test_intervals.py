@@ -3,7 +3,15 @@ import pytest
 import torch
 from scipy import stats
 
-from dila.analysis.intervals import compare_paired, compare_seeds, holm, mean_interval, ratio_interval, seed_interval
+from dila.analysis.intervals import (
+    compare_paired,
+    compare_seeds,
+    holm,
+    mean_interval,
+    ratio_interval,
+    seed_interval,
+    students_t,
+)
 
 
 def test_episodes_that_differ_widen_the_interval():
@@ -28,6 +36,31 @@ def test_the_interval_over_seeds_is_students():
     assert seed_interval([0.5]) is None
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 5, 29, 400])
+def test_students_t_is_scipys(freedom):
+    assert students_t(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
+
+
+def test_the_interval_of_few_episodes_is_students_and_holds_the_truth():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(6, generator=generator).double()
+    expected = stats.t.interval(0.95, 5, float(values.mean()), stats.sem(values.numpy()))
+    assert mean_interval(values.repeat_interleave(3), torch.arange(6).repeat_interleave(3)) == pytest.approx(
+        expected, rel=1e-4
+    )
+    intervals = [mean_interval(torch.randn(6, generator=generator), torch.arange(6)) for _ in range(300)]
+    assert sum(low <= 0 <= high for low, high in intervals) >= 0.92 * 300
+
+
+def test_the_interval_of_a_ratio_is_the_jackknifes():
+    top, bottom = torch.rand(8).double(), torch.rand(8).double() + 0.5
+    without = (top.sum() - top) / (bottom.sum() - bottom)
+    ratio = float(top.sum() / bottom.sum())
+    low, high = ratio_interval(top, bottom, torch.arange(8))
+    error = float(((without - ratio).square().sum() * 7 / 8).sqrt())
+    assert (low, high) == pytest.approx((ratio - students_t(7) * error, ratio + students_t(7) * error))
+
+
 def test_a_real_difference_is_found_and_none_is_not():
     episode = torch.arange(30).repeat_interleave(4)
     clip = 3 * torch.randn(30)[episode]  # clips differ far more than models
@@ -36,19 +69,19 @@ def test_a_real_difference_is_found_and_none_is_not():
     same = compare_paired(first, first + 0.1 * torch.randn(120), episode)
     assert better.difference == pytest.approx(-0.1, abs=0.04)
     assert better.low < better.difference < better.high < 0
-    assert better.p_bootstrap < 0.01
+    assert better.p_permutation < 0.01
     assert better.p_wilcoxon < 0.01
-    assert same.p_bootstrap > 0.02
+    assert same.p_permutation > 0.02
     assert better.episodes == 30
     identical = compare_paired(first, first, episode)
-    assert (identical.p_bootstrap, identical.p_wilcoxon) == (1.0, None)
+    assert (identical.p_permutation, identical.p_wilcoxon) == (1.0, None)
 
 
 @pytest.mark.parametrize("episodes", [2, 5, 8])
 def test_few_episodes_cannot_be_surer_than_a_sign_test(episodes):
     told = compare_paired(torch.rand(24), torch.rand(24) + 2, torch.arange(24) % episodes)
     assert told.high < 0
-    assert told.p_bootstrap == 2 ** (1 - episodes)
+    assert told.p_permutation == 2 ** (1 - episodes)
 
 
 def test_one_episode_or_a_value_that_is_not_finite_is_no_test_and_has_no_interval():
@@ -77,13 +110,23 @@ def test_holm_adjusts_for_the_number_of_tests_and_keeps_the_order():
     assert holm([torch.nan, 0.0001, None, 0.001]) == [None, pytest.approx(0.0002), None, pytest.approx(0.001)]
 
 
-def test_under_no_difference_the_bootstrap_is_rarely_sure():
+@pytest.mark.parametrize("episodes", [6, 12, 17])
+def test_under_no_difference_sign_flips_are_rarely_sure(episodes):
     generator = torch.Generator().manual_seed(0)
     draws = [
-        compare_paired(torch.randn(40, generator=generator), torch.zeros(40), torch.arange(40)).p_bootstrap
-        for _ in range(100)
+        compare_paired(torch.randn(episodes, generator=generator), torch.zeros(episodes), torch.arange(episodes))
+        for _ in range(300)
     ]
-    assert sum(p < 0.05 for p in draws) <= 12
+    assert 0.01 * 300 <= sum(told.p_permutation <= 0.05 for told in draws) <= 0.075 * 300
+
+
+def test_sign_flips_are_scipys():
+    x, y = torch.randn(9), torch.randn(9)
+    told = compare_paired(x, y, torch.arange(9))
+    expected = stats.permutation_test(
+        ((x.double() - y.double()).numpy(),), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
+    assert told.p_permutation == pytest.approx(expected.pvalue)
 
 
 def test_seeds_are_paired_by_students_test():

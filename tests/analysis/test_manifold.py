@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn import manifold
 
-from dila.analysis.manifold import circular_correlation, pca, trustworthiness, umap
+from dila.analysis.manifold import angular_correlation, pca, trustworthiness, umap
 from dila.errors import DilaError, MissingExtra
 
 
@@ -30,12 +30,30 @@ def test_pca_finds_the_plane_and_projects_directions_into_it():
     assert abs(float(moved[0])) > 0.95
 
 
-def test_circular_correlation_wraps_round():
+def test_angular_correlation_wraps_round():
     angle = 20 * torch.rand(200) - 10
-    assert circular_correlation(angle, angle + 2 * torch.pi + 0.3) == pytest.approx(1, abs=1e-5)
-    assert circular_correlation(angle, -angle) == pytest.approx(-1, abs=1e-5)
-    assert abs(circular_correlation(angle, 6 * torch.rand(200))) < 0.3
-    assert circular_correlation(angle, torch.zeros(200)) == 0
+    assert angular_correlation(angle, angle + 2 * torch.pi + 0.3) == pytest.approx(1, abs=1e-5)
+    assert angular_correlation(angle, -angle) == pytest.approx(-1, abs=1e-5)
+    assert abs(angular_correlation(angle, 6 * torch.rand(200))) < 0.3
+    assert angular_correlation(angle, torch.zeros(200)) == 0
+
+
+def test_angular_correlation_is_over_pairs_and_pearsons_where_angles_lie_close():
+    generator = torch.Generator().manual_seed(0)
+    a = 0.1 * torch.randn(40, generator=generator).double()
+    b = a + 0.05 * torch.randn(40, generator=generator).double()
+    x, y = (torch.sin(angle[:, None] - angle) for angle in (a, b))
+    assert angular_correlation(a, b) == pytest.approx(float((x * y).sum() / (x.norm() * y.norm())))
+    assert angular_correlation(a, b) == pytest.approx(float(torch.corrcoef(torch.stack([a, b]))[0, 1]), abs=0.005)
+
+
+def test_angular_correlation_is_as_sure_where_directions_lie_all_round():
+    generator = torch.Generator().manual_seed(0)
+    told = []
+    for _ in range(100):
+        angle = 2 * torch.pi * torch.rand(200, generator=generator)
+        told.append(angular_correlation(angle, angle + 0.4 * torch.randn(200, generator=generator)))
+    assert 0.78 < min(told) < max(told) < 0.92  # exp(-0.4²) is 0.85
 
 
 def test_umap_is_an_extra(monkeypatch):

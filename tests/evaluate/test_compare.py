@@ -57,7 +57,7 @@ def test_seeds_are_pooled_and_models_tested_on_the_same_clips():
     (test,) = ssim.tests
     # The clips differ by 1, the models by 0.3: only pairing sees it.
     assert test.difference == pytest.approx(-0.3, abs=0.05)
-    assert test.p_bootstrap < 0.01
+    assert test.p_permutation < 0.01
     assert test.p_wilcoxon < 0.01
     assert (test.episodes, test.seeds) == (12, (3, 3))
     assert next(row for row in rows if row.score == "pca_share").tests == ()
@@ -117,11 +117,26 @@ def test_the_same_result_counts_once_and_two_models_of_one_name_and_seed_are_ref
     assert distinct({tmp_path / "one.json": [one], tmp_path / "more.json": probes}) == [one, *probes]
 
 
+@pytest.mark.parametrize(
+    ("what", "rows", "episodes"),
+    [
+        ("probe", ("cam@1", "cam@2", "cam@3"), 3),
+        ("generation", ("cam@1@0", "cam@1@10", "cam@2@0"), 2),
+        ("generation", ("cam@1", "cam@2", "hand@1"), 2),
+        ("transfer", ("source a@5 in scene b@0", "source a@5 in scene c@1", "source b@0 in scene c@1"), 2),
+        ("transfer", ("source 0 in scene 0", "source 0 in scene 1", "source 1 in scene 0"), 2),
+    ],
+)
+def test_rows_are_of_the_episodes_that_their_table_says(what, rows, episodes):
+    told = compare([result(name, 0, shift, rows=rows, what=what) for name, shift in (("a", 0), ("b", 0.3))])
+    assert told[0].tests[0].episodes == episodes
+
+
 def test_three_models_are_adjusted_for_three_tests():
     rows = compare([result(name, 0, shift) for name, shift in (("a", 0), ("b", 0.3), ("c", 0.31))])
     tests = rows[0].tests
     assert len(tests) == 3
-    assert all(test.p_holm >= test.p_bootstrap for test in tests)
+    assert all(test.p_holm >= test.p_permutation for test in tests)
 
 
 def test_the_report_stands_alone(tmp_path, capsys):
@@ -157,7 +172,7 @@ def test_of_one_episode_there_is_no_test_and_no_interval(tmp_path):
     assert (told[0].scores[0].low, told[0].scores[0].high) == (None, None)
     rows = write_report(tmp_path / "report.html", {tmp_path / "e.json": told})
     (test,) = rows[0].tests
-    assert (test.low, test.p_bootstrap, test.p_wilcoxon, test.p_holm) == (None, None, None, None)
+    assert (test.low, test.p_permutation, test.p_wilcoxon, test.p_holm) == (None, None, None, None)
     assert "<td>-</td><td>-</td><td>-</td><td>1</td>" in (tmp_path / "report.html").read_text()
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dila.errors import DilaError
-from dila.evaluate.factors import components, find_factors
+from dila.evaluate.factors import components, find_factors, known_rows, tell_unknown
 
 NAMES = {"state": ("x", "angle"), "colour": ("red", "green", "blue"), "background": ("x",)}
 
@@ -48,6 +48,32 @@ def test_components_go_by_their_own_names():
         ("yaw", (2,), "angle"), ("x", (0,), "number")
     ]  # fmt: skip
     assert [f.name for f in components("force", (), 2, names)] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("angle", "angle block_angle dangle dyaw yaw Yaw YAW pitch roll heading theta1 baseYaw joint/angle"),
+        ("number", "triangle_x rectangle_y yaw_rate theta_dot joint_angle_velocity yawRate pitch_acc cos_theta"),
+        ("number", "x log_scale turn forward vx object_qw joint1 left_hinge_cabinet light_switch slide drawer dx"),
+    ],
+)
+def test_an_angle_is_known_by_a_whole_word_of_its_name(kind, names):
+    names = tuple(names.split())
+    found = components("state", (), len(names), {"state": names})
+    assert {factor.name: factor.kind for factor in found} == dict.fromkeys(names, kind)
+
+
+def test_a_factor_that_is_not_always_known_is_one_all_the_same():
+    told = {"state": torch.randn(4, 5, 2)}
+    told["state"][0, 1, 0] = torch.nan
+    assert [factor.name for factor in find_factors(told, NAMES)] == ["x", "angle"]
+    assert tell_unknown(told, NAMES) == ["x is not known in 1 of 20 frames, which are left out of its probes"]
+    told["state"][..., 0] = torch.nan
+    assert [factor.name for factor in find_factors(told, NAMES)] == ["angle"]
+    assert tell_unknown(told, NAMES) == ["x is not known in all frames, which are left out of its probes"]
+    with pytest.raises(DilaError, match="x of column 'state' is not known of any transition"):
+        known_rows(told["state"][0], components("state", ("x",), 2, NAMES))
 
 
 def test_an_angle_changes_the_shorter_way_round():

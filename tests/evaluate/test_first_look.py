@@ -3,8 +3,10 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
+from dila.errors import DilaError
 from dila.evaluate.factors import components
 from dila.evaluate.first_look import measure_z_probe
 from dila.imagine.world import World
@@ -37,6 +39,22 @@ class Seeing:
 
     def step(self, state, z):
         return state, state
+
+
+def test_transitions_that_are_not_known_are_left_out(bench):
+    world = World(Seeing(), bench.world.encoder, None, 0.1, 8)
+    train, held = [Turning(i) for i in range(8)], [Turning(i) for i in range(8, 12)]
+    yaw = components("state", (), 1, {"state": ("yaw",)})
+    rows = measure_z_probe(world, train, held, yaw).test_rows
+    for episode in (train[2], held[1]):
+        episode.columns["state"][5] = math.nan
+    told = measure_z_probe(world, train, held, yaw)
+    assert told.r2 > 0.999
+    assert told.test_rows == rows - 2
+    for episode in held:
+        episode.columns["state"][:] = math.nan
+    with pytest.raises(DilaError, match="yaw of column 'state' is not known of any transition"):
+        measure_z_probe(world, train, held, yaw)
 
 
 def test_a_known_angle_changes_the_shorter_way_round(bench):

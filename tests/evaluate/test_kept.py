@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
     [
         ("generation", {"pairs": 99, "column": "action", "change": False, "seed": 1}, {"context": 2}),
         ("cycle", {"context": 2, "column": "action"}, {"pictures": 1}),
-        ("transfer", {"pairs": 99, "seed": 1}, {"pictures": 3}),
+        ("transfer", {"pairs": 99, "seed": 1}, {"clips": 3}),
         ("motion", {"context": 2, "change": False}, {"components": ("agent_y",)}),
         ("probe", {"context": 2, "pictures": 1}, {"change": False}),
         ("manifold", {"context": 2, "pictures": 1}, {"seed": 1}),

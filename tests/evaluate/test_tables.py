@@ -20,6 +20,7 @@ from dila.evaluate.disentangle import dila_of, measure_disentangle
 from dila.evaluate.factors import components
 from dila.evaluate.generation import measure_generation
 from dila.evaluate.manifold import measure_manifold
+from dila.evaluate.motion import measure_motion
 from dila.evaluate.probing import measure_probe, radians, target_names, targets, untrained_like
 from dila.evaluate.sceptic import measure_sceptic
 from dila.evaluate.tables import TABLES, measure_some
@@ -214,9 +215,7 @@ def test_known_transforms_have_classes_colours_and_a_plane(bench, transforms, tm
     assert {"r2/colour/c", "r2/x/s", "r2/change of x/z"} <= names
     assert any(name.startswith("accuracy/shape/") for name in names)
     manifold = results["manifold"]
-    assert {"r2/dx", "circular_correlation/direction", "trustworthiness/z_of_truth"} <= {
-        s.name for s in manifold.scores
-    }
+    assert {"r2/dx", "angular_correlation/direction", "trustworthiness/z_of_truth"} <= {s.name for s in manifold.scores}
     assert "UMAP" in manifold.notes[0]
     sceptic = results["sceptic"]
     assert {"r2/action/z", "r2/background/z", "r2/place of object/s", "selectivity/z"} <= {
@@ -261,8 +260,22 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(bench):
         measure_probe(replace(bench, settings=replace(SETTINGS, components=("elbow",))))
 
 
+@pytest.mark.parametrize("measure", [measure_probe, measure_manifold, measure_disentangle, measure_motion])
+def test_of_a_value_that_is_not_known_the_row_is_left_out(bench, measure, no_umap):
+    def partly(episode):
+        state = episode.columns["state"].copy()
+        state[3, 0] = math.nan
+        return replace(episode, columns=episode.columns | {"state": state})
+
+    sides = {side: [partly(episode) for episode in getattr(bench, side)] for side in ("train", "held")}
+    told = measure(replace(bench, **sides))
+    whole = measure(bench)
+    assert [score.name for score in told.scores] == [score.name for score in whole.scores]
+    assert all(score.value is None or math.isfinite(score.value) for score in told.scores)
+
+
 @pytest.mark.parametrize("measure", [measure_probe, measure_manifold])
-def test_a_component_that_is_constant_is_named(bench, measure):
+def test_a_component_that_is_constant_is_named(bench, measure, no_umap):
     def still(episode):
         state = episode.columns["state"].copy()
         state[:, 4] = 1
@@ -272,6 +285,9 @@ def test_a_component_that_is_constant_is_named(bench, measure):
     flat = replace(bench, settings=replace(SETTINGS, components=("block_angle",), change=False), **sides)
     with pytest.raises(DilaError, match=r"column 'state' of .*: block_angle is constant in the held-out episodes"):
         measure(flat)
+    if measure is measure_manifold:
+        told = measure(replace(flat, settings=replace(flat.settings, components=("block_angle", "agent_x"))))
+        assert told.notes[0] == "truth is without sin block_angle, cos block_angle: constant in the held-out episodes"
 
 
 def test_a_model_without_a_decoder_borrows_one_that_sees_the_same(bench, tmp_path):

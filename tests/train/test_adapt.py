@@ -65,10 +65,19 @@ def test_units_do_not_matter():
 def test_the_way_back_is_found_and_scored():
     z, a = torch.randn(300, 5), None
     a = z @ torch.randn(5, 2) * 30 + 4
-    inverse, r2 = LatentToAction.fit(z, a)
+    episode = torch.arange(300) // 30
+    inverse, r2 = LatentToAction.fit(z, a, episode)
     assert r2 > 0.999
     torch.testing.assert_close(inverse(z), a, atol=0.1, rtol=0)
-    assert LatentToAction.fit(z, torch.randn(300, 2))[1] < 0.1
+    assert LatentToAction.fit(z, torch.randn(300, 2), episode)[1] < 0.1
+
+
+def test_the_way_back_is_scored_on_trajectories_that_it_was_not_fitted_on():
+    generator = torch.Generator().manual_seed(0)
+    episode = torch.arange(12).repeat(20)  # rows of a trajectory are everywhere, those of the last ones as well
+    known = torch.eye(12)[episode]  # z tells the trajectory and nothing else
+    a = torch.randn(12, 2, generator=generator)[episode]
+    assert LatentToAction.fit(known, a, episode)[1] < 0.1
 
 
 def test_the_adapted_model_takes_the_datas_actions(adapted):

@@ -52,7 +52,7 @@ def classify(
     most = hot.sum(0).argmax()
     return Classified(
         float(right.mean()),
-        mean_interval(right, episode[test], seed),
+        mean_interval(right, episode[test]),
         float((place[test] == most).double().mean()),
         len(known),
         int(test.sum()),

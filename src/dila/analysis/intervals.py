@@ -1,11 +1,14 @@
-"""How sure is a number? Bootstraps over episodes, intervals over seeds, and paired tests between models.
+"""How sure is a number? Intervals over episodes and over seeds, and paired tests between models.
 
-Clips of one episode resemble each other, so whole episodes are drawn (a cluster bootstrap), never clips.
+Clips of one episode resemble each other, so whole episodes are the units, never clips: an interval is Student's, by how
+far a number goes when an episode is left out, and a test turns round the signs of whole episodes. A percentile
+bootstrap of few episodes would be too sure of both.
 """
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,13 +17,15 @@ from dila.errors import MissingExtra
 from dila.shapes import Float, Int, Tensor
 
 LEVEL = 0.95
-RESAMPLES = 2000
+ALL_SIGNS = 13
+"""So many episodes at most have all their signs tried; of more, `SIGNS` draws are."""
+SIGNS = 9999
 ROUNDING = 1e-9
 """Relative differences below it are none."""
 
 
 class Interval(NamedTuple):
-    """Middle 95%."""
+    """95%."""
 
     low: float
     high: float
@@ -32,8 +37,8 @@ class Paired(NamedTuple):
     difference: float
     low: float | None
     high: float | None
-    p_bootstrap: float | None
-    """Two-sided: twice the share of resamples on the other side of 0. None, as the interval, where there is no test."""
+    p_permutation: float | None
+    """Two-sided, of sign flips of whole episodes. None, as the interval, where there is no test."""
     p_wilcoxon: float | None
     """Of the episodes' mean differences; None where there are none that differ."""
     episodes: int
@@ -51,23 +56,18 @@ class PairedSeeds(NamedTuple):
 
 
 def ratio_interval(
-    numerator: Float[Tensor, " N"], denominator: Float[Tensor, " N"], episode: Int[Tensor, " N"], seed: int = 0
+    numerator: Float[Tensor, " N"], denominator: Float[Tensor, " N"], episode: Int[Tensor, " N"]
 ) -> Interval | None:
-    """Of the sum of one over the sum of the other, over resampled episodes.
+    """Student's, of the sum of one over the sum of the other, over episodes.
 
     None for fewer than two episodes, or where a value is not finite.
     """
-    top, bottom = (_per_episode(values, episode) for values in (numerator, denominator))
-    picks = _picks(len(top), seed)
-    return _middle(top[picks].sum(1) / bottom[picks].sum(1).clamp_min(1e-30), len(top))
+    return _student(*(_per_episode(values, episode) for values in (numerator, denominator)))
 
 
-def mean_interval(values: Float[Tensor, " N"], episode: Int[Tensor, " N"], seed: int = 0) -> Interval | None:
-    """Of the mean of values, over resampled episodes; None for fewer than two, or where a value is not finite."""
-    values = values.double()
-    top, count = _per_episode(values, episode), _per_episode(torch.ones_like(values), episode)
-    picks = _picks(len(top), seed)
-    return _middle(top[picks].sum(1) / count[picks].sum(1), len(top))
+def mean_interval(values: Float[Tensor, " N"], episode: Int[Tensor, " N"]) -> Interval | None:
+    """Student's, of the mean of values, over episodes; None for fewer than two, or where a value is not finite."""
+    return ratio_interval(values, torch.ones_like(values, dtype=torch.float64), episode)
 
 
 def seed_interval(values: Sequence[float]) -> Interval | None:
@@ -115,25 +115,21 @@ def compare_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> Pa
 def compare_paired(
     first: Float[Tensor, " N"], second: Float[Tensor, " N"], episode: Int[Tensor, " N"], seed: int = 0
 ) -> Paired:
-    """Paired bootstrap over episodes and Wilcoxon's signed-rank test of two models' values on the same clips.
+    """Student's interval, sign flips and Wilcoxon's signed-rank test, over episodes, of two models on the same clips.
 
-    Of one episode, or where a value is not finite, there is no interval and no test. Of n episodes the bootstrap's p is
-    no smaller than 2^(1-n), the least that a two-sided sign test of n can give: where few episodes all lie on one side,
-    no resample of them ever sees the other.
+    Of one episode, or where a value is not finite, there is no interval and no test. Were the models alike, each
+    episode's difference could as well have the other sign: p is the share of signs (all of few episodes, else drawn by
+    ``seed``) that give a difference as large. Of n episodes it is no smaller than 2^(1-n).
 
     Raises:
         MissingExtra: scipy is not installed.
     """
     difference = first.double() - second.double()
     total, count = _per_episode(difference, episode), _per_episode(torch.ones_like(difference), episode)
-    picks = _picks(len(total), seed)
-    means = total[picks].sum(1) / count[picks].sum(1)
-    interval = _middle(means, len(total))
+    interval = _student(total, count)
     if interval is None:
         return Paired(float(difference.mean()), None, None, None, None, len(total))
-    # Half of one resample is added to both sides: no test on finitely many resamples gives 0.
-    side = min(float((means <= 0).double().mean()), float((means >= 0).double().mean()))
-    p = min(1.0, 2 * max(side, 0.5 / len(means), 0.5 ** len(total)))
+    p = _sign_flips(total, seed)
     return Paired(float(difference.mean()), *interval, p, _wilcoxon(total / count), len(total))
 
 
@@ -146,6 +142,14 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(tested) - rank) * value))
         adjusted[i] = largest
     return adjusted
+
+
+@cache
+def students_t(freedom: int) -> float:
+    """What Student's t stays within with probability `LEVEL`: t is root(f) tan(x), where x has density cos(x)^(f-1)."""
+    x = torch.linspace(0, math.pi / 2, 200_001, dtype=torch.float64)
+    share = x.cos().pow(freedom - 1).cumsum(0)
+    return freedom**0.5 * math.tan(float(x[torch.searchsorted(share, LEVEL * share[-1])]))
 
 
 def _wilcoxon(differences: Tensor) -> float | None:
@@ -166,13 +170,25 @@ def _per_episode(values: Tensor, episode: Tensor) -> Float[Tensor, " E"]:
     return torch.zeros(len(names), dtype=torch.float64).index_add_(0, place, values.detach().cpu().double())
 
 
-def _picks(episodes: int, seed: int) -> Int[Tensor, "R E"]:
-    return torch.randint(episodes, (RESAMPLES, episodes), generator=torch.Generator().manual_seed(seed))
+def _sign_flips(totals: Float[Tensor, " E"], seed: int) -> float:
+    """Two-sided p of the sum; drawn signs count those that are as well, so that it is never 0."""
+    if len(totals) <= ALL_SIGNS:
+        places = torch.arange(2 ** len(totals))[:, None] >> torch.arange(len(totals))
+        flips = places & 1
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        flips = torch.randint(2, (SIGNS + 1, len(totals)), generator=generator)
+        flips[0] = 0
+    sums = ((1 - 2 * flips).double() @ totals).abs()
+    return float((sums >= sums[0] - ROUNDING * float(totals.abs().sum())).double().mean())
 
 
-def _middle(values: Float[Tensor, " R"], episodes: int) -> Interval | None:
-    """Of what resamples of so many episodes give; those of one are all the same, and say nothing."""
-    if episodes < 2 or not values.isfinite().all():
+def _student(top: Float[Tensor, " E"], bottom: Float[Tensor, " E"]) -> Interval | None:
+    """Of the sum of one over the sum of the other, by how far it goes when an episode is left out (the jackknife)."""
+    episodes, total = len(top), bottom.sum().clamp_min(1e-30)
+    ratio = top.sum() / total
+    if episodes < 2 or not (top.isfinite().all() and bottom.isfinite().all()):
         return None
-    edges = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=values.dtype)
-    return Interval(*torch.quantile(values, edges).tolist())
+    moves = (top - ratio * bottom) / (total - bottom).clamp_min(1e-30)
+    half = students_t(episodes - 1) * float((moves.square().sum() * (episodes - 1) / episodes).sqrt())
+    return Interval(float(ratio) - half, float(ratio) + half)

@@ -1,7 +1,7 @@
 """The shape of a set of latent actions: planes to look at, and how well they keep what is near near.
 
 PCA needs nothing; UMAP (McInnes et al. 2018) is there with the extra ``analysis``. Trustworthiness is that of Venna and
-Kaski (2001), circular correlation that of Jammalamadaka and SenGupta (2001).
+Kaski (2001), angular correlation that of Fisher and Lee (1983).
 """
 
 from typing import NamedTuple
@@ -74,15 +74,19 @@ def trustworthiness(x: Float[Tensor, "N D"], points: Float[Tensor, "N E"], neigh
     return 1 - 2 * float(wrong.clamp_min(0).sum()) / (count * neighbours * (2 * count - 3 * neighbours - 1))
 
 
-def circular_correlation(first: Float[Tensor, " N"], second: Float[Tensor, " N"]) -> float:
+def angular_correlation(first: Float[Tensor, " N"], second: Float[Tensor, " N"]) -> float:
     """Correlation of two sets of angles in radians, -1 to 1; 0 where one does not vary.
 
-    The sines are taken of the differences from the mean directions.
+    Of the sines of the differences between all pairs of points, so it needs no mean direction, which is noise where
+    angles lie all round. There it is the square of the mean cosine of the error; of angles that lie close together it
+    is Pearson's.
     """
-    a, b = (torch.sin(angle.double() - _mean_angle(angle.double())) for angle in (first, second))
-    scale = (a.square().sum() * b.square().sum()).sqrt()
-    return float((a * b).sum() / scale) if scale > 1e-12 else 0.0
+    (sin_a, cos_a), (sin_b, cos_b) = ((angle.double().sin(), angle.double().cos()) for angle in (first, second))
+    together = _pairs(sin_a, cos_a, sin_b, cos_b)
+    scale = (_pairs(sin_a, cos_a, sin_a, cos_a) * _pairs(sin_b, cos_b, sin_b, cos_b)).clamp_min(0).sqrt()
+    return float(together / scale) if scale > 1e-12 * len(first) ** 2 else 0.0
 
 
-def _mean_angle(angle: Tensor) -> Tensor:
-    return torch.atan2(angle.sin().sum(), angle.cos().sum())
+def _pairs(sin_a: Tensor, cos_a: Tensor, sin_b: Tensor, cos_b: Tensor) -> Tensor:
+    """Sum over all pairs of points of sin(a_i - a_j) sin(b_i - b_j)."""
+    return (sin_a @ sin_b) * (cos_a @ cos_b) - (sin_a @ cos_b) * (cos_a @ sin_b)

@@ -2,9 +2,9 @@
 
 Ridge regression in closed form and double precision (Hoerl and Kennard 1970), on standardised inputs and centred
 targets. Rows of one episode resemble each other, so everything is split by episode: the held-out ones that the scores
-are of, the inner ones that choose the penalty, and the resampling behind the intervals. Inputs wider than the training
-rows are many, such as raw feature maps, are solved in the dual, whose cost grows with rows and not with channels
-(Saunders et al. 1998).
+are of, the inner ones that choose the penalty, and what is left out for the intervals (the jackknife). Inputs
+wider than the training rows are many, such as raw feature maps, are solved in the dual, whose cost grows with rows and
+not with channels (Saunders et al. 1998).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dila.analysis.intervals import students_t
 from dila.errors import DilaError
 from dila.shapes import Bool, Features, Float, Int, Tensor
 
@@ -23,7 +24,6 @@ ALPHAS = tuple(10.0**power for power in range(-6, 5))
 INNER = 0.25
 """Share of the training episodes that choose the penalty."""
 
-LEVEL = 0.95
 _COLUMNS = 4096
 _FLAT = 1e-12
 
@@ -34,7 +34,7 @@ predictions at the new inputs and the penalty that was chosen."""
 
 @dataclass(frozen=True)
 class Interval:
-    """Middle 95% of the bootstrap over held-out episodes."""
+    """95%, Student's, by how far the score goes when a held-out episode is left out."""
 
     low: float
     high: float
@@ -77,7 +77,6 @@ def probe(
     held_out: float | Bool[Tensor, " N"] = 0.3,
     alphas: Sequence[float] = ALPHAS,
     seed: int = 0,
-    resamples: int = 1000,
     fit: Fit | None = None,
 ) -> ProbeResult:
     """Fit y from x on some episodes and score on the others.
@@ -88,8 +87,7 @@ def probe(
         episode: the episode of each row, any numbers.
         held_out: share of the episodes to score on, drawn by ``seed``, or the rows themselves (whole episodes).
         alphas: penalties to choose from, in units of the number of rows.
-        seed: of the splits and the bootstrap.
-        resamples: of the bootstrap.
+        seed: of the splits.
         fit: another kind of probe than ridge, such as `dila.analysis.mlp_probe.fit_mlp`; it has no use for `alphas`.
 
     Raises:
@@ -107,7 +105,7 @@ def probe(
     inputs = _standardised(x, ~test)
     fit = fit or partial(fit_ridge, alphas=alphas)
     predicted, alpha = fit(inputs[~test], y[~test], episode[~test], inputs[test], generator)
-    return _score(predicted, y[test], episode[test], alpha, _Counts.of(episode, test), resamples, generator)
+    return _score(predicted, y[test], episode[test], alpha, _Counts.of(episode, test))
 
 
 def predict(
@@ -231,31 +229,20 @@ def _products(a: Tensor, b: Tensor) -> Float[Tensor, "A B"]:
     return total
 
 
-def _score(
-    predicted: Tensor,
-    y: Tensor,
-    episode: Tensor,
-    alpha: float,
-    counts: _Counts,
-    resamples: int,
-    generator: torch.Generator,
-) -> ProbeResult:
+def _score(predicted: Tensor, y: Tensor, episode: Tensor, alpha: float, counts: _Counts) -> ProbeResult:
     sums = _sums(predicted, y, episode)
     every = torch.ones(1, len(sums.rows), dtype=torch.float64)
     r2, mse = _scores(sums, every)
     varies = ~r2[0].isnan()
     if not varies.any():
         raise DilaError("no component of y varies among the held-out rows; hold out more episodes")
-    picks = torch.randint(len(sums.rows), (resamples, len(sums.rows)), generator=generator)
-    weights = torch.zeros(resamples, len(sums.rows), dtype=torch.float64)
-    weights.scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
-    r2s, mses = _scores(sums, weights)
+    r2s, mses = _scores(sums, every - torch.eye(len(sums.rows), dtype=torch.float64))
     return ProbeResult(
         r2=float(r2[0, varies].mean()),
-        r2_interval=_interval(r2s[:, varies].nanmean(1), len(sums.rows)),
+        r2_interval=_interval(r2[0, varies].mean(), r2s[:, varies].nanmean(1)),
         r2_by_component=tuple(None if value.isnan() else float(value) for value in r2[0]),
         mse=float(mse),
-        mse_interval=_interval(mses, len(sums.rows)),
+        mse_interval=_interval(mse[0], mses),
         alpha=alpha,
         **counts._asdict(),
         mse_by_episode=tuple((sums.error.mean(1) / sums.rows).tolist()),
@@ -292,9 +279,11 @@ def _scores(sums: _Sums, weights: Float[Tensor, "R E"]) -> tuple[Float[Tensor, "
     return r2, error.mean(1) / rows
 
 
-def _interval(values: Float[Tensor, " R"], episodes: int) -> Interval | None:
-    if episodes < 2:
+def _interval(score: Tensor, without: Float[Tensor, " E"]) -> Interval | None:
+    """Of a score, by what it is without each episode; None for one, or where nothing varies without one of them."""
+    episodes = len(without)
+    if episodes < 2 or not without.isfinite().all():
         return None
-    values = values[~values.isnan()]
-    low, high = torch.quantile(values, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=values.dtype)).tolist()
-    return Interval(low, high)
+    error = ((without - without.mean()).square().sum() * (episodes - 1) / episodes).sqrt()
+    half = students_t(episodes - 1) * float(error)
+    return Interval(float(score) - half, float(score) + half)

@@ -17,7 +17,7 @@ def report(
     """Compare evaluated runs: one self-contained page with tables, tests, curves, pictures and clips.
 
     Runs of one name are seeds of one model: mean and 95% interval over them. Models judged on the same pinned clips are
-    tested in pairs (bootstrap over episodes, Wilcoxon, Holm).
+    tested in pairs (sign flips of episodes, Wilcoxon, Holm).
 
     Args:
         runs: results of dila eval, or folders with an evaluation.json in them at any depth.

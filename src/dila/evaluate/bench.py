@@ -17,7 +17,7 @@ from torch import nn
 from dila.configs import to_json
 from dila.data import Clip, Clips, collate_clips, open_corpus, split_episodes
 from dila.errors import DilaError
-from dila.evaluate.factors import Factor, find_factors
+from dila.evaluate.factors import Factor, find_factors, tell_unknown
 from dila.evaluate.pins import Pin, Pins, check_pins, make_pins, read_pins
 from dila.evaluate.result import Result, Score, Subject
 from dila.evaluate.trained import HELD_OUT, Trained
@@ -119,6 +119,10 @@ class Bench:
     def factors(self, columns: Mapping[str, Tensor]) -> list[Factor]:
         """What is known of every frame of some clips, of the settings' column what they ask for."""
         return find_factors(columns, self.names, self.settings.column, self.settings.components)
+
+    def unknown(self, columns: Mapping[str, Tensor]) -> list[str]:
+        """What is not known of some of those frames, in sentences."""
+        return tell_unknown(columns, self.names, self.settings.column, self.settings.components)
 
     @cached_property
     def split(self) -> str:

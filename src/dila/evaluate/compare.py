@@ -2,9 +2,9 @@
 
 Results of one name are seeds of one model: their mean, with Student's 95% interval over seeds. Two models are compared
 where they were judged on the same pinned clips: each clip's value is averaged over a model's seeds, and the differences
-are tested by a paired bootstrap over episodes and by Wilcoxon's signed-rank test of the episodes' means. P-values are
-adjusted for the number of comparisons of a score (Holm). The tests ask whether models differ on more clips like these,
-not on more seeds: that is what the interval over seeds says.
+are tested by sign flips of whole episodes and by Wilcoxon's signed-rank test of the episodes' means. P-values of the
+former are adjusted for the number of comparisons of a score (Holm). The tests ask whether models differ on more clips
+like these, not on more seeds: that is what the interval over seeds says.
 """
 
 import json
@@ -18,7 +18,7 @@ import torch
 from dila.analysis.intervals import Interval, compare_paired, holm, seed_interval
 from dila.errors import DilaError
 from dila.evaluate.result import Better, Result, Score, read_results
-from dila.evaluate.tables import hashes_of, settings_of
+from dila.evaluate.tables import hashes_of, owners_of, settings_of
 from dila.shapes import Float, Tensor
 
 
@@ -45,10 +45,10 @@ class Test:
     difference: float
     low: float | None
     high: float | None
-    p_bootstrap: float | None
+    p_permutation: float | None
     p_wilcoxon: float | None
     p_holm: float | None
-    """The bootstrap's, adjusted for all tests of this score."""
+    """The sign flips', adjusted for all tests of this score."""
     episodes: int
     seeds: tuple[int, int]
 
@@ -194,11 +194,10 @@ def _tests(by_model: dict[str, list[tuple[Result, Score]]]) -> list[Test]:
             a, b = (_mean_values(by_model[name], rows) for name in (first, second))
             if a is None or b is None:
                 continue
-            owners = _owners(rows)
-            told = compare_paired(a, b, owners)
+            told = compare_paired(a, b, _numbered(owners_of(by_model[first][0][0])))
             seeds = (len(by_model[first]), len(by_model[second]))
-            tests.append(Test(first, second, *told[:5], told.p_bootstrap, told.episodes, seeds))
-    adjusted = holm([test.p_bootstrap for test in tests])
+            tests.append(Test(first, second, *told[:5], told.p_permutation, told.episodes, seeds))
+    adjusted = holm([test.p_permutation for test in tests])
     return [replace(test, p_holm=p) for test, p in zip(tests, adjusted, strict=True)]
 
 
@@ -209,8 +208,6 @@ def _mean_values(told: Sequence[tuple[Result, Score]], rows: tuple[str, ...]) ->
     return torch.tensor([score.values for _, score in told], dtype=torch.float64).mean(0)
 
 
-def _owners(rows: Sequence[str]) -> Tensor:
-    """The episode of each row, ``episode@frame`` or ``episode``."""
-    names = [row.rpartition("@")[0] or row for row in rows]
+def _numbered(names: Sequence[str]) -> Tensor:
     place = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return torch.tensor([place[name] for name in names])

@@ -17,7 +17,7 @@ from dila.analysis.probe import probe
 from dila.data import Clips, collate_clips
 from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
-from dila.evaluate.factors import Factor
+from dila.evaluate.factors import Factor, is_known
 from dila.evaluate.plots import Point, draw_bars
 from dila.evaluate.probing import score_r2, spread
 from dila.evaluate.result import Result, Score, edges
@@ -37,7 +37,7 @@ def measure_disentangle(bench: Bench) -> Result:
     began = time.monotonic()
     model = dila_of(bench, "disentangle")
     train, held = (_gather(bench, model, part) for part in (bench.train, bench.held))
-    scores, notes = [], list(train["notes"])
+    scores, notes = [], [*train["notes"], *(f"{where} {told}" for where, told in _unknown(bench, train, held))]
     for factor in train["factors"]:
         still = {name: x for name, x in train["parts"].items() if not name.startswith("d")}
         scores += _probe_all(factor.name, factor, still, train, held, "values", bench)
@@ -48,6 +48,11 @@ def measure_disentangle(bench: Bench) -> Result:
         raise DilaError("no known factor varies in these data; record them with their true states")
     pictures = _draw(bench, scores)
     return bench.finish("disentangle", began, scores, rows=(), notes=notes, pictures=pictures)
+
+
+def _unknown(bench: Bench, train: dict[str, Any], held: dict[str, Any]) -> list[tuple[str, str]]:
+    sides = (("of the training episodes", train), ("of the held-out episodes", held))
+    return [(where, told) for where, side in sides for told in bench.unknown(side["columns"])]
 
 
 def dila_of(bench: Bench, what: str) -> DiLA:
@@ -116,11 +121,12 @@ def _probe_all(
     """Scores of one factor from each part; one that cannot be scored on these episodes is left out."""
     episode = torch.cat([train["episode"], -1 - held["episode"]])
     y = torch.cat([_at(factor, side, what) for side in (train, held)])
+    known = is_known(y)
     scores = []
     for name in parts:
-        x = torch.cat([train["parts"][name], held["parts"][name]])
+        x = torch.cat([train["parts"][name], held["parts"][name]])[known]
         try:
-            scores.append(_probe_one(f"{title}/{name}", factor, x, y, episode, bench.settings.seed))
+            scores.append(_probe_one(f"{title}/{name}", factor, x, y[known], episode[known], bench.settings.seed))
         except DilaError:
             continue  # it does not vary among the held-out episodes, or no class of theirs was trained on
     return scores

@@ -1,5 +1,6 @@
 """What is known of every frame, as factors to be probed for: numbers, angles, and classes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -7,10 +8,15 @@ from typing import Literal
 import torch
 
 from dila.errors import DilaError
-from dila.shapes import Float, Tensor
+from dila.shapes import Bool, Float, Tensor
 
-CIRCULAR = ("angle", "yaw", "theta")
-"""A component with one of these in its name is an angle in radians, read as its sine and cosine."""
+ANGLES = frozenset({"angle", "theta", "phi", "yaw", "pitch", "roll", "heading"})
+"""A component with one of these words in its name, or a change of one (``dangle``), is an angle in radians."""
+NO_ANGLES = frozenset(
+    {"rate", "dot", "vel", "velocity", "speed", "omega", "acc", "accel", "acceleration", "torque"}
+    | {"sin", "sine", "cos", "cosine"}
+)
+"""Unless it has one of these as well: a rate goes further than once round, a sine is none."""
 
 WIDEST = 8
 """A column of more components than this is one factor as a whole."""
@@ -47,7 +53,7 @@ class Factor:
 def find_factors(
     columns: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]], of: str = "", wanted: Sequence[str] = ()
 ) -> list[Factor]:
-    """The factors in a batch of columns ``B T A`` (as clips have them), those left out that never vary.
+    """The factors in a batch of columns ``B T A`` (as clips have them), those left out that never vary where known.
 
     Args:
         columns: of some clips.
@@ -58,6 +64,43 @@ def find_factors(
     Raises:
         DilaError: no such component.
     """
+    return [factor for factor in _factors(columns, names, of, wanted) if _varies(factor.of(columns))]
+
+
+def tell_unknown(
+    columns: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]], of: str = "", wanted: Sequence[str] = ()
+) -> list[str]:
+    """A sentence for each factor with frames whose value is not finite, so not known. Arguments as `find_factors`."""
+    told = []
+    for factor in _factors(columns, names, of, wanted):
+        unknown = ~is_known(factor.of(columns).flatten(0, 1))
+        if unknown.any():
+            count = f"{int(unknown.sum())} of {len(unknown)}" if not unknown.all() else "all"
+            told.append(f"{factor.name} is not known in {count} frames, which are left out of its probes")
+    return told
+
+
+def is_known(values: Tensor) -> Bool[Tensor, " N"]:
+    """Which rows of values are finite throughout."""
+    return values.reshape(len(values), -1).isfinite().all(1)
+
+
+def known_rows(y: Float[Tensor, "N A"], factors: Sequence[Factor]) -> Bool[Tensor, " N"]:
+    """Which rows of what is probed for are known.
+
+    Raises:
+        DilaError: none is.
+    """
+    rows = is_known(y)
+    if not rows.any():
+        names = ", ".join(factor.name for factor in factors)
+        raise DilaError(f"{names} of column {factors[0].column!r} is not known of any transition; probe for another")
+    return rows
+
+
+def _factors(
+    columns: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]], of: str, wanted: Sequence[str]
+) -> list[Factor]:
     found: list[Factor] = []
     for column, values in columns.items():
         if column in SKIPPED or (not values.is_floating_point() and values.shape[-1] > 1):
@@ -70,7 +113,7 @@ def find_factors(
         else:
             own = components(column, chosen, width, names)
             found += [replace(factor, name=_name(column, factor.name)) for factor in own]
-    return [factor for factor in found if _varies(factor.of(columns))]
+    return found
 
 
 def components(column: str, wanted: Sequence[str], width: int, names: Mapping[str, tuple[str, ...]]) -> list[Factor]:
@@ -106,9 +149,12 @@ def _name(column: str, part: str) -> str:
 
 
 def _kind(part: str) -> Kind:
-    return "angle" if any(word in part for word in CIRCULAR) else "number"
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)}
+    named = words & ANGLES or {word.removeprefix("d") for word in words} & ANGLES
+    return "angle" if named and not words & NO_ANGLES else "number"
 
 
 def _varies(values: Tensor) -> bool:
     flat = values.double().flatten(0, 1)
-    return bool(flat.isfinite().all()) and bool((flat.reshape(len(flat), -1).std(0, correction=0) > 1e-9).any())
+    flat = flat[is_known(flat)]
+    return bool(len(flat)) and bool((flat.reshape(len(flat), -1).std(0, correction=0) > 1e-9).any())

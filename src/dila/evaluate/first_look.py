@@ -15,7 +15,7 @@ import torch
 from dila.analysis.probe import ProbeResult, chance, feature_changes, probe
 from dila.data import Clips, collate_clips
 from dila.errors import DilaError
-from dila.evaluate.factors import Factor
+from dila.evaluate.factors import Factor, known_rows
 from dila.imagine.pictures import fit_colours, paint, write_clip, write_sheet
 from dila.imagine.rollout import rollout
 from dila.imagine.world import World
@@ -98,7 +98,13 @@ def measure_probe(
     factors: Sequence[Factor],
     target: str,
 ) -> Probes:
-    """Probes from z to the change of what is known of every frame, fitted on ``train`` and scored on ``held``."""
+    """Probes from z to the change of what is known of frames, fitted on ``train`` and scored on ``held``.
+
+    Transitions of which it is not known (NaN) are left out.
+
+    Raises:
+        DilaError: there is no such column, nothing of it is known, or as `probe`.
+    """
     both, test = _both(world, train, held, factors)
     return Probes(
         target,
@@ -200,7 +206,9 @@ def _transitions(world: World, episodes: Sequence[Episode], factors: Sequence[Fa
         y = torch.cat([factor.change(columns)[0] for factor in factors], dim=-1)
         episode = torch.full((len(z),), int(clip.episode))
         parts.append(Transitions(z, feature_changes(clip.frames[None].float()), y, episode))
-    return Transitions(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    rows = Transitions(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    known = known_rows(rows.y, factors)
+    return Transitions(*(part[known] for part in rows))
 
 
 def _some_clips(world: World, frames: Sequence[Episode], length: int, count: int) -> list[UInt8[Tensor, "T 3 Y X"]]:

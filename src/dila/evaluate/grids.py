@@ -2,11 +2,13 @@
 
 Rows are the clips whose actions are taken, columns the scenes; the first column shows the source, the first row the
 scenes as they were. ``z_cosine`` says how well the actions inferred from an imagined clip agree with those that were
-put in, against those of another source: high for both would mean that z says nothing of the action.
+put in, against those of another source: high for both would mean that z says nothing of the action. It is of more clips
+than are drawn, as many as are pinned, one an episode, each in the scenes of the next few and never in its own.
 """
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +16,23 @@ import torch.nn.functional as F
 from dila.data import Clips, open_corpus, write_video
 from dila.errors import DilaError
 from dila.evaluate.bench import Bench
+from dila.evaluate.pins import Pin
 from dila.evaluate.probing import spread
 from dila.evaluate.result import Result, score_rows
 from dila.imagine.pictures import write_sheet
-from dila.imagine.transfer import transfer
+from dila.imagine.rollout import rollout
 from dila.imagine.windows import infer_long
-from dila.protocols import Episode
 from dila.shapes import Float, Tensor, UInt8
 
 GAP = 3
+
+
+class Shot(NamedTuple):
+    """A clip, its episode, and what rows call it."""
+
+    e: Float[Tensor, "T H W D"]
+    episode: str
+    name: str
 
 
 def measure_transfer(bench: Bench) -> Result:
@@ -33,60 +43,84 @@ def measure_transfer(bench: Bench) -> Result:
     """
     began = time.monotonic()
     count = max(2, bench.settings.pictures)
-    scenes = _first_clips(bench, bench.held, count + 1)
-    sources = _sources(bench, count) if bench.settings.source else scenes[:count]
-    with bench.world.running():
-        z = torch.cat([infer_long(bench.world.model, a[None], bench.world.frames) for a in sources])
-        made = _all_pairs(bench, sources, scenes)
-        again = torch.stack([_read_again(bench, scenes, row) for row in made])
-    right = torch.stack([F.cosine_similarity(again[i], z[i], dim=-1) for i in range(count)])
-    wrong = torch.stack([F.cosine_similarity(again[i], z[(i + 1) % count], dim=-1) for i in range(count)])
-    owners = torch.arange(count).repeat_interleave(len(scenes))
+    scenes = _scenes(bench)
+    sources = _sources(bench) if bench.settings.source else scenes
+    z = torch.cat([_infer(bench, source.e[None]) for source in sources])
+    where = _where(len(sources), len(scenes), count, same=sources is scenes)
+    right, wrong = [], []
+    for i, there in enumerate(where):
+        again = _read_again(bench, z[i], [scenes[j].e for j in there])
+        right.append(F.cosine_similarity(again, z[i].float(), dim=-1))
+        wrong.append(F.cosine_similarity(again, z[i - 1].float(), dim=-1))
+    episodes = list(dict.fromkeys(source.episode for source in sources))
+    owners = torch.tensor([episodes.index(sources[i].episode) for i, there in enumerate(where) for _ in there])
     scores = [
-        score_rows("z_cosine/its_source", right.flatten(0, 1), owners),
-        score_rows("z_cosine/another_source", wrong.flatten(0, 1), owners, "lower"),
+        score_rows("z_cosine/its_source", torch.cat(right), owners),
+        score_rows("z_cosine/another_source", torch.cat(wrong), owners, "lower"),
     ]
-    names = tuple(f"source {i} in scene {j}" for i in range(count) for j in range(len(scenes)))
-    pictures = _draw(bench, sources, scenes, made) if bench.world.decoder is not None else {}
-    notes = () if pictures else ("pictures are left out: the model has no decoder (dila train-decoder)",)
+    names = tuple(f"source {sources[i].name} in scene {scenes[j].name}" for i, there in enumerate(where) for j in there)
+    pictures, notes = {}, ("pictures are left out: the model has no decoder (dila train-decoder)",)
+    if bench.world.decoder is not None:
+        shown = [scenes[i].e.to(bench.device) for i in spread(len(scenes), count + 1)]
+        given = [sources[i].e.to(bench.device) for i in spread(len(sources), count)]
+        pictures, notes = _draw(bench, given if bench.settings.source else shown[:count], shown), ()
     return bench.finish("transfer", began, scores, rows=names, notes=notes, pictures=pictures)
 
 
-def _all_pairs(bench: Bench, sources: Sequence[Tensor], scenes: Sequence[Tensor]) -> list[Float[Tensor, "S K H W D"]]:
-    world, targets = bench.world, torch.stack([scene[:1] for scene in scenes])
-    return [
-        transfer(world.model, source[None].expand(len(scenes), -1, -1, -1, -1), targets, frames=world.frames).e.float()
-        for source in sources
-    ]
+def _where(sources: int, scenes: int, count: int, same: bool) -> list[list[int]]:
+    """The scenes of each source: so many after its own place, and never that where both are the same clips."""
+    return [[(i + k) % scenes for k in range(1, min(count, scenes - same) + 1)] for i in range(sources)]
 
 
-def _read_again(bench: Bench, scenes: Sequence[Tensor], made: Tensor) -> Float[Tensor, "S K Dz"]:
-    first = torch.stack([scene[:1] for scene in scenes]).float()
-    return infer_long(bench.world.model, torch.cat([first, made], dim=1), bench.world.frames)
+def _infer(bench: Bench, e: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B K Dz"]:
+    with bench.world.running():
+        return infer_long(bench.world.model, e.to(bench.device), bench.world.frames)
 
 
-def _first_clips(bench: Bench, episodes: Sequence[Episode], count: int) -> list[Float[Tensor, "T H W D"]]:
-    """A clip of each of some episodes, `Bench.pins.frames` long."""
-    cut = Clips(episodes, bench.pins.frames, bench.world.stride)
+def _imagine(bench: Bench, z: Float[Tensor, "K Dz"], scenes: Sequence[Tensor]) -> Float[Tensor, "S T H W D"]:
+    """What these actions do in each scene, after its first frame."""
+    first = torch.stack([scene[:1] for scene in scenes]).to(bench.device)
+    with bench.world.running():
+        made = rollout(bench.world.model, first, z.expand(len(scenes), -1, -1)).float()
+    return torch.cat([first.float(), made], dim=1)
+
+
+def _read_again(bench: Bench, z: Float[Tensor, "K Dz"], scenes: Sequence[Tensor]) -> Float[Tensor, "S K Dz"]:
+    return _infer(bench, _imagine(bench, z, scenes)).float()
+
+
+def _scenes(bench: Bench) -> list[Shot]:
+    """A clip of each of as many held-out episodes as clips are pinned, `Bench.pins.frames` long."""
+    cut = Clips(bench.held, bench.pins.frames, bench.world.stride)
     places: dict[int, list[int]] = {}
     for item in range(len(cut)):
         places.setdefault(cut.index_of(item)[0], []).append(item)
     if len(places) < 2:
         raise DilaError("transfer needs clips of two episodes; hold out more")
-    chosen = [list(places.values())[i] for i in spread(len(places), count)]
-    return [cut[items[len(items) // 2]].frames.to(bench.device) for items in chosen]
+    items = list(places.values())
+    return [_shot(cut, items[i][len(items[i]) // 2]) for i in spread(len(items), bench.settings.clips)]
 
 
-def _sources(bench: Bench, count: int) -> list[Float[Tensor, "T H W D"]]:
+def _sources(bench: Bench) -> list[Shot]:
+    """As many clips of the other data set, spread over it."""
     corpus = open_corpus(str(bench.settings.source))
     cut = Clips(corpus.episodes, bench.pins.frames, bench.world.stride)
-    frames = [cut[i].frames for i in spread(len(cut), count)]
-    return [bench.world.encoder.encode(o[None])[0].to(bench.device) for o in frames]
+    if len(cut) < 2:
+        raise DilaError(f"{bench.settings.source} has one clip of {bench.pins.frames} frames; transfer needs two")
+    shots = [_shot(cut, i) for i in spread(len(cut), bench.settings.clips)]
+    return [shot._replace(e=bench.world.encoder.encode(shot.e[None])[0]) for shot in shots]
 
 
-def _draw(bench: Bench, sources: Sequence[Tensor], scenes: Sequence[Tensor], made: Sequence[Tensor]) -> dict[str, str]:
+def _shot(cut: Clips, item: int) -> Shot:
+    number, index = cut.index_of(item)
+    episode = cut.episodes[number].id
+    return Shot(cut[item].frames, episode, Pin(episode, int(index[0])).name)
+
+
+def _draw(bench: Bench, sources: Sequence[Tensor], scenes: Sequence[Tensor]) -> dict[str, str]:
     drawn_sources = [bench.world.draw(source) for source in sources]
     drawn_scenes = [bench.world.draw(scene[:1]).expand(len(sources[0]), -1, -1, -1) for scene in scenes]
+    made = [_imagine(bench, _infer(bench, source[None])[0], scenes)[:, 1:] for source in sources]
     grid = [
         [torch.cat([scene[:1], bench.world.draw(clip)]) for scene, clip in zip(drawn_scenes, row, strict=True)]
         for row in made

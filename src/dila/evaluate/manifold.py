@@ -3,7 +3,7 @@
 Two planes, PCA and (where umap-learn is installed) UMAP, coloured by kind of transform and by each true parameter, with
 the direction in which z moves as a parameter grows. Numbers: the true parameters read off z by a ridge probe (from all
 kinds, and on compositions by a probe that only saw single transforms), how far neighbours in z are neighbours in truth,
-and circular correlations of directions and turns.
+and correlations of decoded directions and turns with the true ones, around the circle.
 """
 
 import time
@@ -13,14 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dila.analysis.manifold import Plane, circular_correlation, pca, trustworthiness, umap
+from dila.analysis.manifold import Plane, angular_correlation, pca, trustworthiness, umap
 from dila.analysis.probe import predict, probe
 from dila.data import KINDS, Clips, collate_clips
 from dila.errors import MissingExtra
 from dila.evaluate.bench import PART, Bench
-from dila.evaluate.factors import Factor
+from dila.evaluate.factors import Factor, known_rows
 from dila.evaluate.plots import Arrow, draw_points
 from dila.evaluate.probing import (
+    STILL,
     check_varies,
     radians,
     score_r2,
@@ -31,7 +32,7 @@ from dila.evaluate.probing import (
 )
 from dila.evaluate.result import Result, Score
 from dila.protocols import Episode
-from dila.shapes import Float, Int, Tensor
+from dila.shapes import Bool, Float, Int, Tensor
 
 SHOWN = 2000
 """Latent actions of held-out episodes in a plane, at most."""
@@ -61,7 +62,9 @@ def measure_manifold(bench: Bench) -> Result:
     plane = pca(held.z)
     scores += [Score("pca_share", sum(plane.share), better="neither")]
     scores += _topology(held, plane.points, "pca")
-    pictures, notes = _draw_plane(bench, held, names, plane, "pca"), []
+    pictures = _draw_plane(bench, held, names, plane, "pca")
+    still = [name for name, varies in zip(names, _varies(held.y).tolist(), strict=True) if not varies]
+    notes = [f"truth is without {', '.join(still)}: constant in the held-out episodes"] if still else []
     try:
         points = umap(held.z, bench.settings.seed)
         scores += _topology(held, points, "umap")
@@ -86,7 +89,7 @@ def _gather(bench: Bench, episodes: Sequence[Episode], count: int) -> Latents:
         episode = torch.as_tensor(batch.episode)[:, None].expand(-1, z.shape[1])
         parts.append(Latents(*(part.flatten(0, 1) for part in (z, y, kind, episode))))
     rows = Latents(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    known = rows.y.isfinite().all(1)
+    known = known_rows(rows.y, factors)
     return Latents(*(part[known] for part in rows))
 
 
@@ -106,7 +109,7 @@ def _decoding(train: Latents, held: Latents, factors: Sequence[Factor], bench: B
 
 def _turns(decoded: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> list[Score]:
     return [
-        Score(f"circular_correlation/{name}", circular_correlation(decoded[name], turn))
+        Score(f"angular_correlation/{name}", angular_correlation(decoded[name], turn))
         for name, turn in true.items()
         if bool((turn.abs() > 1e-9).any())
     ]
@@ -118,7 +121,7 @@ def _direction(decoded: Tensor, true: Tensor, names: Sequence[str]) -> list[Scor
         return []
     moves = true[:, :2].norm(dim=1) > 0.25 * true[:, :2].norm(dim=1).amax().clamp_min(1e-12)
     told, real = (torch.atan2(side[moves, 1], side[moves, 0]) for side in (decoded, true))
-    return [Score("circular_correlation/direction", circular_correlation(told, real))]
+    return [Score("angular_correlation/direction", angular_correlation(told, real))]
 
 
 def _composed(train: Latents, held: Latents, seed: int) -> list[Score]:
@@ -136,11 +139,16 @@ def _composed(train: Latents, held: Latents, seed: int) -> list[Score]:
 
 
 def _topology(held: Latents, points: Tensor, plane: str) -> list[Score]:
-    truth = held.y.double() / held.y.double().std(0, correction=0).clamp_min(1e-12)
+    truth = held.y[:, _varies(held.y)].double()
+    truth = (truth - truth.mean(0)) / truth.std(0, correction=0)
     scores = [Score(f"trustworthiness/{plane}_of_z", trustworthiness(held.z, points))]
     if plane == "pca":
         scores.append(Score("trustworthiness/z_of_truth", trustworthiness(truth, held.z)))
     return [*scores, Score(f"trustworthiness/{plane}_of_truth", trustworthiness(truth, points))]
+
+
+def _varies(y: Float[Tensor, "N A"]) -> Bool[Tensor, " A"]:
+    return y.double().std(0, correction=0) > STILL
 
 
 def _draw_plane(bench: Bench, held: Latents, names: Sequence[str], plane: Plane, kind: str) -> dict[str, str]:

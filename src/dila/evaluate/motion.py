@@ -20,7 +20,7 @@ from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
 from dila.evaluate.cycle import partners
 from dila.evaluate.disentangle import dila_of
-from dila.evaluate.factors import Factor
+from dila.evaluate.factors import Factor, is_known
 from dila.evaluate.probing import spread
 from dila.evaluate.result import Result, Score, score_ratio
 from dila.imagine.isolate import isolate
@@ -60,7 +60,8 @@ def measure_motion(bench: Bench) -> Result:
         pictures |= _draw(bench, e_a, e_b, bound, still, len(pictures))
     rows = {name: torch.cat(parts) for name, parts in kept.items()}
     scores = _scores(rows, bench.owners) + _layout(bench, model, rows)
-    return bench.finish("motion", began, scores, pictures=pictures)
+    notes = [f"of the pinned clips {told}" for told in bench.unknown(_columns(rows, "a "))]
+    return bench.finish("motion", began, scores, notes=notes, pictures=pictures)
 
 
 def statistics(e: Features) -> Float[Tensor, "B F"]:
@@ -86,18 +87,24 @@ def _scores(rows: dict[str, Tensor], owners: Tensor) -> list[Score]:
 def _layout(bench: Bench, model: DiLA, rows: dict[str, Tensor]) -> list[Score]:
     """How well a probe of true frames reads A's and B's states off the rebound clips; none without states."""
     inputs, columns, episode = _training(bench, model)
-    a, b = ({k.removeprefix(s): v for k, v in rows.items() if k.startswith(s)} for s in ("a ", "b "))
+    a, b = (_columns(rows, side) for side in ("a ", "b "))
     known = bench.factors(a)
     scores: list[Score] = []
     for factor in bench.factors(columns):
         if factor.column != "state" or factor not in known:
             continue
         y = factor.of(columns)[:, 1:].flatten(0, 1)
+        told = is_known(y)
         for name, x in inputs.items():
             drawn = torch.cat([_flat(rows[f"{name} bound"]), _flat(rows[f"{name} true"])])
-            bound, true = predict(x, y, episode, drawn, bench.settings.seed).split(len(drawn) // 2)
+            bound, true = predict(x[told], y[told], episode[told], drawn, bench.settings.seed).split(len(drawn) // 2)
             scores += _agreements(f"{factor.name}/{name}", factor, bound, true, a, b)
     return scores
+
+
+def _columns(rows: dict[str, Tensor], side: str) -> dict[str, Tensor]:
+    """What is known of the clips of one side."""
+    return {name.removeprefix(side): values for name, values in rows.items() if name.startswith(side)}
 
 
 def _agreements(
@@ -127,7 +134,12 @@ def _flat(maps: Float[Tensor, "B K H W D"]) -> Float[Tensor, "N HWD"]:
     return maps.flatten(0, 1).flatten(1)
 
 
-def _r2(predicted: Tensor, true: Tensor) -> float:
+def _r2(predicted: Tensor, true: Tensor) -> float | None:
+    """Over the frames whose truth is known; None where there are none."""
+    told = is_known(true)
+    if not told.any():
+        return None
+    predicted, true = predicted[told], true[told]
     total = (true - true.mean(0)).square().sum().clamp_min(1e-12)
     return float(1 - (predicted - true).square().sum() / total)
 

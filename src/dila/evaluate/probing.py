@@ -18,7 +18,7 @@ from dila.analysis.probe import Fit, ProbeResult, chance, feature_changes, probe
 from dila.data import Clips, collate_clips
 from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
-from dila.evaluate.factors import Factor, components
+from dila.evaluate.factors import Factor, components, known_rows
 from dila.evaluate.result import Better, Result, Score, edges
 from dila.protocols import Episode, LatentActionModel
 from dila.shapes import Float, Int, Tensor
@@ -66,7 +66,11 @@ def measure_probe(bench: Bench) -> Result:
 def gather(
     bench: Bench, episodes: Sequence[Episode], pairs: int, untrained: LatentActionModel | None = None
 ) -> Transitions:
-    """About so many transitions, spread over the episodes."""
+    """About so many transitions, spread over the episodes, those left out whose target is not known.
+
+    Raises:
+        DilaError: there is no such column or component, or none is known.
+    """
     world, settings = bench.world, bench.settings
     cut = Clips(episodes, world.frames, world.stride, hop=max(1, world.frames // 2))
     factors = wanted_components(bench, cut)
@@ -86,7 +90,7 @@ def gather(
                         episode.flatten())
         )  # fmt: skip
     rows = Transitions(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    known = rows.y.isfinite().all(1)
+    known = known_rows(rows.y, factors)
     rows = Transitions(*(part[known] for part in rows))
     keep = torch.tensor(spread(len(rows.y), pairs))
     return Transitions(*(part[keep] for part in rows))
@@ -141,7 +145,7 @@ def wanted_components(bench: Bench, cut: Clips | None = None) -> list[Factor]:
 
 def check_varies(bench: Bench, y: Float[Tensor, "N A"]) -> None:
     """Raise DilaError where none of what is to be read off the held-out episodes varies among them."""
-    if len(y) and not bool((y.std(0, correction=0) > STILL).any()):
+    if not bool((y.std(0, correction=0) > STILL).any()):
         names = ", ".join(factor.name for factor in wanted_components(bench))
         told = f"the change of {names}" if bench.settings.change else names
         raise DilaError(

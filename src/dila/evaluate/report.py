@@ -136,11 +136,11 @@ def _table(rows: Sequence[Row], models: Sequence[str]) -> Table:
 
 
 def _test_table(tests: Sequence[tuple[Row, Test]]) -> Table:
-    head = ["paired, same clips", "first", "second", "difference", "p bootstrap", "p Wilcoxon", "p Holm", "episodes"]
+    head = ["paired, same clips", "first", "second", "difference", "p sign flips", "p Wilcoxon", "p Holm", "episodes"]
     lines = []
     for row, test in tests:
         difference = _number(test.difference, test.low, test.high)
-        chances = ("-" if p is None else f"{p:.3g}" for p in (test.p_bootstrap, test.p_wilcoxon, test.p_holm))
+        chances = ("-" if p is None else f"{p:.3g}" for p in (test.p_permutation, test.p_wilcoxon, test.p_holm))
         lines.append([row.score, test.first, test.second, difference, *chances, str(test.episodes)])
     return Table(head, lines)
 

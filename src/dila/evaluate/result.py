@@ -77,7 +77,7 @@ class Result:
         pins: hash of the clips it is made on; only results with the same one are compared clip by clip.
         settings: what it was made with.
         scores: the numbers.
-        rows: what `Score.values` belong to, ``episode@first frame``.
+        rows: what `Score.values` belong to, as the table has it: ``episode@first frame``, or an episode.
         steps: what `Score.by_step` is along; frames ahead when empty.
         notes: what was left out and why, in sentences.
         pictures: files beside the JSON, relative to it, with a caption each.

@@ -23,6 +23,14 @@ from dila.evaluate.sceptic import measure_sceptic
 from dila.files import alone
 
 
+def _of_clip(row: str) -> str:
+    return row.rpartition("@")[0] or row
+
+
+def _of_source(row: str) -> str:
+    return _of_clip(row.partition(" in scene ")[0])
+
+
 class Table(NamedTuple):
     """How a table is made, and what it depends on besides the model and the pinned clips."""
 
@@ -33,17 +41,19 @@ class Table(NamedTuple):
     """Whether the decoder draws for it, as many pictures as the settings say."""
     splits: bool = False
     """Whether it reads episodes that are not pinned, to fit probes or to be judged."""
+    owner: Callable[[str], str] = _of_clip
+    """The episode of a row; of a transfer, that of its source."""
 
 
 PROBED = ("column", "components", "pairs", "seed")
 TABLES: dict[str, Table] = {
     "generation": Table(measure_generation, ("context", "i3d"), draws=True),
     "cycle": Table(measure_cycle, (), draws=True),
-    "probe": Table(measure_probe, (*PROBED, "change"), splits=True),
+    "probe": Table(measure_probe, (*PROBED, "change"), splits=True, owner=str),
     "disentangle": Table(measure_disentangle, PROBED, splits=True),
     "motion": Table(measure_motion, PROBED, draws=True, splits=True),
     "manifold": Table(measure_manifold, (*PROBED, "change"), splits=True),
-    "transfer": Table(measure_transfer, ("pictures", "source"), draws=True, splits=True),
+    "transfer": Table(measure_transfer, ("clips", "pictures", "source"), draws=True, splits=True, owner=_of_source),
     "sceptic": Table(measure_sceptic, ("clips", "pairs", "seed", "still"), splits=True),
 }
 
@@ -55,6 +65,12 @@ def settings_of(result: Result) -> dict[str, Any]:
         return result.settings
     every = to_json(Settings()) | result.settings
     return {name: every[name] for name in table.reads}
+
+
+def owners_of(result: Result) -> list[str]:
+    """The episode of each row; what a row of no table of `TABLES` has before its last @, if it has one."""
+    table = TABLES.get(result.what)
+    return [(table.owner if table else _of_clip)(row) for row in result.rows]
 
 
 def hashes_of(result: Result) -> tuple[str, ...]:

@@ -19,12 +19,12 @@ import torch
 from dila.configs import from_json, to_json
 from dila.errors import DilaError
 from dila.files import replacing, write_json
-from dila.shapes import Float, Tensor
+from dila.shapes import Float, Int, Tensor
 
 ACTIONS, INVERSE = "actions.json", "latent_to_action.safetensors"
 RIDGES = tuple(10.0**power for power in range(-6, 3))
 HELD = 0.25
-"""Share of the rows, the last ones, that a map is scored and its penalty chosen on."""
+"""Share of the trajectories, the last ones, that a map is scored and its penalty chosen on."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class ActionSpace:
         bound: of each component: 99% of the data's actions are no larger.
         to_latent_r2: of the action encoder after regression, on trajectories left out of it; None where their latent
             actions do not vary.
-        from_latent_r2: of `LatentToAction`, on trajectories left out of it; None where their actions do not vary.
+        from_latent_r2: of `LatentToAction`, on trajectories left out of it, which chose its penalty as well; None where
+            their actions do not vary.
         structure_error: of structure rolled out under true actions on held-out episodes, where 1 is standing still;
             None where there are none.
     """
@@ -77,12 +78,21 @@ class LatentToAction:
         return z.to(self.weight.dtype) @ self.weight + self.bias
 
     @classmethod
-    def fit(cls, z: Float[Tensor, "N Dz"], a: Float[Tensor, "N nDa"]) -> tuple["LatentToAction", float]:
-        """Ridge regression in double precision, its penalty chosen on the last rows; and its R² there."""
+    def fit(
+        cls, z: Float[Tensor, "N Dz"], a: Float[Tensor, "N nDa"], episode: Int[Tensor, " N"]
+    ) -> tuple["LatentToAction", float]:
+        """Ridge regression in double precision, its penalty chosen on the last trajectories; and its R² there.
+
+        Args:
+            z: latent actions.
+            a: the raw actions of their transitions.
+            episode: the trajectory of each row, two or more in all.
+        """
         x, y = z.double(), a.double()
-        held = max(1, round(HELD * len(x)))
-        fits = [_ridge(x[:-held], y[:-held], penalty) for penalty in RIDGES]
-        scores = [r_squared(x[-held:] @ weight + bias, y[-held:]) for weight, bias in fits]
+        names = episode.unique()
+        held = torch.isin(episode, names[-max(1, round(HELD * len(names))) :])
+        fits = [_ridge(x[~held], y[~held], penalty) for penalty in RIDGES]
+        scores = [r_squared(x[held] @ weight + bias, y[held]) for weight, bias in fits]
         best = scores.index(max(scores))
         weight, bias = _ridge(x, y, RIDGES[best])
         return cls(weight.float(), bias.float()), scores[best]

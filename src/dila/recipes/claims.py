@@ -34,10 +34,15 @@ FIGURES: dict[str, tuple[str, Better, str]] = {
     "figure5/state_z": ("the state off z ↓", "lower", "disentangle/r2/(?!change of )[^/]+/z"),
     "figure5/state_s": ("off s ↑", "higher", "disentangle/r2/(?!change of )[^/]+/s"),
     "figure5/state_c": ("off c ↓", "lower", "disentangle/r2/(?!change of )[^/]+/c"),
-    "figure6/circle": ("directions of z ↑", "higher", "manifold/circular_correlation/[^/]+"),
+    "figure6/angles": ("directions decoded from z ↑", "higher", "manifold/angular_correlation/[^/]+"),
+    "figure6/circle": ("directions of z, old coefficient ↑", "higher", "manifold/circular_correlation/[^/]+"),
     "figure6/neighbours": ("true neighbours ↑", "higher", "manifold/trustworthiness/umap_of_truth"),
 }
-"""The same for figures 3 to 6, and the scores of `dila eval` whose mean each is, over the known factors."""
+"""The same for figures 3 to 6, and the scores of `dila eval` whose mean each is, over the known factors.
+
+The old coefficient of figure 6 measured from a mean direction, which is noise where directions lie all round: runs
+that were judged with it are shown as they were.
+"""
 
 ALONE = {"copying": "*the first frame repeated*", "decoder": "*true features, drawn*"}
 """What stands beside the models in `DRAWN`: the last part of a score's name, and how it is called."""

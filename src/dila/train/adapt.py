@@ -152,7 +152,7 @@ def adapt(
         cache = FeatureCache(pretrained.encoder, Path(cache_dir or default_cache()), progress=progress)
         pairs, repeats = collect(pretrained, corpus, cache, how, progress)
         encoder, to_latent_r2 = fit_encoder(pairs, pretrained.model.config.action_dim, how)
-        inverse, from_latent_r2 = LatentToAction.fit(pairs.z, pairs.a)
+        inverse, from_latent_r2 = LatentToAction.fit(pairs.z, pairs.a, pairs.episode)
         started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
         if isinstance(started.model, DiLA) and not (out / TRAINING / "run.json").is_file():
             _move_by_actions(started.model, corpus, cache, run, how, progress)
