@@ -110,6 +110,20 @@ def test_a_file_on_both_sides_of_its_data_keeps_no_run_from_being_judged(first_l
     Trained.find(write_run(tmp_path / "run", data)).refuse(str(data), held)
 
 
+def test_a_file_that_went_while_the_run_began_is_known_by_its_place(first_look, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(first_look.folder / "pusht", data)
+    frames = list(open_corpus(data).episodes)
+    cached = [episode(e.id, len(e.times)) for e in frames]
+    (data / frames[0].id).unlink()
+    write_register(tmp_path, Material(None, (Split("data", cached, [], frames, []),)))
+    (tmp_path / "run.json").write_text("{}")
+    run = Trained.find(tmp_path)
+    assert len(run.on.hashes) == len(frames) - 1
+    with pytest.raises(DilaError, match="1 of the 1 episodes"):
+        run.refuse(str(data), frames[:1])
+
+
 def test_a_converted_copy_and_its_original_are_one(first_look, tmp_path):
     original, copy = first_look.folder / "pusht", tmp_path / "copy"
     convert(original, copy, progress=False)

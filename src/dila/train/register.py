@@ -10,7 +10,7 @@ frames    how many
 times     seconds of each from the first
 columns   JSON: what true values there are, ``{"action": [2]}`` for two numbers a frame
 content   fingerprint of the file, or of the features made of it
-file      fingerprint of the file
+file      fingerprint of the file; null where it went while the run began
 place     ``data/recording``; of a converted data set those of the original
 ========  ======================================================================================
 
@@ -23,6 +23,7 @@ other clips keep their numbers; its own are skipped and counted like those of an
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def write_register(out: Path, material: Material, start: str | None = None) -> N
         "times": pa.array([row[2].times for row in rows], pa.list_(pa.float64())),
         "columns": pa.array([_described(row[2].columns) for row in rows], pa.string()),
         "content": pa.array([row[2].fingerprint() for row in rows], pa.string()),
-        "file": pa.array([row[3].fingerprint() for row in rows], pa.string()),
+        "file": pa.array([_file(row[3]) for row in rows], pa.string()),
         "place": pa.array([_place(row[0], row[3]) for row in rows], pa.string()),
     }
     before = read_seen(start) if start else None
@@ -106,7 +107,7 @@ def read_trained(out: Path) -> TrainedOn:
     ids = {(f"{row['data']}/{row['episode']}", row["frames"]) for row in trained}
     recordings = {(row["place"], row["frames"]) for row in trained if "place" in row}
     files = {
-        part: {row["file"] for row in rows if row["split"] == part and "file" in row} for part in (TRAIN, HELD_OUT)
+        part: {row["file"] for row in rows if row["split"] == part and row.get("file")} for part in (TRAIN, HELD_OUT)
     }
     told = (stored.schema_arrow.metadata or {}).get(BEFORE, b"").decode()
     before = {told[i : i + DIGITS] for i in range(0, len(told), DIGITS)}
@@ -156,6 +157,12 @@ def _rows(material: Material) -> Iterator[tuple[str, str, Any, Any]]:
         for part, episodes, frames in sides:
             for episode, seen in zip(episodes, frames, strict=True):
                 yield split.name, part, episode, seen
+
+
+def _file(episode: Any) -> str | None:
+    with suppress(DilaError):
+        return episode.fingerprint()
+    return None
 
 
 def _place(data: str, episode: Any) -> str:
