@@ -219,6 +219,18 @@ def test_split_is_stable_and_about_right():
     assert ids(split_episodes(many, 0.1, seed=1)[1]) != ids(held)
 
 
+@pytest.mark.parametrize(("count", "share"), [(5, 0.15), (10, 0.06), (20, 0.017), (40, 0.002)])
+def test_one_more_episode_moves_another_as_seldom_as_is_said(count, share):
+    moved = 0
+    for seed in range(1000):
+        before, after = (split_episodes([Named(str(i)) for i in range(n)], 0.1, seed)[1] for n in (count, count + 1))
+        lost = ids(before) - ids(after)
+        assert len(lost) <= 1
+        assert not lost or len(before) == 1
+        moved += len(lost)
+    assert moved / 1000 == pytest.approx(share, abs=4 * (share / 1000) ** 0.5)
+
+
 @pytest.mark.parametrize("held_out", [0.001, 0.5, 0.999])
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_neither_side_is_empty_from_two_episodes_on(count, held_out):

@@ -69,6 +69,18 @@ def test_every_documented_field_is_there(tmp_path):
     assert set(types) == set(features) - {CAMERA}
 
 
+def odd_kept(number):
+    return grey(number)._replace(split="held_out" if number % 2 else "train")
+
+
+def test_each_part_of_a_recording_is_a_range_and_more_may_follow(tmp_path):
+    out = write(tmp_path / "d", 5, odd_kept)
+    assert json.loads((out / "meta" / "info.json").read_text())["splits"] == {"train": "0:3", "held_out": "3:5"}
+    data = reader.read(write(out, 7, odd_kept))
+    assert data.info["splits"] == {"train": "0:3,5:6", "held_out": "3:5,6:7"}
+    assert [int(row["source"][-1]) for row in data.rows] == [0, 2, 4, 1, 3, 6, 5]
+
+
 def test_frames_and_rows_of_all_episodes_fit_together(tmp_path):
     data = reader.read(write(tmp_path / "d", 4))
     index = np.concatenate([e.columns["index"] for e in data.episodes])

@@ -8,7 +8,7 @@ import torch
 if any(importlib.util.find_spec(package) is None for package in ("robosuite", "miniworld", "trimesh", "moderngl")):
     pytest.skip("the packages with the meshes are not installed", allow_module_level=True)
 
-from dila.data import objects3d, paint3d
+from dila.data import objects3d, open_corpus, paint3d, split_episodes
 from dila.data.lerobot_write import CAMERA
 from dila.data.meshes3d import HELD_OUT, OBJECTS, OWN, TEXTURES, load_mesh, load_texture
 from dila.data.objects3d import EVERY, ObjectRenderer, render_objects3d
@@ -95,6 +95,20 @@ def test_held_out_objects_are_in_held_out_episodes_only():
         assert columns["held_out"].tolist() == [[held_out]] * 2
         assert (OBJECTS[int(columns["object"][0, 0])] in HELD_OUT) == held_out
         assert 0 <= columns["texture"][0, 0] <= len(TEXTURES) + 1
+
+
+def test_a_lerobot_recording_keeps_its_held_out_objects_from_training(tmp_path):
+    corpus = open_corpus(render_objects3d(tmp_path / "d", 2 * EVERY, frames=2, size=32, seed=5, progress=False))
+    sides = split_episodes(corpus, 0.5)
+    assert [len(side) for side in sides] == [2 * EVERY - 2, 2]
+    for side, held_out in zip(sides, (False, True), strict=True):
+        assert all((OBJECTS[int(e.columns["object"][0, 0])] in HELD_OUT) == held_out for e in side)
+        assert all(bool(e.columns["held_out"].all()) == held_out for e in side)
+
+
+def test_a_recording_without_held_out_objects_is_split_by_drawing(tmp_path):
+    corpus = open_corpus(render_objects3d(tmp_path / "d", 3, frames=2, size=32, seed=5, progress=False))
+    assert [len(side) for side in split_episodes(corpus)] == [2, 1]
 
 
 def test_the_background_moves_alone_and_changes_nothing_else():

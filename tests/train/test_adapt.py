@@ -18,6 +18,7 @@ from dila.data.relative import relative_actions
 from dila.errors import DilaError
 from dila.interop.actions import LatentToAction, load_actions
 from dila.interop.pretrained import load_pretrained, save_pretrained
+from dila.interop.seen import read_seen
 from dila.train.adapt import Adaptation, Pairs, adapt, fit_encoder
 from dila.train.loop import train
 from dila.train.published import Published
@@ -78,6 +79,14 @@ def test_the_way_back_is_scored_on_trajectories_that_it_was_not_fitted_on():
     known = torch.eye(12)[episode]  # z tells the trajectory and nothing else
     a = torch.randn(12, 2, generator=generator)[episode]
     assert LatentToAction.fit(known, a, episode)[1] < 0.1
+
+
+def test_the_adapted_model_tells_what_the_one_before_it_was_trained_on(adapted, trained, corpus, cache, tmp_path):
+    before = read_seen(trained)
+    assert before.hashes
+    assert read_seen(adapted.folder).hashes >= before.hashes
+    fitted = adapt(trained, corpus, tmp_path, replace(QUICK, layout_steps=0, steps=0), cache_dir=cache, progress=False)
+    assert read_seen(fitted.folder) == before
 
 
 def test_the_adapted_model_takes_the_datas_actions(adapted):

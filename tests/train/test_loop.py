@@ -7,14 +7,17 @@ import torch
 from train_world import PatchConfig, PatchEncoder, small_model, small_run, stop_at
 
 from dila import vision
+from dila.data import open_corpus, split_episodes
 from dila.data.mixture import Mixture
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
+from dila.interop.seen import hash_content, read_seen
 from dila.train import loop
 from dila.train.checkpoint import newest
 from dila.train.log import read_log
 from dila.train.loop import train
 from dila.train.objectives import ActionConditioned, OneStep, Rollout, Terms, Weights
+from dila.train.register import read_trained
 from dila.train.run import ClipSettings, DecoderRun, Guard, Optimiser, Stage
 
 
@@ -97,7 +100,8 @@ def same_trainer(one, other):
 
 def test_what_train_returns_is_what_the_run_folder_loads_as(whole):
     record = json.loads((newest(whole) / "config.json").read_text())
-    assert record["notes"] == {"run": "test", "step": 6, "steps": 6, "stage": "Rollout"}
+    told = {"run": "test", "step": 6, "steps": 6, "stage": "Rollout"}
+    assert record["notes"] == told | {"trained": record["notes"]["trained"]}
     pretrained = load_pretrained(whole)
     assert (pretrained.stride, pretrained.frames) == (0.2, 4)
     assert pretrained.encoder.statistics is not None
@@ -324,6 +328,18 @@ def test_a_run_can_start_from_a_trained_model(go, whole, tmp_path):
     wider = small_run(model=replace(small_model(), action_dim=6), start=str(whole))
     with pytest.raises(DilaError, match="is of another architecture"):
         go(wider, "wider")
+
+
+def test_a_model_tells_what_it_and_those_before_it_were_trained_on(go, whole, corpus, tmp_path):
+    first, hashes = read_seen(whole), {e.id: hash_content(e.fingerprint()) for e in open_corpus(corpus).episodes}
+    train, held = split_episodes(open_corpus(corpus), 0.2)
+    assert first == (0.2, {hashes[e.id] for e in train})
+    clips = ClipSettings(frames=4, stride=0.2, held_out=0.6)
+    second = go(small_run(stages=(Stage(Rollout(), steps=1),), clips=clips, start=str(whole)), "second")
+    third = go(small_run(stages=(Stage(Rollout(), steps=1),), clips=clips, start=str(second)), "third")
+    for end in (second, third):
+        assert read_seen(end) == (0.6, first.hashes)
+        assert hashes[held[0].id] not in read_trained(end.parent.parent).hashes
 
 
 def test_with_nothing_held_out_training_clips_are_evaluated_and_said_to_be(go, tmp_path):

@@ -214,9 +214,12 @@ def split_episodes(
 
     Where data sets ship both sides (a part ``train``, and one of ``validation``, ``valid``, ``val``, ``test``,
     ``held_out``), their episodes go there and those of their other parts nowhere, unless `held_out` is 0. All others
-    are drawn by a hash of the id: adding episodes moves no other. All cameras of one recording are on one side.
+    are drawn by a hash of the id: those below `held_out` are held out. All cameras of one recording are on one side.
 
-    With two or more recordings neither side is empty, unless `held_out` is 0.
+    With two or more recordings neither side is empty, unless `held_out` is 0: where no draw is below it, the lowest is
+    held out, and where all are, the highest is trained on. Adding episodes moves no other but for that: in a corpus so
+    small that nothing is held out by its draw, one more may turn the one held out into one for training (at 0.1, in 15%
+    of corpora of 5, 6% of 10, 1.7% of 20, 0.2% of 40).
 
     Raises:
         DilaError: `held_out` is not in [0, 1).

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.data.lerobot_meta import INFO, Row, features, list_episodes, names, read_info
+from dila.data.lerobot_meta import INFO, Row, converted_from, features, list_episodes, names, read_info
 from dila.data.lerobot_tables import columns, group_of, image_group, stamps, table
 from dila.data.reading import (
     LazyColumns,
@@ -40,6 +40,15 @@ RANGES = re.compile(r"\s*\d{1,9}\s*:\s*\d{1,9}\s*(,\s*\d{1,9}\s*:\s*\d{1,9}\s*)*
 """Of episodes, as a split is told: one, and where several calls wrote a data set here, several."""
 
 
+class Origin(NamedTuple):
+    """The recording that an episode of a converted data set is a copy of."""
+
+    data: str
+    """Path or address of its corpus."""
+    recording: str
+    """Id there, without the camera."""
+
+
 @dataclass(frozen=True, eq=False)
 class LeRobotEpisode:
     """One camera of one recording as a `dila.protocols.Episode`."""
@@ -56,6 +65,7 @@ class LeRobotEpisode:
     """What is done in it, in words, where the data set says so."""
     stamps: Callable[[], np.ndarray | None] | None = None
     """Gives the time stamps of its table, for `dila.data.check`: frames are found by their number."""
+    origin: Origin | None = None
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
         """The frames with these indices, RGB; raises `DilaError` when a file is gone or does not decode there."""
@@ -125,7 +135,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
     cameras, numbers = features(path, info)
     listed = list_episodes(path, info, cameras)
     yield Names(names(info["features"], numbers))
-    own, faults = float(info["fps"]), _Faults(listed, cameras, numbers)
+    own, faults, corpus = float(info["fps"]), _Faults(listed, cameras, numbers), converted_from(path)
     ids: dict[int, list[str]] = {}
     for row in listed:
         recording = join(name, f"episode_{row.number:06d}")
@@ -133,6 +143,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
             yield Skipped(row.data, f"{recording} is left out: {reason}")
             continue
         times = np.arange(row.length) / (own if fps is None else fps)
+        origin = Origin(corpus, row.source) if corpus and row.source else None
         lazy = LazyColumns(tuple(numbers.values()), partial(columns, row.data, row.number, row.length))
         for camera, kind in cameras.items():
             if kind == "video":
@@ -144,7 +155,9 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
             else:
                 source = _Images(row.data, camera, row.number)
             told = partial(stamps, row.data, row.number)
-            episode = LeRobotEpisode(join(recording, camera), recording, camera, times, source, lazy, row.tasks, told)
+            episode = LeRobotEpisode(
+                join(recording, camera), recording, camera, times, source, lazy, row.tasks, told, origin
+            )
             ids.setdefault(row.number, []).append(episode.id)
             yield episode
     yield from _splits(path, info, ids)

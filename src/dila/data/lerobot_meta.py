@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 
 from dila.data.lerobot_tables import ADDRESS, RENAMED
 from dila.data.reading import check_length, open_table, read_columns, read_json, read_text
+from dila.data.recording import SETTINGS
 from dila.errors import DilaError
 
 INFO = "meta/info.json"
@@ -26,6 +28,8 @@ class Row(NamedTuple):
     data: Path
     videos: dict[str, tuple[Path, float]]
     tasks: tuple[str, ...] = ()
+    source: str | None = None
+    """What it was called where it came from, where a data set written here says so."""
 
 
 def list_episodes(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
@@ -53,6 +57,15 @@ def read_info(path: Path) -> dict[str, Any]:
     if not version.startswith(("v2", "v3")):
         raise DilaError(f"{path / INFO} says codebase_version = {version!r}; v2.0, v2.1 and v3.0 can be read")
     return info
+
+
+def converted_from(path: Path) -> str | None:
+    """The corpus that a data set is a copy of, as `dila.data.convert` wrote it down; None where nothing says so."""
+    with suppress(DilaError):
+        told = read_json(path / SETTINGS) if (path / SETTINGS).is_file() else None
+        if isinstance(told, dict) and told.get("source") == "convert" and isinstance(told.get("path"), str):
+            return told["path"]
+    return None
 
 
 def _positive(value: Any) -> bool:
@@ -138,7 +151,7 @@ def _v3(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list
         missing = [key for key in keys if key not in parquet.schema_arrow.names]
         if missing:
             raise DilaError(f"{file} has no column {missing[0]!r}, which LeRobot v3.0 needs; fetch it again")
-        told = [*keys, *({"tasks"} & set(parquet.schema_arrow.names))]
+        told = [*keys, *({"tasks", "source"} & set(parquet.schema_arrow.names))]
         found += [_v3_row(path, info, videos, row) for row in read_columns(file, parquet, told).to_pylist()]
     return found
 
@@ -162,7 +175,8 @@ def _v3_row(path: Path, info: Mapping[str, Any], videos: Sequence[str], row: Map
             for key in videos
         }
         length = check_length(f"{path / 'meta'}: episode {row['episode_index']}", int(row["length"]))
-        return Row(int(row["episode_index"]), length, data, files, _tasks(row))
+        source = row["source"] if isinstance(row.get("source"), str) else None
+        return Row(int(row["episode_index"]), length, data, files, _tasks(row), source)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DilaError(f"{path / INFO} and meta/episodes do not fit together: {error!r}; fetch them again") from error
 

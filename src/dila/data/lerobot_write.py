@@ -68,14 +68,16 @@ class LeRobotV3:
 
     def stage(self, staging: Path, number: int, episode: Recorded, fps: int | float) -> None:
         """Encode one episode into the hidden folder."""
-        about = About(_name(number), (self.task,))
+        about = About(_name(number), (self.task,), (episode.split,))
         stage_episode(staging, _name(number), {CAMERA: [episode.frames]}, episode.columns, fps, about)
 
     def publish(
         self, out: Path, staging: Path, episodes: int, names: Mapping[str, tuple[str, ...]], fps: int | float
     ) -> None:
-        """Join the staged episodes and move them into place."""
-        publish(out, staging, [_name(i) for i in range(episodes)], names, fps)
+        """Join the staged episodes and move them into place, those for training first: each part is one range, then."""
+        staged = [name for name in map(_name, range(episodes)) if is_staged(staging, name)]
+        order = sorted(staged, key=lambda name: "train" not in _about(staging, name)["splits"])
+        publish(out, staging, order, names, fps)
 
 
 def _name(number: int) -> str:

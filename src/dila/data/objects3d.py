@@ -2,7 +2,8 @@
 
 The paper (figure 6) uses 4,000 scanned objects that cannot be fetched here; these are the 33 meshes and primitives of
 `dila.data.meshes3d`, each in its own texture or one of dozens of others, seen from a random side: hundreds of
-combinations. Some objects appear in held-out episodes only, every tenth: ``held_out`` says so.
+combinations. Six objects appear in every tenth episode only, and no others do there: ``held_out`` says so. In a LeRobot
+data set these episodes are its part ``held_out``, which `dila.data.split_episodes` keeps from training.
 
 Columns are those of `dila.data.primitives`, by the same conventions, and ``object`` (place in `OBJECTS`), ``texture``
 (see `dila.data.meshes3d.TEXTURES`) and ``held_out`` (0 or 1).
@@ -35,7 +36,7 @@ from dila.data.primitives import (
 from dila.data.recording import Recorded, Store, record
 from dila.shapes import Tensor
 
-VERSION = 2
+VERSION = 3
 """To be raised when the same seed begins to give other data, so that no recording mixes the two."""
 RADIUS = 0.22
 """Of the sphere around an object at log_scale 0, in widths of the picture."""
@@ -75,7 +76,7 @@ class ObjectRenderer:
             "texture": np.full((self.frames, 1), worn),
             "held_out": np.full((self.frames, 1), int(held_out)),
         }
-        return Recorded(torch.cat(pictures), columns)
+        return Recorded(torch.cat(pictures), columns, "held_out" if held_out else "train")
 
 
 def render_objects3d(
@@ -104,7 +105,7 @@ def render_objects3d(
         fps: frames a second.
         workers: processes.
         progress: show a progress bar.
-        store: another layout than LeRobot's.
+        store: another layout than LeRobot's; as videos, the column alone tells which objects are held out.
 
     Raises:
         MissingExtra: a package with meshes or moderngl is not installed.

@@ -37,6 +37,8 @@ class Recorded(NamedTuple):
     frames: UInt8[Tensor, "T 3 Y X"]
     columns: dict[str, np.ndarray]
     """``[T, A]`` each, float32; row f of ``action`` moves frame f to f+1."""
+    split: str = "train"
+    """The part of the data set that it belongs to; `VideoFolder` has no place for it."""
 
 
 @runtime_checkable

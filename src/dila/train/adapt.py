@@ -27,6 +27,7 @@ from dila.imagine.world import World
 from dila.interop.actions import ACTIONS, ActionSpace, LatentToAction, load_actions, names_of, r_squared
 from dila.interop.models import AnyModel, build, kind_of
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
+from dila.interop.seen import carried_note
 from dila.model.dila import DiLA
 from dila.shapes import Float, Tensor
 from dila.train.begin import differences
@@ -156,16 +157,17 @@ def adapt(
         started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
         if isinstance(started.model, DiLA) and not (out / TRAINING / "run.json").is_file():
             _move_by_actions(started.model, corpus, cache, run, how, progress)
+        last = model
         if how.steps:
             if not (out / TRAINING / "run.json").is_file():
-                save_pretrained(out / START, started)
+                save_pretrained(out / START, started, carried_note(model))
             last = train(run, data, out / TRAINING, cache_dir=cache_dir, progress=progress)
             started = pretrained._replace(model=load_pretrained(last).model)
         width = pairs.a.shape[1] // repeats
         adapted = started.model
         error = structure_error(adapted, corpus, cache, run.clips) if isinstance(adapted, DiLA) else None
         space = replace(_space(corpus, pairs, width, how, to_latent_r2, from_latent_r2), structure_error=error)
-        notes = {"adapted_from": os.path.basename(str(model)), "steps": how.steps}
+        notes = {"adapted_from": os.path.basename(str(model)), "steps": how.steps, **carried_note(last)}
         save_pretrained(out / MODEL, started, notes, actions=(space, inverse))
         return Adapted(out / MODEL, space)
 

@@ -56,7 +56,7 @@ from dila.train.numerics import Spikes, deterministic
 from dila.train.objectives import Batch, Outcome
 from dila.train.processes import accelerator_of, agreed, newest_of_all
 from dila.train.recorded import Recorded, recordable
-from dila.train.register import hold_to_register, write_register
+from dila.train.register import hold_to_register, trained_note, write_register
 from dila.train.run import Run, Stage
 from dila.train.spread import spread_of
 from dila.train.stop import StopRequest
@@ -339,6 +339,7 @@ class Trainer:
             self.data, faults, self.spikes.state_dict(), self.dying,
         )  # fmt: skip
         notes = {"run": run.name, "step": self.step, "steps": run.steps, "stage": run.stages[self.stage].title}
+        notes |= trained_note(self.out, run.clips.held_out)
         with whole.raw_actions() as model:
             pretrained = Pretrained(model, self.material.encoder, self.decoder, run.clips.stride, run.clips.frames)
             save_checkpoint(self.out, pretrained, state, run.keep, notes)

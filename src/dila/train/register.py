@@ -10,7 +10,12 @@ frames    how many
 times     seconds of each from the first
 columns   JSON: what true values there are, ``{"action": [2]}`` for two numbers a frame
 content   fingerprint of the file, or of the features made of it
+file      fingerprint of the file; null where it went while the run began
+place     ``data/recording``; of a converted data set those of the original
 ========  ======================================================================================
+
+Its metadata has under ``before`` what the model that the run began from had been trained on, as `dila.interop.seen`
+keeps it.
 
 A resumed run holds to it: what is there is split as before, and an episode that is gone keeps its place, so that all
 other clips keep their numbers; its own are skipped and counted like those of any file that breaks.
@@ -18,19 +23,31 @@ other clips keep their numbers; its own are skipped and counted like those of an
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dila.errors import DilaError
 from dila.files import replacing
+from dila.interop.seen import DIGITS, hash_content, read_seen, seen_note
 from dila.shapes import Tensor
 from dila.train.material import Material, Split
 
 REGISTER = "episodes.parquet"
 TRAIN, HELD_OUT = "train", "held out"
+BEFORE = b"before"
+
+
+class TrainedOn(NamedTuple):
+    """What a register tells of the episodes trained on; empty sets where there is none."""
+
+    places: frozenset[tuple[str, int]]
+    """``data/id`` and ``data/recording``, each with the number of frames."""
+    hashes: frozenset[str]
+    """Of contents, see `dila.interop.seen`; those of the model that the run began from as well."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +67,8 @@ class LostEpisode:
         return "lost"
 
 
-def write_register(out: Path, material: Material) -> None:
-    """Write ``episodes.parquet``, whole or not at all."""
+def write_register(out: Path, material: Material, start: str | None = None) -> None:
+    """Write ``episodes.parquet``, whole or not at all, for a run that begins from the model `start`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -64,9 +81,44 @@ def write_register(out: Path, material: Material) -> None:
         "times": pa.array([row[2].times for row in rows], pa.list_(pa.float64())),
         "columns": pa.array([_described(row[2].columns) for row in rows], pa.string()),
         "content": pa.array([row[2].fingerprint() for row in rows], pa.string()),
+        "file": pa.array([_file(row[3]) for row in rows], pa.string()),
+        "place": pa.array([_place(row[0], row[3]) for row in rows], pa.string()),
     }
+    before = read_seen(start) if start else None
+    table = pa.table(columns).replace_schema_metadata({BEFORE: "".join(sorted(before.hashes)) if before else ""})
     with replacing(out / REGISTER) as partial:
-        pq.write_table(pa.table(columns), partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd")
+
+
+def read_trained(out: Path) -> TrainedOn:
+    """What the run in a folder was trained on.
+
+    A file that lies on both sides, as copies may, counts as held out.
+    """
+    import pyarrow.parquet as pq
+
+    path = out / REGISTER
+    if not path.is_file():
+        return TrainedOn(frozenset(), frozenset())
+    stored = pq.ParquetFile(path)
+    names = {"data", "split", "episode", "frames", "file", "place"} & set(stored.schema_arrow.names)
+    rows = stored.read(columns=sorted(names)).to_pylist()
+    trained = [row for row in rows if row["split"] == TRAIN]
+    ids = {(f"{row['data']}/{row['episode']}", row["frames"]) for row in trained}
+    recordings = {(row["place"], row["frames"]) for row in trained if "place" in row}
+    files = {
+        part: {row["file"] for row in rows if row["split"] == part and row.get("file")} for part in (TRAIN, HELD_OUT)
+    }
+    told = (stored.schema_arrow.metadata or {}).get(BEFORE, b"").decode()
+    before = {told[i : i + DIGITS] for i in range(0, len(told), DIGITS)}
+    return TrainedOn(
+        frozenset(ids | recordings), frozenset(before.union(map(hash_content, files[TRAIN] - files[HELD_OUT])))
+    )
+
+
+def trained_note(out: Path, held_out: float) -> dict[str, Any]:
+    """What joins the notes of a model of the run in a folder, see `dila.interop.seen`."""
+    return seen_note(held_out, read_trained(out).hashes)
 
 
 def hold_to_register(out: Path, material: Material, tolerate: float) -> Material:
@@ -98,11 +150,25 @@ def hold_to_register(out: Path, material: Material, tolerate: float) -> Material
     return material._replace(splits=tuple(splits))
 
 
-def _rows(material: Material) -> Iterator[tuple[str, str, Any]]:
+def _rows(material: Material) -> Iterator[tuple[str, str, Any, Any]]:
+    """Data set, side, episode, and the same with its frames."""
     for split in material.splits:
-        for part, episodes in ((TRAIN, split.train), (HELD_OUT, split.held_out)):
-            for episode in episodes:
-                yield split.name, part, episode
+        sides = ((TRAIN, split.train, split.train_frames), (HELD_OUT, split.held_out, split.held_out_frames))
+        for part, episodes, frames in sides:
+            for episode, seen in zip(episodes, frames, strict=True):
+                yield split.name, part, episode, seen
+
+
+def _file(episode: Any) -> str | None:
+    with suppress(DilaError):
+        return episode.fingerprint()
+    return None
+
+
+def _place(data: str, episode: Any) -> str:
+    if origin := getattr(episode, "origin", None):
+        return f"{Path(origin.data).name}/{origin.recording}"
+    return f"{data}/{getattr(episode, 'recording', episode.id)}"
 
 
 def _described(columns: Mapping[str, np.ndarray]) -> str:
