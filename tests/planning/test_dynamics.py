@@ -136,6 +136,13 @@ def test_a_region_alone_counts():
     assert Structure(goal, region)(Moment(0, structure=maps))[0].tolist() == [1.0, 0.0]
 
 
+def test_a_region_of_nothing_is_refused():
+    nowhere, goal = torch.zeros(4, 4), torch.zeros(1, 1, 4, 4, 12)
+    for make in (lambda: Structure(goal, nowhere), lambda: Features(goal, nowhere), lambda: Reach(goal, nowhere)):
+        with pytest.raises(DilaError, match="region weighs no cell"):
+            make()
+
+
 def test_reaching_a_region_is_cheap_where_the_thing_is_there():
     thing, maps = torch.ones(12), torch.zeros(1, 2, 4, 4, 12)
     maps[0, 0, 1, 1], maps[0, 1, 3, 3] = 1.0, 1.0

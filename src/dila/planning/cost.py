@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 
+from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
 Need = Literal["structure", "features", "pixels", "score"]
@@ -54,11 +55,17 @@ class Structure:
     Args:
         goal: structure, ``B G H W Ds``.
         region: weight of each cell of the grid, ``H W``; None weighs all alike.
+
+    Raises:
+        DilaError: the region weighs nothing.
     """
 
     goal: Tensor
     region: Tensor | None = None
     needs: frozenset[Need] = frozenset({"structure"})
+
+    def __post_init__(self):
+        _check_region(self.region)
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
         """See `FrameCost`."""
@@ -73,6 +80,9 @@ class Features:
     goal: Tensor
     region: Tensor | None = None
     needs: frozenset[Need] = frozenset({"features"})
+
+    def __post_init__(self):
+        _check_region(self.region)
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
         """See `FrameCost`."""
@@ -135,11 +145,17 @@ class Reach:
         thing: features or structure of it, one vector, ``D``.
         region: true where it should be, ``H W``.
         on: of which the vector is.
+
+    Raises:
+        DilaError: the region is empty.
     """
 
     thing: Tensor
     region: Tensor
     on: Need = "features"
+
+    def __post_init__(self):
+        _check_region(self.region)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -214,6 +230,11 @@ def total(frames: Sequence[Float[Tensor, "B S"]], over: Over) -> Float[Tensor, "
 
 def _at(goal: Float[Tensor, "B G *rest"], k: int) -> Float[Tensor, "B 1 *rest"]:
     return goal[:, min(k, goal.shape[1] - 1)][:, None]
+
+
+def _check_region(region: Tensor | None) -> None:
+    if region is not None and not 0 < float(region.float().sum()) < torch.inf:
+        raise DilaError("region weighs no cell of the grid, or not by numbers; give one above 0 where it should look")
 
 
 def _map_distance(
