@@ -163,6 +163,12 @@ def test_vp2s_objective_is_half_the_pixels_less_ten_logits(pictures):
     torch.testing.assert_close(pixels[:, 0], (big - sharp).square().sum((1, 2, 3)))
 
 
+def test_a_goals_pixels_are_what_the_loop_hands_over(pictures):
+    """Goals come as uint8 from the environments."""
+    goal, seen = pictures(1, BATCH), Moment(0, pixels=pictures(1, BATCH).float() / 255)
+    torch.testing.assert_close(Pixels(goal)(seen), Pixels(goal.float() / 255)(seen))
+
+
 def test_a_function_of_ones_own_is_a_cost(imagination, now, candidates):
     cost = Called(lambda moment: moment.structure.mean((2, 3, 4)), frozenset({"structure"}))
     assert imagination.costs(now, cost)(candidates).shape == (BATCH, SAMPLES)
