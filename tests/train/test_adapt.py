@@ -71,6 +71,15 @@ def test_the_way_back_is_found_and_scored():
     assert LatentToAction.fit(z, torch.randn(300, 2))[1] < 0.1
 
 
+def test_a_way_back_is_fitted_to_finite_rows_and_to_more_than_one():
+    z, a = torch.randn(50, 5), torch.randn(50, 2)
+    with pytest.raises(DilaError, match="1 transitions are too few"):
+        LatentToAction.fit(z[:1], a[:1])
+    z[3], a[[3, 7], 0] = torch.nan, torch.inf
+    with pytest.raises(DilaError, match="2 of 50 transitions have NaN or infinite numbers"):
+        LatentToAction.fit(z, a)
+
+
 def test_the_adapted_model_takes_the_datas_actions(adapted):
     model = load_pretrained(adapted.folder).model
     space, inverse = load_actions(adapted.folder)

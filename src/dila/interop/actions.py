@@ -78,7 +78,12 @@ class LatentToAction:
 
     @classmethod
     def fit(cls, z: Float[Tensor, "N Dz"], a: Float[Tensor, "N nDa"]) -> tuple["LatentToAction", float]:
-        """Ridge regression in double precision, its penalty chosen on the last rows; and its R² there."""
+        """Ridge regression in double precision, its penalty chosen on the last rows; and its R² there.
+
+        Raises:
+            DilaError: rows that are not finite, or too few of them.
+        """
+        _check_rows(z, a)
         x, y = z.double(), a.double()
         held = max(1, round(HELD * len(x)))
         fits = [_ridge(x[:-held], y[:-held], penalty) for penalty in RIDGES]
@@ -133,6 +138,13 @@ def load_actions(folder: str | Path) -> Actions:
         return space, LatentToAction(tensors["weight"], tensors["bias"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DilaError(f"{folder} holds damaged actions ({error}); adapt the model again") from error
+
+
+def _check_rows(z: Tensor, a: Tensor) -> None:
+    if len(z) < 2:
+        raise DilaError(f"{len(z)} transitions are too few to fit actions to; give 2 or more, and better hundreds")
+    if wrong := int((~(z.isfinite().all(1) & a.isfinite().all(1))).sum()):
+        raise DilaError(f"{wrong} of {len(z)} transitions have NaN or infinite numbers in z or a; leave them out")
 
 
 def _ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
