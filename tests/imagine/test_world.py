@@ -76,8 +76,14 @@ def test_rollout_refuses_what_it_cannot_do(world, frames_of):
         world.rollout(frames, steps=9)
     with pytest.raises(DilaError, match="context = 6"):
         world.rollout(frames, torch.zeros(3, 6), context=6)
-    with pytest.raises(DilaError, match="context = 0"):
-        world.rollout(frames, context=0)
+    for z in (None, torch.zeros(3, 6)):
+        with pytest.raises(DilaError, match="context = 0 must be at least 1"):
+            world.rollout(frames, z, context=0)
+    with pytest.raises(DilaError, match="context = -1 must be at least 1"):
+        world.transfer(frames, frames, context=-1)
+    for limit in (0, -3):
+        with pytest.raises(DilaError, match=f"limit = {limit} must be at least 1"):
+            world.features(frames, limit=limit)
     with pytest.raises(DilaError, match="no more than the 5 frames"):
         world.transfer(frames, frames, context=6)
 

@@ -31,6 +31,15 @@ def test_a_picture_is_like_itself_and_less_like_others():
     assert ssim(torch.rand(3, 4, 4), torch.rand(3, 4, 4)).shape == ()  # smaller than the window
 
 
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_pictures_are_taken_as_episodes_and_worlds_give_them(measure):
+    """In uint8, of one side or of both."""
+    x, y = (torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8) for _ in range(2))
+    expected = measure(x.float() / 255, y.float() / 255)
+    torch.testing.assert_close(measure(x, y), expected)
+    torch.testing.assert_close(measure(x, y.double() / 255), expected)
+
+
 def test_the_feature_distance_sees_directions_of_each_part():
     x = torch.randn(2, 3, 4, 4, 6)
     assert feature_distance(x, 5 * x).abs().max() < 1e-6
@@ -63,5 +72,8 @@ def test_lpips_is_used_where_it_is(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").touch()
-    x = torch.rand(2, 3, 3, 16, 16)
-    torch.testing.assert_close(find_lpips("cpu")(x, x[:, :1]), (x - x[:, :1]).abs().mean((2, 3, 4)))
+    x = torch.randint(0, 256, (2, 3, 3, 16, 16), dtype=torch.uint8)
+    pixels = x.float() / 255
+    expected = (pixels - pixels[:, :1]).abs().mean((2, 3, 4))
+    torch.testing.assert_close(find_lpips("cpu")(pixels, pixels[:, :1]), expected)
+    torch.testing.assert_close(find_lpips("cpu")(x, x[:, :1]), expected)

@@ -48,6 +48,8 @@ def test_an_i3d_is_called_as_its_torchscript_wants(tmp_path):
     i3d = I3D(path)
     told = i3d(torch.full((2, 10, 3, 16, 16), 0.75))
     torch.testing.assert_close(told, torch.tensor([[0.5, 0.5, 0.5, 224.0]] * 2))
+    told = i3d(torch.full((1, 10, 3, 16, 16), 204, dtype=torch.uint8))
+    torch.testing.assert_close(told, torch.tensor([[0.6, 0.6, 0.6, 224.0]]))
     with pytest.raises(DilaError, match="10 frames, not 4"):
         i3d(torch.zeros(1, 4, 3, 16, 16))
     path.write_bytes(b"nothing")

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dila.errors import DilaError
 from dila.imagine.rollout import rollout, steps
 from dila.model.config import Quirks
 from dila.model.dila import DiLA, count_parameters, repeat_state
@@ -180,8 +181,10 @@ def test_every_parameter_takes_part(small_config, awake, clip):
 def test_without_real_actions_there_is_no_action_encoder(small_config):
     model = DiLA(replace(small_config, real_action_dim=None))
     assert count_parameters(DiLA(small_config)) - count_parameters(model) == (3 + 1) * 8 + (8 + 1) * 8
-    with pytest.raises(AssertionError, match="real_action_dim"):
+    with pytest.raises(DilaError, match="knows latent actions alone; give it real ones with: dila adapt"):
         model.encode_actions(torch.randn(1, 2, 3))
+    with pytest.raises(DilaError, match="actions are of 2 numbers, but the model's of 3"):
+        DiLA(small_config).encode_actions(torch.randn(1, 2, 2))
 
 
 def _tensors(value):

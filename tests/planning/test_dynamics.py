@@ -136,6 +136,13 @@ def test_a_region_alone_counts():
     assert Structure(goal, region)(Moment(0, structure=maps))[0].tolist() == [1.0, 0.0]
 
 
+def test_a_region_of_nothing_is_refused():
+    nowhere, goal = torch.zeros(4, 4), torch.zeros(1, 1, 4, 4, 12)
+    for make in (lambda: Structure(goal, nowhere), lambda: Features(goal, nowhere), lambda: Reach(goal, nowhere)):
+        with pytest.raises(DilaError, match="region weighs no cell"):
+            make()
+
+
 def test_reaching_a_region_is_cheap_where_the_thing_is_there():
     thing, maps = torch.ones(12), torch.zeros(1, 2, 4, 4, 12)
     maps[0, 0, 1, 1], maps[0, 1, 3, 3] = 1.0, 1.0
@@ -154,6 +161,12 @@ def test_vp2s_objective_is_half_the_pixels_less_ten_logits(pictures):
     assert cost.needs == {"pixels"}
     sharp = torch.nn.functional.interpolate(goal[:, 0], (64, 64), mode="bilinear", align_corners=False)
     torch.testing.assert_close(pixels[:, 0], (big - sharp).square().sum((1, 2, 3)))
+
+
+def test_a_goals_pixels_are_what_the_loop_hands_over(pictures):
+    """Goals come as uint8 from the environments."""
+    goal, seen = pictures(1, BATCH), Moment(0, pixels=pictures(1, BATCH).float() / 255)
+    torch.testing.assert_close(Pixels(goal)(seen), Pixels(goal.float() / 255)(seen))
 
 
 def test_a_function_of_ones_own_is_a_cost(imagination, now, candidates):

@@ -6,7 +6,7 @@ import torch
 
 from dila.errors import DilaError
 from dila.planning.cem import icem
-from dila.planning.cost import Features, Score
+from dila.planning.cost import Features, Pixels, Score
 from dila.planning.dynamics import Simulation
 from dila.planning.environment import SUCCESS
 from dila.planning.mpc import Loop, control
@@ -105,6 +105,43 @@ class Three(Plane):
 
     def advance(self, action):
         super().advance(np.asarray(action)[:2])
+
+
+class Arrays(Plane):
+    """The same in NumPy, drawn over one and the same array, as some of Gymnasium do."""
+
+    def __init__(self):
+        self.shown = np.zeros((3, 16, 16), dtype=np.uint8)
+
+    def picture(self):
+        self.shown[:] = super().picture()
+        return self.shown
+
+    @staticmethod
+    def _at(place):
+        return np.asarray(Plane._at(place))
+
+
+def test_pictures_may_be_numpys():
+    options = Simulation(), lambda goals: Pixels(goals[:, None]), Limits.unit(2), LOOP
+    theirs, ours = (control([kind()], (3,), MPPI(samples=6), *options)[0] for kind in (Arrays, Plane))
+    assert torch.equal(theirs.frames, ours.frames)
+    assert torch.equal(theirs.goal, ours.goal)
+    assert theirs.costs == ours.costs
+
+
+def test_what_is_no_picture_is_refused():
+    class Transposed(Plane):
+        def picture(self):
+            return super().picture().numpy().transpose(1, 2, 0)
+
+    class Blank(Plane):
+        def picture(self):
+            return None
+
+    for kind, told in ((Transposed, r"uint8 \[16, 16, 3\]"), (Blank, "NoneType")):
+        with pytest.raises(DilaError, match=f"should be a tensor or NumPy array of uint8 3 Y X, not {told}"):
+            control([kind()], (3,), Blind(), Simulation(), lambda goals: Score(), Limits.unit(2), LOOP)
 
 
 def test_bad_settings_are_refused():

@@ -97,6 +97,86 @@ def test_a_warm_start_begins_where_the_plan_before_went_on(planner):
     assert warmed.costs[0].sum() < 0.8 * cold.costs[0].sum()
 
 
+def test_a_warm_start_is_brought_to_the_horizon_and_is_of_the_same_environments(planner):
+    before = plan(planner)
+    for horizon in (1, HORIZON - 2, HORIZON + 3):
+        found = planner.plan(
+            lambda a: a.square().sum((2, 3)), horizon, LIMITS, generator=generator(), batch=BATCH, warm=before
+        )
+        assert found.actions.shape == (BATCH, horizon, DIM)
+    with pytest.raises(DilaError, match=r"warm is a plan of 3 environments and actions of 2 numbers, not of 1 and 2"):
+        planner.plan(quadratic, HORIZON, LIMITS, generator=generator(), warm=before)
+
+
+@pytest.mark.parametrize("allowed", [1, 4, 19])
+def test_infinite_costs_leave_the_plan_finite(planner, allowed):
+    def cost(candidates):
+        costs = quadratic(candidates)
+        return torch.cat([costs[:, :allowed], torch.full_like(costs[:, allowed:], torch.inf)], 1)
+
+    found = plan(planner, cost)
+    assert found.actions.isfinite().all()
+    assert found.costs.isfinite().all()
+
+
+def test_what_is_never_to_be_done_is_not_done(planner):
+    """A wall in the way of the target: nothing beyond it is executed, and the plan comes close to it."""
+
+    def cost(candidates):
+        beyond = (candidates[..., 0] > 0.2).any(2)
+        return torch.where(beyond, torch.inf, (candidates[..., 0] - 0.5).square().sum(2))
+
+    actions = plan(planner, cost).actions
+    assert (actions[..., 0] <= 0.2).all()
+    assert (actions[..., 0].mean(1) > -0.1).all()
+
+
+def test_mppi_measures_costs_by_the_spread_of_the_finite_ones():
+    few, all_of_them = torch.rand(2, 5), torch.full((2, 9), torch.inf)
+    all_of_them[:, 2:7] = few
+    weights = MPPI(gamma=3.0, relative=True)._weights(all_of_them.double())
+    torch.testing.assert_close(weights[:, 2:7], torch.softmax(-3 * few / few.std(1, keepdim=True), 1))
+    assert (weights[:, [0, 1, 7, 8]] == 0).all()
+    assert MPPI(gamma=0.0)._weights(all_of_them)[0].tolist() == pytest.approx([0, 0, *[0.2] * 5, 0, 0])
+
+
+def test_cem_fits_to_the_finite_elites_alone():
+    costs = torch.tensor([[torch.inf, 3.0, 1.0, torch.inf, torch.inf, 2.0], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]])
+    assert CEM(elites=5)._order(costs).tolist() == [[2, 5, 1, 2, 5], [5, 4, 3, 2, 1]]
+
+
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf])
+def test_a_cost_that_compares_with_nothing_is_refused(planner, number):
+    def cost(candidates):
+        return quadratic(candidates).index_fill(1, torch.tensor([3]), number)
+
+    with pytest.raises(DilaError, match=r"the cost of 3 of \d+ candidates is NaN or minus infinity"):
+        plan(planner, cost)
+
+
+def test_where_nothing_may_be_done_it_says_so(planner):
+    def cost(candidates):
+        return quadratic(candidates).index_fill(0, torch.tensor([1]), torch.inf)
+
+    with pytest.raises(DilaError, match="all candidates of environment 1 have an infinite cost"):
+        plan(planner, cost)
+
+
+def test_a_candidate_without_a_finite_gradient_stays():
+    """The root has none at 0, where the search begins."""
+    found = plan(Gradient(iterations=3), lambda a: (a - LIMITS.middle).square().sum((2, 3)).sqrt())
+    assert torch.equal(found.actions, LIMITS.middle.expand(BATCH, HORIZON, -1))
+    assert found.costs.isfinite().all()
+
+
+def test_gradients_are_taken_where_they_are_switched_off():
+    with torch.no_grad():
+        without = plan(PLANNERS["gradient"])
+    assert torch.equal(without.actions, plan(PLANNERS["gradient"]).actions)
+    with torch.inference_mode(), pytest.raises(DilaError, match=r"outside torch\.inference_mode"):
+        plan(PLANNERS["gradient"])
+
+
 def test_time_that_is_up_ends_it_after_one_iteration_and_more_time_gives_more(planner):
     assert len(plan(planner, seconds=0.0).costs) == 1
     assert len(plan(planner, seconds=0.3).costs) > 2
@@ -148,7 +228,9 @@ def test_mppi_is_vp2s():
 
 def test_shifting_drops_the_first_and_repeats_the_last():
     a = torch.arange(8.0).reshape(1, 4, 2)
-    assert shifted(a)[0, :, 0].tolist() == [2, 4, 6, 6]
+    assert shifted(a, 4)[0, :, 0].tolist() == [2, 4, 6, 6]
+    assert shifted(a, 2)[0, :, 0].tolist() == [2, 4]
+    assert shifted(a, 6)[0, :, 0].tolist() == [2, 4, 6, 6, 6, 6]
 
 
 def test_the_noise_that_remembers_has_vp2s_spread():
@@ -180,7 +262,7 @@ def test_icem_keeps_elites_for_the_next_plan_and_draws_fewer_each_iteration():
     drawn.clear()
     seen = []
     plan(planner, lambda c: (seen.append(c), quadratic(c))[1], warm=first)
-    torch.testing.assert_close(seen[0][:, -4:-1], shifted(first.kept))
+    torch.testing.assert_close(seen[0][:, -4:-1], shifted(first.kept, HORIZON))
 
 
 def test_bad_settings_are_refused_in_a_sentence():
@@ -188,5 +270,7 @@ def test_bad_settings_are_refused_in_a_sentence():
         CEM(elites=300)
     with pytest.raises(DilaError, match="std has 3 numbers for actions of 2"):
         plan(MPPI(std=(1.0, 1.0, 1.0)))
+    with pytest.raises(DilaError, match=r"a cost gave numbers \[3\] for candidates \[3, 200\]; give one for each"):
+        plan(MPPI(), lambda candidates: candidates.sum((1, 2, 3)))
     with pytest.raises(DilaError, match="needs a cost with a gradient"):
         plan(Gradient(), lambda candidates: torch.zeros(candidates.shape[:2]))

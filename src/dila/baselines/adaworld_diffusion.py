@@ -23,6 +23,7 @@ from dila.baselines.adaworld import AdaWorld, AdaWorldConfig
 from dila.baselines.frame_model import Foretold
 from dila.baselines.presets import BASELINES, TINY
 from dila.errors import MissingExtra
+from dila.nn.real_actions import encoded
 from dila.protocols import LatentActionModel
 from dila.shapes import Actions, Features, Float, Int, LatentActions, Tensor
 
@@ -129,9 +130,8 @@ class AdaWorldDiffusion(nn.Module):
             return self.lam.infer(e)
 
     def encode_actions(self, a: Actions) -> LatentActions:
-        """Latent actions of real ones; the model must have been made with ``real_action_dim``."""
-        assert self.action_encoder is not None, "this model has no action encoder: set real_action_dim"
-        return self.action_encoder(a)
+        """Latent actions of real ones. Raises DilaError for a model without ``real_action_dim``, or with another."""
+        return encoded(self.action_encoder, a)
 
     def forward(self, e: Features) -> Foretold:
         """Frames 1..K, each from the true ones before it: denoised from one noise level in training, else sampled.

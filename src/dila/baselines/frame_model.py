@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import nn
 
 from dila.nn.bottleneck import Bottlenecked
+from dila.nn.real_actions import encoded
 from dila.shapes import Actions, Features, Float, Int, LatentActions, Tensor
 
 Predicts = Literal["features", "change", "unit"]
@@ -68,9 +69,8 @@ class FrameModel(nn.Module, ABC):
         return self.squeeze(e).z
 
     def encode_actions(self, a: Actions) -> LatentActions:
-        """Latent actions of real ones; the model must have been made with ``real_action_dim``."""
-        assert self.action_encoder is not None, "this model has no action encoder: set real_action_dim"
-        return self.action_encoder(a)
+        """Latent actions of real ones. Raises DilaError for a model without ``real_action_dim``, or with another."""
+        return encoded(self.action_encoder, a)
 
     def start(self, e: Features) -> Float[Tensor, "B H W D"]:
         """The state: the last context frame."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from dila.evaluate.result import Better
-from dila.metrics.image import feature_distance, find_lpips, psnr, ssim
+from dila.metrics.image import feature_distance, find_lpips, in_unit_range, psnr, ssim
 from dila.metrics.video import I3D, motion_features
 from dila.shapes import Float, Pixels, Tensor, UInt8
 from dila.vision import EfficientNetLite, EfficientNetLiteConfig
@@ -57,8 +57,7 @@ class Judge:
 
     def look(self, pictures: Pixels | UInt8[Tensor, "B K 3 Y X"]) -> Seen:
         """Bring pictures, uint8 or in [0, 1], to the size of comparison, and look at them."""
-        pixels = pictures.to(self.device)
-        pixels = pixels.float() if pixels.is_floating_point() else pixels.float() / 255
+        pixels = in_unit_range(pictures.to(self.device))
         if tuple(pixels.shape[-2:]) != self.size:
             flat = F.interpolate(pixels.flatten(0, 1), self.size, mode="bilinear", antialias=True)
             pixels = flat.unflatten(0, pixels.shape[:2])

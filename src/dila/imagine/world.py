@@ -70,7 +70,13 @@ class World(Generic[Model]):
     # Seeing
 
     def features(self, video: Video, limit: int | None = None) -> Float[Tensor, "*batch T H W D"]:
-        """Features of the whole video, or of its first ``limit`` frames. All are held in memory."""
+        """Features of the whole video, or of its first ``limit`` frames. All are held in memory.
+
+        Raises:
+            DilaError: a limit below 1, or what is no video.
+        """
+        if limit is not None and limit < 1:
+            raise DilaError(f"limit = {limit} must be at least 1; leave it out for the whole video")
         return _first_if(_alone(video), self._features(video, limit))
 
     def infer(self, video: Video) -> Float[Tensor, "*batch K Dz"]:
@@ -96,7 +102,7 @@ class World(Generic[Model]):
             DilaError: fewer actions than steps, or frames than context; or actions that are none of this model's.
         """
         with self.running():
-            e = self._features(video, context) if z is not None else self._features(video, least=2)
+            e = self._features(video, max(1, context)) if z is not None else self._features(video, least=2)
             _check_context(context, e)
             if z is None:
                 followed = infer_long(self.model, e, self.frames)[:, context - 1 :]
@@ -114,7 +120,7 @@ class World(Generic[Model]):
             DilaError: fewer frames in the target than context, or batches that do not pair.
         """
         with self.running():
-            e_source, e_target = self._pair(source, target, limit=context)
+            e_source, e_target = self._pair(source, target, limit=max(1, context))
             _check_context(context, e_target)
             made = transfer(self.model, e_source, e_target, context, self.frames)
             return _plain(made, _alone(source) and _alone(target))

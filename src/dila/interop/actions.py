@@ -87,7 +87,11 @@ class LatentToAction:
             z: latent actions.
             a: the raw actions of their transitions.
             episode: the trajectory of each row, two or more in all.
+
+        Raises:
+            DilaError: rows that are not finite, or too few of them or of trajectories.
         """
+        _check_rows(z, a, episode)
         x, y = z.double(), a.double()
         names = episode.unique()
         held = torch.isin(episode, names[-max(1, round(HELD * len(names))) :])
@@ -143,6 +147,15 @@ def load_actions(folder: str | Path) -> Actions:
         return space, LatentToAction(tensors["weight"], tensors["bias"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DilaError(f"{folder} holds damaged actions ({error}); adapt the model again") from error
+
+
+def _check_rows(z: Tensor, a: Tensor, episode: Tensor) -> None:
+    if len(z) < 2:
+        raise DilaError(f"{len(z)} transitions are too few to fit actions to; give 2 or more, and better hundreds")
+    if wrong := int((~(z.isfinite().all(1) & a.isfinite().all(1))).sum()):
+        raise DilaError(f"{wrong} of {len(z)} transitions have NaN or infinite numbers in z or a; leave them out")
+    if (count := len(episode.unique())) < 2:
+        raise DilaError(f"the transitions are of {count} trajectory, which leaves none to score on; give 2 or more")
 
 
 def _ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """How alike two pictures are: PSNR and SSIM as published, a perceptual distance of our own, LPIPS where it is there.
 
-Pictures are floats in [0, 1], ``... 3 Y X``; a number is given for each picture.
+Pictures are uint8 or floats in [0, 1], ``... 3 Y X``; a number is given for each picture.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from dila.shapes import Float, Tensor
+from dila.shapes import Float, Tensor, UInt8
 
 PERFECT = 1e-10
 """Squared error below which PSNR no longer rises: 100 dB."""
@@ -22,12 +22,17 @@ _PLANES = 32
 _WEIGHTS = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
 """Torchvision's networks under LPIPS, and the files in torch's hub folder that it takes them from."""
 
-Pictures = Float[Tensor, "... 3 Y X"]
+Pictures = Float[Tensor, "... 3 Y X"] | UInt8[Tensor, "... 3 Y X"]
+
+
+def in_unit_range(pictures: Pictures) -> Float[Tensor, "... 3 Y X"]:
+    """Pictures as floats in [0, 1], which uint8 is brought to."""
+    return pictures.float() if pictures.is_floating_point() else pictures.float() / 255
 
 
 def psnr(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
     """Peak signal to noise in dB, of a range of 1."""
-    return -10 * (x.float() - y.float()).square().mean((-3, -2, -1)).clamp_min(PERFECT).log10()
+    return -10 * (in_unit_range(x) - in_unit_range(y)).square().mean((-3, -2, -1)).clamp_min(PERFECT).log10()
 
 
 def ssim(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
@@ -36,7 +41,7 @@ def ssim(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
     The numbers are torchmetrics' ``StructuralSimilarityIndexMeasure(data_range=1)``. Pictures smaller than 11 pixels
     are enlarged to that.
     """
-    x, y = torch.broadcast_tensors(x.float(), y.float())
+    x, y = torch.broadcast_tensors(in_unit_range(x), in_unit_range(y))
     planes = [_large_enough(part.reshape(-1, *part.shape[-3:])).flatten(0, 1) for part in (x, y)]
     told = [_plane_ssim(a, b) for a, b in zip(*(part.split(_PLANES) for part in planes), strict=True)]
     return torch.cat(told).reshape(*x.shape[:-3], 3).mean(-1)
@@ -92,7 +97,7 @@ def find_lpips(
     network: Any = lpips.LPIPS(net=net, verbose=False).to(device).eval().requires_grad_(False)
 
     def distance(x: Pictures, y: Pictures) -> Tensor:
-        x, y = torch.broadcast_tensors(x.float(), y.float())
+        x, y = torch.broadcast_tensors(in_unit_range(x), in_unit_range(y))
         told = network(x.reshape(-1, *x.shape[-3:]), y.reshape(-1, *y.shape[-3:]), normalize=True)
         return told.reshape(x.shape[:-3])
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from dila.errors import DilaError
-from dila.shapes import Float, Pixels, Tensor
+from dila.metrics.image import in_unit_range
+from dila.shapes import Float, Frames, Pixels, Tensor
 
 I3D_SIDE = 224
 I3D_FRAMES = 10
@@ -55,15 +56,15 @@ class I3D:
             raise DilaError(f"{path} is no TorchScript file: {str(error).splitlines()[0]}") from error
         self.device = device
 
-    def __call__(self, clips: Pixels) -> Float[Tensor, "B F"]:
-        """Features of clips in [0, 1].
+    def __call__(self, clips: Frames | Pixels) -> Float[Tensor, "B F"]:
+        """Features of clips, uint8 or in [0, 1].
 
         Raises:
             DilaError: fewer than `I3D_FRAMES` frames.
         """
         if clips.shape[1] < I3D_FRAMES:
             raise DilaError(f"I3D needs clips of {I3D_FRAMES} frames, not {clips.shape[1]}; imagine more frames")
-        frames = clips.to(self.device).flatten(0, 1)
+        frames = in_unit_range(clips.to(self.device)).flatten(0, 1)
         frames = F.interpolate(frames, (I3D_SIDE, I3D_SIDE), mode="bilinear", align_corners=False)
         video = (2 * frames - 1).unflatten(0, clips.shape[:2]).transpose(1, 2)
         return self.network(video, rescale=False, resize=False, return_features=True).float()

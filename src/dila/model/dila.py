@@ -22,6 +22,7 @@ from dila.model.forward_dynamics import ForwardDynamicsCache, forward_dynamics
 from dila.model.fusion_decoder import FusionDecoder, Origin
 from dila.model.inverse_dynamics import inverse_dynamics
 from dila.model.structure import structure_head
+from dila.nn.real_actions import encoded
 from dila.shapes import Actions, Content, Features, Float, LatentActions, Structure, Tensor
 
 AnyState = TypeVar("AnyState")
@@ -117,9 +118,8 @@ class DiLA(nn.Module):
         return Prediction(seen.s, seen.c_mem, z, ds_hat, s_hat, e_hat)
 
     def encode_actions(self, a: Actions) -> LatentActions:
-        """Latent actions of real ones; the model must have been made with ``real_action_dim``."""
-        assert self.action_encoder is not None, "this model has no action encoder: set DiLAConfig.real_action_dim"
-        return self.bottleneck(self.action_encoder(a)).z
+        """Latent actions of real ones. Raises DilaError for a model without ``real_action_dim``, or with another."""
+        return self.bottleneck(encoded(self.action_encoder, a)).z
 
     # Frame by frame
 

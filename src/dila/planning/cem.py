@@ -14,14 +14,16 @@ from dila.planning.planner import (
     CostOf,
     Limits,
     Plan,
+    asked,
     beginning,
     best_of,
     coloured_noise,
     deviations,
+    possible,
     rounds,
     shifted,
 )
-from dila.shapes import Float, Tensor
+from dila.shapes import Float, Int, Tensor
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,13 @@ class CEM:
         """See `dila.planning.planner.Planner.plan`."""
         mean, begun = beginning(warm, batch, horizon, limits), deviations(self.std, limits)
         std, floor = begun.expand_as(mean), self.floor * limits.half
-        kept = limits.clip(shifted(warm.kept)) if warm is not None and warm.kept is not None else None
+        kept = limits.clip(shifted(warm.kept, horizon)) if warm is not None and warm.kept is not None else None
         found, lowest, least = mean, torch.full((batch,), torch.inf), []
         for i in rounds(self.iterations, seconds):
             candidates = self._candidates(i, mean, std, limits, kept, generator)
-            costs = cost(candidates).detach().cpu().float()
-            order = costs.argsort(1)[:, : self.elites]
-            elites = torch.take_along_dim(candidates, order[:, :, None, None], 1)
-            least.append(costs.amin(1))
+            costs = asked(cost, candidates).detach().cpu().float()
+            least.append(possible(costs.amin(1)))
+            elites = torch.take_along_dim(candidates, self._order(costs)[:, :, None, None], 1)
             better = least[-1] < lowest
             found = torch.where(better[:, None, None], best_of(candidates, costs), found)
             lowest = torch.minimum(lowest, least[-1])
@@ -90,6 +91,11 @@ class CEM:
             std = self.momentum * std + (1 - self.momentum) * narrowed
             kept = elites[:, : round(self.keep * self.elites)] if self.keep else None
         return Plan(found if self.best else mean, torch.stack(least), kept)
+
+    def _order(self, costs: Float[Tensor, "B S"]) -> Int[Tensor, "B E"]:
+        """The elites from the best on; where fewer costs are finite, those again and again."""
+        finite = costs.isfinite().sum(1, keepdim=True)
+        return costs.argsort(1).gather(1, torch.arange(self.elites) % finite)
 
     def _candidates(
         self,

@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 
+from dila.errors import DilaError
+from dila.metrics.image import Pictures, in_unit_range
 from dila.shapes import Float, Tensor
 
 Need = Literal["structure", "features", "pixels", "score"]
@@ -54,11 +56,17 @@ class Structure:
     Args:
         goal: structure, ``B G H W Ds``.
         region: weight of each cell of the grid, ``H W``; None weighs all alike.
+
+    Raises:
+        DilaError: the region weighs nothing.
     """
 
     goal: Tensor
     region: Tensor | None = None
     needs: frozenset[Need] = frozenset({"structure"})
+
+    def __post_init__(self):
+        _check_region(self.region)
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
         """See `FrameCost`."""
@@ -74,6 +82,9 @@ class Features:
     region: Tensor | None = None
     needs: frozenset[Need] = frozenset({"features"})
 
+    def __post_init__(self):
+        _check_region(self.region)
+
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
         """See `FrameCost`."""
         assert moment.features is not None
@@ -85,7 +96,7 @@ class Pixels:
     """Squared distance to a goal's pixels, summed over the picture as VP2 has it.
 
     Args:
-        goal: pictures in [0, 1], ``B G 3 Y X``, of any size.
+        goal: pictures, uint8 or in [0, 1], ``B G 3 Y X``, of any size.
         size: pixels a side at which pictures are compared.
     """
 
@@ -96,7 +107,7 @@ class Pixels:
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
         """See `FrameCost`."""
         assert moment.pixels is not None
-        goal = _resized(_at(self.goal, moment.k).to(moment.pixels), self.size)
+        goal = _resized(in_unit_range(_at(self.goal, moment.k)).to(moment.pixels), self.size)
         return (_resized(moment.pixels.clamp(0, 1), self.size) - goal).square().sum((2, 3, 4))
 
 
@@ -135,11 +146,17 @@ class Reach:
         thing: features or structure of it, one vector, ``D``.
         region: true where it should be, ``H W``.
         on: of which the vector is.
+
+    Raises:
+        DilaError: the region is empty.
     """
 
     thing: Tensor
     region: Tensor
     on: Need = "features"
+
+    def __post_init__(self):
+        _check_region(self.region)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -197,7 +214,7 @@ class Sum:
         return torch.stack([weight * cost(moment) for weight, cost in self.parts]).sum(0)
 
 
-def vp2(goal: Float[Tensor, "B G 3 Y X"], classifier: Callable[[Tensor], Tensor]) -> Sum:
+def vp2(goal: Pictures, classifier: Callable[[Tensor], Tensor]) -> Sum:
     """VP2's objective of RoboDesk: half the squared pixels, less ten times the logits of the goal's classifier."""
     return Sum([(0.5, Pixels(goal)), (10.0, Classified(classifier, "pixels", VP2_SIZE))])
 
@@ -212,8 +229,14 @@ def total(frames: Sequence[Float[Tensor, "B S"]], over: Over) -> Float[Tensor, "
     return {"mean": table.mean(0), "sum": table.sum(0), "last": table[-1]}[over]
 
 
-def _at(goal: Float[Tensor, "B G *rest"], k: int) -> Float[Tensor, "B 1 *rest"]:
+def _at(goal: Tensor, k: int) -> Tensor:
+    """Of goals ``B G ...`` those of frame k, ``B 1 ...``."""
     return goal[:, min(k, goal.shape[1] - 1)][:, None]
+
+
+def _check_region(region: Tensor | None) -> None:
+    if region is not None and not 0 < float(region.float().sum()) < torch.inf:
+        raise DilaError("region weighs no cell of the grid, or not by numbers; give one above 0 where it should look")
 
 
 def _map_distance(

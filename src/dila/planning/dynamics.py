@@ -18,7 +18,7 @@ from dila.imagine.rollout import rollout, steps
 from dila.imagine.world import World
 from dila.model.dila import DiLA, repeat_state
 from dila.planning.cost import FrameCost, Moment, Over, total
-from dila.planning.environment import Simulated
+from dila.planning.environment import Simulated, as_tensor
 from dila.planning.planner import CostOf
 from dila.shapes import Features, Float, LatentActions, Structure, Tensor, UInt8
 
@@ -191,7 +191,7 @@ class Simulation:
                 environment.advance(action)
                 scores.append(environment.score())
                 if cost.needs != {"score"}:
-                    pictures.append(environment.picture())
+                    pictures.append(as_tensor(environment.picture()))
         finally:
             environment.restore(before)
         return _Future(torch.tensor(scores, dtype=torch.float32), torch.stack(pictures) if pictures else None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from dila.errors import DilaError
 from dila.planning.planner import Limits
@@ -82,15 +83,37 @@ class Task:
     score: Callable[[np.ndarray, np.ndarray], float]
 
 
+Picture = UInt8[Tensor, "3 Y X"] | np.ndarray
+"""A tensor or a NumPy array, uint8 ``3 Y X``."""
+
+
+def as_tensor(picture: Any) -> UInt8[Tensor, "3 Y X"]:
+    """What an environment shows; an array is copied, as some environments draw over their last one.
+
+    Raises:
+        DilaError: it is no such picture.
+    """
+    shown = torch.from_numpy(picture.copy()) if isinstance(picture, np.ndarray) else picture
+    if not isinstance(shown, Tensor) or shown.dtype != torch.uint8 or shown.ndim != 3 or shown.shape[0] != 3:
+        told = f"{picture.dtype} {list(picture.shape)}" if isinstance(shown, Tensor) else type(picture).__name__
+        raise DilaError(
+            f"an environment's picture should be a tensor or NumPy array of uint8 3 Y X, not {told}; bring it to that "
+            "in reset, step and picture, and the goal too"
+        )
+    return shown
+
+
 @runtime_checkable
 class Environment(Protocol):
-    """Gymnasium's verbs as far as the loop uses them; an observation is a picture, uint8 ``3 Y X``."""
+    """Gymnasium's verbs as far as the loop uses them; an observation is a picture."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Picture, dict[str, Any]]:
         """Begin: the first picture; in the second part ``goal`` (a picture) and ``score``."""
         ...
 
-    def step(self, action: np.ndarray) -> tuple[Tensor, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Picture, float, bool, bool, dict[str, Any]]:
         """Picture, minus the score, whether the goal is reached, False, and ``score`` in the last part."""
         ...
 
@@ -111,7 +134,7 @@ class Simulated(Protocol):
         """`step` without looking."""
         ...
 
-    def picture(self) -> UInt8[Tensor, "3 Y X"]:
+    def picture(self) -> Picture:
         """What the camera sees now."""
         ...
 

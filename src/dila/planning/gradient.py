@@ -5,7 +5,18 @@ from dataclasses import dataclass
 import torch
 
 from dila.errors import DilaError
-from dila.planning.planner import CostOf, Limits, Plan, beginning, best_of, deviations, rounds, smooth_noise
+from dila.planning.planner import (
+    CostOf,
+    Limits,
+    Plan,
+    asked,
+    beginning,
+    best_of,
+    deviations,
+    possible,
+    rounds,
+    smooth_noise,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ class Gradient:
     std: float | tuple[float, ...] = 0.5
     memory: float = 0.5
 
+    @torch.enable_grad()
     def plan(
         self,
         cost: CostOf,
@@ -40,7 +52,7 @@ class Gradient:
         """See `dila.planning.planner.Planner.plan`; the best candidate ever seen is the plan.
 
         Raises:
-            DilaError: the cost has no gradient, as that of a simulator.
+            DilaError: as there; or the cost has no gradient, as that of a simulator.
         """
         std, mean = deviations(self.std, limits), beginning(warm, batch, horizon, limits)
         noise = smooth_noise((batch, self.samples, horizon, len(std)), self.memory, generator)
@@ -59,16 +71,21 @@ class Gradient:
             lowest = torch.minimum(lowest, least[-1])
             with torch.no_grad():
                 unit.clamp_(-1, 1)
+        possible(lowest)
         return Plan(found, torch.stack(least))
 
     def _descend(
         self, cost: CostOf, candidates: torch.Tensor, unit: torch.Tensor, adam: torch.optim.Adam
     ) -> torch.Tensor:
-        """One step; the costs before it."""
-        costs = cost(candidates)
+        """One step; the costs before it. A candidate without a finite gradient stays."""
+        costs = asked(cost, candidates)
         if not costs.requires_grad:
-            raise DilaError("the gradient planner needs a cost with a gradient; plan with mppi or cem in a simulator")
+            raise DilaError(
+                "the gradient planner needs a cost with a gradient; plan with mppi or cem in a simulator, and outside "
+                "torch.inference_mode in a model"
+            )
         # Of the actions alone: the model's weights are none of a plan's business.
-        (unit.grad,) = torch.autograd.grad(costs.sum(), unit)
+        (gradient,) = torch.autograd.grad(costs.sum(), unit)
+        unit.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
         adam.step()
         return costs.detach().cpu().float()

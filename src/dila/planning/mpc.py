@@ -9,7 +9,7 @@ import torch
 from dila.errors import DilaError
 from dila.planning.cost import FrameCost
 from dila.planning.dynamics import Dynamics, Imagination, Now
-from dila.planning.environment import Environment
+from dila.planning.environment import Environment, as_tensor
 from dila.planning.planner import Limits, Plan, Planner
 from dila.shapes import Float, Tensor, UInt8
 
@@ -76,14 +76,14 @@ def control(
         show: keep what each plan looks like in this imagination.
 
     Raises:
-        DilaError: not one seed for each environment.
+        DilaError: not one seed for each environment, or an environment that shows something else than pictures.
     """
     if len(seeds) != len(environments) or not seeds:
         raise DilaError(f"{len(seeds)} seeds for {len(environments)} environments; give one for each")
     generator = torch.Generator().manual_seed(seeds[0])
     begun = [environment.reset(seed=seed) for environment, seed in zip(environments, seeds, strict=True)]
-    frames = [[picture] for picture, _ in begun]
-    goals = torch.stack([info["goal"] for _, info in begun])
+    frames = [[as_tensor(picture)] for picture, _ in begun]
+    goals = torch.stack([as_tensor(info["goal"]) for _, info in begun])
     scores = [[float(info["score"])] for _, info in begun]
     judge = cost(goals)
     plans: list[Plan] = []
@@ -99,7 +99,7 @@ def control(
         plans.append(plan)
         for b, environment in enumerate(environments):
             picture, _, _, _, info = environment.step(plan.actions[b, 0].numpy())
-            frames[b].append(picture)
+            frames[b].append(as_tensor(picture))
             scores[b].append(float(info["score"]))
     return [_episode(b, frames[b], goals[b], scores[b], plans, looks) for b in range(len(environments))]
 

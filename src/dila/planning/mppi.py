@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dila.planning.planner import CostOf, Limits, Plan, beginning, deviations, rounds, smooth_noise
+from dila.planning.planner import CostOf, Limits, Plan, asked, beginning, deviations, possible, rounds, smooth_noise
 from dila.shapes import Float, Tensor
 
 
@@ -23,7 +23,7 @@ class MPPI:
         std: deviation of the noise, in shares of half the action's range; one number, or one a component.
         memory: of the noise from one action to the next.
         relative: measure costs in units of their standard deviation among the candidates, so that one gamma serves
-            every cost; VP2 does not, whose gamma belongs to its sum of squared pixels.
+            every cost; VP2 does not, whose gamma belongs to its sum of squared pixels. Infinite costs do not count.
     """
 
     samples: int = 200
@@ -50,12 +50,17 @@ class MPPI:
         for _ in rounds(self.iterations, seconds):
             noise = smooth_noise((batch, self.samples, horizon, len(std)), self.memory, generator)
             candidates = limits.clip(mean[:, None] + noise * std)
-            costs = cost(candidates).detach().cpu().double()
-            least.append(costs.amin(1).float())
+            costs = asked(cost, candidates).detach().cpu().double()
+            least.append(possible(costs.amin(1)).float())
             mean = (self._weights(costs)[:, :, None, None] * candidates).sum(1)
         return Plan(mean, torch.stack(least))
 
     def _weights(self, costs: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-        if self.relative:
-            costs = costs / costs.std(1, keepdim=True).clamp_min(1e-12)
-        return torch.softmax(-self.gamma * costs, dim=1).float()
+        gains = -self.gamma * (costs / _spread(costs) if self.relative else costs)
+        return torch.softmax(gains.masked_fill(costs.isinf(), -torch.inf), dim=1).float()
+
+
+def _spread(costs: Float[Tensor, "B S"]) -> Float[Tensor, "B 1"]:
+    """Standard deviation of the finite costs of each environment, of which there is one or more."""
+    finite = [row[row.isfinite()] for row in costs]
+    return torch.stack([row.std(correction=min(1, len(row) - 1)) for row in finite])[:, None].clamp_min(1e-12)

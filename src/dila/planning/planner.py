@@ -16,7 +16,7 @@ from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
 CostOf = Callable[[Tensor], Tensor]
-"""Costs ``B S`` of candidates ``B S K Da``; lower is better."""
+"""Costs ``B S`` of candidates ``B S K Da``; lower is better, and infinity is for what must never be done."""
 
 
 class Limits(NamedTuple):
@@ -79,8 +79,11 @@ class Planner(Protocol):
             limits: of actions.
             generator: of everything random, on the CPU.
             batch: B.
-            warm: the plan before, whose first action has been executed.
+            warm: the plan before, whose first action has been executed; its horizon may have been another.
             seconds: stop after the iteration during which they are up; without, after the planner's own number.
+
+        Raises:
+            DilaError: a cost is NaN, all those of an environment are infinite, or ``warm`` is of another batch.
         """
         ...
 
@@ -155,16 +158,59 @@ def coloured_noise(
     return torch.fft.irfft(torch.fft.rfft(white, dim=2) * gain[:, None], n=2 * horizon, dim=2)[:, :, :horizon]
 
 
-def shifted(actions: Float[Tensor, "*batch K Da"]) -> Float[Tensor, "*batch K Da"]:
-    """A plan one step later: the first action is gone, the last one is repeated."""
-    return torch.cat([actions[..., 1:, :], actions[..., -1:, :]], dim=-2)
+def shifted(actions: Float[Tensor, "*batch J Da"], horizon: int) -> Float[Tensor, "*batch K Da"]:
+    """A plan one step later, of so many actions: the first one is gone, the last one is repeated to the end."""
+    return actions[..., torch.arange(1, horizon + 1).clamp_max(actions.shape[-2] - 1), :]
 
 
 def beginning(warm: Plan | None, batch: int, horizon: int, limits: Limits) -> Float[Tensor, "B K Da"]:
-    """The mean that a search begins at: the plan before, a step later, or the middle of the range."""
+    """The mean that a search begins at: the plan before, a step later, or the middle of the range.
+
+    Raises:
+        DilaError: the plan before is of another batch or other actions.
+    """
     if warm is None:
         return limits.middle.expand(batch, horizon, -1).clone()
-    return shifted(warm.actions)
+    count, _, dim = warm.actions.shape
+    if (count, dim) != (batch, len(limits.low)):
+        raise DilaError(
+            f"warm is a plan of {count} environments and actions of {dim} numbers, not of {batch} and "
+            f"{len(limits.low)}; give the plan of the same environments, or none"
+        )
+    return shifted(warm.actions, horizon)
+
+
+def asked(cost: CostOf, candidates: Float[Tensor, "B S K Da"]) -> Float[Tensor, "B S"]:
+    """What the cost says of candidates.
+
+    Raises:
+        DilaError: not one number for each, or one that nothing can be compared with.
+    """
+    costs = cost(candidates)
+    if costs.shape != candidates.shape[:2]:
+        raise DilaError(
+            f"a cost gave numbers {list(costs.shape)} for candidates {list(candidates.shape[:2])}; give one for each"
+        )
+    if wrong := int((costs.isnan() | costs.isneginf()).sum()):
+        raise DilaError(
+            f"the cost of {wrong} of {costs.numel()} candidates is NaN or minus infinity; give a number, or infinity "
+            "for what must never be done"
+        )
+    return costs
+
+
+def possible(least: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """The least cost of each environment, which has to be a finite one.
+
+    Raises:
+        DilaError: all candidates of an environment have an infinite cost.
+    """
+    if least.isinf().any():
+        raise DilaError(
+            f"all candidates of environment {int(least.isinf().nonzero()[0])} have an infinite cost, so there is "
+            "nothing to do; give more samples, a larger std, or a finite cost to what may be done"
+        )
+    return least
 
 
 def rounds(iterations: int, seconds: float | None) -> Iterator[int]:
