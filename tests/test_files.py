@@ -91,9 +91,9 @@ def test_a_umask_that_is_set_late_counts(tmp_path):
 
 def test_a_file_that_is_there_is_not_said_to_stand_in_the_way(tmp_path):
     write_json(tmp_path / "a.json", 1)
-    with pytest.raises(DilaError, match=r"a.json cannot be written \(No such file or directory\)"):
-        with replacing(tmp_path / "a.json"):
-            pass
+    told = r"a.json cannot be written \(No such file or directory\)"
+    with pytest.raises(DilaError, match=told), replacing(tmp_path / "a.json"):
+        pass
 
 
 def test_a_file_where_a_folder_should_be_is_told_of(tmp_path):
