@@ -24,7 +24,7 @@ import torch
 
 from dila.data import room
 from dila.data.fast_video import read_fast
-from dila.data.given import as_frames, told
+from dila.data.given import as_film
 from dila.data.packets import Packets, decode_packets, list_packets
 from dila.errors import DilaError, refuse_shortage
 from dila.files import check_there, replacing
@@ -212,17 +212,7 @@ def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"] | np.ndarray,
     writers = {".mp4": write_mp4, ".gif": _write_gif}
     if path.suffix.lower() not in writers:
         raise DilaError(f"{path} must end in .mp4 or .gif to be written as video")
-    checked = as_frames(frames)
-    if checked is None or checked.ndim != 4:
-        raise DilaError(
-            f"{path} is written from frames in uint8 of shape T 3 Y X, a tensor or array, not {told(frames)}"
-        )
-    if 0 in checked.shape or not 0 < fps < float("inf"):
-        raise DilaError(
-            f"{path} cannot be written from frames of shape {list(checked.shape)} at {fps} frames a second; give at "
-            "least one, and a rate above 0"
-        )
-    pictures = checked.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pictures = as_film(path, frames, fps).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     with replacing(path, shared=True) as partial:
         writers[path.suffix.lower()](partial, pictures, fps)
 
