@@ -10,7 +10,6 @@
     out/decoder/                       state of the decoder's training
 """
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -37,7 +36,7 @@ from dila.train.checkpoint import (
     tidy,
 )  # fmt: skip
 from dila.train.decoder import fit_decoder
-from dila.train.faults import Faults, with_others
+from dila.train.faults import Faults, LostWorker, between_reads, with_others
 from dila.train.learner import Learner, arrange, make_optimiser
 from dila.train.log import Log
 from dila.train.material import (
@@ -51,7 +50,7 @@ from dila.train.material import (
     open_data,
     resolve,
 )  # fmt: skip
-from dila.train.numerics import Spikes, deterministic
+from dila.train.numerics import Spikes, deterministic, not_finite
 from dila.train.objectives import Batch, Outcome
 from dila.train.processes import accelerator_of, agreed, newest_of_all
 from dila.train.recorded import Recorded, recordable
@@ -195,6 +194,14 @@ class Trainer:
             with bar:
                 self.learner.train()
                 self._stages(log, bar)
+        except LostWorker:  # found between two steps
+            if not self.step or self.accelerator.num_processes > 1:
+                raise
+            with between_reads():
+                self.save()
+            if self.stop.signal is None:
+                raise
+            raise self.stop.exit() from None  # the signal was sent to all of a group
         finally:
             if log is not None:
                 log.close()
@@ -260,8 +267,9 @@ class Trainer:
         norm = self.spread.clip(self.learner, settings.clip)
         *numbers, grad = torch.cat([table, norm.detach().float().reshape(1).to(table.device)]).tolist()
         spike = self.spikes.stands_out(grad, self.step + 1)
-        if not spike:
-            self._check_finite(dict(zip(["total", *names], numbers, strict=True)), grad)
+        what = None if spike else not_finite(dict(zip(["total", *names], numbers, strict=True)), grad)
+        if what is not None:
+            raise DilaError(f"{what} not finite at step {self.step + 1}; {self._way_back()}")
         rate = settings.rate(self.step, self.settings.steps, stage.lr)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -371,13 +379,6 @@ class Trainer:
     def _is_counted(self) -> bool:
         every = self.settings.checkpoint_every
         return every is not None and self.step % every == 0
-
-    def _check_finite(self, losses: dict[str, float], grad: float) -> None:
-        named = [name for name, value in losses.items() if not math.isfinite(value) and name != "total"]
-        if not named and math.isfinite(losses["total"]) and math.isfinite(grad):
-            return
-        what = f"the loss {', '.join(named)} is" if named else "the norm of the gradient is"
-        raise DilaError(f"{what} not finite at step {self.step + 1}; {self._way_back()}")
 
     def _check_alive(self, watched: dict[str, float]) -> None:
         guard = self.settings.guard
