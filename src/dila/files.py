@@ -22,13 +22,14 @@ _MODE = 0o666 & ~_UMASK
 
 
 @contextmanager
-def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+def replacing(path: Path, shared: bool = False, lasting: bool = False) -> Iterator[Path]:
     """A path beside, to write to: moved to where it belongs when all went well, removed when not.
 
     Args:
         path: the file; folders above it are made.
         shared: other processes may be writing the same file, so each has a name of its own. Otherwise the name is
             always the same, and what a kill leaves is written over.
+        lasting: force it to the disk, so that it outlives a power cut.
 
     Raises:
         DilaError: as `writing`.
@@ -40,10 +41,25 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             readable(temporary)
+            if lasting:
+                to_disk(temporary)
             os.replace(temporary, path)
+            if lasting:
+                to_disk(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def to_disk(path: Path) -> None:
+    """Force a file or a folder to the disk: without it, a power cut may leave a name and no contents."""
+    if os.name != "posix" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def readable(path: Path) -> None:
@@ -52,14 +68,14 @@ def readable(path: Path) -> None:
         path.chmod(_MODE)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+def write_json(path: Path, value: Any, lasting: bool = False) -> None:
+    """Write a JSON file, whole or not at all; `lasting` as in `replacing`."""
+    write_text(path, json.dumps(value, indent=2) + "\n", lasting)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
-    with replacing(path) as partial:
+def write_text(path: Path, text: str, lasting: bool = False) -> None:
+    """Write a text file in UTF-8, whole or not at all; `lasting` as in `replacing`."""
+    with replacing(path, lasting=lasting) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -1,17 +1,13 @@
 """What a model was trained on, where it is part of a run, so that it is not judged on that."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dila.errors import DilaError
 from dila.protocols import Episode
-from dila.train.begin import RUN
+from dila.train.folder import find_run, held_out_of
 from dila.train.register import REGISTER, TRAIN
-
-HELD_OUT = 0.1
-"""Share of the episodes held out where no run says another."""
 
 
 class Trained(NamedTuple):
@@ -24,16 +20,13 @@ class Trained(NamedTuple):
     @classmethod
     def find(cls, model: str | Path) -> "Trained | None":
         """The run in a folder, or the one whose checkpoint this is."""
-        for folder in (Path(model), Path(model).parent.parent):
-            file = folder / RUN
-            if file.is_file():
-                return cls(folder, json.loads(file.read_text(encoding="utf-8")))
-        return None
+        found = find_run(model)
+        return found and cls(*found)
 
     @property
     def held_out(self) -> float:
         """Share of the episodes held out; the usual one where it held out none, as other data need it."""
-        return self.run.get("clips", {}).get("held_out") or HELD_OUT
+        return held_out_of(self.run)
 
     def refuse(self, data: str, judged: Sequence[Episode]) -> None:
         """Raise DilaError where the run was trained on episodes to be judged: of the same place, and as long."""

@@ -10,12 +10,14 @@ frames    how many
 times     seconds of each from the first
 columns   JSON: what true values there are, ``{"action": [2]}`` for two numbers a frame
 content   fingerprint of the file, or of the features made of it
+actions   fingerprint of the true actions, where a stage trains on them
 ========  ======================================================================================
 
-A resumed run holds to it: what is there is split as before, and an episode that is gone keeps its place, so that all
-other clips keep their numbers; its own are skipped and counted like those of any file that breaks.
+A run that has been begun holds to it: what is there is split as before, and an episode that is gone keeps its place, so
+that all other clips keep their numbers; its own are skipped and counted like those of any file that breaks.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
 from dila.files import replacing
 from dila.shapes import Tensor
 from dila.train.material import Material, Split
@@ -40,18 +42,20 @@ class LostEpisode:
     id: str
     times: np.ndarray
     columns: Mapping[str, np.ndarray]
+    content: str = "lost"
+    """As the register has it."""
 
     def read(self, frames: Sequence[int]) -> Tensor:
         """Never: raises DilaError."""
         raise DilaError("it is gone, changed or damaged since the run began")
 
     def fingerprint(self) -> str:
-        """There is no file to tell of."""
-        return "lost"
+        """That of what was there."""
+        return self.content
 
 
-def write_register(out: Path, material: Material) -> None:
-    """Write ``episodes.parquet``, whole or not at all."""
+def write_register(out: Path, material: Material, *, actions: bool) -> None:
+    """Write ``episodes.parquet``, whole or not at all; `actions`: whether a stage trains on them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -64,24 +68,28 @@ def write_register(out: Path, material: Material) -> None:
         "times": pa.array([row[2].times for row in rows], pa.list_(pa.float64())),
         "columns": pa.array([_described(row[2].columns) for row in rows], pa.string()),
         "content": pa.array([row[2].fingerprint() for row in rows], pa.string()),
+        "actions": pa.array([_hash(row[2]) if actions else None for row in rows], pa.string()),
     }
-    with replacing(out / REGISTER) as partial:
+    with replacing(out / REGISTER, lasting=True) as partial:
         pq.write_table(pa.table(columns), partial, compression="zstd")
 
 
-def hold_to_register(out: Path, material: Material, tolerate: float) -> Material:
+def hold_to_register(out: Path, material: Material, tolerate: float | None) -> Material:
     """The material as the register has it, with `LostEpisode` in the place of what is gone.
 
-    Raises:
-        DilaError: other data sets or episodes, or more than the tolerated share of the training episodes is gone.
-    """
-    import pyarrow.parquet as pq
+    Args:
+        out: folder of the run.
+        material: what the data now has.
+        tolerate: share of the training episodes that may be gone; None before the first checkpoint, when none may.
 
+    Raises:
+        DilaError: no register that can be read, other data sets or episodes, or too many are gone or changed.
+    """
     path = out / REGISTER
     if not path.is_file():
         raise DilaError(f"{path} is missing, without which the run cannot be resumed exactly; start in another folder")
     by_data: dict[str, list[dict[str, Any]]] = {}
-    for row in pq.read_table(path).to_pylist():
+    for row in _rows_of(path):
         by_data.setdefault(row["data"], []).append(row)
     if len(by_data) != len(material.splits):
         given = ", ".join(split.name for split in material.splits)
@@ -90,12 +98,26 @@ def hold_to_register(out: Path, material: Material, tolerate: float) -> Material
     splits = [_held(split, rows) for split, rows in zip(material.splits, by_data.values(), strict=True)]
     lost = [e.id for split in splits for e in split.train if isinstance(e, LostEpisode)]
     count = sum(len(split.train) for split in splits)
-    if len(lost) > tolerate * count:
+    if len(lost) > (tolerate or 0.0) * count:
+        why = "before its first checkpoint" if tolerate is None else f"more than tolerate = {tolerate:g} allows"
         raise DilaError(
             f"{out} was trained on other episodes than the data now has: {len(lost)} of {count} are gone or changed, "
-            f"the first {lost[0]}, more than tolerate = {tolerate:g} allows; give the same data"
+            f"the first {lost[0]}, {why}; give the same data, or start in another folder"
         )
     return material._replace(splits=tuple(splits))
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DilaError(
+            f"{path} is damaged ({first_line(error)}), without which the run cannot be resumed exactly; start in "
+            "another folder"
+        ) from error
 
 
 def _rows(material: Material) -> Iterator[tuple[str, str, Any]]:
@@ -107,6 +129,22 @@ def _rows(material: Material) -> Iterator[tuple[str, str, Any]]:
 
 def _described(columns: Mapping[str, np.ndarray]) -> str:
     return json.dumps({name: [str(values.dtype), *values.shape[1:]] for name, values in columns.items()})
+
+
+def _hash(episode: Any) -> str | None:
+    """Fingerprint of an episode's true actions."""
+    if "action" not in episode.columns:
+        return None
+    return hashlib.sha256(np.ascontiguousarray(episode.columns["action"]).tobytes()).hexdigest()[:16]
+
+
+def _is_as(row: Mapping[str, Any], there: Any) -> bool:
+    """Whether an episode is what the register has; those of older versions say less."""
+    return (
+        np.array_equal(there.times, row["times"])
+        and row.get("content") in (None, there.fingerprint())
+        and row.get("actions") in (None, _hash(there))
+    )
 
 
 def _held(split: Split, rows: Sequence[dict[str, Any]]) -> Split:
@@ -121,12 +159,9 @@ def _held(split: Split, rows: Sequence[dict[str, Any]]) -> Split:
     parts: dict[str, list[tuple[Any, Any]]] = {TRAIN: [], HELD_OUT: []}
     for row in rows:
         lost = _lost(row)
-        there = kept.get(row["episode"], lost)
-        if (
-            not np.array_equal(there.times, lost.times)
-            or row.get("content", there.fingerprint()) != there.fingerprint()
-        ):
-            there = lost  # other frames under the old name
+        there = kept.get(row["episode"])
+        if there is None or not _is_as(row, there):
+            there = lost  # gone, or other frames or actions under the old name
         parts[row["split"]].append((there, frames.get(row["episode"], lost) if there is not lost else lost))
     train, held = parts[TRAIN], parts[HELD_OUT]
     return Split(split.name, *([pair[i] for pair in part] for i in (0, 1) for part in (train, held)))
@@ -138,4 +173,4 @@ def _lost(row: Mapping[str, Any]) -> LostEpisode:
         name: np.broadcast_to(np.zeros((), dtype), (len(times), *shape))
         for name, (dtype, *shape) in json.loads(row["columns"]).items()
     }
-    return LostEpisode(row["episode"], times, columns)
+    return LostEpisode(row["episode"], times, columns, row.get("content", "lost"))
