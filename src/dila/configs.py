@@ -41,6 +41,21 @@ def from_json(cls: type[Config], described: Any, where: str = "") -> Config:
     return cls(**{name: _value(kinds[name], value, f"{where}.{name}") for name, value in described.items()})
 
 
+def completed(stored: Any, like: Any) -> Any:
+    """What `to_json` once made of a config like this one: fields that came later have their defaults."""
+    if isinstance(stored, list) and isinstance(like, list | tuple) and len(stored) == len(like):
+        return [completed(part, its) for part, its in zip(stored, like, strict=True)]
+    name = type(like).__name__
+    if not isinstance(stored, dict) or not dataclasses.is_dataclass(like) or stored.get(KIND, name) != name:
+        return stored
+    kinds = typing.get_type_hints(type(like))
+    later = [field for field in dataclasses.fields(like) if field.name not in stored and not _is_required(field)]
+    return {
+        **{key: completed(part, getattr(like, key, None)) for key, part in stored.items()},
+        **{field.name: _described(_default(field), kinds[field.name]) for field in later},
+    }
+
+
 def _described(value: Any, kind: Any) -> Any:
     """``value`` as JSON, where its field declares ``kind``."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -117,3 +132,7 @@ def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -30,13 +30,14 @@ _HELD: set[Path] = set()
 
 
 @contextmanager
-def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+def replacing(path: Path, shared: bool = False, lasting: bool = False) -> Iterator[Path]:
     """A path beside, to write to: moved to where it belongs when all went well, removed when not.
 
     Args:
         path: the file; folders above it are made.
         shared: other processes may be writing the same file, so each has a name of its own. Otherwise the name is
             always the same, and what a kill leaves is written over.
+        lasting: force it to the disk, so that it outlives a power cut.
 
     Raises:
         DilaError: as `writing`.
@@ -47,7 +48,11 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             readable(temporary)
+            if lasting:
+                to_disk(temporary)
             os.replace(temporary, path)
+            if lasting:
+                to_disk(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -113,6 +118,17 @@ def _locked(place: Path, path: Path, wait: bool) -> int | None:
         os.close(handle)
 
 
+def to_disk(path: Path) -> None:
+    """Force a file or a folder to the disk: without it, a power cut may leave a name and no contents."""
+    if os.name != "posix" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def readable(path: Path) -> None:
     """Give a file the mode of any other new file: safetensors makes its own for their owner alone."""
     if not path.is_file() or path.stat().st_mode & 0o077:
@@ -125,14 +141,14 @@ def readable(path: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+def write_json(path: Path, value: Any, lasting: bool = False) -> None:
+    """Write a JSON file, whole or not at all; `lasting` as in `replacing`."""
+    write_text(path, json.dumps(value, indent=2) + "\n", lasting)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
-    with replacing(path) as partial:
+def write_text(path: Path, text: str, lasting: bool = False) -> None:
+    """Write a text file in UTF-8, whole or not at all; `lasting` as in `replacing`."""
+    with replacing(path, lasting=lasting) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

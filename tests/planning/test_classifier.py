@@ -25,7 +25,9 @@ def test_it_learns_where_the_goal_is_and_makes_a_cost():
 
 def test_the_same_seed_gives_the_same_classifier():
     reached, missed = examples(8, True), examples(8, False)
+    state = torch.get_rng_state()
     first, again = (fit_classifier(reached, missed, steps=5, seed=1).classifier for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 

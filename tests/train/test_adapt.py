@@ -51,7 +51,9 @@ def pairs(rows=400, scale=(100.0, 0.01), shift=(300.0, 0.0)):
 
 def test_the_encoder_takes_actions_in_their_own_units():
     made = pairs()
+    state = torch.get_rng_state()
     encoder, r2 = fit_encoder(made, 5, Adaptation(fit_steps=800))
+    assert torch.equal(torch.get_rng_state(), state)
     assert (encoder(made.a) - made.z).square().mean() < 0.3 * made.z.var()
     assert r2 > 0.9
 

@@ -1,10 +1,12 @@
+import json
 import os
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
-from train_world import PatchEncoder, small_model
+from PIL import Image
+from train_world import PatchEncoder, small_model, write_corpus
 
 from dila.data import open_corpus
 from dila.errors import DilaError
@@ -73,6 +75,15 @@ def test_an_interrupted_decoder_goes_on_bit_for_bit(corpus, tmp_path, monkeypatc
     assert all(torch.equal(broken[name], whole[name]) for name in whole)
     with pytest.raises(DilaError, match="other settings"):
         fit(corpus, tmp_path / "broken", DecoderRun(steps=7, size=16))
+    other = write_corpus(tmp_path / "other")
+    Image.new("RGB", (16, 16)).save(other / "episode_0" / "00.png")
+    with pytest.raises(DilaError, match="or other data; give the same, or remove"):
+        fit(other, tmp_path / "broken")
+    path = tmp_path / "broken" / "decoder.pt"
+    stored = torch.load(path, weights_only=True)
+    del stored["described"]["data"]
+    torch.save(stored, path)
+    fit(corpus, tmp_path / "broken")  # of an older version
 
 
 def test_training_the_decoder_leaves_the_callers_random_numbers_alone(corpus, tmp_path):
@@ -104,3 +115,20 @@ def test_a_decoder_can_go_to_another_folder_and_real_actions_come_along(corpus, 
     assert load_pretrained(out).decoder is not None
     assert load_pretrained(folder).decoder is None
     assert load_actions(out)[0] == space
+
+
+def test_the_decoder_sees_what_the_run_of_its_model_saw(corpus, cache, tmp_path, monkeypatch):
+    pretrained = Pretrained(DiLA(small_model()), PatchEncoder(), None, 0.2, 4)
+    save_checkpoint(tmp_path / "run", pretrained, TrainerState(3, 0, {}, {}, [], {}, "data", []), 1, {"step": 3})
+    clips = {"held_out": 0.4, "fps": 5.0, "camera": None}
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"clips": clips}))
+    seen = []
+
+    def peek(encoder, frames, *rest, **more):
+        seen.append((len(frames), float(frames[0].times[1])))
+        return fit_decoder(encoder, frames, *rest, **more)
+
+    monkeypatch.setattr(decoding, "fit_decoder", peek)
+    for out, more in (("as it", {}), ("asked", {"held_out": 0.2, "fps": 10.0})):
+        train_decoder(tmp_path / "run", corpus, tmp_path / out, SETTINGS, cache_dir=cache, progress=False, **more)
+    assert seen == [(2, pytest.approx(0.2)), (4, pytest.approx(0.1))]

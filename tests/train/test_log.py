@@ -51,3 +51,19 @@ def test_a_tracker_that_was_asked_for_must_be_there(tmp_path, monkeypatch, track
     monkeypatch.setitem(sys.modules, tracker, None)
     with pytest.raises(MissingExtra, match=tracker):
         Log(tmp_path, (tracker,), "run", {}, 0)
+
+
+def test_a_tracker_that_fails_is_warned_of_once_and_left_out(tmp_path, caplog):
+    pytest.importorskip("tensorboard")
+    log = Log(tmp_path, ("tensorboard",), "run", {}, 0)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    log._trackers[0].writer.add_scalar = full
+    for step in (1, 2):
+        log.write("train", step, {"total": 2.0})
+    log.close()
+    assert [record["step"] for record in read_log(tmp_path)] == [1, 2]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "dila.train.log"]
+    assert said.startswith("tensorboard failed (OSError: [Errno 28] No space left on device), and the run goes on")

@@ -1,10 +1,15 @@
 import json
+import re
+import shutil
 import signal
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from train_world import PatchConfig, PatchEncoder, small_model, small_run, stop_at
+from PIL import Image
+from train_world import PatchConfig, PatchEncoder, after, small_model, small_run, stop_at, write_corpus
 
 from dila import vision
 from dila.data import open_corpus, split_episodes
@@ -12,12 +17,14 @@ from dila.data.mixture import Mixture
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
 from dila.interop.seen import hash_content, read_seen
+from dila.model.dila import DiLA
 from dila.train import loop
 from dila.train.checkpoint import newest
+from dila.train.folder import find_run
 from dila.train.log import read_log
 from dila.train.loop import train
-from dila.train.objectives import ActionConditioned, OneStep, Rollout, Terms, Weights
-from dila.train.register import read_trained
+from dila.train.objectives import ActionConditioned, Batch, OneStep, Outcome, Rollout, Terms, Weights
+from dila.train.register import REGISTER, read_trained
 from dila.train.run import ClipSettings, DecoderRun, Guard, Optimiser, Stage
 
 
@@ -175,6 +182,121 @@ def test_a_decoder_that_was_trained_first_goes_on_with_its_own_frames_alone(go):
         go(small_run(clips=clips, decoder=DECODER))
     with pytest.raises(DilaError, match="holds a run already"):
         go(small_run(decoder=DECODER), resume=False)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_before_the_first_checkpoint_a_run_holds_to_its_data_too(go, corpus, cache, tmp_path, monkeypatch):
+    def kill():
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        after(patch, 3, kill)
+        with pytest.raises(Killed):
+            go(small_run(decoder=DECODER))
+    assert newest(tmp_path / "out") is None
+    other = write_corpus(tmp_path / "other")
+    held_to = (tmp_path / "out" / REGISTER).read_bytes()
+    trained = next(row["episode"] for row in pq.read_table(tmp_path / "out" / REGISTER).to_pylist())
+    for picture in (other / trained).glob("*.png"):
+        Image.new("RGB", (16, 16), "blue").save(picture)
+    with pytest.raises(DilaError, match=rf"1 of 4 are gone or changed, the first {trained}, before its first check"):
+        train(small_run(decoder=DECODER), other, tmp_path / "out", cache_dir=cache, progress=False)
+    assert (tmp_path / "out" / REGISTER).read_bytes() == held_to
+    assert go(small_run(decoder=DECODER)).name == "step_0000006"
+
+
+def test_what_a_stage_cannot_start_from_is_told_before_the_decoder_is_trained(go, whole, tmp_path):
+    wider = small_run(model=replace(small_model(), action_dim=6), start=str(whole), decoder=DECODER)
+    with pytest.raises(DilaError, match="is of another architecture"):
+        go(wider)
+    assert not (tmp_path / "out" / "decoder").exists()
+
+
+def test_actions_that_changed_are_not_gone_on_with(go, cache, tmp_path, monkeypatch):
+    data = write_corpus(tmp_path / "data")
+    run = small_run(stages=(Stage(ActionConditioned(), steps=3),), tolerate=0.0)
+
+    def going(run, out):
+        return train(run, data, tmp_path / out, cache_dir=cache, progress=False)
+
+    without = small_run(tolerate=0.0)
+    for each, out in ((run, "with"), (without, "without")):
+        with monkeypatch.context() as patch:
+            stop_at(patch, 1, signal.SIGTERM)
+            with pytest.raises(SystemExit):
+                going(each, out)
+    table = pq.read_table(data / "actions.parquet")
+    columns = table.to_pydict()
+    columns["action"][0][0] += 1.0
+    pq.write_table(pa.Table.from_pydict(columns, table.schema), data / "actions.parquet")
+    with pytest.raises(DilaError, match=r"1 of 4 are gone or changed, the first episode_0"):
+        going(run, "with")
+    going(without, "without")
+    older = pq.read_table(tmp_path / "with" / REGISTER).drop_columns(["actions"])
+    pq.write_table(older, tmp_path / "with" / REGISTER)
+    going(run, "with")
+
+
+def test_training_leaves_the_callers_settings_alone(go, monkeypatch):
+    torch.manual_seed(7)
+    state, told = torch.get_rng_state(), (torch._dynamo.config.suppress_errors, torch._dynamo.config.recompile_limit)
+    monkeypatch.setattr("dila.train.learner._layers", lambda model: ())
+    seen = []
+
+    def kill(trainer):
+        seen.append(torch._dynamo.config.suppress_errors)
+        raise Killed
+
+    monkeypatch.setattr(loop.Trainer, "run_all", kill)
+    with pytest.raises(Killed):
+        go(small_run(compile=True))
+    assert seen == [True]
+    assert torch.initial_seed() == 7
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (torch._dynamo.config.suppress_errors, torch._dynamo.config.recompile_limit) == told
+
+
+@pytest.mark.parametrize("name", ["run.json", REGISTER, "log.jsonl"])
+def test_a_damaged_file_of_a_run_is_one_sentence(go, whole, tmp_path, name):
+    shutil.copytree(whole, tmp_path / "out")
+    path = tmp_path / "out" / name
+    for content in ("", "[1, 2]\n", '{"clips": 3}\n'):
+        path.write_text(content)
+        if (name, content) == ("log.jsonl", ""):
+            continue
+        with pytest.raises(DilaError, match=re.escape(str(path))) as told:
+            go(small_run())
+        assert "\n" not in str(told.value)
+    if name == "run.json":
+        with pytest.raises(DilaError, match=r"run\.json does not describe a run; remove it, and"):
+            find_run(whole.parent / tmp_path / "out" / "checkpoints" / "step_0000006")
+
+
+@dataclass(frozen=True)
+class Own:
+    """An objective of a user's own."""
+
+    weight: float = 1.0
+
+    def __call__(self, model: DiLA, batch: Batch) -> Outcome:
+        outcome = OneStep()(model, batch)
+        return outcome._replace(total=outcome.total * self.weight)
+
+
+def test_a_run_with_an_objective_of_ones_own_goes_on(go, tmp_path, monkeypatch):
+    run = small_run(stages=(Stage(Own(0.5), steps=3), Stage(OneStep(), steps=2)))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            go(run)
+    last = go(run)
+    assert go(run) == last
+    assert load_pretrained(tmp_path / "out").frames == 4
+    with pytest.raises(DilaError, match=r"stages\.0\.objective\.weight = 0\.5 \(now 0\.25\)"):
+        go(replace(run, stages=(Stage(Own(0.25), steps=3), run.stages[1])))
 
 
 def test_other_data_is_refused(go, corpus, tmp_path, cache):

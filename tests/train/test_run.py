@@ -1,7 +1,8 @@
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
+import torch
 from train_world import small_model, small_run
 
 from dila.configs import from_json, to_json
@@ -111,3 +112,18 @@ def test_a_model_may_have_no_layers_and_a_gradient_no_bound():
     model = replace(small_model(), backbone=BackboneConfig(spatial_depth=0, temporal_depth=0))
     run = small_run(model=model, optimiser=Optimiser(clip=float("inf")))
     assert from_json(Run, json.loads(json.dumps(to_json(run)))) == run
+
+
+def test_an_objective_that_run_json_cannot_hold_is_refused():
+    @dataclass(frozen=True)
+    class Held:
+        what: object
+
+        def __call__(self, model, batch):
+            raise NotImplementedError
+
+    for objective in (lambda model, batch: OneStep()(model, batch), Held, Held(torch.zeros(2))):
+        with pytest.raises(
+            DilaError, match=r"stages\.0\.objective cannot be kept in run\.json .*; make it a dataclass"
+        ):
+            small_run(stages=(Stage(objective, steps=1),))

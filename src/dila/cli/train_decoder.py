@@ -15,6 +15,9 @@ def train_decoder(
     model: Positional[str],
     data: Data,
     out: Path | None = None,
+    held_out: float | None = None,
+    fps: float | None = None,
+    camera: str | None = None,
     cache_dir: Path | None = None,
     device: str = "auto",
     settings: Annotated[DecoderRun, tyro.conf.arg(name="")] = DecoderRun(),  # noqa: B008 (frozen)
@@ -23,15 +26,21 @@ def train_decoder(
 
     Args:
         model: folder of a trained model or of a run.
-        data: the corpus to learn from.
+        data: the corpus to learn from; its held-out episodes are left out.
         out: folder for the model with its decoder; the model's own when left out.
+        held_out: share of the episodes left out; that of the run that the model is part of, or 0.1, when left out.
+        fps: frames a second, instead of what the files say; the run's when left out.
+        camera: of episodes that several cameras saw, this one alone; the run's when left out.
         cache_dir: where encoded features are kept.
         device: auto, cpu, cuda or mps.
         settings: of the decoder and its training.
     """
     from dila.train.decoder import train_decoder as train
 
-    print(f"the model with its decoder is in {train(model, data, out, settings, cache_dir=cache_dir, device=device)}")
+    made = train(
+        model, data, out, settings, held_out=held_out, fps=fps, camera=camera, cache_dir=cache_dir, device=device
+    )
+    print(f"the model with its decoder is in {made}")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -20,12 +20,13 @@ from dila.errors import DilaError
 from dila.evaluate.factors import Factor, find_factors, tell_unknown
 from dila.evaluate.pins import Pin, Pins, check_pins, make_pins, read_pins
 from dila.evaluate.result import Result, Score, Subject
-from dila.evaluate.trained import HELD_OUT, Trained
+from dila.evaluate.trained import Trained
 from dila.imagine.label import hash_world
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained
 from dila.protocols import Episode, FrameDecoder
 from dila.shapes import Features, Int, Tensor, UInt8
+from dila.train.folder import HELD_OUT
 from dila.train.material import default_cache
 from dila.version import version
 from dila.vision import FeatureCache

@@ -1,6 +1,5 @@
 """What a model was trained on, as far as its run or its notes tell, so that it is not judged on that."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,11 +9,8 @@ from dila.errors import DilaError
 from dila.files import at_home
 from dila.interop.seen import hash_content, read_seen
 from dila.protocols import Episode
-from dila.train.begin import RUN
+from dila.train.folder import find_run, held_out_of
 from dila.train.register import TrainedOn, read_trained
-
-HELD_OUT = 0.1
-"""Share of the episodes held out where no run says another."""
 
 
 class Trained(NamedTuple):
@@ -28,17 +24,15 @@ class Trained(NamedTuple):
     @classmethod
     def find(cls, model: str | Path) -> "Trained | None":
         """The run in a folder, or the one whose checkpoint this is, or what the notes of a model tell."""
-        for folder in (at_home(model), at_home(model).parent.parent):
-            file = folder / RUN
-            if file.is_file():
-                return cls(folder, json.loads(file.read_text(encoding="utf-8")), read_trained(folder))
+        if found := find_run(at_home(model)):
+            return cls(*found, read_trained(found[0]))
         seen = read_seen(model)
         return cls(model, {"clips": {"held_out": seen.held_out}}, TrainedOn(frozenset(), seen.hashes)) if seen else None
 
     @property
     def held_out(self) -> float:
         """Share of the episodes held out; the usual one where it held out none, as other data need it."""
-        return self.run.get("clips", {}).get("held_out") or HELD_OUT
+        return held_out_of(self.run)
 
     def refuse(self, data: str, judged: Sequence[Episode]) -> None:
         """Raise DilaError where the model was trained on episodes to be judged, in its run or in one that led to it.

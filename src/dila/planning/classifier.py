@@ -61,14 +61,15 @@ def fit_classifier(
     """
     if min(len(reached), len(missed)) < 2:
         raise DilaError(f"{len(reached)} reached and {len(missed)} missed examples are too few; give 2 or more of each")
-    torch.manual_seed(seed)
-    parts = [x[torch.randperm(len(x))].float() for x in (reached, missed)]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        parts = [x[torch.randperm(len(x))].float() for x in (reached, missed)]
+        made = GoalClassifier((reached.shape[1], reached.shape[2]), reached.shape[3])
     cuts = [max(1, round(held_out * len(x))) for x in parts]
     x, held = (torch.cat([p[c:] for p, c in zip(parts, cuts, strict=True)]),
                torch.cat([p[:c] for p, c in zip(parts, cuts, strict=True)]))  # fmt: skip
     sizes = [len(p) - c for p, c in zip(parts, cuts, strict=True)]
     y, truth = (torch.tensor([1.0] * a + [0.0] * b) for a, b in (sizes, cuts))
-    made = GoalClassifier((x.shape[1], x.shape[2]), x.shape[3])
     made.mean.copy_(x.mean((0, 1, 2)))
     made.std.copy_(x.std((0, 1, 2)).clamp_min(1e-6))
     adam = torch.optim.AdamW(made.parameters(), lr=3e-3, weight_decay=1e-2)

@@ -269,12 +269,13 @@ def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> tuple[nn.Sequ
     Returns:
         The encoder, fitted on most of the trajectories, and its R² on the others.
     """
-    torch.manual_seed(how.seed)
     mean, std = pairs.a.mean(0), pairs.a.std(0).clamp_min(1e-6)
     names = pairs.episode.unique()
     held = torch.isin(pairs.episode, names[-max(1, round(HELD * len(names))) :])
     x, scale = (pairs.a - mean) / std, pairs.z.std(0).mean().clamp_min(1e-9)
-    encoder = nn.Sequential(nn.Linear(x.shape[1], action_dim), nn.SiLU(), nn.Linear(action_dim, action_dim))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(how.seed)
+        encoder = nn.Sequential(nn.Linear(x.shape[1], action_dim), nn.SiLU(), nn.Linear(action_dim, action_dim))
     adam = torch.optim.AdamW(encoder.parameters(), lr=how.fit_lr, weight_decay=1e-3)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, how.fit_steps)
     for _ in range(how.fit_steps):

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dila.baselines.adaworld_diffusion import AdaWorldDiffusion
-from dila.configs import KIND, from_json, to_json
+from dila.baselines.adaworld_diffusion import AdaWorldDiffusion, AdaWorldDiffusionConfig
+from dila.configs import KIND, completed, to_json
 from dila.errors import DilaError
 from dila.files import write_json
 from dila.interop.models import AnyModel, build
@@ -14,11 +14,11 @@ from dila.interop.pretrained import load_pretrained
 from dila.model.config import DiLAConfig
 from dila.train.checkpoint import newest
 from dila.train.decoder import FILE as DECODER
+from dila.train.folder import RUN, read_run
 from dila.train.log import FILE as LOG
 from dila.train.run import Run
 from dila.vision import FrozenEncoder, build_encoder
 
-RUN = "run.json"
 DECODING = "decoder"
 """Folder of a run in which its decoder is trained, before anything else is."""
 
@@ -59,6 +59,16 @@ def grown(model: AnyModel | None, run: Run) -> AnyModel:
     return fresh
 
 
+def check_start(model: AnyModel | None, run: Run) -> None:
+    """Refuse a model that the run cannot begin from, before data is encoded and a decoder trained.
+
+    Raises:
+        DilaError: as `grown`.
+    """
+    if model is not None or isinstance(run.model, AdaWorldDiffusionConfig):
+        grown(model, run)
+
+
 def _over(lam: AnyModel | None, fresh: AdaWorldDiffusion, run: Run) -> AdaWorldDiffusion:
     """A fresh diffusion model that follows the actions of a trained latent action model."""
     if lam is None:
@@ -82,21 +92,18 @@ def settle(run: Run, out: Path) -> None:
     A command that was refused before its first step holds no folder.
 
     Raises:
-        DilaError: it is of another; the fields that differ are named.
+        DilaError: it is of another, whose differing fields are named; or ``run.json`` is damaged.
     """
     path = out / RUN
     described = to_json(run)
     if path.is_file() and is_begun(out):
-        try:
-            stored = to_json(from_json(Run, _of_today(json.loads(path.read_text(encoding="utf-8"))), str(path)))
-        except ValueError as error:
-            raise DilaError(f"{path} cannot be read as JSON: {error}; remove the folder to start anew") from error
+        stored = completed(_of_today(read_run(path)), run)
         different = [told for told in differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
         if not _has_steps(out):
             different = [told for told in different if told.startswith(DECODED)]
         if different:
             raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
-    write_json(path, described)
+    write_json(path, described, lasting=True)
 
 
 def _has_steps(out: Path) -> bool:
@@ -104,9 +111,9 @@ def _has_steps(out: Path) -> bool:
     return newest(out) is not None or (log.is_file() and log.stat().st_size > 0)
 
 
-def _of_today(described: Any) -> Any:
+def _of_today(described: dict[str, Any]) -> dict[str, Any]:
     """A described run whose model says of which kind it is: before there were several it did not have to."""
-    if isinstance(described, dict) and isinstance(described.get("model"), dict):
+    if isinstance(described.get("model"), dict):
         described["model"].setdefault(KIND, DiLAConfig.__name__)
     return described
 

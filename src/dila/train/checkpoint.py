@@ -11,7 +11,8 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from dila.errors import DilaError
-from dila.files import writing
+from dila.files import to_disk, writing
 from dila.interop.find import CHECKPOINTS
 from dila.interop.pretrained import Pretrained, save_pretrained
 from dila.vision.stored import load_plain, write_plain
@@ -94,14 +95,9 @@ def tidy(out: Path, keep: int) -> None:
 
 
 def _to_disk(folder: Path) -> None:
-    """Force a folder and its files to the disk: without it, a power cut may leave a name and no contents."""
-    files = [child for child in folder.iterdir() if child.is_file()]
-    for path in [*files, folder] if os.name == "posix" else files:  # Windows opens no folders
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    """Force a folder and its files to the disk."""
+    for path in [*(child for child in folder.iterdir() if child.is_file()), folder]:
+        to_disk(path)
 
 
 def load_trainer(folder: Path) -> TrainerState:
@@ -163,6 +159,16 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
+
+
+@contextmanager
+def own_random_state() -> Iterator[None]:
+    """Around what seeds the generators of this process: afterwards they are as they were."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(before)
 
 
 def _all(out: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 The frames of a step are drawn from the seed and the step alone, so that resuming needs weights, moments and a number.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from dila.interop.pretrained import (
     save_pretrained,
 )
 from dila.shapes import Float, Tensor, UInt8
+from dila.train.folder import find_run, held_out_of
 from dila.train.material import default_cache
 from dila.train.run import DecoderRun, Optimiser
 from dila.train.stop import StopRequest
@@ -52,7 +54,9 @@ def train_decoder(
     out: str | Path | None = None,
     settings: DecoderRun | None = None,
     *,
-    held_out: float = 0.1,
+    held_out: float | None = None,
+    fps: float | None = None,
+    camera: str | None = None,
     cache_dir: str | Path | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -63,10 +67,12 @@ def train_decoder(
 
     Args:
         path: of the model, as `dila.interop.pretrained.load_pretrained` takes it.
-        data: corpus; its held-out episodes are left out.
+        data: corpus; its held-out episodes are left out, so that the model can be judged on them.
         out: folder for the model with its decoder; None attaches to the model's own folder.
         settings: of the decoder.
-        held_out: share of the episodes left out; the default is that of training.
+        held_out: share of the episodes left out; that of the run that the model is part of, or 0.1, when None.
+        fps: frames a second, instead of what the files say; as the run read them when None.
+        camera: of episodes that several cameras saw, this one alone; the run's when None.
         cache_dir: of features, see `dila.train.loop.train`.
         device: "auto", "cpu", "cuda", "mps".
         progress: show a bar.
@@ -75,13 +81,17 @@ def train_decoder(
         the folder that has the decoder.
 
     Raises:
-        DilaError: the model or the data cannot be read, or `out` holds the decoder of other settings.
+        DilaError: the model or the data cannot be read, or a decoder of other settings or data was begun there.
     """
     settings = settings or DecoderRun()
     pretrained = load_pretrained(path)
     folder = find_pretrained(path) if out is None else at_home(out)
     encoder = pretrained.encoder.to(pick_device(device))
-    frames, _ = split_episodes(open_corpus(data), held_out)
+    found = find_run(path)
+    run = found[1] if found else {}
+    clips = run.get("clips", {})
+    corpus = open_corpus(data, fps or clips.get("fps"), camera or clips.get("camera"))
+    frames, _ = split_episodes(corpus, held_out_of(run) if held_out is None else held_out)
     cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=progress)
     cached = cache.episodes(frames)
     read = {episode.id for episode in cached}
@@ -123,7 +133,7 @@ def fit_decoder(
         progress: show a bar.
 
     Raises:
-        DilaError: `folder` holds a decoder of other settings, or the loss is no longer finite.
+        DilaError: `folder` holds a decoder of other settings or other data, or the loss is no longer finite.
         SystemExit: a signal came; the state is saved.
     """
     with torch.random.fork_rng(devices=[]):
@@ -131,7 +141,7 @@ def fit_decoder(
         decoder = ConvDecoder(_config(encoder, settings)).to(encoder.device)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=settings.lr, weight_decay=1e-4, fused=True)
     path = folder / FILE
-    described = {"settings": to_json(settings), "encoder": encoder.config()}
+    described = {"settings": to_json(settings), "encoder": encoder.config(), "data": _digest(features)}
     first = _resume(path, described, decoder, optimiser)
     if first == settings.steps:
         return decoder.eval()
@@ -199,14 +209,23 @@ def _config(encoder: FrozenEncoder, settings: DecoderRun) -> ConvDecoderConfig:
     )
 
 
+def _digest(episodes: Sequence[Any]) -> str:
+    """Changes with the episodes and their content."""
+    told = "\n".join(f"{e.id} {len(e.times)} {e.fingerprint()}" for e in episodes)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
 def _resume(path: Path, described: dict[str, Any], decoder: ConvDecoder, optimiser: torch.optim.Optimizer) -> int:
     """Load what `path` holds and return the steps done; 0 where there is nothing."""
     if not path.is_file():
         return 0
     try:
         stored = load_plain(path)
-        if stored["described"] != described:
-            raise DilaError(f"{path} is of a decoder with other settings or another encoder; remove it to train anew")
+        if described | stored["described"] != described:  # it says nothing of its data where it is of an older version
+            raise DilaError(
+                f"{path} is of a decoder with other settings, another encoder or other data; give the same, or remove "
+                "it to train anew"
+            )
         decoder.load_state_dict(stored["decoder"])
         optimiser.load_state_dict(stored["optimiser"])
         return stored["step"]

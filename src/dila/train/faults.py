@@ -1,17 +1,60 @@
 """What fails while a run goes on: clips that cannot be read, counted and listed, and processes that die."""
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
 
 LOST = ("gloo", "nccl", "connection closed", "connection reset")
 """What errors of a process say that another one left alone."""
 JUDGED = 100
 """Clips drawn before a share of them says anything."""
+
+
+class LostWorker(DilaError):
+    """A process that read data is gone."""
+
+    def __init__(self, error: RuntimeError):
+        super().__init__(
+            f"a process that read data is gone ({first_line(error).rstrip('. ')}); where memory was short, lower "
+            "workers; the same command goes on from the last checkpoint"
+        )
+
+
+@contextmanager
+def with_workers() -> Iterator[None]:
+    """Around what reads from a loader: that one of its processes is gone becomes one sentence.
+
+    Raises:
+        LostWorker: it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise LostWorker(error) from error
+
+
+@contextmanager
+def between_reads() -> Iterator[None]:
+    """Around a step: that a worker died is told when data is read next, not in the midst of it.
+
+    torch tells of it by a handler of SIGCHLD, and once more where a worker's batch does not come.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @contextmanager

@@ -124,12 +124,23 @@ def compile_layers(model: nn.Module) -> None:
 
     Layers of a kind share one compilation, where the whole model takes minutes
     (https://docs.pytorch.org/tutorials/recipes/regional_compilation.html). A layer that cannot be compiled runs as it
-    is, and the compiler warns of it.
+    is, and the compiler warns of it: that is set for all of the process, see `compiler_as_it_was`.
     """
     torch._dynamo.config.suppress_errors = True
     torch._dynamo.config.recompile_limit = 64  # a rollout meets more shapes than the 8 that are allowed
     for layer in _layers(model):
         layer.compile()
+
+
+@contextmanager
+def compiler_as_it_was(compiled: bool) -> Iterator[None]:
+    """Around all that runs compiled layers: afterwards the settings of `compile_layers` are undone."""
+    if not compiled:
+        yield
+        return
+    config = torch._dynamo.config
+    with config.patch(suppress_errors=config.suppress_errors, recompile_limit=config.recompile_limit):
+        yield
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dila.errors import MissingExtra
+from dila.errors import DilaError, MissingExtra, first_line
 from dila.files import write_text, writing
 
 FILE = "log.jsonl"
@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 @runtime_checkable
 class Tracker(Protocol):
     """What a tracker is asked to do."""
+
+    name: str
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers of a step by name."""
@@ -58,25 +60,42 @@ class Log:
             self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
         numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
-        for tracker in self._trackers:
-            tracker.write(step, numbers)
+        self._tell(lambda tracker: tracker.write(step, numbers))
 
     def close(self) -> None:
         """Flush and close everything."""
         with suppress(OSError):  # what a full disk did not take was said when it was written
             self._file.close()
-        for tracker in self._trackers:
-            tracker.close()
+        self._tell(lambda tracker: tracker.close())
+
+    def _tell(self, deed: Callable[[Tracker], None]) -> None:
+        """Do something with each tracker, and go on without one that fails: ``log.jsonl`` has it all."""
+        for tracker in [*self._trackers]:
+            try:
+                deed(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                _log.warning(
+                    "%s failed (%s: %s), and the run goes on without it; %s has every number",
+                    tracker.name, type(error).__name__, first_line(error), self.path,
+                )  # fmt: skip
 
 
 def read_log(out: str | Path) -> list[dict[str, Any]]:
-    """The records of a run; a last line cut short by a kill is left out."""
-    records = []
-    for line in (Path(out) / FILE).read_text(encoding="utf-8").splitlines():
+    """The records of a run; a last line cut short by a kill is left out.
+
+    Raises:
+        DilaError: a line is JSON, and no record.
+    """
+    path, records = Path(out) / FILE, []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             continue
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise DilaError(f"{path}: line {number} is no record of a step; take it out")
+        records.append(record)
     return records
 
 
@@ -88,6 +107,8 @@ def _keep_until(path: Path, step: int) -> None:
 
 
 class _TensorBoard:
+    name = "tensorboard"
+
     def __init__(self, writer: Any):
         self.writer = writer
 
@@ -103,7 +124,7 @@ class _Service:
     """wandb, or trackio, which has the same functions."""
 
     def __init__(self, module: Any):
-        self.module = module
+        self.module, self.name = module, module.__name__
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self.module.log(dict(values), step=step)

@@ -10,7 +10,6 @@
     out/decoder/                       state of the decoder's training
 """
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,21 +24,21 @@ from dila.errors import DilaError
 from dila.files import alone, at_home
 from dila.interop.models import AnyModel
 from dila.interop.pretrained import Pretrained, load_pretrained
-from dila.metrics.latent import effective_rank, scale
 from dila.protocols import FrameDecoder
-from dila.train.begin import DECODING, begin, grown, is_begun, settle
+from dila.train.begin import DECODING, begin, check_start, grown, is_begun, settle
 from dila.train.checkpoint import (
     TrainerState,
     load_trainer,
     newest,
+    own_random_state,
     random_state,
     restore_process,
     save_checkpoint,
     tidy,
 )  # fmt: skip
 from dila.train.decoder import fit_decoder
-from dila.train.faults import Faults, with_others
-from dila.train.learner import Learner, arrange, make_optimiser
+from dila.train.faults import Faults, LostWorker, between_reads, with_others
+from dila.train.learner import Learner, arrange, compiler_as_it_was, make_optimiser
 from dila.train.log import Log
 from dila.train.material import (
     Batches,
@@ -52,7 +51,7 @@ from dila.train.material import (
     open_data,
     resolve,
 )  # fmt: skip
-from dila.train.numerics import Spikes, deterministic
+from dila.train.numerics import Spikes, deterministic, not_finite
 from dila.train.objectives import Batch, Outcome
 from dila.train.processes import accelerator_of, agreed, newest_of_all
 from dila.train.recorded import Recorded, recordable
@@ -60,7 +59,7 @@ from dila.train.register import hold_to_register, trained_note, write_register
 from dila.train.run import Run, Stage
 from dila.train.spread import spread_of
 from dila.train.stop import StopRequest
-from dila.train.watch import HeldOut, save_picture
+from dila.train.watch import HeldOut, latents, save_picture
 
 PICTURES = "pictures"
 
@@ -99,30 +98,38 @@ def train(
     accelerator = accelerator_of(run)
     if not resume and is_begun(out):
         raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
+    held = alone(out) if accelerator.is_main_process else nullcontext()
+    with held, own_random_state(), compiler_as_it_was(run.compile):
+        return _train(run, data, out, accelerator, Path(cache_dir or default_cache()), progress)
+
+
+def _train(
+    run: Run, data: str | Path | Sequence[str | Path], out: Path, accelerator: Any, cache_dir: Path, progress: bool
+) -> Path:
     encoder, model = begin(run)
     encoder.to(accelerator.device)
     corpora = open_data(run, data)
     run = resolve(run, encoder, corpora)
-    with alone(out) if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
-            settle(run, out)
-            tidy(out, run.keep)
-        checkpoint = newest_of_all(accelerator, out)
+    check_start(model, run)
+    begun = is_begun(out)
+    if accelerator.is_main_process:
+        settle(run, out)
+        tidy(out, run.keep)
+    checkpoint = newest_of_all(accelerator, out)
+    if checkpoint is not None:
+        encoder = encoder.with_statistics(load_pretrained(checkpoint).encoder.statistics)
+    # One process fills the cache; to the others it is then there.
+    with accelerator.main_process_first():
+        material = gather(run, encoder, corpora, cache_dir, progress=progress and accelerator.is_main_process)
+    if begun:
+        material = hold_to_register(out, material, None if checkpoint is None else run.tolerate)
+    if checkpoint is None and accelerator.is_main_process:
+        write_register(out, material, run.start, actions=run.uses_actions)
+    with StopRequest() as stop, deterministic(run.deterministic), with_others(accelerator.num_processes):
+        trainer = Trainer(run, out, material, model, accelerator, stop, progress)
         if checkpoint is not None:
-            encoder = encoder.with_statistics(load_pretrained(checkpoint).encoder.statistics)
-        # One process fills the cache; to the others it is then there.
-        with accelerator.main_process_first():
-            shown = progress and accelerator.is_main_process
-            material = gather(run, encoder, corpora, Path(cache_dir or default_cache()), progress=shown)
-        if checkpoint is not None:
-            material = hold_to_register(out, material, run.tolerate)
-        elif accelerator.is_main_process:
-            write_register(out, material)
-        with StopRequest() as stop, deterministic(run.deterministic), with_others(accelerator.num_processes):
-            trainer = Trainer(run, out, material, model, accelerator, stop, progress)
-            if checkpoint is not None:
-                trainer.restore(checkpoint)
-            return trainer.run_all()
+            trainer.restore(checkpoint)
+        return trainer.run_all()
 
 
 class Trainer:
@@ -196,6 +203,13 @@ class Trainer:
             with bar:
                 self.learner.train()
                 self._stages(log, bar)
+        except LostWorker:  # found between two steps
+            if self.step and self.accelerator.num_processes == 1:
+                with between_reads():
+                    self.save()
+                if self.stop.signal is not None:  # sent to all of a group
+                    raise self.stop.exit() from None
+            raise
         finally:
             if log is not None:
                 log.close()
@@ -261,8 +275,9 @@ class Trainer:
         norm = self.spread.clip(self.learner, settings.clip)
         *numbers, grad = torch.cat([table, norm.detach().float().reshape(1).to(table.device)]).tolist()
         spike = self.spikes.stands_out(grad, self.step + 1)
-        if not spike:
-            self._check_finite(dict(zip(["total", *names], numbers, strict=True)), grad)
+        what = None if spike else not_finite(dict(zip(["total", *names], numbers, strict=True)), grad)
+        if what is not None:
+            raise DilaError(f"{what} not finite at step {self.step + 1}; {self._way_back()}")
         rate = settings.rate(self.step, self.settings.steps, stage.lr)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -282,11 +297,7 @@ class Trainer:
         return outcome
 
     def _log(self, log: Log | None, bar: "tqdm[Any]", stage: Stage, outcome: Outcome, more: dict[str, float]) -> None:
-        latent = {"scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
-        if outcome.s is not None:
-            latent["scale_s"] = scale(outcome.s)
-        if outcome.perplexity is not None:
-            latent["perplexity"] = outcome.perplexity
+        latent = latents(outcome)
         # Averaged over processes, so that all of them come to the same verdict.
         table = torch.stack([value.float().to(self.accelerator.device) for value in latent.values()])
         numbers = self.accelerator.reduce(table, reduction="mean").tolist()
@@ -374,22 +385,14 @@ class Trainer:
         every = self.settings.checkpoint_every
         return every is not None and self.step % every == 0
 
-    def _check_finite(self, losses: dict[str, float], grad: float) -> None:
-        named = [name for name, value in losses.items() if not math.isfinite(value) and name != "total"]
-        if not named and math.isfinite(losses["total"]) and math.isfinite(grad):
-            return
-        what = f"the loss {', '.join(named)} is" if named else "the norm of the gradient is"
-        raise DilaError(f"{what} not finite at step {self.step + 1}; {self._way_back()}")
-
     def _check_alive(self, watched: dict[str, float]) -> None:
         guard = self.settings.guard
         if guard is None or self.step <= self.settings.optimiser.warmup:
             return
-        least = {"scale_s": guard.scale, "scale_z": guard.scale, "perplexity": guard.perplexity}
-        dead = [name for name, bound in least.items() if watched.get(name, bound) < bound]
+        dead = guard.dead(watched)
         self.dying = self.dying + 1 if dead else 0
         if self.dying >= guard.patience:
-            told = " and ".join(f"{name} stayed below {least[name]:g}" for name in dead)
+            told = " and ".join(f"{name} stayed below {bound:g}" for name, bound in dead.items())
             raise DilaError(
                 f"the latents died: {told} for {self.dying} logged steps up to step {self.step}; {self._way_back()}"
             )

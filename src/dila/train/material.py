@@ -26,6 +26,7 @@ from dila.data.relative import relative_actions
 from dila.errors import DilaError
 from dila.protocols import Episode
 from dila.shapes import Actions, Float, Frames, Tensor
+from dila.train.faults import LostWorker, between_reads, with_workers
 from dila.train.objectives import ActionConditioned, Batch
 from dila.train.run import Run, Stage
 from dila.vision import (
@@ -264,16 +265,21 @@ class Batches:
 
         Raises:
             DilaError: clips cannot be read, nor any in their place.
+            LostWorker: a process that reads them is gone.
         """
         while True:
             parts: list[Batch] = []
             try:
-                for clip in self.loader:
-                    self.skipped += clip.skipped
-                    parts.append(self._batch(clip, len(parts)))
-                    if len(parts) == self.parts:
-                        yield parts
-                        parts = []
+                with with_workers():
+                    for clip in self.loader:
+                        self.skipped += clip.skipped
+                        parts.append(self._batch(clip, len(parts)))
+                        if len(parts) == self.parts:
+                            with between_reads():
+                                yield parts
+                            parts = []
+            except LostWorker:
+                raise
             except DilaError as error:
                 raise DilaError(_sentence(error)) from error
 

@@ -1,7 +1,7 @@
 """Steps whose gradient stands out, and the same numbers from the same run."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
 from statistics import median
@@ -61,6 +61,14 @@ class Spikes:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave; empty for a checkpoint from before there were any."""
         self.norms, self.skipped, self.row = state.get("norms", []), state.get("skipped", 0), state.get("row", 0)
+
+
+def not_finite(losses: Mapping[str, float], grad: float) -> str | None:
+    """What of a step is not finite, with its verb: losses by their names, else the gradient; None where all is."""
+    named = [name for name, value in losses.items() if not isfinite(value) and name != "total"]
+    if not named and isfinite(losses["total"]) and isfinite(grad):
+        return None
+    return f"the loss {', '.join(named)} is" if named else "the norm of the gradient is"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ The names of the weights are the names of the losses and of the logged metrics. 
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -77,6 +77,7 @@ class Outcome(NamedTuple):
     """Of the codes, of a model that has any."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A stage's loss. It runs inside `dila.train.learner.Learner`, the one module that wrappers for devices see."""
 

@@ -12,15 +12,17 @@ columns   JSON: what true values there are, ``{"action": [2]}`` for two numbers 
 content   fingerprint of the file, or of the features made of it
 file      fingerprint of the file; null where it went while the run began
 place     ``data/recording``; of a converted data set those of the original
+actions   fingerprint of the true actions, where a stage trains on them
 ========  ======================================================================================
 
 Its metadata has under ``before`` what the model that the run began from had been trained on, as `dila.interop.seen`
 keeps it.
 
-A resumed run holds to it: what is there is split as before, and an episode that is gone keeps its place, so that all
-other clips keep their numbers; its own are skipped and counted like those of any file that breaks.
+A run that has been begun holds to it: what is there is split as before, and an episode that is gone keeps its place, so
+that all other clips keep their numbers; its own are skipped and counted like those of any file that breaks.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
 from dila.files import replacing
 from dila.interop.seen import DIGITS, hash_content, read_seen, seen_note
 from dila.shapes import Tensor
@@ -57,18 +59,23 @@ class LostEpisode:
     id: str
     times: np.ndarray
     columns: Mapping[str, np.ndarray]
+    content: str = "lost"
+    """As the register has it."""
 
     def read(self, frames: Sequence[int]) -> Tensor:
         """Never: raises DilaError."""
         raise DilaError("it is gone, changed or damaged since the run began")
 
     def fingerprint(self) -> str:
-        """There is no file to tell of."""
-        return "lost"
+        """That of what was there."""
+        return self.content
 
 
-def write_register(out: Path, material: Material, start: str | None = None) -> None:
-    """Write ``episodes.parquet``, whole or not at all, for a run that begins from the model `start`."""
+def write_register(out: Path, material: Material, start: str | None = None, *, actions: bool) -> None:
+    """Write ``episodes.parquet``, whole or not at all, for a run that begins from the model `start`.
+
+    With `actions` a stage trains on them.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -83,10 +90,11 @@ def write_register(out: Path, material: Material, start: str | None = None) -> N
         "content": pa.array([row[2].fingerprint() for row in rows], pa.string()),
         "file": pa.array([_file(row[3]) for row in rows], pa.string()),
         "place": pa.array([_place(row[0], row[3]) for row in rows], pa.string()),
+        "actions": pa.array([_hash(row[2]) if actions else None for row in rows], pa.string()),
     }
     before = read_seen(start) if start else None
     table = pa.table(columns).replace_schema_metadata({BEFORE: "".join(sorted(before.hashes)) if before else ""})
-    with replacing(out / REGISTER) as partial:
+    with replacing(out / REGISTER, lasting=True) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 
@@ -95,21 +103,18 @@ def read_trained(out: Path) -> TrainedOn:
 
     A file that lies on both sides, as copies may, counts as held out.
     """
-    import pyarrow.parquet as pq
-
     path = out / REGISTER
     if not path.is_file():
         return TrainedOn(frozenset(), frozenset())
-    stored = pq.ParquetFile(path)
-    names = {"data", "split", "episode", "frames", "file", "place"} & set(stored.schema_arrow.names)
-    rows = stored.read(columns=sorted(names)).to_pylist()
+    table = _table(path, {"data", "split", "episode", "frames", "file", "place"})
+    rows = table.to_pylist()
     trained = [row for row in rows if row["split"] == TRAIN]
     ids = {(f"{row['data']}/{row['episode']}", row["frames"]) for row in trained}
     recordings = {(row["place"], row["frames"]) for row in trained if "place" in row}
     files = {
         part: {row["file"] for row in rows if row["split"] == part and row.get("file")} for part in (TRAIN, HELD_OUT)
     }
-    told = (stored.schema_arrow.metadata or {}).get(BEFORE, b"").decode()
+    told = (table.schema.metadata or {}).get(BEFORE, b"").decode()
     before = {told[i : i + DIGITS] for i in range(0, len(told), DIGITS)}
     return TrainedOn(
         frozenset(ids | recordings), frozenset(before.union(map(hash_content, files[TRAIN] - files[HELD_OUT])))
@@ -121,19 +126,22 @@ def trained_note(out: Path, held_out: float) -> dict[str, Any]:
     return seen_note(held_out, read_trained(out).hashes)
 
 
-def hold_to_register(out: Path, material: Material, tolerate: float) -> Material:
+def hold_to_register(out: Path, material: Material, tolerate: float | None) -> Material:
     """The material as the register has it, with `LostEpisode` in the place of what is gone.
 
-    Raises:
-        DilaError: other data sets or episodes, or more than the tolerated share of the training episodes is gone.
-    """
-    import pyarrow.parquet as pq
+    Args:
+        out: folder of the run.
+        material: what the data now has.
+        tolerate: share of the training episodes that may be gone; None before the first checkpoint, when none may.
 
+    Raises:
+        DilaError: no register that can be read, other data sets or episodes, or too many are gone or changed.
+    """
     path = out / REGISTER
     if not path.is_file():
         raise DilaError(f"{path} is missing, without which the run cannot be resumed exactly; start in another folder")
     by_data: dict[str, list[dict[str, Any]]] = {}
-    for row in pq.read_table(path).to_pylist():
+    for row in _table(path).to_pylist():
         by_data.setdefault(row["data"], []).append(row)
     if len(by_data) != len(material.splits):
         given = ", ".join(split.name for split in material.splits)
@@ -142,12 +150,28 @@ def hold_to_register(out: Path, material: Material, tolerate: float) -> Material
     splits = [_held(split, rows) for split, rows in zip(material.splits, by_data.values(), strict=True)]
     lost = [e.id for split in splits for e in split.train if isinstance(e, LostEpisode)]
     count = sum(len(split.train) for split in splits)
-    if len(lost) > tolerate * count:
+    if len(lost) > (tolerate or 0.0) * count:
+        why = "before its first checkpoint" if tolerate is None else f"more than tolerate = {tolerate:g} allows"
         raise DilaError(
             f"{out} was trained on other episodes than the data now has: {len(lost)} of {count} are gone or changed, "
-            f"the first {lost[0]}, more than tolerate = {tolerate:g} allows; give the same data"
+            f"the first {lost[0]}, {why}; give the same data, or start in another folder"
         )
     return material._replace(splits=tuple(splits))
+
+
+def _table(path: Path, wanted: set[str] | None = None) -> Any:
+    """The register, or those of the wanted columns that it has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        stored = pq.ParquetFile(path)
+        return stored.read(columns=None if wanted is None else sorted(wanted & set(stored.schema_arrow.names)))
+    except (OSError, pa.ArrowException) as error:
+        raise DilaError(
+            f"{path} is damaged ({first_line(error)}), without which the run cannot be resumed exactly; start in "
+            "another folder"
+        ) from error
 
 
 def _rows(material: Material) -> Iterator[tuple[str, str, Any, Any]]:
@@ -175,6 +199,22 @@ def _described(columns: Mapping[str, np.ndarray]) -> str:
     return json.dumps({name: [str(values.dtype), *values.shape[1:]] for name, values in columns.items()})
 
 
+def _hash(episode: Any) -> str | None:
+    """Fingerprint of an episode's true actions."""
+    if "action" not in episode.columns:
+        return None
+    return hashlib.sha256(np.ascontiguousarray(episode.columns["action"]).tobytes()).hexdigest()[:16]
+
+
+def _is_as(row: Mapping[str, Any], there: Any) -> bool:
+    """Whether an episode is what the register has; those of older versions say less."""
+    return (
+        np.array_equal(there.times, row["times"])
+        and row.get("content") in (None, there.fingerprint())
+        and row.get("actions") in (None, _hash(there))
+    )
+
+
 def _held(split: Split, rows: Sequence[dict[str, Any]]) -> Split:
     kept = {e.id: e for e in [*split.train, *split.held_out]}
     frames = {e.id: e for e in [*split.train_frames, *split.held_out_frames]}
@@ -187,12 +227,9 @@ def _held(split: Split, rows: Sequence[dict[str, Any]]) -> Split:
     parts: dict[str, list[tuple[Any, Any]]] = {TRAIN: [], HELD_OUT: []}
     for row in rows:
         lost = _lost(row)
-        there = kept.get(row["episode"], lost)
-        if (
-            not np.array_equal(there.times, lost.times)
-            or row.get("content", there.fingerprint()) != there.fingerprint()
-        ):
-            there = lost  # other frames under the old name
+        there = kept.get(row["episode"])
+        if there is None or not _is_as(row, there):
+            there = lost  # gone, or other frames or actions under the old name
         parts[row["split"]].append((there, frames.get(row["episode"], lost) if there is not lost else lost))
     train, held = parts[TRAIN], parts[HELD_OUT]
     return Split(split.name, *([pair[i] for pair in part] for i in (0, 1) for part in (train, held)))
@@ -204,4 +241,4 @@ def _lost(row: Mapping[str, Any]) -> LostEpisode:
         name: np.broadcast_to(np.zeros((), dtype), (len(times), *shape))
         for name, (dtype, *shape) in json.loads(row["columns"]).items()
     }
-    return LostEpisode(row["episode"], times, columns)
+    return LostEpisode(row["episode"], times, columns, row.get("content", "lost"))

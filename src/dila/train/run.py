@@ -1,13 +1,16 @@
 """A training run as a value: what a recipe returns, what ``run.json`` holds, what a resumed run is checked against."""
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
 from math import cos, pi
 from typing import Any, Literal
 
-from dila.errors import DilaError
+from dila.configs import to_json
+from dila.errors import DilaError, first_line
 from dila.interop.models import AnyConfig, kind_of
 from dila.model.config import DiLAConfig
-from dila.train.objectives import ActionConditioned, OneStep, Rollout
+from dila.train.objectives import ActionConditioned, Objective, OneStep, Rollout
 from dila.train.published import Published
 from dila.train.ranges import (
     ABOVE_0,
@@ -20,7 +23,7 @@ from dila.train.ranges import (
     check_sizes,
 )  # fmt: skip
 
-AnyObjective = OneStep | Rollout | ActionConditioned | Published
+AnyObjective = OneStep | Rollout | ActionConditioned | Published | Objective
 Precision = Literal["bf16", "fp32"]
 
 
@@ -103,7 +106,7 @@ class Stage:
     whatever the gradient: see docs/deviations.md.
 
     Args:
-        objective: what is minimised.
+        objective: what is minimised; one of your own is a dataclass of what JSON holds, which a run from Python takes.
         steps: optimiser steps.
         lr: peak learning rate, where it is not the run's; the run's schedule applies to it.
         frames: clip length, where it is not the run's.
@@ -181,6 +184,11 @@ class Guard:
 
     def __post_init__(self):
         check_ranges(self, "guard.", scale=AT_LEAST_0, perplexity=AT_LEAST_0, patience=AT_LEAST_1, spike=ABOVE_0)
+
+    def dead(self, watched: Mapping[str, float]) -> dict[str, float]:
+        """What of the logged numbers is below its bound, with the bound."""
+        least = {"scale_s": self.scale, "scale_z": self.scale, "perplexity": self.perplexity}
+        return {name: bound for name, bound in least.items() if watched.get(name, bound) < bound}
 
 
 @dataclass(frozen=True)
@@ -272,6 +280,15 @@ class Run:
                 raise DilaError(f"{where}stages.{i} needs clips of {needed} frames or more; raise frames")
 
     def _check_objective(self, i: int, objective: AnyObjective) -> None:
+        try:
+            if not is_dataclass(objective) or not callable(objective):
+                raise TypeError("no dataclass with a __call__")
+            json.dumps(to_json(objective))
+        except (TypeError, ValueError, NameError) as error:
+            raise DilaError(
+                f"run {self.name}: stages.{i}.objective cannot be kept in run.json ({first_line(error)}); make it a "
+                "dataclass with a __call__, whose fields are numbers, texts, lists and dataclasses of them"
+            ) from error
         kind, published = kind_of(self.model), isinstance(objective, Published)
         if published == isinstance(self.model, DiLAConfig):
             fitting = "OneStep, Rollout or ActionConditioned" if published else "Published"

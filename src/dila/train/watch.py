@@ -22,6 +22,7 @@ from dila.metrics.latent import effective_rank, scale
 from dila.protocols import FrameDecoder, LatentActionModel
 from dila.shapes import Actions, Features, Float, Frames, LatentActions, Pixels, Tensor
 from dila.train.material import Material, Split, cut, features, flat_actions, frame_size, mix
+from dila.train.objectives import Outcome
 from dila.train.run import Run
 from dila.vision import FrozenEncoder
 
@@ -53,6 +54,16 @@ class Seen(NamedTuple):
 
     values: dict[str, Any]
     sheet: Float[Tensor, "3 Y X"]
+
+
+def latents(outcome: Outcome) -> dict[str, Float[Tensor, ""]]:
+    """The numbers of a batch's latents that tell of their death."""
+    told = {"scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
+    if outcome.s is not None:
+        told["scale_s"] = scale(outcome.s)
+    if outcome.perplexity is not None:
+        told["perplexity"] = outcome.perplexity
+    return told
 
 
 class HeldOut:
