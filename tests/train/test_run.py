@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -122,7 +123,8 @@ def test_an_objective_that_run_json_cannot_hold_is_refused():
         def __call__(self, model, batch):
             raise NotImplementedError
 
-    for objective in (lambda model, batch: OneStep()(model, batch), Held, Held(torch.zeros(2))):
+    refused: list[Any] = [lambda model, batch: OneStep()(model, batch), Held, Held(torch.zeros(2))]
+    for objective in refused:
         with pytest.raises(
             DilaError, match=r"stages\.0\.objective cannot be kept in run\.json .*; make it a dataclass"
         ):

@@ -70,8 +70,7 @@ class Outcome(NamedTuple):
 
     total: Float[Tensor, ""]
     losses: dict[str, Float[Tensor, ""]]
-    s: Structure | None
-    """None of a model without structure."""
+    s: Structure | None  # None of a model without structure
     z: LatentActions
     perplexity: Float[Tensor, ""] | None = None
     """Of the codes, of a model that has any."""
