@@ -57,8 +57,8 @@ def test_what_follows_goes_on_with_the_next_clips_or_if_clips_are_others_with_th
     before = EpochSampler(50, batch_size=4, seed=3)
     before.advance(40)
     alike, other = EpochSampler(50, batch_size=4, seed=3), EpochSampler(60, batch_size=4, seed=3)
-    alike.follow(before.state_dict())
-    other.follow(before.state_dict())
+    alike.follow(before.state_dict(), False)
+    other.follow(before.state_dict(), False)
     assert list(alike) == before.order(0)[40:]
     assert list(other) == other.order(1)
 

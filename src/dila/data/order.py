@@ -130,9 +130,14 @@ class EpochSampler(Sampler[int]):
                 raise DilaError(f"the checkpoint's sampler has {key} = {value}, this run has {here[key]}")
         self.epoch, self.used = state["epoch"], state["used"] * state["world"] // self.world
 
-    def follow(self, state: dict[str, Any]) -> None:
-        """Go on after another stage of the run: with its next clips, or with the next epoch where they are others."""
-        if all(state.get(key) == getattr(self, key) for key in ("lengths", "weights", "seed")):
+    def follow(self, state: dict[str, Any], same: bool) -> None:
+        """Go on in a stage of the run, or after another: with its next clips, or the next epoch of others.
+
+        An empty state is that of a run which begins.
+        """
+        if not state:
+            return
+        if same or all(state.get(key) == getattr(self, key) for key in ("lengths", "weights", "seed")):
             self.load_state_dict(state)
         else:
             self.epoch, self.used = state["epoch"] + 1, 0

@@ -62,11 +62,12 @@ from dila.train.stop import StopRequest
 from dila.train.watch import HeldOut, latents, save_picture
 
 PICTURES = "pictures"
+Data = str | Path | Sequence[str | Path]
 
 
 def train(
     run: Run,
-    data: str | Path | Sequence[str | Path],
+    data: Data,
     out: str | Path,
     *,
     cache_dir: str | Path | None = None,
@@ -103,9 +104,7 @@ def train(
         return _train(run, data, out, accelerator, Path(cache_dir or default_cache()), progress)
 
 
-def _train(
-    run: Run, data: str | Path | Sequence[str | Path], out: Path, accelerator: Any, cache_dir: Path, progress: bool
-) -> Path:
+def _train(run: Run, data: Data, out: Path, accelerator: Any, cache_dir: Path, progress: bool) -> Path:
     encoder, model = begin(run)
     encoder.to(accelerator.device)
     corpora = open_data(run, data)
@@ -228,9 +227,7 @@ class Trainer:
     def _one_stage(self, number: int, stage: Stage, end: int, log: Log | None, bar: "tqdm[Any]") -> None:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         batches = Batches(self.settings, stage, self.read_from, self.accelerator.device, rank, world)
-        if self.sampler:
-            go_on = batches.sampler.load_state_dict if number == self.stage else batches.sampler.follow
-            go_on(self.sampler)
+        batches.sampler.follow(self.sampler, number == self.stage)
         self.stage = number
         self.learner.objective, self.recorded = stage.objective, None
         self.optimiser.zero_grad(set_to_none=True)
