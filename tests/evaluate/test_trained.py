@@ -25,7 +25,7 @@ def write_run(folder, data=None, start=None, held_out=0.1, **register):
     (folder / "run.json").write_text(json.dumps({"clips": {"held_out": held_out}, "start": start}))
     if data is not None:
         train, held = split_episodes(open_corpus(data), held_out)
-        write_register(folder, Material(None, (Split(data.name, train, held, train, held),)))
+        write_register(folder, Material(None, (Split(data.name, train, held, train, held),)), actions=False)
         return folder
     rows = [("all", split, name, frames) for name, (split, frames) in register.items()]
     told = zip(("data", "split", "episode", "frames"), zip(*rows, strict=True), strict=True)
@@ -116,7 +116,7 @@ def test_a_file_that_went_while_the_run_began_is_known_by_its_place(first_look, 
     frames = list(open_corpus(data).episodes)
     cached = [episode(e.id, len(e.times)) for e in frames]
     (data / frames[0].id).unlink()
-    write_register(tmp_path, Material(None, (Split("data", cached, [], frames, []),)))
+    write_register(tmp_path, Material(None, (Split("data", cached, [], frames, []),)), actions=False)
     (tmp_path / "run.json").write_text("{}")
     run = Trained.find(tmp_path)
     assert len(run.on.hashes) == len(frames) - 1
