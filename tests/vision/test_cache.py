@@ -103,6 +103,15 @@ def test_nothing_is_encoded_twice_and_a_config_is_enough_to_read(tmp_path):
     assert first[0].fingerprint() == again[0].fingerprint()
 
 
+@pytest.mark.usefixtures("as_installed")
+def test_an_encoder_of_ones_own_is_told_what_it_lacks(tmp_path):
+    class Mine:
+        grid, feature_dim = (1, 1), 1
+
+    with pytest.raises(DilaError, match="a Mine has no features to cache; give an encoder that is a FrozenEncoder"):
+        FeatureCache(Mine(), tmp_path)
+
+
 def test_a_stale_cache_is_never_read(tmp_path):
     config = {"name": "blocks", "scale": 1.0}
     FeatureCache(Blocks(), tmp_path, progress=False).episodes([Recording("a")])

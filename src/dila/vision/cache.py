@@ -106,6 +106,9 @@ class FeatureCache:
         folder: the cache folder, made when needed; several encoders may share it.
         statistics: what episodes are normalised by on reading; those of `encoder` when left out.
         progress: show a bar and a line of the expected size on standard error.
+
+    Raises:
+        DilaError: an encoder of another kind.
     """
 
     def __init__(
@@ -116,6 +119,11 @@ class FeatureCache:
         *,
         progress: bool = True,
     ):
+        if not isinstance(encoder, FrozenEncoder | Mapping):
+            raise DilaError(
+                f"a {type(encoder).__name__} has no features to cache; give an encoder that is a FrozenEncoder, or the "
+                "config of one"
+            )
         self.encoder = encoder.with_statistics(None) if isinstance(encoder, FrozenEncoder) else None
         self.config = dict(encoder.config() if isinstance(encoder, FrozenEncoder) else encoder)
         self.statistics = (
