@@ -61,7 +61,8 @@ def test_what_strikes_the_processes_that_read_saves_the_run(tmp_path, what, code
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith(told)
-    assert done.stderr.count("\n") == 1
+    # Another reader may be cut off in the middle of Python's own complaint that its owner is gone.
+    assert not any("dila" in line for line in done.stderr.splitlines()[1:])
     last = newest(tmp_path / "out")
     assert last is not None
     assert int(last.name.removeprefix("step_")) in steps
