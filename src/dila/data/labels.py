@@ -24,8 +24,12 @@ def read_about(path: Path) -> dict[str, Any]:
     Raises:
         DilaError: it holds no labels.
     """
+    return _about(path, open_table(path))
+
+
+def _about(path: Path, parquet: Any) -> dict[str, Any]:
     try:
-        return json.loads((open_table(path).schema_arrow.metadata or {})[METADATA_KEY])
+        return json.loads((parquet.schema_arrow.metadata or {})[METADATA_KEY])
     except (KeyError, ValueError) as error:
         raise DilaError(
             f"{path} holds no latent actions; make some with: dila label MODEL VIDEOS --out FILE"
@@ -45,8 +49,9 @@ def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
         DilaError: it holds no labels, or none of these videos, or of frames that a video has not.
     """
     path = at_home(path)
-    read_about(path)
-    table = read_columns(path, open_table(path), ["file", "frame", "z", "valid"])
+    parquet = open_table(path)
+    _about(path, parquet)
+    table = read_columns(path, parquet, ["file", "frame", "z", "valid"])
     files, frame, valid = (table[name].to_numpy() for name in ("file", "frame", "valid"))
     z = np.zeros((len(table), table.schema.field("z").type.list_size), np.float32)
     z[valid] = table["z"].combine_chunks().flatten().to_numpy().reshape(-1, z.shape[1])

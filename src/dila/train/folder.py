@@ -1,11 +1,11 @@
 """What the folder of a run tells of it: ``run.json``, found from a model of the run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dila.errors import DilaError, first_line
+from dila.errors import DilaError
+from dila.files import read_object
 
 RUN = "run.json"
 HELD_OUT = 0.1
@@ -30,11 +30,8 @@ def read_run(path: Path) -> dict[str, Any]:
     Raises:
         DilaError: it is damaged.
     """
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DilaError(f"{path} cannot be read as JSON: {first_line(error)}; {_MEND}") from error
-    if not isinstance(told, dict) or not isinstance(told.get("clips", {}), dict):
+    told = read_object(path, _MEND)
+    if not isinstance(told.get("clips", {}), dict):
         raise DilaError(f"{path} does not describe a run; {_MEND}")
     return told
 
