@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from dila.baselines.presets import BASELINES
 from dila.cli.main import main
-from dila.evaluate.parameters import sizes
+from dila.evaluate.parameters import count, sizes
 
 ROWS = {(row.model, row.size): row for row in sizes()}
 
@@ -24,6 +26,12 @@ def test_table_8_is_met_within_5_percent_but_for_its_rounding_of_adaworld(key):
 def test_adaworld_is_its_released_code_but_for_the_biases_of_queries_keys_and_values():
     row, attentions, width = ROWS["adaworld", "published"], 2 * 16 + 16, 1024
     assert row.parameters - row.published == attentions * 3 * width
+
+
+def test_villaxs_visual_part_with_the_released_decoder_is_the_released_one_but_for_biases_of_gated_layers():
+    config = replace(BASELINES["villax"]["published"], decoder_width=768, decoder_hidden=3072)
+    dim, gated = 768, 8 + 1
+    assert count(config) + gated * (2 * 4 * dim + dim) == 200_931_276
 
 
 def test_motos_frozen_part_is_the_large_vit_mae():

@@ -33,17 +33,24 @@ def test_noise_of_nsvq_is_as_long_as_the_error_and_reaches_input_and_entries(x):
     assert torch.equal(quantise.usage.long(), torch.bincount(out.codes.flatten(), minlength=8))
 
 
-def test_vq_passes_the_gradient_straight_through_and_its_penalty_is_beta_of_the_commitment(x):
-    quantise = VQ(8, 6, beta=0.25)
+def test_vq_passes_the_gradient_straight_through_and_its_penalty_weighs_both_ways(x):
+    quantise = VQ(8, 6, commitment=0.25, codebook=2.0)
     x.requires_grad_()
     out = quantise(x)
     torch.testing.assert_close(out.z, quantise.entries[out.codes])
-    torch.testing.assert_close(out.penalty, 1.25 * (x - quantise.entries[out.codes]).square().mean())
+    torch.testing.assert_close(out.penalty, 2.25 * (x - quantise.entries[out.codes]).square().mean())
     weight = torch.randn_like(out.z)
     (grad,) = torch.autograd.grad((out.z * weight).sum(), x, retain_graph=True)
     torch.testing.assert_close(grad, weight)
     (grad,) = torch.autograd.grad(out.penalty, x)
     torch.testing.assert_close(grad, 0.25 * 2 * (x - quantise.entries[out.codes]).detach() / x.numel())
+
+
+def test_vq_begins_with_codes_that_inputs_share():
+    """Codes as far apart as normal numbers are nearest to all small inputs in one: nothing would pass."""
+    quantise = VQ(128, 32).eval()
+    assert quantise.entries.abs().max() <= 1 / 128
+    assert len(quantise(0.1 * torch.randn(500, 32)).codes.unique()) > 20
 
 
 def test_dead_entries_become_inputs():

@@ -58,9 +58,7 @@ class AdaWorld(FrameModel):
         dim = config.width
         self.asking = nn.Parameter(torch.empty(config.feature_dim).uniform_(-1, 1))
         self.to_tokens = _embedding(config.feature_dim, dim)
-        self.reading = nn.ModuleList(
-            space_time_layer(dim, config.heads, rotary=True) for _ in range(config.encoder_depth)
-        )
+        self.reading = nn.ModuleList(space_time_layer(dim, config.heads) for _ in range(config.encoder_depth))
         self.read_out = nn.Linear(dim, dim)
         self.gaussian = Gaussian(config.action_dim, dim)
         self.to_patches = nn.Linear(config.feature_dim, dim)

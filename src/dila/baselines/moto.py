@@ -34,7 +34,7 @@ class MotoConfig:
         queries: codes of a transition; z is all of them side by side.
         codes: of the codebook.
         code_dim: numbers of each.
-        beta: weight of the commitment.
+        beta: weight of what moves codes to their inputs; the commitment weighs 1 (the released quantiser's old order).
         lift: channels that each code is brought to before all are one vector; None leaves codes as they are.
         reads: the frozen ViT-MAE through which the queries see frames, a Hub id or a local folder; features are then
             patches of pixels as large as its own. None shows them the features.
@@ -93,7 +93,7 @@ class Moto(FrameModel):
         self.reading = nn.ModuleList(vit_layer(dim, config.heads) for _ in range(config.encoder_depth))
         self.reading_norm = nn.LayerNorm(dim)
         self.to_codes = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, config.code_dim))
-        self.vq = VQ(config.codes, config.code_dim, beta=config.beta)
+        self.vq = VQ(config.codes, config.code_dim, commitment=1.0, codebook=config.beta)
         self.to_patches = nn.Linear(config.feature_dim, dim)
         self.cells = _learned(cells, dim)
         self.lift = _lift(config.code_dim, config.lift) if config.lift else nn.Identity()

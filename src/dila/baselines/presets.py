@@ -39,6 +39,7 @@ BASELINES: dict[str, dict[str, Any]] = {
         SMALL: VillaXConfig(
             **_SMALL,
             width=512,
+            pool_heads=16,
             encoder_depth=7,
             decoder_width=512,
             decoder_heads=8,
@@ -49,6 +50,7 @@ BASELINES: dict[str, dict[str, Any]] = {
             **_TINY,
             width=128,
             heads=4,
+            pool_heads=4,
             encoder_depth=4,
             decoder_width=128,
             decoder_heads=4,

@@ -1,4 +1,4 @@
-"""villa-X's latent action model (Chen et al. 2025, arXiv 2507.23682), its visual part.
+"""villa-X's latent action model (Chen et al. 2025, arXiv 2507.23682): the visual part of microsoft/villa-x ``lam/``.
 
 A causal spatio-temporal encoder reads the whole clip; the mean of two frames' tokens is pooled by four queries and
 quantised. The decoder puts all codes, as one token, before the patches of the first frame and draws the second.
@@ -13,7 +13,7 @@ from torch import nn
 from dila.baselines.frame_model import FrameModel, Head, Predicts, tokens
 from dila.nn.bottleneck import VQ, Bottlenecked
 from dila.nn.position import grid_sinusoids, sinusoids
-from dila.nn.vit import Residual, SelfAttention, SwiGLU, space_time_layer
+from dila.nn.vit import OverTime, Residual, SelfAttention, SwiGLU, mlp
 from dila.shapes import Features, Float, LatentActions, Tensor
 
 GATE = 0.1
@@ -24,13 +24,15 @@ GATE = 0.1
 class VillaXConfig:
     """Sizes; the defaults are the published model on patches of 14 pixels of frames of 224.
 
-    The decoder's width is not published; ours meets the published number of parameters.
+    The released decoder is 768 wide, with which the visual part has 201 million parameters; ours is wider, to meet the
+    239 million of the paper's table 8.
 
     Args:
         grid: rows and columns of the feature grid.
         feature_dim: D.
         width: channels of the encoder.
         heads: of its attention.
+        pool_heads: of the queries' attention to a frame.
         encoder_depth: layers within frames and, causally, over time.
         decoder_width: channels of the decoder.
         decoder_heads: of its attention.
@@ -48,10 +50,11 @@ class VillaXConfig:
     feature_dim: int = 588
     width: int = 768
     heads: int = 8
+    pool_heads: int = 24
     encoder_depth: int = 12
     decoder_width: int = 1024
     decoder_heads: int = 16
-    decoder_hidden: int = 3584
+    decoder_hidden: int = 3328
     decoder_depth: int = 8
     queries: int = 4
     codes: int = 32
@@ -80,25 +83,24 @@ class VillaX(FrameModel):
         super().__init__(config)
         dim, wide = config.width, config.decoder_width
         self.to_tokens = nn.Linear(config.feature_dim, dim)
-        self.reading = nn.ModuleList(
-            space_time_layer(dim, config.heads, causal=True, unit=True, gate=GATE) for _ in range(config.encoder_depth)
-        )
-        self.reading_norm = nn.LayerNorm(dim)
-        self.pool = _Pool(dim, config.heads, config.queries)
+        self.reading = nn.ModuleList(_Reading(dim, config.heads) for _ in range(config.encoder_depth))
+        self.reading_norm = nn.RMSNorm(dim)
+        self.pool = _Pool(dim, config.pool_heads, config.queries)
         self.to_codes = nn.Linear(dim, config.code_dim)
-        self.vq = VQ(config.codes, config.code_dim, beta=config.beta)
+        self.vq = VQ(config.codes, config.code_dim, commitment=config.beta)
         self.to_patches = nn.Linear(config.feature_dim, wide)
         self.from_codes = nn.Linear(config.action_dim, wide)
         self.drawing = nn.ModuleList(_drawing_layer(config) for _ in range(config.decoder_depth))
         self.drawing_norm = nn.RMSNorm(wide)
+        self.apply(_as_jax)
         self.head = Head(wide, config.feature_dim, config.predicts)
 
     def squeeze(self, e: Features) -> Bottlenecked:
         """What the queries keep of the mean of each two frames."""
+        x = self.to_tokens(tokens(e)) + self._cells(self.config.width, e)
         moments = sinusoids(e.shape[1], self.config.width, e.device)[:, None]
-        x = self.to_tokens(tokens(e)) + self._cells(self.config.width, e) + moments
         for layer in self.reading:
-            x = layer(x)
+            x, moments = layer(x, moments), None
         x = self.reading_norm(x)
         out = self.vq(self.to_codes(self.pool((x[:, :-1] + x[:, 1:]) / 2)))
         return out._replace(z=rearrange(out.z, "b k n d -> b k (n d)"))
@@ -115,24 +117,59 @@ class VillaX(FrameModel):
         return grid_sinusoids(self.config.grid, dim, e.device)
 
 
+class _Reading(nn.Module):
+    """Attention within each frame, then over time, then an MLP.
+
+    Norms have no weights; learned shifts, scales and gates, alike for all tokens, stand in their place, and attention
+    over time goes without a norm, as in Open-Sora's layer, which is villa-X's.
+    """
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.space = SelfAttention(dim, heads, unit=True)
+        self.time = OverTime(SelfAttention(dim, heads, causal=True, unit=True))
+        self.mlp = mlp(dim)
+        self.table = nn.Parameter(torch.randn(6, dim) * dim**-0.5)
+
+    def forward(self, x: Float[Tensor, "B T N D"], moments: Float[Tensor, "T 1 D"] | None) -> Float[Tensor, "B T N D"]:
+        """Mix within frames and with those before; ``moments``, for attention over time alone, say which is when."""
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.table
+        x = x + gate * self.space(self.norm(x) * (1 + scale) + shift)
+        x = x + gate * self.time(x if moments is None else x + moments)
+        return x + gate_mlp * self.mlp(self.norm(x) * (1 + scale_mlp) + shift_mlp)
+
+
 class _Pool(nn.Module):
-    """A few learned queries that attend to all tokens of a frame."""
+    """A few learned queries that attend to all tokens of a frame, and an MLP; norms come after each sum."""
 
     def __init__(self, dim: int, heads: int, queries: int):
         super().__init__()
         self.heads = heads
-        self.queries = nn.Parameter(torch.randn(queries, dim) * dim**-0.5)
+        self.queries = nn.Parameter(0.02 * torch.randn(queries, dim))
+        self.before = nn.Linear(dim, dim)
         self.to_q, self.to_kv, self.to_out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.norm, self.mlp, self.mlp_norm = nn.RMSNorm(dim), SwiGLU(dim, 4 * dim), nn.RMSNorm(dim)
 
     def forward(self, x: Float[Tensor, "B K N D"]) -> Float[Tensor, "B K M D"]:
         """One vector a query."""
         q = rearrange(self.to_q(self.queries), "m (heads d) -> heads m d", heads=self.heads)
-        k, v = rearrange(self.to_kv(x), "b k n (two heads d) -> two b k heads n d", two=2, heads=self.heads)
+        kv = self.to_kv(self.before(x))
+        k, v = rearrange(kv, "b k n (two heads d) -> two b k heads n d", two=2, heads=self.heads)
         weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1).to(v.dtype)
-        return self.to_out(rearrange(weights @ v, "b k heads m d -> b k m (heads d)"))
+        asked = self.norm(self.queries + self.to_out(rearrange(weights @ v, "b k heads m d -> b k m (heads d)")))
+        return self.mlp_norm(asked + self.mlp(asked))
 
 
 def _drawing_layer(config: VillaXConfig) -> nn.Sequential:
     dim = config.decoder_width
-    layers = (SelfAttention(dim, config.decoder_heads), SwiGLU(dim, config.decoder_hidden))
+    layers = (SelfAttention(dim, config.decoder_heads, unit=True), SwiGLU(dim, config.decoder_hidden))
     return nn.Sequential(*(Residual(dim, layer, norm=nn.RMSNorm, gate=GATE) for layer in layers))
+
+
+def _as_jax(module: nn.Module) -> None:
+    """Weights as of Flax's vision transformers."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -103,12 +103,28 @@ class NSVQ(Codebook):
 class VQ(Codebook):
     """Vector quantisation with a straight-through gradient (van den Oord et al. 2017), as in Moto and villa-X.
 
-    The penalty moves each used code to its inputs, and by ``beta`` the inputs to their code.
+    Codes begin near zero, evenly spread by 1 / ``codes``, as in the released code of both.
+
+    Args:
+        codes: how many.
+        dim: numbers in each.
+        commitment: weight of what moves inputs to their code.
+        codebook: weight of what moves each used code to its inputs.
+        replaced: see `Codebook`.
     """
 
-    def __init__(self, codes: int, dim: int, *, beta: float = 0.25, replaced: tuple[int, ...] = REPLACED):
+    def __init__(
+        self,
+        codes: int,
+        dim: int,
+        *,
+        commitment: float = 0.25,
+        codebook: float = 1.0,
+        replaced: tuple[int, ...] = REPLACED,
+    ):
         super().__init__(codes, dim, replaced=replaced)
-        self.beta = beta
+        nn.init.uniform_(self.entries, -1 / codes, 1 / codes)
+        self.commitment, self.codebook = commitment, codebook
 
     def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
         """Quantise each vector."""
@@ -116,7 +132,8 @@ class VQ(Codebook):
             x = x.float()
             codes = self.nearest(x)
             nearest = self.entries[codes]
-            penalty = (nearest - x.detach()).square().mean() + self.beta * (x - nearest.detach()).square().mean()
+            penalty = self.codebook * (nearest - x.detach()).square().mean()
+            penalty = penalty + self.commitment * (x - nearest.detach()).square().mean()
             return Bottlenecked(x + (nearest - x).detach() if self.training else nearest, penalty, codes)
 
 

@@ -103,10 +103,7 @@ def vit_layer(dim: int, heads: int) -> nn.Sequential:
     return nn.Sequential(Residual(dim, SelfAttention(dim, heads)), Residual(dim, mlp(dim)))
 
 
-def space_time_layer(
-    dim: int, heads: int, *, causal: bool = False, rotary: bool = False, unit: bool = False, gate: float | None = None
-) -> nn.Sequential:
-    """A pre-norm layer over ``B T N D``: attention within each frame, then over time, then MLP."""
-    time = OverTime(SelfAttention(dim, heads, causal=causal, rotary=rotary, unit=unit))
-    layers = (SelfAttention(dim, heads, unit=unit), time, mlp(dim))
-    return nn.Sequential(*(Residual(dim, layer, gate=gate) for layer in layers))
+def space_time_layer(dim: int, heads: int) -> nn.Sequential:
+    """A pre-norm layer over ``B T N D``: attention within each frame, over time with rotary positions, MLP."""
+    time = OverTime(SelfAttention(dim, heads, rotary=True))
+    return nn.Sequential(*(Residual(dim, layer) for layer in (SelfAttention(dim, heads), time, mlp(dim))))
