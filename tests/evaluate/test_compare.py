@@ -167,6 +167,13 @@ def test_the_report_stands_alone(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == told
 
 
+def test_a_headline_says_whose_it_is_where_another_model_has_another_table(tmp_path):
+    for name, what in (("a", "generation"), ("b", "cycle")):
+        write_results(tmp_path / f"{name}.json", [result(name, 0, what=what)])
+    write_report(tmp_path / "page.html", find_results([tmp_path / "a.json", tmp_path / "b.json"]))
+    assert "SSIM of imagined frames (a)" in (tmp_path / "page.html").read_text()
+
+
 def test_of_one_episode_there_is_no_test_and_no_interval(tmp_path):
     told = [result(name, 0, shift, rows=ROWS[:2]) for name, shift in (("a", 0.0), ("b", 0.3))]
     assert (told[0].scores[0].low, told[0].scores[0].high) == (None, None)

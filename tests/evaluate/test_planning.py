@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("gym_pusht")
 
 from dila.errors import DilaError
-from dila.evaluate.curves import write_curves
+from dila.evaluate.curves import _ticks, write_curves
 from dila.evaluate.planning import PLANNERS, Planning, measure_planning, summarise
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
@@ -214,3 +214,10 @@ def test_curves_are_drawn(tmp_path):
     write_curves(tmp_path / "c.png", {"a": [1.0, 0.5, 0.2], "b": [1.0, 0.9]}, 0.05)
     with Image.open(tmp_path / "c.png") as picture:
         assert len(picture.convert("RGB").getcolors(100_000)) > 4
+
+
+@pytest.mark.parametrize(
+    ("top", "ticks"), [(0.39, [0, 0.1, 0.2, 0.3, 0.4]), (15, [0, 5, 10, 15]), (1, [0, 0.25, 0.5, 0.75, 1])]
+)
+def test_axes_have_round_numbers(top, ticks):
+    assert _ticks(top) == pytest.approx(ticks)

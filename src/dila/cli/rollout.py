@@ -38,7 +38,7 @@ def rollout(
     true = e[context - 1 : context + steps]
     ratio = rollout_ratio(e_hat[None], true[None])
     from_true = torch.cat([true[:1], e_hat])  # both begin with what the model saw last, so that no picture is blank
-    rows = {"true": world.draw(true), "imagined": world.draw(from_true)}
+    rows = {"true, drawn": world.draw(true), "imagined": world.draw(from_true)}
     save_imagined(out, e_hat, rows, world.stride, z=z, error_vs_copy_last=ratio)
     print(f"error over that of repeating the last true frame: {ratio.mean():.3f} (1 is no better)")
 

@@ -1,5 +1,6 @@
 """Curves as a PNG, drawn with Pillow, which the core has."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,13 +11,17 @@ _COLOURS = ("#8a94a6", "#2457d6", "#1a8f4c", "#c2410c", "#7c3aed")
 _INK, _PAPER, _RULE = "#1d2430", "#ffffff", "#d7dce5"
 
 
-def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], line: int | float | None = None) -> None:
-    """Write curves over their index from 0, each with its name at its end, from 0 up; whole or not at all.
+AXES = ("actions done", "left to the goal")
+"""What the curves of a plan are over and of."""
+
+
+def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], success: int | float | None = None) -> None:
+    """Write the distance to a goal over the actions done, each curve with its name at its end; whole or not at all.
 
     Args:
         path: .png.
-        curves: by name; of any lengths.
-        line: a height to be marked.
+        curves: by name; of any lengths, from action 0 on.
+        success: below which the goal is reached, to be marked.
 
     Raises:
         DilaError: it cannot be written.
@@ -25,18 +30,24 @@ def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], line: 
 
     image = Image.new("RGB", SIZE, _PAPER)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)
-    top = max((max(values) for values in curves.values()), default=1.0) * 1.05 or 1.0
-    length = max((len(values) for values in curves.values()), default=2)
+    heights = _ticks(max((max(values) for values in curves.values()), default=1.0) or 1.0)
+    last = max(1, max((len(values) for values in curves.values()), default=2) - 1)
     wide, high = SIZE[0] - 3 * MARGIN, SIZE[1] - 2 * MARGIN
 
-    def place(i: int, value: int | float) -> tuple[float, float]:
-        return MARGIN + wide * i / max(1, length - 1), MARGIN + high * (1 - value / top)
+    def place(i: int | float, value: int | float) -> tuple[float, float]:
+        return MARGIN + wide * i / last, MARGIN + high * (1 - value / heights[-1])
 
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        pen.line([place(0, share * top), place(length - 1, share * top)], fill=_RULE)
-        pen.text((6, place(0, share * top)[1] - 8), f"{share * top:.3f}", fill=_INK, font=font)
-    if line is not None:
-        pen.line([place(0, line), place(length - 1, line)], fill=_INK)
+    for value in heights:
+        pen.line([place(0, value), place(last, value)], fill=_RULE)
+        pen.text((MARGIN - 6, place(0, value)[1]), f"{value:g}", fill=_INK, font=font, anchor="rm")
+    for i in _ticks(last):
+        if i <= last and i.is_integer():
+            pen.text((place(i, 0)[0], SIZE[1] - MARGIN + 6), f"{i:g}", fill=_INK, font=font, anchor="mt")
+    pen.text((MARGIN + wide / 2, SIZE[1] - 8), AXES[0], fill=_INK, font=font, anchor="mb")
+    pen.text((8, MARGIN - 14), AXES[1], fill=_INK, font=font, anchor="lb")
+    if success is not None:
+        pen.line([place(0, success), place(last, success)], fill=_INK)
+        pen.text((place(0, 0)[0] + 4, place(0, success)[1] - 2), "success", fill=_INK, font=font, anchor="lb")
     taken: list[float] = []
     for number, (name, values) in enumerate(curves.items()):
         colour = _COLOURS[number % len(_COLOURS)]
@@ -50,3 +61,11 @@ def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], line: 
         pen.text((right + 8, height), name, fill=colour, font=font)
     with replacing(path) as partial:
         image.save(partial, format="PNG")
+
+
+def _ticks(top: int | float) -> list[float]:
+    """Round numbers from 0 to ``top`` or the next above it, some five of them."""
+    rough = top / 4
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
+    return [float(step * i) for i in range(math.ceil(top / step - 1e-9) + 1)]

@@ -66,19 +66,19 @@ def write_report(path: Path, found: Mapping[Path, Sequence[Result]], against: st
         subtitle = (
             f"{len(results)} results of {len(models)} model{'s' if len(models) > 1 else ''}: {', '.join(models)}."
         )
-        write_page(path, "DiLA: evaluation", subtitle, _tiles(rows), sections)
+        write_page(path, "DiLA: evaluation", subtitle, _tiles(rows, several=len(models) > 1), sections)
     return rows
 
 
-def _tiles(rows: Sequence[Row]) -> list[Tile]:
-    """The best model of each headline."""
+def _tiles(rows: Sequence[Row], *, several: bool) -> list[Tile]:
+    """The best model of each headline, by its name where the page has ``several``."""
     tiles = []
     for what, name, meaning in HEADLINES:
         row = next((row for row in rows if row.table == what and row.score == name), None)
         if row is None:
             continue
         best = (min if row.better == "lower" else max)(row.cells, key=lambda cell: cell.mean)
-        whose = f" ({best.model})" if len(row.cells) > 1 else ""
+        whose = f" ({best.model})" if several else ""
         tiles.append(Tile(f"{best.mean:.2f}", meaning + whose))
     return tiles
 

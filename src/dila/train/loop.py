@@ -59,7 +59,7 @@ from dila.train.register import hold_to_register, trained_note, write_register
 from dila.train.run import Run, Stage
 from dila.train.spread import spread_of
 from dila.train.stop import StopRequest
-from dila.train.watch import HeldOut, latents, save_picture
+from dila.train.watch import HeldOut, latents
 
 PICTURES = "pictures"
 Data = str | Path | Sequence[str | Path]
@@ -318,7 +318,7 @@ class Trainer:
         with whole.raw_actions() as model:
             seen = self.held_out.evaluate(model, self.decoder)
         log.write("evaluation", self.step, seen.values)
-        save_picture(self.out / PICTURES / f"step_{self.step:07d}.png", seen.sheet)
+        seen.save(self.out / PICTURES / f"step_{self.step:07d}.png")
 
     def save(self) -> None:
         """Write a checkpoint, unless its weights are not finite.

@@ -1,20 +1,16 @@
 """Looking at a run while it trains: held-out errors by horizon, and pictures of true and predicted frames."""
 
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from einops import rearrange
-from torch.nn import functional as F
 
 from dila.data import Clips, Mixture, collate_clips
 from dila.errors import DilaError
-from dila.files import replacing
-from dila.imagine.pictures import fit_colours, paint
+from dila.imagine.pictures import Rows, fit_colours, paint, write_sheet
 from dila.imagine.rollout import rollout
 from dila.interop.models import AnyModel
 from dila.metrics.features import one_step_ratio, rollout_ratio
@@ -30,6 +26,9 @@ PICTURED = 2
 """Clips of each data set on a contact sheet."""
 
 _log = logging.getLogger(__name__)
+
+MOMENTS = 16
+"""Frames of a clip on a contact sheet."""
 
 PART = 4
 """Clips evaluated at once."""
@@ -50,10 +49,14 @@ class Predicted(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What an evaluation gives: numbers for the log, and a contact sheet."""
+    """What an evaluation gives: numbers for the log, and the rows of a contact sheet."""
 
     values: dict[str, Any]
-    sheet: Float[Tensor, "3 Y X"]
+    rows: Rows
+
+    def save(self, path: Path) -> None:
+        """Write the contact sheet as .png, whole or not at all."""
+        write_sheet(path, self.rows, columns=MOMENTS)
 
 
 def latents(outcome: Outcome) -> dict[str, Float[Tensor, ""]]:
@@ -93,16 +96,16 @@ class HeldOut:
 
     @torch.no_grad()
     def evaluate(self, model: AnyModel, decoder: FrameDecoder | None) -> Seen:
-        """Errors as ratios to copying, by place in the clip and by horizon, and a contact sheet.
+        """Errors as ratios to copying, by place in the clip and by horizon, and pictures.
 
-        The rows of the sheet, for each clip: the true frames, one-step predictions, the rollout from the first frame.
+        For each clip: the true frames, one-step predictions, the rollout from the first frame.
         """
         training = model.training
         model.eval()
         parts = [self._predict(model, slice(i, i + PART)) for i in range(0, len(self.e), PART)]
         model.train(training)
         seen = _joined(parts)
-        return Seen(self._values(seen), self._sheet(seen, decoder))
+        return Seen(self._values(seen), self._rows(seen, decoder))
 
     def _predict(self, model: AnyModel, part: slice) -> Predicted:
         e, acting = self.e[part].to(self.device), cast(LatentActionModel[Any], model)
@@ -137,25 +140,20 @@ class HeldOut:
         latent = {"scale_z": float(scale(seen.z)), "rank_z": float(effective_rank(seen.z))}
         return {"clips": len(e), **means, **each, **latent}
 
-    def _sheet(self, seen: Predicted, decoder: FrameDecoder | None) -> Tensor:
+    def _rows(self, seen: Predicted, decoder: FrameDecoder | None) -> Rows:
         first = self.e[self.shown, :1]
-        predicted = [row for row in (seen.one_step, seen.rollout) if row is not None]
-        rows = [torch.cat([first, row[self.shown]], dim=1) for row in predicted]
+        predicted = {"one step ahead": seen.one_step, "rolled out": seen.rollout}
+        rows = {what: torch.cat([first, row[self.shown]], dim=1) for what, row in predicted.items() if row is not None}
         if decoder is None or self.frames is None:
-            pictures = coloured([self.e[self.shown], *rows])
+            pictures = dict(zip(["true", *rows], coloured([self.e[self.shown], *rows.values()]), strict=True))
         else:
-            drawn = [decoder.decode(row.to(self.device)).cpu() for row in rows]
-            pictures = [_resized(self.frames.float() / 255, drawn[0].shape[-2:]), *drawn]
-        return rearrange(torch.stack(pictures, dim=1), "b row t c y x -> c (b row y) (t x)")
-
-
-def save_picture(path: Path, picture: Float[Tensor, "3 Y X"]) -> None:
-    """Write a picture in [0, 1] as PNG, whole or not at all."""
-    from PIL import Image
-
-    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    with replacing(path) as partial:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(partial, format="PNG")
+            drawn = {what: decoder.decode(row.to(self.device)).cpu() for what, row in rows.items()}
+            pictures = {"true": self.frames.float() / 255} | drawn
+        return {
+            f"clip {place + 1}, {what}": (clips[place].clamp(0, 1) * 255).round().byte()
+            for place in range(len(self.shown))
+            for what, clips in pictures.items()
+        }
 
 
 def coloured(rows: list[Features]) -> list[Pixels]:
@@ -169,11 +167,6 @@ def coloured(rows: list[Features]) -> list[Pixels]:
 def _joined(parts: list[Predicted]) -> Predicted:
     whole: list[Any] = [None if its[0] is None else torch.cat(its) for its in zip(*parts, strict=True)]
     return Predicted(*whole)
-
-
-def _resized(frames: Pixels, size: Sequence[int]) -> Float[Tensor, "B T 3 _ _"]:
-    flat = F.interpolate(frames.flatten(0, 1), tuple(size), mode="bilinear", antialias=True)
-    return flat.unflatten(0, frames.shape[:2])
 
 
 class _Chosen(NamedTuple):
