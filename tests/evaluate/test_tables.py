@@ -311,7 +311,7 @@ def test_a_model_without_a_decoder_borrows_one_that_sees_the_same(bench, tmp_pat
 def test_on_the_command_line(first_look, exported, tmp_path, capsys):
     data, pins = str(first_look.folder / "pusht"), tmp_path / "pins.json"
     assert main(["eval", "pin", data, "--out", str(pins), "--frames", "6", "--clips", "3", "--held-out", "0.5"]) == 0
-    assert "pinned 3 clips of 6 frames in 3 episodes" in capsys.readouterr().out
+    assert "pinned 3 clips of 6 frames in 3 of 6 held-out episodes" in capsys.readouterr().out
     out = tmp_path / "evaluation.json"
     arguments = ["eval", "transfer", str(exported), data, "--pins", str(pins), "--out", str(out)]
     more = [

@@ -15,7 +15,7 @@ from dila.train.log import read_log
 from dila.train.loop import train
 from dila.train.material import Batches, Material, Split, action_statistics, gather, held, open_data, resolve
 from dila.train.objectives import ActionConditioned, OneStep
-from dila.train.run import Stage
+from dila.train.run import ClipSettings, Stage
 from dila.vision import HeldEpisode, build_encoder
 
 
@@ -175,3 +175,11 @@ def test_what_a_device_holds_trains_as_what_is_read_from_disk(folders, cache):
     for _ in range(4):
         for one, other in zip(next(ours), next(theirs), strict=True):
             assert torch.equal(one.e, other.e)
+
+
+def test_episodes_too_short_for_a_clip_are_told_before_anything_is_encoded(tmp_path, caplog):
+    for name, frames in (("long", 40), ("short", 5), ("shorter", 3)):
+        write_video(tmp_path / f"{name}.mp4", torch.zeros(frames, 3, 16, 16, dtype=torch.uint8), 10)
+    run = small_run(clips=ClipSettings(frames=4, stride=0.2, held_out=0.0))
+    resolve(run, build_encoder(run.encoder), open_data(run, [tmp_path]))
+    assert "2 of the 3 episodes to train on give no clip; the first, short.mp4, lasts 0.4 s" in caplog.text

@@ -43,8 +43,8 @@ def pin(
         raise DilaError(f"{data}: no episode is held out; give more than one recording, and --held-out above 0")
     pins = make_pins(held, stride, frames, clips)
     write_pins(out, pins)
-    episodes = len(pins.fingerprints)
-    print(f"pinned {len(pins.clips)} clips of {pins.frames} frames in {episodes} episodes: {out}, hash {pins.hash}")
+    episodes = f"{len(pins.fingerprints)} of {len(held)} held-out episodes"
+    print(f"pinned {len(pins.clips)} clips of {pins.frames} frames in {episodes}: {out}, hash {pins.hash}")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """What a run trains on: episodes found, split and encoded, clips in their order, batches on the device."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -40,6 +41,8 @@ from dila.vision import (
     hold,
 )  # fmt: skip
 from dila.vision.held import size
+
+_log = logging.getLogger(__name__)
 
 STATISTICS_FRAMES = 4096
 READ = 64
@@ -319,17 +322,22 @@ def frame_size(encoder: FrozenEncoder) -> tuple[int, int]:
 
 
 def _check_lengths(run: Run, corpora: Mapping[str, Corpus]) -> None:
-    """Refuse data that is too short for the run, before it is encoded and a decoder is trained."""
+    """Refuse data that is too short for the run, before it is encoded and a decoder is trained; warn of what is."""
     frames = max(run.clips.frames, *(run.clip_frames(stage) for stage in run.stages))
     for name, corpus in corpora.items():
         train, held_out = split_episodes(corpus, run.clips.held_out)
         try:
-            cut(run, train, frames)
+            short = cut(run, train, frames).too_short
         except DilaError as error:
             raise DilaError(
                 f"{name}: {error} (this is of the {len(train)} episodes to train on; clips.held_out keeps back "
                 f"{len(held_out)})"
             ) from error
+        if short:
+            _log.warning(
+                "%s: %d of the %d episodes to train on give no clip; the first, %s, %s",
+                name, len(short), len(train), short[0].id, short[0].reason,
+            )  # fmt: skip
 
 
 def _action_width(run: Run, corpora: Mapping[str, Corpus]) -> int:
