@@ -121,7 +121,7 @@ def _adapted(
         out = _folder(settings, name) / simulator
         made[simulator] = out / MODEL
         if not made[simulator].is_dir():
-            adapt(checkpoint, recordings, out, how, cache_dir=settings.out / "features")
+            adapt(checkpoint, recordings, out, how, cache_dir=settings.out / "features", device=settings.device)
     return made
 
 
