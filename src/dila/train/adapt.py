@@ -315,11 +315,11 @@ def _left_out(pairs: Pairs) -> Bool[Tensor, " N"]:
 def with_encoder(model: AnyModel, encoder: nn.Sequential) -> AnyModel:
     """The model with this action encoder, where it was."""
     first: Any = encoder[0]
-    made = build(replace(model.config, real_action_dim=first.in_features))
+    made = build(replace(model.config, real_action_dim=first.in_features)).to(next(model.parameters()).device)
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("action_encoder.")}
     tensors |= {f"action_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     made.load_state_dict(tensors)
-    return made.to(next(model.parameters()).device).eval()
+    return made.eval()
 
 
 def _run(pretrained: Pretrained, how: Adaptation, out: Path) -> Run:
