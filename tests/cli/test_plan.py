@@ -16,6 +16,7 @@ def adapted(first_look, tmp_path_factory):
         "adapt", str(first_look.folder / "run"), str(first_look.folder / "pusht"), "--out", str(out),
         "--cache-dir", str(first_look.folder / "features"), "--relative", "agent_x", "agent_y",
         "--trajectories", "4", "--fit-steps", "5", "--layout-steps", "1", "--steps", "0", "--batch", "2",
+        "--device", "cpu",
     ]  # fmt: skip
     assert main(line) == 0
     return out / "model"

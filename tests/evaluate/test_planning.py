@@ -208,6 +208,15 @@ def test_planners_take_samples_and_iterations():
         assert (search.samples, search.iterations) == (40, 3)
 
 
+def test_a_component_without_deviation_stays_where_plans_begin(world, tmp_path):
+    plan = replace(QUICK, episodes=1, arms=("random", "model"), std=(0.5, 0.0))
+    measure_planning(world, SPACE, plan, tmp_path, progress=False)
+    for arm in plan.arms:
+        x, y = zip(*json.loads((tmp_path / "episodes" / f"{arm}_00000.json").read_text())["actions"], strict=True)
+        assert any(x)
+        assert not any(y)
+
+
 def test_curves_are_drawn(tmp_path):
     from PIL import Image
 

@@ -178,7 +178,8 @@ def test_gradients_are_taken_where_they_are_switched_off():
 
 
 def test_time_that_is_up_ends_it_after_one_iteration_and_more_time_gives_more(planner):
-    assert len(plan(planner, seconds=0.0).costs) == 1
+    after = isinstance(planner, Gradient)  # looks again at where its last step led
+    assert len(plan(planner, seconds=0.0).costs) == 1 + after
     assert len(plan(planner, seconds=0.3).costs) > 2
 
 
@@ -262,10 +263,65 @@ def test_icem_keeps_elites_for_the_next_plan_and_draws_fewer_each_iteration():
     drawn.clear()
     seen = []
     plan(planner, lambda c: (seen.append(c), quadratic(c))[1], warm=first)
-    torch.testing.assert_close(seen[0][:, -4:-1], shifted(first.kept, HORIZON))
+    torch.testing.assert_close(seen[0][:, -3:], shifted(first.kept, HORIZON))
+
+
+def test_icem_goes_on_from_its_mean_which_is_a_candidate_of_the_last_iteration_alone():
+    """Pinneri et al. 2020, algorithm 1, lines 3 and 11."""
+    fitted, seen = icem(samples=40, elites=10, iterations=2, keep=0.0), []
+
+    def cost(candidates):
+        seen.append(candidates)
+        return quadratic(candidates)
+
+    first = plan(fitted, cost)
+    elites = seen[0].gather(1, quadratic(seen[0]).argsort(1)[:, :10, None, None].expand(-1, -1, HORIZON, DIM))
+    mean = 0.1 * LIMITS.middle + 0.9 * elites.mean(1)
+    assert [part.shape[1] for part in seen] == [40, 33]
+    torch.testing.assert_close(seen[1][:, -1], mean)
+    assert not torch.allclose(first.actions, first.mean)
+    seen.clear()
+    plan(replace(fitted, iterations=1), cost, warm=first)
+    torch.testing.assert_close(seen[0][:, -1], shifted(first.mean, HORIZON))
+
+
+def test_every_step_of_the_gradient_planner_counts():
+    """Its iterations are steps downhill: where the last one led is looked at, and nothing is differentiated there."""
+    calls = []
+
+    def cost(candidates):
+        calls.append(torch.is_grad_enabled())
+        return quadratic(candidates)
+
+    found = plan(Gradient(samples=1, iterations=3), cost)
+    assert calls == [True, True, True, False]
+    assert (found.costs.diff(dim=0) < 0).all()
+    torch.testing.assert_close(quadratic(found.actions[:, None])[:, 0], found.costs[-1])
+    once = plan(Gradient(samples=1, iterations=1), cost)
+    assert not torch.equal(once.actions, LIMITS.middle.expand(BATCH, HORIZON, DIM))
+
+
+@pytest.mark.parametrize("kind", [MPPI, CEM, Gradient])
+@pytest.mark.parametrize("none", [{"samples": 0}, {"iterations": 0}])
+def test_a_search_that_tries_nothing_is_refused(kind, none):
+    with pytest.raises(DilaError, match="should be at least 1"):
+        kind(**none)
+
+
+def test_a_plan_of_nothing_is_refused(planner):
+    with pytest.raises(DilaError, match="horizon = 0 should be at least 1"):
+        planner.plan(quadratic, 0, LIMITS, generator=generator())
+
+
+@pytest.mark.parametrize("high", [[1.0, -3.0], [1.0, torch.nan]])
+def test_limits_are_the_right_way_round(high):
+    with pytest.raises(DilaError, match=r"low = \[-1.0, -2.0\] should be nowhere above high = "):
+        Limits(LIMITS.low, torch.tensor(high))
 
 
 def test_bad_settings_are_refused_in_a_sentence():
+    with pytest.raises(DilaError, match=r"std = -1\.0 should be 0 or more"):
+        plan(MPPI(std=-1.0))
     with pytest.raises(DilaError, match="elites = 300 should be from 2 to samples"):
         CEM(elites=300)
     with pytest.raises(DilaError, match="std has 3 numbers for actions of 2"):

@@ -9,6 +9,7 @@ from dila.errors import DilaError
 from dila.evaluate.planning import ARMS
 from dila.planning.environments import ENVIRONMENTS
 from dila.planning.mppi import MPPI
+from dila.planning.planner import Blind
 from dila.recipes import table4 as recipe
 from dila.recipes.table4 import markdown, run_table4, table4
 
@@ -17,11 +18,14 @@ def test_the_protocol_is_vp2s():
     plans = table4()
     assert set(plans) <= set(ENVIRONMENTS)
     assert len(plans) == 8
-    assert plans["robodesk-open-slide"].search == MPPI(samples=800)
+    still = {"robosuite": (0.5, 0.5, 0.5, 0.0), "robodesk": (0.5, 0.5, 0.5, 0.1, 0.1)}
+    assert plans["robodesk-open-slide"].search == MPPI(samples=800, std=still["robodesk"])
     for task, plan in plans.items():
         assert plan.environment == task
         assert (plan.horizon, plan.steps, plan.context, plan.over, plan.cost) == (10, 14, 2, "sum", "pixels")
-        assert plan.search in (MPPI(samples=200, gamma=0.05, iterations=1), MPPI(samples=800))
+        std = still[task.partition("-")[0]]
+        assert plan.search in (MPPI(samples=200, gamma=0.05, iterations=1, std=std), MPPI(samples=800, std=std))
+        assert plan.blind == Blind(std)
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ def told(monkeypatch):
         done.append(("train", run.name, run.steps, run.batch, run.weights, [path.name for path in data]))
         return out
 
-    def adapt(model, data, out, how, cache_dir):
+    def adapt(model, data, out, how, cache_dir, device):
+        assert device == "auto"
         done.append(("adapt", model.parent.name, data.name, how.layout_steps, how.steps))
 
     def table(models, out, plans, seeds, device):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from train_world import small_run
+from train_world import small_model, small_run
 
 from dila.baselines.presets import BASELINES
 from dila.cli.main import main
@@ -19,7 +19,11 @@ from dila.errors import DilaError
 from dila.interop.actions import LatentToAction, load_actions
 from dila.interop.pretrained import load_pretrained, save_pretrained
 from dila.interop.seen import read_seen
-from dila.train.adapt import Adaptation, Pairs, adapt, fit_encoder
+from dila.model.config import Discrete, Gaussian
+from dila.model.dila import DiLA
+from dila.nn.real_actions import action_encoder
+from dila.train import layout
+from dila.train.adapt import Adaptation, Pairs, adapt, fit_encoder, score_encoder, with_encoder
 from dila.train.loop import train
 from dila.train.published import Published
 from dila.train.run import Stage
@@ -52,17 +56,74 @@ def pairs(rows=400, scale=(100.0, 0.01), shift=(300.0, 0.0)):
 def test_the_encoder_takes_actions_in_their_own_units():
     made = pairs()
     state = torch.get_rng_state()
-    encoder, r2 = fit_encoder(made, 5, Adaptation(fit_steps=800))
+    encoder = fit_encoder(made, 5, Adaptation(fit_steps=800))
     assert torch.equal(torch.get_rng_state(), state)
     assert (encoder(made.a) - made.z).square().mean() < 0.3 * made.z.var()
-    assert r2 > 0.9
+    assert score_encoder(encoder, made) > 0.9
 
 
 def test_units_do_not_matter():
     plain, odd = pairs(scale=(1.0, 1.0), shift=(0.0, 0.0)), None
     odd = plain._replace(a=plain.a * torch.tensor([50.0, 0.1]) + torch.tensor([7.0, 400.0]))
-    scores = [fit_encoder(made, 5, Adaptation(fit_steps=200))[1] for made in (plain, odd)]
+    scores = [score_encoder(fit_encoder(made, 5, Adaptation(fit_steps=200)), made) for made in (plain, odd)]
     assert scores[0] == pytest.approx(scores[1], abs=0.01)
+
+
+@pytest.mark.parametrize("value", [1.0, 300.1])
+def test_a_component_that_never_changes_has_no_say(value):
+    """A gripper that is always closed in the data: plans begin where it is half open."""
+    made = pairs()
+    closed = torch.cat([made.a, torch.full((len(made.a), 1), value)], 1)
+    encoder = fit_encoder(made._replace(a=closed), 5, Adaptation(fit_steps=50))
+    torch.testing.assert_close(encoder(closed), encoder(closed * torch.tensor([1.0, 1.0, 0.0])))
+
+
+@pytest.mark.parametrize("bottleneck", [Gaussian(), Discrete(codes=64, tokens=4)])
+def test_z_of_real_actions_passes_a_bottleneck_no_more_than_z_of_frames_does(bottleneck):
+    model = DiLA(replace(small_model(), action_dim=8, bottleneck=bottleneck)).eval()
+    made = pairs()
+    with torch.no_grad():
+        said = torch.tanh((made.a - made.a.mean(0)) / made.a.std(0) @ torch.randn(2, 8))
+        made = made._replace(z=model.bottleneck(said).z)
+    encoder = fit_encoder(made, 8, Adaptation(fit_steps=400))
+    r2 = score_encoder(with_encoder(model, encoder).encode_actions, made)
+    assert r2 > 0.5 or isinstance(bottleneck, Discrete)
+    assert (r2 == pytest.approx(score_encoder(encoder, made))) == isinstance(bottleneck, Gaussian)
+
+
+def test_the_score_is_that_of_the_model_as_it_takes_actions(adapted, trained, corpus, cache, tmp_path, monkeypatch):
+    how = replace(QUICK, steps=0, layout_steps=0)
+    monkeypatch.setattr(DiLA, "encode_actions", lambda self, a: a.new_full((*a.shape[:2], 4), 7.0))
+    made = adapt(trained, corpus, tmp_path, how, cache_dir=cache, progress=False)
+    assert made.space.to_latent_r2 < adapted.space.to_latent_r2
+
+
+def test_all_of_it_is_on_the_device_that_was_asked_for(trained, corpus, cache, tmp_path):
+    with pytest.raises(DilaError, match="device 'nowhere' cannot be used here"):
+        adapt(trained, corpus, tmp_path, QUICK, cache_dir=cache, device="nowhere", progress=False)
+
+
+def test_an_encoder_goes_where_its_model_is():
+    model = DiLA(small_model()).to("meta")
+    made = with_encoder(model, action_encoder(2, model.config.action_dim).to("meta"))
+    assert {parameter.device.type for parameter in made.parameters()} == {"meta"}
+
+
+def test_two_frames_are_enough(trained, corpus, cache, tmp_path):
+    how = replace(QUICK, frames=2, context=1, steps=0)
+    made = adapt(trained, corpus, tmp_path, how, cache_dir=cache, progress=False)
+    assert made.space.structure_error > 0
+
+
+def test_the_layout_is_learnt_and_scored_from_as_many_true_frames_as_the_stage_has(
+    trained, corpus, cache, tmp_path, monkeypatch
+):
+    seen = []
+    original = layout._distances
+    monkeypatch.setattr(layout, "_distances", lambda *args: (seen.append(args[3]), original(*args))[1])
+    adapt(trained, corpus, tmp_path, replace(QUICK, context=1, steps=0), cache_dir=cache, progress=False)
+    assert len(seen) > QUICK.layout_steps
+    assert set(seen) == {1}
 
 
 def test_the_way_back_is_found_and_scored():

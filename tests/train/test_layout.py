@@ -1,5 +1,7 @@
 """Structure learns to go where true actions take it, and nothing else learns."""
 
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,8 @@ import torch
 
 from dila.imagine.layout import Layout
 from dila.imagine.rollout import rollout
-from dila.train.layout import fit_layout, layout_loss
+from dila.model.config import Discrete
+from dila.train.layout import fit_layout, layout_error, layout_loss
 from dila.train.run import Optimiser
 
 
@@ -53,10 +56,48 @@ def test_it_learns_in_any_units_and_leaves_the_rest_alone(model, moving):
     assert float(layout_loss(model, *moving).detach()) < 0.6 * losses[0]
 
 
+def test_the_error_of_many_clips_is_that_of_all_at_once(model, moving):
+    expected = float(layout_loss(model, *moving).detach())
+    for batch in (5, 24, 100):  # the last of five is of four
+        assert layout_error(model, *moving, batch=batch) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_dynamics_drop_out_while_they_learn_and_not_afterwards(small_config, awake, moving):
+    model, modes = awake(replace(small_config, fdm=replace(small_config.fdm, dropout=0.5))), []
+    model.fdm.register_forward_hook(lambda fdm, *_: modes.append({part.training for part in fdm.modules()}))
+    state = torch.get_rng_state()
+    losses = [fit_layout(deepcopy(model), *moving, Optimiser(1e-9), 2, 24, "fp32", 0, progress=False) for _ in range(2)]
+    assert torch.equal(*losses)  # dropout is seeded, and leaves no trace
+    assert torch.equal(torch.get_rng_state(), state)
+    fit_layout(model, *moving, Optimiser(1e-9), 1, 24, "fp32", 0, progress=False)
+    assert modes[-1] == {True}
+    assert not any(part.training for part in model.modules())
+
+
+def test_an_action_encoder_learns_through_codes_and_the_codes_stay(small_config, awake, moving):
+    config = replace(small_config, real_action_dim=3, action_dim=8, bottleneck=Discrete(codes=4, tokens=2))
+    model = awake(config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fit_layout(model, *moving, Optimiser(1e-3, weight_decay=0.0), 3, 12, "fp32", 0, progress=False)
+    changed = {
+        name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)
+    }
+    assert changed == {"fdm", "action_encoder"}
+    assert not torch.equal(before["action_encoder.2.weight"], model.action_encoder[2].weight)
+
+
+def test_it_learns_where_the_model_is(model, monkeypatch):
+    """Shapes alone, on a device that refuses whatever is on another."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    s, a = torch.zeros(24, 5, 4, 6, 6), torch.zeros(24, 4, 3)
+    losses = fit_layout(model.to("meta"), s, a, Optimiser(1e-3), 2, 4, "fp32", 0, progress=False)
+    assert losses.device.type == "meta"
+
+
 def test_the_same_seed_gives_the_same_model(small_config, awake, moving):
     made = []
     for _ in range(2):
         torch.manual_seed(3)
         model = awake(small_config)
         made.append(fit_layout(model, *moving, Optimiser(1e-3), 3, 4, "fp32", 5, progress=False))
-    assert made[0] == made[1]
+    assert torch.equal(*made)

@@ -1,12 +1,14 @@
 import copy
 from dataclasses import replace
 
+import pytest
 import torch
 from train_world import small_model
 
 from dila.model.config import Discrete
 from dila.model.dila import DiLA
 from dila.nn.bottleneck import Codebook
+from dila.nn.real_actions import mean_and_std
 from dila.train.learner import Learner, make_optimiser, recompute_layers
 from dila.train.objectives import OneStep, Rollout
 from dila.train.run import Optimiser
@@ -46,6 +48,13 @@ def test_raw_actions_give_the_same_latents_and_leave_no_trace():
     again.load_state_dict(weights)
     Learner(again, OneStep(), "fp32", 3).scale_actions(mean, std, trained=True)
     torch.testing.assert_close(again.encode_actions((raw - mean) / std), standard, atol=1e-4, rtol=1e-4)
+
+
+def test_a_component_that_never_changes_is_left_in_its_units():
+    mean, std = mean_and_std(torch.tensor([[1.0, 300.1], [3.0, 300.1], [5.0, 300.1]]))
+    assert mean.tolist() == [3.0, pytest.approx(300.1)]
+    assert std.tolist() == [2.0, 1.0]
+    assert mean_and_std(torch.tensor([[7.0]]))[1].tolist() == [1.0]
 
 
 def test_recomputed_layers_give_the_same_loss_and_gradients(small_config, awake, clip):

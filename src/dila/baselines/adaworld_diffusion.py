@@ -23,7 +23,7 @@ from dila.baselines.adaworld import AdaWorld, AdaWorldConfig
 from dila.baselines.frame_model import Foretold
 from dila.baselines.presets import BASELINES, TINY
 from dila.errors import MissingExtra
-from dila.nn.real_actions import encoded
+from dila.nn.real_actions import action_encoder, encoded
 from dila.protocols import LatentActionModel
 from dila.shapes import Actions, Features, Float, Int, LatentActions, Tensor
 
@@ -110,10 +110,7 @@ class AdaWorldDiffusion(nn.Module):
         self.lam: Any = AdaWorld(config.lam) if lam is None else lam
         self.network = _network(config)
         self.describe = nn.Linear(config.feature_dim, config.picture_dim)
-        dim = config.action_dim
-        self.action_encoder: nn.Sequential | None = None
-        if config.real_action_dim:
-            self.action_encoder = nn.Sequential(nn.Linear(config.real_action_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.action_encoder = action_encoder(width, config.action_dim) if (width := config.real_action_dim) else None
         if isinstance(self.lam, nn.Module):
             self.lam.requires_grad_(False).eval()
 

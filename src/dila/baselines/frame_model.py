@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import nn
 
 from dila.nn.bottleneck import Bottlenecked
-from dila.nn.real_actions import encoded
+from dila.nn.real_actions import action_encoder, encoded
 from dila.shapes import Actions, Features, Float, Int, LatentActions, Tensor
 
 Predicts = Literal["features", "change", "unit"]
@@ -48,7 +48,7 @@ class FrameModel(nn.Module, ABC):
     def __init__(self, config: Any):
         super().__init__()
         self.config = config
-        self.action_encoder = _action_encoder(config) if config.real_action_dim else None
+        self.action_encoder = action_encoder(width, config.action_dim) if (width := config.real_action_dim) else None
 
     @abstractmethod
     def squeeze(self, e: Features) -> Bottlenecked:
@@ -111,9 +111,3 @@ def pairs(e: Features) -> Float[Tensor, "BK 2 H W D"]:
 def tokens(e: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B T N D"]:
     """Grid to tokens, row-major."""
     return rearrange(e, "b t h w d -> b t (h w) d")
-
-
-def _action_encoder(config: Any) -> nn.Sequential:
-    """As DiLA's: Linear, SiLU, Linear."""
-    dim = config.action_dim
-    return nn.Sequential(nn.Linear(config.real_action_dim, dim), nn.SiLU(), nn.Linear(dim, dim))

@@ -15,6 +15,7 @@ def adapt(
     data: Positional[Data],
     out: Path = Path("outputs/adapted"),
     cache_dir: Path | None = None,
+    device: str = "auto",
     how: tyro.conf.OmitArgPrefixes[Adaptation] = Adaptation(),  # noqa: B008
 ) -> None:
     """Teach a trained model real actions: what planning needs. Interrupted, the same command goes on.
@@ -24,11 +25,12 @@ def adapt(
         data: recordings with true actions.
         out: folder; the adapted model is its part ``model``.
         cache_dir: where encoded features are kept; $DILA_CACHE or ~/.cache/dila/features when left out.
+        device: auto, cpu, cuda or mps.
         how: settings.
     """
     from dila.train.adapt import adapt
 
-    made = adapt(model, data, out, how, cache_dir=cache_dir)
+    made = adapt(model, data, out, how, cache_dir=cache_dir, device=device)
     space = made.space
     print(f"an action is {', '.join(space.names)}, {space.repeats} to a transition")
     for way, what, score in (

@@ -27,7 +27,7 @@ from dila.planning.mpc import Episode, Loop, control
 from dila.planning.mppi import MPPI
 from dila.planning.planner import Blind, Limits
 from dila.shapes import Float, Tensor, UInt8
-from dila.train.adapt import Adaptation, Pairs, fit_encoder
+from dila.train.adapt import Adaptation, Pairs, fit_encoder, score_encoder
 
 SIZE = 128
 """Pixels a side that the model is shown."""
@@ -134,7 +134,8 @@ def learn_hands(world: World, told: Told = lambda share, what: None, episodes: i
             parts.append((a, world.infer(frames).float().cpu(), torch.full((len(a),), number)))
     pairs = Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
     with torch.random.fork_rng(devices=[]):  # fitting seeds it
-        encoder, r2 = fit_encoder(pairs, pairs.z.shape[1], Adaptation(fit_steps=FIT))
+        encoder = fit_encoder(pairs, pairs.z.shape[1], Adaptation(fit_steps=FIT))
+    r2 = score_encoder(encoder, pairs)
     if not r2 >= KNOWN:
         raise DilaError(
             f"this model's latent actions say too little about those of Push-T (R2 {r2:.2f}, {KNOWN} is the least); "

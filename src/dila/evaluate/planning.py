@@ -74,6 +74,8 @@ class Planning:
         over: how the costs of the frames of a future become one.
         samples: candidates of an environment; the planner's own number when None.
         iterations: of a plan; the planner's own number when None.
+        std: deviation of the candidates at the beginning, in shares of half the action's range: one number, or one a
+            component; the random arm's as well. The planner's own when None.
         steps: actions of an episode.
         horizon: actions that a plan looks ahead.
         context: frames that a plan begins from.
@@ -97,6 +99,7 @@ class Planning:
     over: Over = "mean"
     samples: int | None = None
     iterations: int | None = None
+    std: float | tuple[float, ...] | None = None
     steps: int = 15
     horizon: int = 8
     context: int = 2
@@ -126,9 +129,14 @@ class Planning:
 
     @property
     def search(self) -> Planner:
-        """The planner with the number of samples and iterations asked for."""
-        wanted = {"samples": self.samples, "iterations": self.iterations}
+        """The planner with the numbers asked for."""
+        wanted = {"samples": self.samples, "iterations": self.iterations, "std": self.std}
         return replace(PLANNERS[self.planner], **{name: value for name, value in wanted.items() if value is not None})
+
+    @property
+    def blind(self) -> Blind:
+        """What acts in the random arm."""
+        return Blind() if self.std is None else Blind(self.std)
 
 
 def measure_planning(
@@ -194,7 +202,7 @@ class _Bench:
         self.loop = Loop(plan.steps, plan.horizon, plan.context, plan.seconds)
 
     def run(self, arm: Arm, seeds: Sequence[int], out: Path) -> None:
-        planner: Planner = Blind() if arm == "random" else self.plan.search
+        planner: Planner = self.plan.blind if arm == "random" else self.plan.search
         same = arm == "model" or self.plan.upper == "same"
         cost = cost_maker(self.eyes, self.plan.cost) if same else lambda goals: Score()
         dynamics = self.eyes if arm == "model" else Simulation(self.eyes if same else None, self.plan.over)

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from dila.errors import DilaError
-from dila.model.action_encoder import action_encoder
 from dila.model.backbone import Backbone, BackboneCache
 from dila.model.bottleneck import bottleneck
 from dila.model.config import DiLAConfig, Gaussian, NoAction
@@ -22,7 +21,7 @@ from dila.model.forward_dynamics import ForwardDynamicsCache, forward_dynamics
 from dila.model.fusion_decoder import FusionDecoder, Origin
 from dila.model.inverse_dynamics import inverse_dynamics
 from dila.model.structure import structure_head
-from dila.nn.real_actions import encoded
+from dila.nn.real_actions import action_encoder, encoded
 from dila.shapes import Actions, Content, Features, Float, LatentActions, Structure, Tensor
 
 AnyState = TypeVar("AnyState")
@@ -79,7 +78,7 @@ class DiLA(nn.Module):
         self.acts = not isinstance(config.bottleneck, NoAction)
         self.fdm = forward_dynamics(config)
         self.decoder = FusionDecoder(config)
-        self.action_encoder = action_encoder(config) if config.real_action_dim else None
+        self.action_encoder = action_encoder(width, config.action_dim) if (width := config.real_action_dim) else None
 
     # Whole clips
 
@@ -119,7 +118,9 @@ class DiLA(nn.Module):
 
     def encode_actions(self, a: Actions) -> LatentActions:
         """Latent actions of real ones. Raises DilaError for a model without ``real_action_dim``, or with another."""
-        return self.bottleneck(encoded(self.action_encoder, a)).z
+        z = encoded(self.action_encoder, a)
+        # The encoder gives a Gaussian's z itself, as there is nothing to snap to.
+        return z if isinstance(self.config.bottleneck, Gaussian) else self.bottleneck(z).z
 
     # Frame by frame
 

@@ -17,6 +17,7 @@ from dila.planning.planner import (
     asked,
     beginning,
     best_of,
+    check_search,
     coloured_noise,
     deviations,
     possible,
@@ -28,7 +29,7 @@ from dila.shapes import Float, Int, Tensor
 
 @dataclass(frozen=True)
 class CEM:
-    """The plain method by its defaults; `icem` gives iCEM's.
+    """The plain method by its defaults, but for a little momentum and a floor; `icem` gives iCEM's.
 
     Args:
         samples: candidates of an environment in the first iteration.
@@ -40,7 +41,8 @@ class CEM:
         exponent: of the noise's spectrum; 0 is white, larger is smoother.
         keep: share of the elites that are candidates again in the next iteration and, a step later, of the next plan.
         shrink: each iteration has so many times fewer candidates, though never fewer than twice the elites.
-        best: the plan is the best candidate seen, and the mean is a candidate as well, instead of the mean itself.
+        best: the plan is the best candidate seen instead of the mean, which is a candidate of the last iteration; of
+            a plan by time, which knows no last one, from iteration ``iterations`` on.
     """
 
     samples: int = 200
@@ -55,6 +57,7 @@ class CEM:
     best: bool = False
 
     def __post_init__(self):
+        check_search(self.samples, self.iterations)
         if not 2 <= self.elites <= self.samples or self.shrink < 1 or not 0 <= self.keep <= 1:
             raise DilaError(
                 f"elites = {self.elites} should be from 2 to samples = {self.samples}, shrink = {self.shrink} at "
@@ -78,7 +81,9 @@ class CEM:
         kept = limits.clip(shifted(warm.kept, horizon)) if warm is not None and warm.kept is not None else None
         found, lowest, least = mean, torch.full((batch,), torch.inf), []
         for i in rounds(self.iterations, seconds):
-            candidates = self._candidates(i, mean, std, limits, kept, generator)
+            drawn = self._drawn(i, mean, std, limits, generator)
+            asked_too = [mean[:, None]] if self.best and i >= self.iterations - 1 else []
+            candidates = torch.cat([drawn, *([] if kept is None else [kept]), *asked_too], 1)
             costs = asked(cost, candidates).detach().cpu().float()
             least.append(possible(costs.amin(1)))
             elites = torch.take_along_dim(candidates, self._order(costs)[:, :, None, None], 1)
@@ -90,27 +95,24 @@ class CEM:
             narrowed = torch.maximum(elites.std(1), torch.minimum(floor, begun))
             std = self.momentum * std + (1 - self.momentum) * narrowed
             kept = elites[:, : round(self.keep * self.elites)] if self.keep else None
-        return Plan(found if self.best else mean, torch.stack(least), kept)
+        return Plan(found if self.best else mean, torch.stack(least), kept, mean)
 
     def _order(self, costs: Float[Tensor, "B S"]) -> Int[Tensor, "B E"]:
         """The elites from the best on; where fewer costs are finite, those again and again."""
         finite = costs.isfinite().sum(1, keepdim=True)
         return costs.argsort(1).gather(1, torch.arange(self.elites) % finite)
 
-    def _candidates(
+    def _drawn(
         self,
         i: int,
         mean: Float[Tensor, "B K Da"],
         std: Float[Tensor, "B K Da"],
         limits: Limits,
-        kept: Float[Tensor, "B E K Da"] | None,
         generator: torch.Generator,
     ) -> Float[Tensor, "B S K Da"]:
         count = max(round(self.samples * self.shrink**-i), 2 * self.elites, 2)
         noise = coloured_noise((len(mean), count, *mean.shape[1:]), self.exponent, generator)  # type: ignore[arg-type]
-        drawn = limits.clip(mean[:, None] + noise * std[:, None])
-        parts = [drawn] + ([kept] if kept is not None else []) + ([mean[:, None]] if self.best else [])
-        return torch.cat(parts, dim=1)
+        return limits.clip(mean[:, None] + noise * std[:, None])
 
 
 def icem(**changed: object) -> CEM:

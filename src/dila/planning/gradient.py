@@ -12,6 +12,7 @@ from dila.planning.planner import (
     asked,
     beginning,
     best_of,
+    check_search,
     deviations,
     possible,
     rounds,
@@ -37,6 +38,9 @@ class Gradient:
     std: float | tuple[float, ...] = 0.5
     memory: float = 0.5
 
+    def __post_init__(self):
+        check_search(self.samples, self.iterations)
+
     @torch.enable_grad()
     def plan(
         self,
@@ -61,18 +65,19 @@ class Gradient:
         half = limits.half.clamp_min(1e-12)
         unit = ((limits.clip(mean[:, None] + noise * std) - limits.middle) / half).requires_grad_(True)
         adam = torch.optim.Adam([unit], lr=self.rate)
-        found, lowest, least = mean, torch.full((batch,), torch.inf), []
+        tried, costs = [], []
         for _ in rounds(self.iterations, seconds):
             candidates = limits.middle + unit * half
-            costs = self._descend(cost, candidates, unit, adam)
-            least.append(costs.amin(1))
-            better = least[-1] < lowest
-            found = torch.where(better[:, None, None], best_of(candidates.detach(), costs), found)
-            lowest = torch.minimum(lowest, least[-1])
+            tried.append(candidates.detach())
+            costs.append(self._descend(cost, candidates, unit, adam))
             with torch.no_grad():
                 unit.clamp_(-1, 1)
-        possible(lowest)
-        return Plan(found, torch.stack(least))
+        with torch.no_grad():
+            tried.append(limits.middle + unit * half)
+            costs.append(asked(cost, tried[-1]).cpu().float())
+        least = torch.stack([each.amin(1) for each in costs])
+        possible(least.amin(0))
+        return Plan(best_of(torch.cat(tried, 1), torch.cat(costs, 1)), least)
 
     def _descend(
         self, cost: CostOf, candidates: torch.Tensor, unit: torch.Tensor, adam: torch.optim.Adam

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 
 import torch
 
-from dila.planning.planner import CostOf, Limits, Plan, asked, beginning, deviations, possible, rounds, smooth_noise
+from dila.planning.planner import (
+    CostOf,
+    Limits,
+    Plan,
+    asked,
+    beginning,
+    check_search,
+    deviations,
+    possible,
+    rounds,
+    smooth_noise,
+)
 from dila.shapes import Float, Tensor
 
 
@@ -32,6 +43,9 @@ class MPPI:
     std: float | tuple[float, ...] = 0.5
     memory: float = 0.5
     relative: bool = False
+
+    def __post_init__(self):
+        check_search(self.samples, self.iterations)
 
     def plan(
         self,

@@ -4,6 +4,7 @@ Candidates are ``B S K Da``: B environments planned at once, S candidates of eac
 random comes from one generator on the CPU, so a seed means the same plan on every device.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +20,23 @@ CostOf = Callable[[Tensor], Tensor]
 """Costs ``B S`` of candidates ``B S K Da``; lower is better, and infinity is for what must never be done."""
 
 
-class Limits(NamedTuple):
-    """The least and the greatest of each component of an action."""
+@dataclass(frozen=True)
+class Limits:
+    """The least and the greatest of each component of an action.
+
+    Raises:
+        DilaError: of other components, or a least that is above its greatest.
+    """
 
     low: Float[Tensor, " Da"]
     high: Float[Tensor, " Da"]
+
+    def __post_init__(self):
+        if self.low.shape != self.high.shape or not (self.low <= self.high).all():
+            raise DilaError(
+                f"low = {self.low.tolist()} should be nowhere above high = {self.high.tolist()}; give each component "
+                "of an action its least and its greatest"
+            )
 
     @classmethod
     def unit(cls, dim: int) -> "Limits":
@@ -51,9 +64,11 @@ class Plan(NamedTuple):
     actions: Float[Tensor, "B K Da"]
     """To be executed from the first on."""
     costs: Float[Tensor, "I B"]
-    """The least cost among the candidates of each iteration."""
+    """The least cost among the candidates of each iteration; of `Gradient` before each step, and after the last."""
     kept: Float[Tensor, "B E K Da"] | None = None
     """Good candidates that the next plan begins with; only of planners that keep some."""
+    mean: Float[Tensor, "B K Da"] | None = None
+    """Where the next plan's search begins, a step later; None where that is at the actions."""
 
 
 @runtime_checkable
@@ -117,13 +132,21 @@ class Blind:
         return Plan(limits.clip(limits.middle + noise * std), torch.zeros(0, batch))
 
 
+def check_search(samples: int, iterations: int) -> None:
+    """Raises DilaError for a search that tries nothing."""
+    if min(samples, iterations) < 1:
+        raise DilaError(f"samples = {samples} and iterations = {iterations} should be at least 1")
+
+
 def deviations(std: float | tuple[float, ...], limits: Limits) -> Float[Tensor, " Da"]:
     """Standard deviations in the units of the actions, from shares of half their range.
 
     Raises:
-        DilaError: a number for each component of another action.
+        DilaError: a number for each component of another action, or one that is no deviation.
     """
     dim = len(limits.low)
+    if not all(0 <= each < math.inf for each in (std if isinstance(std, tuple) else (std,))):
+        raise DilaError(f"std = {std} should be 0 or more, and finite")
     if isinstance(std, tuple) and len(std) != dim:
         raise DilaError(f"std has {len(std)} numbers for actions of {dim}; give one number, or one for each")
     return torch.tensor(std, dtype=torch.float32).expand(dim) * limits.half
@@ -164,20 +187,23 @@ def shifted(actions: Float[Tensor, "*batch J Da"], horizon: int) -> Float[Tensor
 
 
 def beginning(warm: Plan | None, batch: int, horizon: int, limits: Limits) -> Float[Tensor, "B K Da"]:
-    """The mean that a search begins at: the plan before, a step later, or the middle of the range.
+    """The mean that a search begins at: that of the plan before, a step later, or the middle of the range.
 
     Raises:
-        DilaError: the plan before is of another batch or other actions.
+        DilaError: no action to plan, or the plan before is of another batch or other actions.
     """
+    if horizon < 1:
+        raise DilaError(f"horizon = {horizon} should be at least 1: a plan is of so many actions")
     if warm is None:
         return limits.middle.expand(batch, horizon, -1).clone()
-    count, _, dim = warm.actions.shape
+    before = warm.actions if warm.mean is None else warm.mean
+    count, _, dim = before.shape
     if (count, dim) != (batch, len(limits.low)):
         raise DilaError(
             f"warm is a plan of {count} environments and actions of {dim} numbers, not of {batch} and "
             f"{len(limits.low)}; give the plan of the same environments, or none"
         )
-    return shifted(warm.actions, horizon)
+    return shifted(before, horizon)
 
 
 def asked(cost: CostOf, candidates: Float[Tensor, "B S K Da"]) -> Float[Tensor, "B S"]:

@@ -7,7 +7,7 @@
 All models see the same clips of both simulators, are adapted alike, by the regression alone that all of them have, and
 are planned alike, by features. What DiLA adds, a stage in structure space under true actions, is a column of its own.
 Not table 4's: tiny models, a fraction of its steps, tens of samples instead of hundreds, a handful of episodes instead
-of hundreds, features instead of pixels, the simulator planned by its own score.
+of hundreds, features instead of pixels, the simulator planned by its own score, a deviation of 0.5 for all components.
 """
 
 import sys
@@ -121,7 +121,7 @@ def _adapted(
         out = _folder(settings, name) / simulator
         made[simulator] = out / MODEL
         if not made[simulator].is_dir():
-            adapt(checkpoint, recordings, out, how, cache_dir=settings.out / "features")
+            adapt(checkpoint, recordings, out, how, cache_dir=settings.out / "features", device=settings.device)
     return made
 
 

@@ -9,6 +9,7 @@ encoder then learn to move structure (`dila.train.layout`, cheap), and the whole
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +30,10 @@ from dila.interop.models import AnyModel, build, kind_of
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 from dila.interop.seen import carried_note
 from dila.model.dila import DiLA
-from dila.shapes import Float, Tensor
+from dila.nn.real_actions import action_encoder, mean_and_std, read_raw
+from dila.shapes import Actions, Bool, Float, LatentActions, Tensor
 from dila.train.begin import differences
-from dila.train.layout import fit_layout, layout_loss, read_structure
+from dila.train.layout import fit_layout, layout_error, read_structure
 from dila.train.loop import train
 from dila.train.material import default_cache, flat_actions, open_data
 from dila.train.objectives import ActionConditioned, Terms, Weights
@@ -119,6 +121,7 @@ def adapt(
     how: Adaptation | None = None,
     *,
     cache_dir: str | Path | None = None,
+    device: str = "auto",
     progress: bool = True,
 ) -> Adapted:
     """Adapt a trained model to the true actions of a data set; interrupted, it goes on where it was.
@@ -131,6 +134,7 @@ def adapt(
         out: folder; the adapted model is ``out/model``.
         how: settings.
         cache_dir: of features.
+        device: auto, cpu, cuda or mps, of all but the stage, which is on what its launcher says.
         progress: show bars.
 
     Raises:
@@ -138,7 +142,7 @@ def adapt(
             ``out`` holds another adaptation; or as `load_pretrained` and `train`.
     """
     how, out = how or Adaptation(), at_home(out)
-    pretrained = load_pretrained(model)
+    pretrained = load_pretrained(model, device=device)
     if not isinstance(pretrained.model, DiLA) and (how.steps or how.layout_steps):
         kind = kind_of(pretrained.model.config)
         raise DilaError(
@@ -152,9 +156,11 @@ def adapt(
             return Adapted(out / MODEL, load_actions(out / MODEL)[0])
         cache = FeatureCache(pretrained.encoder, Path(cache_dir or default_cache()), progress=progress)
         pairs, repeats = collect(pretrained, corpus, cache, how, progress)
-        encoder, to_latent_r2 = fit_encoder(pairs, pretrained.model.config.action_dim, how)
+        encoder = fit_encoder(pairs, pretrained.model.config.action_dim, how)
         inverse, from_latent_r2 = LatentToAction.fit(pairs.z, pairs.a, pairs.episode)
         started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
+        where = next(started.model.parameters()).device
+        to_latent_r2 = score_encoder(started.model.encode_actions, Pairs(*(part.to(where) for part in pairs)))
         if isinstance(started.model, DiLA) and not (out / TRAINING / "run.json").is_file():
             _move_by_actions(started.model, corpus, cache, run, how, progress)
         last = model
@@ -162,10 +168,10 @@ def adapt(
             if not (out / TRAINING / "run.json").is_file():
                 save_pretrained(out / START, started, carried_note(model))
             last = train(run, data, out / TRAINING, cache_dir=cache_dir, progress=progress)
-            started = pretrained._replace(model=load_pretrained(last).model)
+            started = pretrained._replace(model=load_pretrained(last, device=device).model)
         width = pairs.a.shape[1] // repeats
         adapted = started.model
-        error = structure_error(adapted, corpus, cache, run.clips) if isinstance(adapted, DiLA) else None
+        error = structure_error(adapted, corpus, cache, run.clips, how.context) if isinstance(adapted, DiLA) else None
         space = replace(_space(corpus, pairs, width, how, to_latent_r2, from_latent_r2), structure_error=error)
         notes = {"adapted_from": os.path.basename(str(model)), "steps": how.steps, **carried_note(last)}
         save_pretrained(out / MODEL, started, notes, actions=(space, inverse))
@@ -207,22 +213,24 @@ def _move_by_actions(
     clips = Clips(cache.episodes(training), run.clips.frames, run.clips.stride, hop=run.clips.frames)
     s, a = read_structure(model, clips, how.precision)
     optimiser = replace(how.optimiser, lr=how.layout_lr)
-    fit_layout(model, s, a, optimiser, how.layout_steps, 2 * how.batch, how.precision, how.seed, progress=progress)
-    model.eval()
+    fit_layout(
+        model, s, a, optimiser, how.layout_steps, 2 * how.batch, how.precision, how.seed, context=how.context,
+        progress=progress,
+    )  # fmt: skip
 
 
 @torch.no_grad()
-def structure_error(model: DiLA, corpus: Corpus, cache: FeatureCache, clips: ClipSettings) -> float | None:
-    """`layout_loss` on held-out episodes, where 1 is standing still; None where none is long enough."""
+def structure_error(
+    model: DiLA, corpus: Corpus, cache: FeatureCache, clips: ClipSettings, context: int
+) -> float | None:
+    """`layout_error` on held-out episodes, where 1 is standing still; None where none is long enough."""
     _, held = split_episodes(corpus, clips.held_out)
     known = [episode for episode in cache.episodes(held) if "action" in episode.columns]
     try:
         cut = Clips(known, clips.frames, clips.stride, hop=clips.frames)
     except DilaError:
         return None
-    s, a = read_structure(model, cut)
-    device = next(model.parameters()).device
-    return float(layout_loss(model, s.to(device), a.to(device), min(2, clips.frames - 1)))
+    return layout_error(model, *read_structure(model, cut), context)
 
 
 @torch.no_grad()
@@ -263,42 +271,51 @@ def collect(
     return Pairs(a[known], z[known], episode[known]), repeats
 
 
-def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> tuple[nn.Sequential, float]:
-    """The action encoder (Linear, SiLU, Linear) that best gives z, taking actions in their own units.
-
-    Returns:
-        The encoder, fitted on most of the trajectories, and its R² on the others.
-    """
-    mean, std = pairs.a.mean(0), pairs.a.std(0).clamp_min(1e-6)
-    names = pairs.episode.unique()
-    held = torch.isin(pairs.episode, names[-max(1, round(HELD * len(names))) :])
-    x, scale = (pairs.a - mean) / std, pairs.z.std(0).mean().clamp_min(1e-9)
+def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> nn.Sequential:
+    """The action encoder that best gives z on most of the trajectories, taking actions in their own units."""
+    fitted = ~_left_out(pairs)
+    mean, std = mean_and_std(pairs.a[fitted])
+    scale = pairs.z.std(0).mean().clamp_min(1e-9)
+    x, z = (pairs.a[fitted] - mean) / std, pairs.z[fitted] / scale
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(how.seed)
-        encoder = nn.Sequential(nn.Linear(x.shape[1], action_dim), nn.SiLU(), nn.Linear(action_dim, action_dim))
+        encoder = action_encoder(x.shape[1], action_dim)
+    first, last = encoder[0], encoder[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():  # of a component that never changes nothing is known, so it has no say
+        first.weight[:, (x == 0).all(0)] = 0
     adam = torch.optim.AdamW(encoder.parameters(), lr=how.fit_lr, weight_decay=1e-3)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, how.fit_steps)
     for _ in range(how.fit_steps):
-        loss = F.mse_loss(encoder(x[~held]), pairs.z[~held] / scale)
+        loss = F.mse_loss(encoder(x), z)
         adam.zero_grad()
         loss.backward()
         adam.step()
         falling.step()
-    first, last = encoder[0], encoder[2]
-    assert isinstance(first, nn.Linear)
-    assert isinstance(last, nn.Linear)
+    read_raw(encoder, mean, std)
     with torch.no_grad():
-        first.weight.div_(std)
-        first.bias.sub_(first.weight @ mean)
         last.weight.mul_(scale)
         last.bias.mul_(scale)
-        return encoder, r_squared(encoder(pairs.a[held]), pairs.z[held])
+    return encoder
+
+
+@torch.no_grad()
+def score_encoder(encode: Callable[[Actions], LatentActions], pairs: Pairs) -> float:
+    """R² of z from actions, on the trajectories that `fit_encoder` left out."""
+    held = _left_out(pairs)
+    return r_squared(encode(pairs.a[None, held])[0], pairs.z[held])
+
+
+def _left_out(pairs: Pairs) -> Bool[Tensor, " N"]:
+    names = pairs.episode.unique()
+    return torch.isin(pairs.episode, names[-max(1, round(HELD * len(names))) :])
 
 
 def with_encoder(model: AnyModel, encoder: nn.Sequential) -> AnyModel:
-    """The model with this action encoder."""
+    """The model with this action encoder, where it was."""
     first: Any = encoder[0]
-    made = build(replace(model.config, real_action_dim=first.in_features))
+    made = build(replace(model.config, real_action_dim=first.in_features)).to(next(model.parameters()).device)
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("action_encoder.")}
     tensors |= {f"action_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     made.load_state_dict(tensors)

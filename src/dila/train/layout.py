@@ -6,6 +6,8 @@ ends where it truly went. Structure is read once, from the frozen model, and onl
 no backbone, memory or decoder is run.
 """
 
+from copy import deepcopy
+
 import torch
 from tqdm import trange
 
@@ -13,7 +15,8 @@ from dila.data import Clips, load_clips
 from dila.imagine.layout import Layout, LayoutState
 from dila.imagine.rollout import steps
 from dila.model.dila import DiLA
-from dila.shapes import Actions, Structure, Tensor
+from dila.nn.real_actions import mean_and_std, read_raw, read_standardised
+from dila.shapes import Actions, Float, Structure, Tensor
 from dila.train.material import flat_actions
 from dila.train.run import Optimiser, Precision
 
@@ -35,16 +38,30 @@ def read_structure(
     return torch.cat(structures), torch.cat(actions)
 
 
-def layout_loss(model: DiLA, s: Structure, a: Actions, context: int = 2) -> Tensor:
+def layout_loss(model: DiLA, s: Structure, a: Actions, context: int = 2) -> Float[Tensor, ""]:
     """Mean squared error of structure rolled out after the context, in units of how far it truly went."""
+    missed, went = _distances(model, s, a, context)
+    return missed / went.clamp_min(1e-9)
+
+
+@torch.no_grad()
+def layout_error(model: DiLA, s: Structure, a: Actions, context: int = 2, batch: int = 32) -> float:
+    """`layout_loss` of any number of clips, so many at a time."""
+    device, parts = next(model.parameters()).device, zip(s.split(batch), a.split(batch), strict=True)
+    told = [len(s) * torch.stack(_distances(model, s.to(device), a.to(device), context)) for s, a in parts]
+    missed, went = torch.stack(told).sum(0) / len(s)
+    return float(missed / went.clamp_min(1e-9))
+
+
+def _distances(model: DiLA, s: Structure, a: Actions, context: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean squared distance from where structure went to where it is rolled out, and to where it was."""
     z = model.encode_actions(a)
     first = context - 1
     _, past = model.fdm(s[:, :first], z[:, :first]) if first else (None, None)
     future = steps(Layout(model), LayoutState(s[:, first], past), z[:, first:])
     s_hat = torch.stack([made for _, made in future], dim=1)
     target = s[:, context:]
-    went = (target - s[:, first : first + 1]).square().mean().clamp_min(1e-9)
-    return (s_hat.float() - target).square().mean() / went
+    return (s_hat.float() - target).square().mean(), (target - s[:, first : first + 1]).square().mean()
 
 
 def fit_layout(
@@ -57,9 +74,10 @@ def fit_layout(
     precision: Precision,
     seed: int,
     *,
+    context: int = 2,
     progress: bool = True,
-) -> list[float]:
-    """Train FDM and action encoder, in place.
+) -> Float[Tensor, " count"]:
+    """Train FDM and action encoder, in place, of a model in evaluation mode.
 
     Args:
         model: with an action encoder that takes actions in their own units.
@@ -69,35 +87,38 @@ def fit_layout(
         count: steps.
         batch: clips of a step.
         precision: of the forward pass.
-        seed: of the order of clips.
+        seed: of the order of clips, and of dropout.
+        context: true frames before the first imagined one.
         progress: show a bar.
 
     Returns:
         The loss of every step.
     """
     assert model.action_encoder is not None
-    trained = [*model.fdm.parameters(), *model.action_encoder[2].parameters()]
+    device, kept = next(model.parameters()).device, deepcopy(model.bottleneck.state_dict())
+    trained = [*model.fdm.parameters(), *model.action_encoder.parameters()]
     # The first layer holds the units of the actions, which may be hundreds: as in `Learner` it learns standardised.
-    mean, std = a.flatten(0, 1).mean(0), a.flatten(0, 1).std(0).clamp_min(1e-6)
-    first = model.action_encoder[0]
-    with torch.no_grad():
-        first.bias.add_(first.weight @ mean)  # type: ignore[operator]
-        first.weight.mul_(std)  # type: ignore[operator]
-    trained += list(first.parameters())
+    mean, std = (number.to(device) for number in mean_and_std(a.flatten(0, 1)))
+    read_standardised(model.action_encoder, mean, std)
     adam = torch.optim.AdamW(trained, lr=optimiser.lr, betas=optimiser.betas, weight_decay=optimiser.weight_decay)
-    generator, device, losses = torch.Generator().manual_seed(seed), next(model.parameters()).device, []
-    for step in trange(count, desc="structure", disable=not progress):
-        rows = torch.randint(len(s), (batch,), generator=generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = layout_loss(model, s[rows].to(device), ((a[rows] - mean) / std).to(device))
-        for group in adam.param_groups:
-            group["lr"] = optimiser.rate(step, count)
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, optimiser.clip)
-        adam.step()
-        losses.append(float(loss.detach()))
-    with torch.no_grad():
-        first.weight.div_(std)  # type: ignore[operator]
-        first.bias.sub_(first.weight @ mean)  # type: ignore[operator]
-    return losses
+    generator, losses = torch.Generator().manual_seed(seed), []
+    # The FDM for its dropout, the bottleneck because codes pass gradients in training alone.
+    model.fdm.train()
+    model.bottleneck.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for step in trange(count, desc="structure", disable=not progress):
+            rows = torch.randint(len(s), (batch,), generator=generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = layout_loss(model, s[rows].to(device), (a[rows].to(device) - mean) / std, context)
+            for group in adam.param_groups:
+                group["lr"] = optimiser.rate(step, count)
+            adam.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, optimiser.clip)
+            adam.step()
+            losses.append(loss.detach())
+    model.eval()
+    model.bottleneck.load_state_dict(kept)  # what its codes counted
+    read_raw(model.action_encoder, mean, std)
+    return torch.stack(losses)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dila.interop.models import AnyModel
 from dila.nn.feedforward import ResMLP
+from dila.nn.real_actions import read_raw, read_standardised
 from dila.shapes import Actions, Features, Float, Tensor
 from dila.train.memory import give_back, hold_on
 from dila.train.objectives import Batch, Outcome
@@ -45,17 +46,15 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def scale_actions(self, mean: Float[Tensor, " Da"], std: Float[Tensor, " Da"], *, trained: bool) -> None:
-        """Standardise actions by these; a component that never changes is left in its units.
+        """Standardise actions by these.
 
         With `trained`, the action encoder already reads actions in their own units, and goes on to do so.
         """
         assert self.model.action_encoder is not None
         self.action_mean.copy_(mean)
-        self.action_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        self.action_std.copy_(std)
         if trained:
-            layer: Any = self.model.action_encoder[0]
-            layer.bias.add_(layer.weight @ self.action_mean)
-            layer.weight.mul_(self.action_std)
+            read_standardised(self.model.action_encoder, self.action_mean, self.action_std)
 
     @contextmanager
     def raw_actions(self) -> Iterator[AnyModel]:
@@ -63,12 +62,8 @@ class Learner(nn.Module):
         if self.model.action_encoder is None or not len(self.action_mean):
             yield self.model
             return
-        layer = self.model.action_encoder[0]
-        assert isinstance(layer, nn.Linear)
         kept = self.action_weights()
-        with torch.no_grad():
-            layer.weight.div_(self.action_std)
-            layer.bias.sub_(layer.weight @ self.action_mean)
+        read_raw(self.model.action_encoder, self.action_mean, self.action_std)
         try:
             yield self.model
         finally:

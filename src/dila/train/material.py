@@ -25,6 +25,7 @@ from dila.data import (
 )  # fmt: skip
 from dila.data.relative import relative_actions
 from dila.errors import DilaError
+from dila.nn.real_actions import mean_and_std
 from dila.protocols import Episode
 from dila.shapes import Actions, Float, Frames, Tensor
 from dila.train.faults import LostWorker, between_reads, with_workers
@@ -203,13 +204,13 @@ def _named_cut(run: Run, name: str, episodes: Sequence[Episode], frames: int, si
 
 
 def action_statistics(episodes: Sequence[Episode], repeats: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each component of the true actions of a transition of `repeats` raw frames.
+    """`mean_and_std` of the true actions of a transition of `repeats` raw frames.
 
     Rows that are not known in full do not count: NaN stands for the action of a last frame, which moves nothing seen.
     """
-    rows = torch.cat([torch.as_tensor(episode.columns["action"]).double() for episode in episodes])
-    rows = rows[~rows.isnan().any(1)]
-    return rows.mean(0).float().repeat(repeats), rows.std(0).float().repeat(repeats)
+    rows = torch.cat([torch.as_tensor(episode.columns["action"]) for episode in episodes])
+    mean, std = mean_and_std(rows[~rows.isnan().any(1)])
+    return mean.repeat(repeats), std.repeat(repeats)
 
 
 def fingerprint(splits: Sequence[Split]) -> str:
