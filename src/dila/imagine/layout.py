@@ -6,6 +6,7 @@ memory nor fusion decoder nor backbone: a fifteenth of the parameters, and the s
 
 from typing import NamedTuple
 
+from dila.model.backbone import BackboneCache
 from dila.model.dila import DiLA
 from dila.model.forward_dynamics import ForwardDynamicsCache
 from dila.shapes import Features, Float, LatentActions, Structure, Tensor
@@ -28,9 +29,9 @@ class Layout:
         model.require_actions()
         self.model = model
 
-    def read(self, e: Features) -> Structure:
-        """Structure of a clip."""
-        return self.model.read(e)
+    def read(self, e: Features, past: BackboneCache | None = None) -> Structure:
+        """Structure of a clip, or of frames that go on from those in ``past``."""
+        return self.model.structure(self.model.backbone(e, past)[0])
 
     def infer(self, e: Features) -> LatentActions:
         """Latent actions between consecutive frames."""
