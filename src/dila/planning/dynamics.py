@@ -117,12 +117,14 @@ class Imagination:
             state = model.start(e)
 
         def of(candidates: Tensor) -> Tensor:
-            samples = max(1, (self.chunk or at_once(e)) // len(candidates))
-            parts = in_turn(candidates.to(e.device), samples, axis=1)
             with self.world.running(), torch.set_grad_enabled(candidates.requires_grad):
-                return torch.cat([self._some(model, state, part, cost) for part in parts], dim=1)
+                return torch.cat([self._some(model, state, part, cost) for part in self.in_turn(candidates, e)], dim=1)
 
         return of
+
+    def in_turn(self, candidates: Float[Tensor, "B S K Da"], e: Features) -> tuple[Float[Tensor, "B _ K Da"], ...]:
+        """Candidates on the device of the context's features, in parts of as many futures as are imagined at once."""
+        return in_turn(candidates.to(e.device), max(1, (self.chunk or at_once(e)) // len(e)), axis=1)
 
     def imagine(self, now: Now, actions: Float[Tensor, "B K Da"]) -> Float[Tensor, "B K H W D"]:
         """Features of the frames under these actions: what a plan looks like."""
