@@ -1,7 +1,6 @@
 """Looking at a run while it trains: held-out errors by horizon, and pictures of true and predicted frames."""
 
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -9,9 +8,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from einops import rearrange
-from torch.nn import functional as F
 
 from dila.data import Clips, Mixture, collate_clips
+from dila.data.clips import resized
 from dila.errors import DilaError
 from dila.files import replacing
 from dila.imagine.pictures import fit_colours, paint
@@ -145,7 +144,7 @@ class HeldOut:
             pictures = coloured([self.e[self.shown], *rows])
         else:
             drawn = [decoder.decode(row.to(self.device)).cpu() for row in rows]
-            pictures = [_resized(self.frames.float() / 255, drawn[0].shape[-2:]), *drawn]
+            pictures = [resized(self.frames.float() / 255, drawn[0].shape[-2:]), *drawn]
         return rearrange(torch.stack(pictures, dim=1), "b row t c y x -> c (b row y) (t x)")
 
 
@@ -169,11 +168,6 @@ def coloured(rows: list[Features]) -> list[Pixels]:
 def _joined(parts: list[Predicted]) -> Predicted:
     whole: list[Any] = [None if its[0] is None else torch.cat(its) for its in zip(*parts, strict=True)]
     return Predicted(*whole)
-
-
-def _resized(frames: Pixels, size: Sequence[int]) -> Float[Tensor, "B T 3 _ _"]:
-    flat = F.interpolate(frames.flatten(0, 1), tuple(size), mode="bilinear", antialias=True)
-    return flat.unflatten(0, frames.shape[:2])
 
 
 class _Chosen(NamedTuple):
