@@ -14,8 +14,7 @@ def steps(
 ) -> Iterator[tuple[State, Float[Tensor, "B H W D"]]]:
     """Move on under one latent action after another: each new state with the features predicted for it.
 
-    Raises:
-        DilaError: latent actions of another width than the model's, as far as it has a config that says it.
+    Raises DilaError where z is of another width than the model's actions, as far as it has a config that says it.
     """
     width = getattr(getattr(model, "config", None), "action_dim", z.shape[-1])
     if z.shape[-1] != width:
@@ -31,6 +30,6 @@ def rollout(model: LatentActionModel[State], context: Features, z: LatentActions
     Args:
         model: anything with the verbs of `LatentActionModel`.
         context: features of one or more true frames, ``B T H W D``.
-        z: the latent actions to follow, ``B K Dz``; ``z[:, 0]`` leaves the last context frame. See `steps`.
+        z: the latent actions to follow, ``B K Dz``; ``z[:, 0]`` leaves the last context frame.
     """
     return torch.stack([e_hat for _, e_hat in steps(model, model.start(context), z)], dim=1)

@@ -48,10 +48,7 @@ class Prediction(NamedTuple):
 
 
 class State(NamedTuple):
-    """The model at one frame: all it needs to go on. Every tensor is led by the batch.
-
-    After a `step`, ``drawn`` holds that frame's features, which content and backbone have yet to read: see `caught_up`.
-    """
+    """The model at one frame: all it needs to go on. Every tensor is led by the batch."""
 
     s: Float[Tensor, "B H W Ds"]
     c_mem: Float[Tensor, "B H W Dc"]
@@ -60,7 +57,7 @@ class State(NamedTuple):
     memory: MemoryState
     fdm: ForwardDynamicsCache | None
     decoder: tuple[Tensor, ...] | None
-    drawn: Float[Tensor, "B H W D"] | None = None
+    drawn: Float[Tensor, "B H W D"] | None = None  # what a `step` drew of this frame: see `DiLA.caught_up`
 
 
 class DiLA(nn.Module):
@@ -192,9 +189,8 @@ def repeat_state(state: AnyState, copies: int) -> AnyState:
 
 def in_own_memory(state: AnyState) -> AnyState:
     """The state without the clip: views of a few frames would keep all of them. Where gradients are on, as it is."""
-    if torch.is_grad_enabled():
-        return state
-    return _map(state, lambda x: x.clone() if x.untyped_storage().nbytes() > x.nbytes else x)
+    frozen = not torch.is_grad_enabled()
+    return _map(state, lambda x: x.clone() if frozen and x.untyped_storage().nbytes() > x.nbytes else x)
 
 
 def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
