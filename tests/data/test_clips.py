@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dila.data.clips import Clips, Unreadable, collate_clips
+from dila.data.clips import Clips, Unreadable, collate_clips, resized
 from dila.data.corpus import open_corpus
 from dila.data.table import write_table
 from dila.data.video import write_video
@@ -125,6 +125,17 @@ def test_frames_are_resized_features_are_not():
     assert Clips([episode], frames=3, size=(8, 12))[1].frames[:, 0, 0, 0].tolist() == [1, 2, 3]
     episode.read = lambda frames: torch.randn(len(frames), 4, 4, 5)
     assert Clips([episode], frames=3, size=8)[0].frames.shape == (3, 4, 4, 5)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 3, 8, 8), (2, 5, 3, 8, 8)])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_resized_as_pictures_one_by_one(shape, kind):
+    frames = torch.randint(0, 256, shape).to(kind)
+    alone = [resized(picture, (4, 6)) for picture in frames.reshape(-1, 3, 8, 8)]
+    made = resized(frames, (4, 6))
+    assert made.shape == (*shape[:-2], 4, 6)
+    torch.testing.assert_close(made.reshape(-1, 3, 4, 6), torch.stack(alone))
+    assert resized(frames, (8, 8)) is frames
 
 
 def test_clips_stack_through_loader_workers():

@@ -156,6 +156,23 @@ def test_pairwise_and_change_models_are_refused_too(small_config):
         to_released(DiLA(config))
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"idm": {"normalise": False}}, r"another idm\.normalise"),
+        ({"idm": {"blocks": (0, 2)}}, r"without layers in idm\.stages\.0"),
+        ({"backbone": {"spatial_depth": 0}}, r"without layers in backbone\.spatial"),
+        ({"decoder": {"depth": 0}}, r"without layers in decoder\.layers"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(small_config, tmp_path, change, named):
+    ((part, its),) = change.items()
+    config = replace(small_config, **{part: replace(getattr(small_config, part), **its)})
+    with pytest.raises(DilaError, match=f"no place for a model {named.replace('another', 'with another')}"):
+        save_released(DiLA(config), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_reading_sizes_needs_a_dila_checkpoint():
     with pytest.raises(DilaError, match="it is partial or not a DiLA checkpoint"):
         released_config({"a": torch.zeros(1)}, (16, 16))

@@ -72,9 +72,25 @@ def test_encode_adds_and_takes_nothing_away(imagination, info):
     assert made["goal_emb"].shape[:2] == (BATCH, 1)
 
 
-def test_the_history_is_read_once_for_all_candidates(imagination, info, candidates):
-    cost_model(imagination, SPACE).get_cost(info, candidates)
+@pytest.mark.parametrize("verb", ["get_cost", "rollout"])
+@pytest.mark.parametrize("space", ["structure", "features"])
+def test_the_history_is_read_once_for_all_candidates(verb, space, imagination, info, candidates):
+    getattr(cost_model(imagination, SPACE, space), verb)(info, candidates)
     assert imagination.world.encoder.frames == BATCH * (HISTORY + 1)
+
+
+@pytest.mark.parametrize("verb", ["get_cost", "rollout"])
+def test_candidates_wait_their_turn(verb, imagination, info, candidates, monkeypatch):
+    model, moved = imagination.world.model, []
+    inner = model.move
+    monkeypatch.setattr(model, "move", lambda s, z, past: (moved.append(len(z)), inner(s, z, past))[1])
+    whole = cost_model(imagination, SPACE)
+    parts = cost_model(Imagination(imagination.world, chunk=2 * BATCH), SPACE)
+    expected, given = (getattr(each, verb)(info, candidates) for each in (whole, parts))
+    if verb == "rollout":
+        expected, given = expected["predicted_emb"], given["predicted_emb"]
+    torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-4)
+    assert moved == [BATCH * SAMPLES] * HORIZON + [4] * HORIZON + [4] * HORIZON + [2] * HORIZON
 
 
 def test_bytes_and_floats_and_histories_without_candidates_mean_the_same(imagination, info, candidates):
@@ -88,10 +104,15 @@ def test_standardised_candidates_are_put_into_the_datas_units(imagination, info,
     torch.testing.assert_close(cost_model(imagination, SPACE, standardised=True).get_cost(info, candidates), raw)
 
 
-def test_costs_have_gradients_for_gradient_solvers(imagination, info, candidates):
+@pytest.mark.parametrize("space", ["structure", "features"])
+def test_costs_and_the_objective_have_the_same_gradients_for_gradient_solvers(space, imagination, info, candidates):
     candidates.requires_grad_(True)
-    cost_model(imagination, SPACE).get_cost(info, candidates).sum().backward()
-    assert candidates.grad.abs().sum() > 0
+    model = cost_model(imagination, SPACE, space)
+    costs = model.get_cost(info, candidates), model.criterion(model.rollout(info, candidates))
+    of_cost, of_objective = (torch.autograd.grad(cost.sum(), candidates)[0] for cost in costs)
+    assert of_cost.abs().sum() > 0
+    torch.testing.assert_close(of_objective, of_cost, atol=1e-6, rtol=1e-3)
+    assert not model.rollout(info, candidates.detach())["predicted_emb"].requires_grad
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence(imagination, info, candidates):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dila.errors import DilaError
+from dila.imagine.layout import Layout
 from dila.imagine.rollout import rollout, steps
 from dila.model.config import Quirks
 from dila.model.dila import DiLA, count_parameters, repeat_state
@@ -168,6 +169,55 @@ def test_state_is_an_explicit_carry(model, clip):
     model.step(state, torch.randn(2, 8))
     _, again = model.step(state, z)
     torch.testing.assert_close(again, first, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("quirks", [Quirks(), Quirks(single_frame_rollout=True, forget_conv_window=True)])
+def test_a_step_is_to_imagine_and_to_absorb_what_was_drawn(small_config, awake, clip, quirks):
+    model, e, z = awake(replace(small_config, quirks=quirks)), clip(2), torch.randn(2, 4, 8)
+    by_hand = model.start(e)
+    stepped = list(steps(model, by_hand, z))
+    for k, (_, e_hat) in enumerate(stepped):
+        by_hand, s_hat, expected = model.imagine(by_hand, z[:, k])
+        by_hand = model.absorb(by_hand, expected, s_hat)
+        torch.testing.assert_close(e_hat, expected, atol=0, rtol=0)
+    for mine, theirs in zip(_tensors(model.caught_up(stepped[-1][0])), _tensors(by_hand), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=0, rtol=0)
+    assert model.caught_up(by_hand) is by_hand
+
+
+def test_the_last_frame_of_a_rollout_is_drawn_and_not_read(model, clip, monkeypatch):
+    read, inner = [], model.backbone.forward
+    monkeypatch.setattr(model.backbone, "forward", lambda e, *past: (read.append(e), inner(e, *past))[1])
+    rollout(model, clip(1), torch.randn(2, 3, 8))
+    assert len(read) == 3, "the context, and two frames of three"
+
+
+def test_a_true_frame_takes_the_place_of_the_one_that_was_drawn(model, clip):
+    e, z = clip(3), torch.randn(2, 8)
+    state = model.start(e[:, :2])
+    stepped, _ = model.step(state, z)
+    imagined, _, _ = model.imagine(state, z)
+    pairs = zip(*(_tensors(model.absorb(each, e[:, 2])) for each in (stepped, imagined)), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [1, 6])
+def test_a_state_keeps_no_more_memory_alive_than_it_is(model, clip, frames):
+    e = clip(frames)
+    with torch.no_grad():
+        states = model.start(e), Layout(model).start(e)
+    for state in states:
+        held = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in _tensors(state)}
+        assert sum(held.values()) <= sum(x.nbytes for x in _tensors(state))
+    for mine, theirs in zip(_tensors(states[0]), _tensors(model.start(e)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_actions_of_another_width_are_refused(model, clip):
+    for each in (model, Layout(model)):
+        with pytest.raises(DilaError, match="z should be of 8 numbers an action, as this model's are, not of 3"):
+            rollout(each, clip(1), torch.randn(2, 3, 3))
 
 
 def test_every_parameter_takes_part(small_config, awake, clip):

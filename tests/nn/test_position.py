@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,6 +44,74 @@ def test_bias_runs_its_mlp_on_the_distinct_offsets_only():
     bias.net.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     bias((16, 16))
     assert seen == [961]
+
+
+@pytest.fixture
+def bias():
+    return RelativePositionBias(16, 3)
+
+
+def runs(bias, grid=(4, 5)):
+    """What the bias gives without gradients, as made anew, and how often its MLP ran for it."""
+    ran = []
+    with torch.no_grad():
+        fresh = bias._table(grid)
+        hook = bias.net.register_forward_hook(lambda *_: ran.append(1))
+        made = bias(grid)
+        hook.remove()
+    torch.testing.assert_close(made, fresh, atol=0, rtol=0)
+    return len(ran)
+
+
+def test_bias_without_gradients_is_made_once(bias):
+    assert [runs(bias) for _ in range(3)] == [1, 0, 0]
+    assert [runs(bias, (5, 4)), runs(bias, (5, 4))] == [1, 0]
+
+
+def _step(bias):
+    optimiser = torch.optim.AdamW(bias.parameters())
+    bias((4, 5)).sum().backward()
+    optimiser.step()
+
+
+def _in_place(bias):
+    bias.net[2].weight.data.mul_(2)  # which no version counter sees
+
+
+CHANGES = {
+    "a step of training": _step,
+    "in place": _in_place,
+    "another state dict": lambda bias: bias.load_state_dict(RelativePositionBias(16, 3).state_dict()),
+    "another parameter": lambda bias: setattr(bias.net[0], "bias", torch.nn.Parameter(torch.ones(16))),
+    "another type": lambda bias: bias.double(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_bias_that_was_kept_is_made_anew_after(bias, change):
+    runs(bias)
+    CHANGES[change](bias)
+    assert [runs(bias), runs(bias)] == [1, 0]
+
+
+def test_bias_that_was_kept_is_of_its_autocast(bias):
+    runs(bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert runs(bias) == 1
+        assert bias((4, 5)).dtype == torch.bfloat16
+    assert runs(bias) == 1
+
+
+def test_bias_that_was_kept_leaves_gradients_copies_and_files_alone(bias):
+    keys, size = list(bias.state_dict()), len(pickle.dumps(bias))
+    runs(bias)
+    assert list(bias.state_dict()) == keys
+    assert len(pickle.dumps(bias)) == size
+    other = copy.deepcopy(bias)
+    _in_place(other)
+    assert [runs(other), runs(bias)] == [1, 0]
+    bias((4, 5)).sum().backward()
+    assert all(parameter.grad is not None for parameter in bias.parameters())
 
 
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])

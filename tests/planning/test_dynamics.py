@@ -228,6 +228,30 @@ def test_the_true_simulator_is_seen_with_the_models_eyes(imagination, pictures):
     assert simulation.costs(now, Pixels(goal.float() / 255))(candidates)[0, 0] < 64 * 64 * 3
 
 
+def test_true_futures_are_read_after_the_frames_before_them(imagination, pictures):
+    now, goal = Now(pictures(2), [Line(), Line()]), imagination.structure(pictures(1))
+    costs = Simulation(imagination).costs(now, Structure(goal))(torch.zeros(2, 1, 3, 3))
+    black = torch.zeros(2, 3, 3, 16, 16, dtype=torch.uint8)
+    s = imagination.structure(torch.cat([now.frames, black], 1))[:, 2:]
+    torch.testing.assert_close(costs[:, 0], (s - goal).square().mean((1, 2, 3, 4)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("needs", ["structure", "features"])
+def test_many_true_futures_are_seen_a_few_at_a_time_and_their_past_once(imagination, pictures, monkeypatch, needs):
+    now, goal = Now(pictures(2), [Line(), Line()]), pictures(1)
+    cost = Structure(imagination.structure(goal)) if needs == "structure" else Features(imagination.see(goal))
+    candidates = torch.rand(2, 6, 3, 3) * 20
+    whole = Simulation(imagination).costs(now, cost)(candidates)
+    seen, read = (
+        counted(monkeypatch, imagination, "see"),
+        counted(monkeypatch, imagination.world.model.backbone, "forward"),
+    )
+    monkeypatch.setattr(dynamics, "_ON_A_CPU", 12 * imagination.see(now.frames)[0, 0].numel())
+    torch.testing.assert_close(Simulation(imagination).costs(now, cost)(candidates), whole)
+    assert [tuple(frames.shape[:2]) for (frames,) in seen[1:]] == [(2, 2), (4, 3), (4, 3), (4, 3)]
+    assert [tuple(e.shape[:2]) for e, *_ in read] == ([(2, 2), (4, 3), (4, 3), (4, 3)] if needs == "structure" else [])
+
+
 def test_both_are_dynamics(imagination):
     assert isinstance(imagination, Dynamics)
     assert isinstance(Simulation(), Dynamics)

@@ -183,7 +183,7 @@ class Clips(Dataset[Clip]):
             refuse_shortage(error)
             raise Unreadable(f"{episode.id} from frame {index[0]}: {_told(error)}") from error
         if self.size is not None and frames.dtype == torch.uint8:
-            frames = _resized(frames, self.size)
+            frames = resized(frames, self.size)
         return Clip(frames, number, torch.from_numpy(index.astype(np.int64)), columns)
 
     @property
@@ -231,10 +231,12 @@ def squeezed(at: np.ndarray, goals: np.ndarray, stride: int | float, spacing: fl
     return (np.diff(at) < SHORT * stride) & (forced[..., 1:] | forced[..., :-1])
 
 
-def _resized(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(frames.shape[-2:]) == size:
+def resized(frames: Tensor, size: Sequence[int]) -> Tensor:
+    """Frames ``... 3 Y X``, uint8 or float, with so many rows and columns: bilinear, antialiased."""
+    if tuple(frames.shape[-2:]) == tuple(size):
         return frames
-    return F.interpolate(frames, size, mode="bilinear", antialias=True)
+    flat = F.interpolate(frames.reshape(-1, *frames.shape[-3:]), tuple(size), mode="bilinear", antialias=True)
+    return flat.reshape(*frames.shape[:-2], *size)
 
 
 def collate_clips(clips: Sequence[Clip]) -> Clip:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch.nn.functional as F
 
+from dila.data.clips import resized
 from dila.data.corpus import Corpus, Skipped, open_corpus
 from dila.data.labels import read_about, with_labels
 from dila.data.lerobot_write import (
@@ -177,7 +177,7 @@ class _Job(NamedTuple):
         chunk = max(16, CHUNK_BYTES // (3 * found[0] * found[1]))
         for start in range(0, len(episode.times), chunk):
             frames = episode.read(range(start, min(start + chunk, len(episode.times))))
-            yield frames if found == size else F.interpolate(frames, size, mode="bilinear", antialias=True)
+            yield resized(frames, size)
 
 
 def _name(recording: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dila.data import write_video
+from dila.data.clips import resized
 from dila.errors import DilaError
 from dila.imagine.world import World
 from dila.shapes import Float, Tensor, UInt8
@@ -70,11 +71,7 @@ def reset(world: World, play: Play) -> Play:
 
 def film(play: Play) -> UInt8[Tensor, "T 3 Y X"]:
     """All pictures from the true one on, at the size of the imagined ones."""
-    size = play.now.shape[-2:]
-    first = play.pictures[0]
-    if first.shape[-2:] != size:
-        first = torch.nn.functional.interpolate(first[None], size, mode="bilinear", antialias=True)[0]
-    return torch.stack([first, *play.pictures[1:]])
+    return torch.stack([resized(play.pictures[0], play.now.shape[-2:]), *play.pictures[1:]])
 
 
 def export(play: Play, path: Path, stride: float) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
+from dila.data.clips import resized
 from dila.evaluate.result import Better
 from dila.metrics.image import feature_distance, find_lpips, in_unit_range, psnr, ssim
 from dila.metrics.video import I3D, motion_features
@@ -57,11 +57,7 @@ class Judge:
 
     def look(self, pictures: Pixels | UInt8[Tensor, "B K 3 Y X"]) -> Seen:
         """Bring pictures, uint8 or in [0, 1], to the size of comparison, and look at them."""
-        pixels = in_unit_range(pictures.to(self.device))
-        if tuple(pixels.shape[-2:]) != self.size:
-            flat = F.interpolate(pixels.flatten(0, 1), self.size, mode="bilinear", antialias=True)
-            pixels = flat.unflatten(0, pixels.shape[:2])
-        pixels = pixels.clamp(0, 1)
+        pixels = resized(in_unit_range(pictures.to(self.device)), self.size).clamp(0, 1)
         return Seen(pixels, self.eye.encode(pixels))
 
     def compare(self, first: Seen, second: Seen) -> dict[str, Float[Tensor, "B K"]]:

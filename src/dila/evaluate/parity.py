@@ -181,7 +181,7 @@ def _rollout(model: DiLA, context: Features, z: LatentActions, name: str) -> dic
     for state, e in steps(model, state, z[:, last:]):  # noqa: B020
         s_hat.append(state.s)
         e_hat.append(e)
-        c_mem.append(state.c_mem)
+        c_mem.append(model.caught_up(state).c_mem)
     return {
         f"{name}/embedding_gen": _first(torch.stack(e_hat, 1)),
         f"{name}/structure_gen": torch.stack(s_hat, 1),

@@ -6,7 +6,8 @@ memory nor fusion decoder nor backbone: a fifteenth of the parameters, and the s
 
 from typing import NamedTuple
 
-from dila.model.dila import DiLA
+from dila.model.backbone import BackboneCache
+from dila.model.dila import DiLA, in_own_memory
 from dila.model.forward_dynamics import ForwardDynamicsCache
 from dila.shapes import Features, Float, LatentActions, Structure, Tensor
 
@@ -26,11 +27,11 @@ class Layout:
 
     def __init__(self, model: DiLA):
         model.require_actions()
-        self.model = model
+        self.model, self.config = model, model.config
 
-    def read(self, e: Features) -> Structure:
-        """Structure of a clip."""
-        return self.model.read(e)
+    def read(self, e: Features, past: BackboneCache | None = None) -> Structure:
+        """Structure of a clip, or of frames that go on from those in ``past``."""
+        return self.model.structure(self.model.backbone(e, past)[0])
 
     def infer(self, e: Features) -> LatentActions:
         """Latent actions between consecutive frames."""
@@ -39,10 +40,10 @@ class Layout:
     def start(self, e: Features, z: LatentActions | None = None) -> LayoutState:
         """Read context frames; ``z`` are their actions where known, else they are inferred from the context."""
         s, fdm = self.read(e), None
-        if e.shape[1] > 1 and not self.model.config.quirks.single_frame_rollout:
+        if e.shape[1] > 1 and not self.config.quirks.single_frame_rollout:
             z = self.model.act(s) if z is None else z
             _, fdm = self.model.fdm(s[:, :-1], z)
-        return LayoutState(s[:, -1], fdm)
+        return in_own_memory(LayoutState(s[:, -1], fdm))
 
     def step(self, state: LayoutState, z: Float[Tensor, "B Dz"]) -> tuple[LayoutState, Float[Tensor, "B H W Ds"]]:
         """The next frame's structure."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from dila.data import write_video
+from dila.data.clips import resized
 from dila.errors import DilaError
 from dila.files import at_home, replacing
 from dila.shapes import Float, Tensor, UInt8
@@ -128,9 +129,7 @@ def _aligned(rows: Rows) -> dict[str, np.ndarray]:
     size = (max(clip.shape[2] for clip in rows.values()), max(clip.shape[3] for clip in rows.values()))
     aligned = {}
     for label, clip in rows.items():
-        pictures = clip.cpu()
-        if tuple(pictures.shape[-2:]) != size:
-            pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
+        pictures = resized(clip.cpu(), size)
         blank = torch.full((length - len(clip), 3, *size), _PAPER, dtype=torch.uint8)
         aligned[label] = torch.cat([blank, pictures]).permute(0, 2, 3, 1).numpy()
     return aligned

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from dila.errors import DilaError
 from dila.protocols import LatentActionModel, State
 from dila.shapes import Features, Float, LatentActions, Tensor
 
@@ -11,7 +12,13 @@ from dila.shapes import Features, Float, LatentActions, Tensor
 def steps(
     model: LatentActionModel[State], state: State, z: LatentActions
 ) -> Iterator[tuple[State, Float[Tensor, "B H W D"]]]:
-    """Move on under one latent action after another: each new state with the features predicted for it."""
+    """Move on under one latent action after another: each new state with the features predicted for it.
+
+    Raises DilaError where z is of another width than the model's actions, as far as it has a config that says it.
+    """
+    width = getattr(getattr(model, "config", None), "action_dim", z.shape[-1])
+    if z.shape[-1] != width:
+        raise DilaError(f"z should be of {width} numbers an action, as this model's are, not of {z.shape[-1]}")
     for k in range(z.shape[1]):
         state, e_hat = model.step(state, z[:, k])
         yield state, e_hat

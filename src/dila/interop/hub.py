@@ -18,7 +18,6 @@ def push_to_hub(
     private: bool = False,
     half: bool = False,
     token: str | None = None,
-    message: str = "A model of dila",
 ) -> str:
     """Upload a model with its card, as one commit of a repository that is made if need be.
 
@@ -29,7 +28,6 @@ def push_to_hub(
         private: of a repository that is made.
         half: float16 weights, half the size.
         token: of the Hub; the one that ``hf auth login`` kept when None.
-        message: of the commit.
 
     Returns:
         the address of the commit.
@@ -46,7 +44,7 @@ def push_to_hub(
         hub = huggingface_hub.HfApi(token=token)
         try:
             hub.create_repo(repo, private=private, exist_ok=True)
-            done = hub.upload_folder(repo_id=repo, folder_path=packed, commit_message=message)
+            done = hub.upload_folder(repo_id=repo, folder_path=packed, commit_message="A model of dila")
         except Exception as error:  # no network is an error of the client's HTTP package, another in each version
             raise DilaError(
                 f"the Hub does not take {repo}: {first_line(error)}; check the network, the id and: hf auth login"

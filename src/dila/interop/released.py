@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from dila.errors import DilaError
 from dila.files import at_home, replacing
@@ -74,6 +75,9 @@ _MODULES = [
     (r"action_encoder\.", "Action_decoder.mapping."),
 ]
 
+_LAYERS = (nn.Sequential, nn.ModuleList)
+"""Whose sizes are read off the tensors, so that there must be some."""
+
 _MLPS = r"content_fusion\.(motion_encoder|content_encoder|structure_to_intermediate)\."
 _LEAVES = [
     (rf"({_MLPS})proj_in\.", r"\1input_proj."),
@@ -103,6 +107,9 @@ def to_released(model: DiLA) -> dict[str, Tensor]:
     foreign = [name for name, value in _choices(model.config).items() if value != _choices(DiLAConfig())[name]]
     if foreign:
         raise DilaError(f"the released layout has no place for a model with another {', '.join(foreign)}")
+    empty = [name for name, part in model.named_modules() if isinstance(part, _LAYERS) and not len(part)]
+    if empty:
+        raise DilaError(f"the released layout has no place for a model without layers in {', '.join(empty)}")
     state = {released_name(name): tensor.detach() for name, tensor in model.state_dict().items()}
     for name, module in _unread_norms(model):
         state[name] = getattr(module, _UNREAD, torch.ones_like(module.norm.weight))
@@ -116,6 +123,7 @@ def _choices(config: DiLAConfig) -> dict[str, object]:
         "width": config.width,
         "time_padding": config.time_padding,
         "idm.pairwise": config.idm.pairwise,
+        "idm.normalise": config.idm.normalise,
         "decoder.predicts": config.decoder.predicts,
         "content": config.content,
         "bottleneck": config.bottleneck,

@@ -44,27 +44,28 @@ class CostModel:
             DilaError: pictures or candidates of another shape.
         """
         now = Now(_pictures(info_dict, "pixels"), ())
-        goal = self._embed(_pictures(info_dict, "goal")[:, -1:])
+        goal = self._goal(info_dict)
         cost: FrameCost = Structure(goal) if self.space == "structure" else Features(goal)
         return self.imagination.costs(now, cost)(self._raw(action_candidates, len(goal)))
 
     def encode(self, info: dict[str, Any]) -> dict[str, Any]:
         """The same with ``emb``, and ``goal_emb`` where there is a goal: ``B T H W C``."""
-        made = {**info, "emb": self._embed(_pictures(info, "pixels"))}
-        return made | ({"goal_emb": self._embed(_pictures(info, "goal")[:, -1:])} if "goal" in info else {})
+        return self._encoded(info, self.imagination.see(_pictures(info, "pixels")))
 
     def rollout(self, info: dict[str, Any], action_candidates: Float[Tensor, "B S T A"]) -> dict[str, Any]:
-        """`encode` with ``predicted_emb``: the context and the imagined frames, ``B S H+T H W C``."""
-        made = self.encode(info)
-        a = self._raw(action_candidates, len(made["emb"]))
-        batch, samples = a.shape[:2]
+        """`encode` with ``predicted_emb``: the context and the imagined frames, ``B S H+T H W C``.
+
+        It has a gradient where the candidates have one.
+        """
+        e = self.imagination.see(_pictures(info, "pixels"))
+        made, a = self._encoded(info, e), self._raw(action_candidates, len(e))
         world = self.imagination.world
+        model: Any = self.imagination.layout() if self.space == "structure" else world.model
         with world.running():
-            model: Any = self.imagination.layout() if self.space == "structure" else world.model
-            begun = repeat_state(model.start(self.imagination.see(_pictures(info, "pixels"))), samples)
-            z = self.imagination.to_latent(a.flatten(0, 1))
-            future = torch.stack([made for _, made in steps(model, begun, z)], 1).float().unflatten(0, (batch, samples))
-        context = made["emb"][:, None].expand(-1, samples, *made["emb"].shape[1:])
+            state = model.start(e)
+        with world.running(), torch.set_grad_enabled(action_candidates.requires_grad):
+            future = torch.cat([self._future(model, state, part) for part in self.imagination.in_turn(a, e)], dim=1)
+        context = made["emb"][:, None].expand(-1, future.shape[1], *made["emb"].shape[1:])
         return made | {"predicted_emb": torch.cat([context, future], dim=2)}
 
     def criterion(self, info: dict[str, Any]) -> Float[Tensor, "B S"]:
@@ -75,9 +76,21 @@ class CostModel:
 
     __call__ = criterion
 
-    def _embed(self, frames: UInt8[Tensor, "B T 3 Y X"]) -> Float[Tensor, "B T H W C"]:
-        seen = self.imagination
-        return seen.structure(frames) if self.space == "structure" else seen.see(frames).float()
+    def _encoded(self, info: dict[str, Any], e: Float[Tensor, "B T H W D"]) -> dict[str, Any]:
+        made = {**info, "emb": self._embed(e)}
+        return made | ({"goal_emb": self._goal(info)} if "goal" in info else {})
+
+    def _goal(self, info: dict[str, Any]) -> Float[Tensor, "B 1 H W C"]:
+        return self._embed(self.imagination.see(_pictures(info, "goal")[:, -1:]))
+
+    def _embed(self, e: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B T H W C"]:
+        with self.imagination.world.running():
+            return (self.imagination.layout().read(e) if self.space == "structure" else e).float()
+
+    def _future(self, model: Any, state: Any, a: Float[Tensor, "B S T A"]) -> Float[Tensor, "B S T H W C"]:
+        z = self.imagination.to_latent(a.flatten(0, 1))
+        made = [made for _, made in steps(model, repeat_state(state, a.shape[1]), z)]
+        return torch.stack(made, dim=1).float().unflatten(0, a.shape[:2])
 
     def _raw(self, candidates: Tensor, batch: int) -> Tensor:
         model: Any = self.imagination.world.model

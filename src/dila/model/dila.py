@@ -56,6 +56,7 @@ class State(NamedTuple):
     memory: MemoryState
     fdm: ForwardDynamicsCache | None
     decoder: tuple[Tensor, ...] | None
+    drawn: Float[Tensor, "B H W D"] | None = None  # what a `step` drew of this frame: see `DiLA.caught_up`
 
 
 class DiLA(nn.Module):
@@ -132,12 +133,13 @@ class DiLA(nn.Module):
             z = self.act(seen.s) if z is None else z
             ds_hat, fdm = self.fdm(seen.s[:, :-1], z)
             _, decoder = self.decoder(seen.s[:, :-1] + ds_hat, seen.c_mem[:, :-1], origin)
-        return State(seen.s[:, -1], seen.c_mem[:, -1], origin, backbone, memory, fdm, decoder)
+        return in_own_memory(State(seen.s[:, -1], seen.c_mem[:, -1], origin, backbone, memory, fdm, decoder))
 
     def imagine(
         self, state: State, z: Float[Tensor, "B Dz"]
     ) -> tuple[State, Float[Tensor, "B H W Ds"], Float[Tensor, "B H W D"]]:
         """The next frame's structure and features. The state returned is still at this frame: see `absorb`."""
+        state = self.caught_up(state)
         s_hat, fdm = self.move(state.s, z, state.fdm)
         windows = None if self.config.quirks.single_frame_rollout else state.decoder
         e_hat, decoder = self.decoder(s_hat.unsqueeze(1), state.c_mem.unsqueeze(1), state.origin, windows)
@@ -153,17 +155,21 @@ class DiLA(nn.Module):
         return s + ds_hat.squeeze(1), kept
 
     def absorb(self, state: State, e: Float[Tensor, "B H W D"], s: Float[Tensor, "B H W Ds"] | None = None) -> State:
-        """Move to the frame with these features; its structure is ``s``, or read from ``e`` when not given."""
+        """Move to the frame with these features, whatever was drawn there; its structure is ``s``, or read off them."""
         cache = None if self.config.quirks.single_frame_rollout else state.backbone
         h, backbone = self.backbone(e.unsqueeze(1), cache)
         c_mem, memory = self.memory(self.content(h), state.memory)
         s = self.structure(h).squeeze(1) if s is None else s
-        return state._replace(s=s, c_mem=c_mem.squeeze(1), backbone=backbone, memory=memory)
+        return state._replace(s=s, c_mem=c_mem.squeeze(1), backbone=backbone, memory=memory, drawn=None)
 
     def step(self, state: State, z: Float[Tensor, "B Dz"]) -> tuple[State, Float[Tensor, "B H W D"]]:
         """Latent rollout (equation 5): structure moves by the FDM alone, content remembers what was drawn."""
         state, s_hat, e_hat = self.imagine(state, z)
-        return self.absorb(state, e_hat, s_hat), e_hat
+        return state._replace(s=s_hat, drawn=e_hat), e_hat
+
+    def caught_up(self, state: State) -> State:
+        """The state that has read what was drawn: as the next step needs it, and nobody after a rollout's last."""
+        return state if state.drawn is None else self.absorb(state, state.drawn, state.s)
 
     def _observe(self, e: Features) -> tuple[Observation, BackboneCache, MemoryState]:
         h, backbone = self.backbone(e)
@@ -180,6 +186,12 @@ def count_parameters(model: nn.Module) -> int:
 def repeat_state(state: AnyState, copies: int) -> AnyState:
     """The state of B clips for ``B * copies`` candidate futures, candidates of one clip side by side."""
     return _map(state, lambda x: x.repeat_interleave(copies, dim=0))
+
+
+def in_own_memory(state: AnyState) -> AnyState:
+    """The state without the clip: views of a few frames would keep all of them. Where gradients are on, as it is."""
+    frozen = not torch.is_grad_enabled()
+    return _map(state, lambda x: x.clone() if frozen and x.untyped_storage().nbytes() > x.nbytes else x)
 
 
 def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:

@@ -44,7 +44,8 @@ class Mamba(nn.Module):
         self._init_step_size()
 
     @torch.no_grad()
-    def _init_step_size(self, low: float = 1e-3, high: float = 1e-1) -> None:
+    def _init_step_size(self) -> None:
+        low, high = 1e-3, 1e-1
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         dt = torch.exp(torch.rand_like(self.dt_proj.bias) * math.log(high / low) + math.log(low))
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus

@@ -5,7 +5,8 @@ gives what reading it at once gives.
 """
 
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,8 @@ _turns_apart.register_fake(lambda like, frames, half, start: like.new_empty(2, f
 class RelativePositionBias(nn.Module):
     """Continuous position bias (Swin v2): an MLP of the log-scaled offset between two cells of the grid.
 
-    An H x W grid has only (2H-1)(2W-1) distinct offsets: the MLP runs on those and the N x N table is gathered.
+    An H x W grid has only (2H-1)(2W-1) distinct offsets: the MLP runs on those and the N x N table is gathered. On a
+    CPU, without gradients, the table is kept for as long as the weights have the values that it was made of.
     """
 
     def __init__(self, dim: int, heads: int):
@@ -59,8 +61,30 @@ class RelativePositionBias(nn.Module):
     def forward(self, grid: tuple[int, int]) -> Float[Tensor, "heads N N"]:
         """The additive bias between all pairs of cells, row-major."""
         weight = next(self.parameters())
+        plain = type(weight) is nn.Parameter and weight.device.type == "cpu"
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not plain:
+            return self._table(grid)
+        made, kept = (tuple(grid), weight.dtype, _autocast(weight)), _KEPT.get(self)
+        if kept is None or kept.made != made or not all(map(torch.equal, kept.weights, self.parameters())):
+            kept = _KEPT[self] = _Kept(made, tuple(p.detach().clone() for p in self.parameters()), self._table(grid))
+        return kept.table
+
+    def _table(self, grid: tuple[int, int]) -> Float[Tensor, "heads N N"]:
+        weight = next(self.parameters())
         offsets, index = _offsets(grid, weight.device)
         return self.net(offsets.to(weight.dtype))[index].permute(2, 0, 1).contiguous()  # added many times
+
+
+class _Kept(NamedTuple):
+    """The table of a `RelativePositionBias`, and what it was made of: a grid, types and the weights' values."""
+
+    made: tuple[tuple[int, ...], torch.dtype, torch.dtype]
+    weights: tuple[Tensor, ...]
+    table: Tensor
+
+
+_KEPT: WeakKeyDictionary[RelativePositionBias, _Kept] = WeakKeyDictionary()
+"""Beside the modules, so that no copy, pickle or state dict has it."""
 
 
 @lru_cache(maxsize=16)

@@ -16,6 +16,7 @@ from dila.errors import DilaError
 from dila.imagine.layout import Layout
 from dila.imagine.rollout import rollout, steps
 from dila.imagine.world import World
+from dila.model.backbone import BackboneCache
 from dila.model.dila import DiLA, repeat_state
 from dila.planning.cost import FrameCost, Moment, Over, total
 from dila.planning.environment import Simulated, as_tensor
@@ -116,12 +117,14 @@ class Imagination:
             state = model.start(e)
 
         def of(candidates: Tensor) -> Tensor:
-            samples = max(1, (self.chunk or at_once(e)) // len(candidates))
-            parts = in_turn(candidates.to(e.device), samples, axis=1)
             with self.world.running(), torch.set_grad_enabled(candidates.requires_grad):
-                return torch.cat([self._some(model, state, part, cost) for part in parts], dim=1)
+                return torch.cat([self._some(model, state, part, cost) for part in self.in_turn(candidates, e)], dim=1)
 
         return of
+
+    def in_turn(self, candidates: Float[Tensor, "B S K Da"], e: Features) -> tuple[Float[Tensor, "B _ K Da"], ...]:
+        """Candidates on the device of the context's features, in parts of as many futures as are imagined at once."""
+        return in_turn(candidates.to(e.device), max(1, (self.chunk or at_once(e)) // len(e)), axis=1)
 
     def imagine(self, now: Now, actions: Float[Tensor, "B K Da"]) -> Float[Tensor, "B K H W D"]:
         """Features of the frames under these actions: what a plan looks like."""
@@ -214,23 +217,33 @@ class Simulation:
     def _seen(
         self, now: Now, pictures: UInt8[Tensor, "B S K 3 Y X"], cost: FrameCost
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Features and structure of the futures, read after the frames before them."""
+        """Features and structure of the futures, a few at a time; the frames before them are read once."""
         if self.eyes is None or not cost.needs & {"features", "structure"}:
             return None, None
-        shape = pictures.shape[:2]
-        e = torch.cat([self.eyes.see(part) for part in pictures.flatten(0, 1).split(64)])
-        structure = None
+        e, past = self.eyes.see(now.frames), None
         if "structure" in cost.needs:
-            context = self.eyes.see(now.frames).repeat_interleave(shape[1], 0)
             with self.eyes.world.running():
-                read = _layout(self.eyes.world.model).read(torch.cat([context, e], 1))
-            structure = read[:, context.shape[1] :].float().unflatten(0, shape)
-        return e.unflatten(0, shape), structure
+                _, past = self.eyes.layout().model.backbone(e)
+        samples = max(1, at_once(e) // (pictures.shape[0] * pictures.shape[2]))
+        parts = [_look(self.eyes, part, past, cost) for part in in_turn(pictures, samples, axis=1)]
+        features, structure = (None if its[0] is None else torch.cat(its, 1) for its in zip(*parts, strict=True))
+        return features, structure
 
 
 class _Future(NamedTuple):
     score: Float[Tensor, " K"]
     pictures: UInt8[Tensor, "K 3 Y X"] | None
+
+
+def _look(
+    eyes: Imagination, pictures: UInt8[Tensor, "B S K 3 Y X"], past: BackboneCache | None, cost: FrameCost
+) -> tuple[Tensor | None, Tensor | None]:
+    """Features, where the cost needs them, and structure, where there is a past of each of the B."""
+    shape, e, s = pictures.shape[:2], eyes.see(pictures.flatten(0, 1)), None
+    if past is not None:
+        with eyes.world.running():
+            s = eyes.layout().read(e, repeat_state(past, shape[1])).float().unflatten(0, shape)
+    return e.unflatten(0, shape) if "features" in cost.needs else None, s
 
 
 def _layout(model: Any) -> Layout:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from dila.configs import to_json
 from dila.data import open_corpus, split_episodes
+from dila.data.clips import resized
 from dila.errors import DilaError
 from dila.files import alone, at_home, replacing
 from dila.interop.actions import known_actions
@@ -176,7 +176,7 @@ def gather_pairs(encoder: FrozenEncoder, frames: Sequence[Any], features: Sequen
             read = its_frames.read(part)
             seen = encoder.encode(read[None])[0].cpu() if its_features is its_frames else its_features.read(part)
             e.append(seen.bfloat16())
-            pictures.append(_resized(read, settings.size))
+            pictures.append(resized(read, (settings.size, settings.size)))
     return Pairs(torch.cat(e), torch.cat(pictures))
 
 
@@ -254,9 +254,3 @@ def _attach(folder: Path, complete: Any) -> None:
     for left in whole.iterdir():
         left.unlink()
     whole.rmdir()
-
-
-def _resized(frames: UInt8[Tensor, "N 3 Y X"], size: int) -> UInt8[Tensor, "N 3 {size} {size}"]:
-    if tuple(frames.shape[-2:]) == (size, size):
-        return frames
-    return F.interpolate(frames, (size, size), mode="bilinear", antialias=True)
