@@ -108,9 +108,7 @@ def test_videos_of_two_sizes_are_judged_each_as_if_alone(bench, measure):
     wide = bench.pins.clips[0].episode
     mixed = replace(bench, held_frames=[Wide(e) if e.id == wide else e for e in bench.held_frames])
     told, alone = (measure(each).score("psnr/copying").values for each in (mixed, bench))
-    for pin, ours, before in zip(bench.pins.clips, told, alone, strict=True):
-        assert ours == pytest.approx(before, rel=0.2 if pin.episode == wide else 1e-6)
-    assert told != pytest.approx(alone, rel=1e-6)
+    assert told == pytest.approx(alone, rel=1e-4)
 
 
 def test_it_is_the_same_each_time_to_the_last_digit_kept(bench):

@@ -76,7 +76,7 @@ def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
         ("reads", f"{encoder.config()['name']}, {encoder.grid[0]} x {encoder.grid[1]} x {encoder.feature_dim}"),
         ("latent actions", f"{pretrained.model.config.action_dim} numbers"),
         ("clips", f"{pretrained.frames} frames, {pretrained.stride:g} s apart"),
-        *([("needs", f"{left}: {GIVE}")] if (left := local_encoder(encoder)) else []),
+        *([("needs", f"{Path(left).name}: {GIVE}")] if (left := local_encoder(encoder)) else []),
         ("draws with", decoder.config()["name"] if decoder is not None else "nothing: it has no decoder"),
     ]
     title = notes.get("title", notes.get("run", "A DiLA model"))
