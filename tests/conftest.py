@@ -21,6 +21,7 @@ from dila.model.config import (
     Quirks,
 )
 from dila.model.dila import DiLA
+from dila.vision.rae_decoder import RAEDecoder, RAESizes
 
 GRID = (4, 6)
 
@@ -42,6 +43,21 @@ def as_installed():
 def golden() -> Path:
     """A recording of the released code at tiny width: weights, inputs, every output, losses and gradients."""
     return Path(__file__).parent / "assets" / "golden"
+
+
+@pytest.fixture
+def rae_file(tmp_path):
+    """Makes a decoder of features of a width, on a square grid, in the layout of the RAE release; pixels by four."""
+
+    def make(features: int, grid: int) -> Path:
+        decoder = RAEDecoder.__new__(RAEDecoder)
+        torch.nn.Module.__init__(decoder)
+        decoder._build(RAESizes(features, width=16, depth=1, mlp=8, patch=4, grid=grid), heads=16)
+        weights = {name: 0.3 * torch.randn_like(tensor) for name, tensor in decoder.state_dict().items()}
+        torch.save(weights, tmp_path / "dinov2_decoder.pt")
+        return tmp_path / "dinov2_decoder.pt"
+
+    return make
 
 
 @pytest.fixture(scope="session")

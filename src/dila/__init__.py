@@ -20,8 +20,8 @@ def load(path: str | Path, device: str = "auto", *, bf16: bool = False, **option
     """A trained model, ready for videos.
 
     Args:
-        path: a folder of a trained model, a run, a released file, a Hugging Face Hub id ``user/name``, or "box": the
-            small model that comes with the package.
+        path: a folder of a trained model, a run, a Hugging Face Hub id ``user/name``, or "box": the small model that
+            comes with the package. Or a released file, with the options ``encoder`` and ``stride``.
         device: "auto" takes CUDA or Apple silicon where there is one.
         bf16: run the model in bfloat16 where that is safe: about twice as fast on recent processors.
         options: see `dila.interop.pretrained.load_pretrained`.

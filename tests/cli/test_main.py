@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -292,7 +293,7 @@ def test_checking_data_gives_a_code_for_ci(first_look, refused, tmp_path, capsys
 
 def test_a_corpus_is_encoded_ahead_and_training_finds_it(first_look, tmp_path, capsys):
     data = str(first_look.folder / "pusht")
-    arguments = ["encode", data, "--size", "64", "--out", str(tmp_path / "cache")]
+    arguments = ["encode", data, "--encoder.size", "64", "--out", str(tmp_path / "cache")]
     assert main(arguments) == 0
     assert "12 episodes are new, 0 skipped" in capsys.readouterr().out
     assert main(arguments) == 0
@@ -301,6 +302,27 @@ def test_a_corpus_is_encoded_ahead_and_training_finds_it(first_look, tmp_path, c
     assert shards
     trained = {path.parent.name for path in (first_look.folder / "features").rglob("shard-*")}
     assert trained == {path.parent.name for path in (tmp_path / "cache").rglob("shard-*")}
+
+
+@pytest.mark.parametrize(("recipe", "more", "of"), [
+    ("paper", ["--encoder.model", "my/dinov2"], {"name": "dinov2", "model": "my/dinov2", "size": 224}),
+    ("small", ["--encoder.name=vit-mae", "--encoder.size", "112"], {"name": "vit-mae", "size": 112}),
+    ("tiny_pusht", ["--encoder.taps", "stride8"], {"name": "efficientnet-lite0", "size": 128, "taps": ["stride8"]}),
+    ("tiny_pusht", ["--encoder.name", "pixels"], {"name": "pixels", "patch": 16}),
+])  # fmt: skip
+def test_every_field_of_the_encoder_that_is_named_is_a_flag(monkeypatch, recipe, more, of):
+    trained = []
+    monkeypatch.setattr("dila.train.loop.train", lambda run, *_, **__: trained.append(run.encoder) or Path("made"))
+    assert main(["train", recipe, "--data", "x", *more]) == 0
+    assert of.items() <= trained[0].items()
+
+
+def test_a_field_or_an_encoder_that_is_not_there_is_told(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "paper", "--data", "x", "--encoder.modell", "my/dinov2"])
+    assert "--encoder.model STR" in capsys.readouterr().err, "what was meant is not told"
+    assert main(["encode", "x", "--encoder.name", "vjepa"]) == 2
+    assert "there is no encoder named 'vjepa'; choose one of efficientnet-lite0, dinov2" in capsys.readouterr().err
 
 
 def test_table_2_is_what_cycle_measures(monkeypatch):

@@ -15,7 +15,7 @@ from dila.cli.main import main
 from dila.data import render_primitives
 from dila.errors import DilaError
 from dila.evaluate.bench import Settings, borrow_decoder, open_bench
-from dila.evaluate.cycle import one_step, partners
+from dila.evaluate.cycle import measure_cycle, one_step, partners
 from dila.evaluate.disentangle import dila_of, measure_disentangle
 from dila.evaluate.factors import components
 from dila.evaluate.generation import measure_generation
@@ -45,6 +45,19 @@ class Plain:
     def step(self, state, z):
         state = state + z[:, None, None]
         return state, state
+
+
+class Wide:
+    """An episode whose frames are twice as wide."""
+
+    def __init__(self, episode):
+        self.episode = episode
+
+    def __getattr__(self, name):
+        return getattr(self.episode, name)
+
+    def read(self, frames):
+        return self.episode.read(frames).repeat_interleave(2, -1)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +100,15 @@ def test_rollouts_are_judged_in_features_and_in_pixels(bench):
     assert "frechet_efficientnet/imagined" in names
     assert all((bench.out / name).is_file() for name in told.pictures)
     assert len(told.pictures) == 4
+
+
+@pytest.mark.parametrize("measure", [measure_generation, measure_cycle])
+def test_videos_of_two_sizes_are_judged_each_as_if_alone(bench, measure):
+    """As those of Something-Something-V2: a clip's score does not hang on the sizes of others."""
+    wide = bench.pins.clips[0].episode
+    mixed = replace(bench, held_frames=[Wide(e) if e.id == wide else e for e in bench.held_frames])
+    told, alone = (measure(each).score("psnr/copying").values for each in (mixed, bench))
+    assert told == pytest.approx(alone, rel=1e-4)
 
 
 def test_it_is_the_same_each_time_to_the_last_digit_kept(bench):

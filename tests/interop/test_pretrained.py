@@ -20,6 +20,8 @@ from dila.vision import (
     ConvDecoder,
     ConvDecoderConfig,
     FeatureStatistics,
+    build_decoder,
+    build_encoder,
 )
 
 
@@ -191,9 +193,11 @@ def test_a_released_file_with_the_eyes_it_needs(encoder, released_config, awake,
         load_pretrained(path, encoder=encoder)
 
 
-def test_eyes_for_a_model_that_has_its_own_are_refused(folder, encoder):
+def test_what_a_model_has_of_its_own_is_refused(folder):
     with pytest.raises(DilaError, match="brings its own"):
-        load_pretrained(folder, encoder=encoder)
+        load_pretrained(folder, stride=0.2)
+    with pytest.raises(DilaError, match="saw with efficientnet-lite0, not pixels; give such an encoder"):
+        load_pretrained(folder, encoder=build_encoder("pixels"))
 
 
 def test_missing_paths_and_files_are_named(folder, tmp_path):
@@ -260,6 +264,54 @@ def test_a_config_that_is_no_json_or_lacks_fields(folder):
     (folder / "config.json").write_text('{"format": 1, "kind": "dila"}')
     with pytest.raises(DilaError, match="lacks the field model, encoder"):
         load_pretrained(folder)
+
+
+@pytest.fixture
+def rae(pretrained, rae_file):
+    decoder = build_decoder({"name": "rae", "weights": str(rae_file(40, 4))}, pretrained.encoder.statistics)
+    return pretrained._replace(decoder=decoder)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_decoder_that_reads_its_own_file_is_kept_in_the_folder(rae, tmp_path, monkeypatch, half):
+    folder = save_pretrained(tmp_path / "model", rae, half=half)
+    (tmp_path / "dinov2_decoder.pt").unlink()
+    e, drawn = torch.randn(1, 2, 4, 4, 40), rae.decoder.decode(torch.zeros(1, 1, 4, 4, 40))
+    again = load_pretrained(folder)
+    assert (again.decoder.decode(e) - rae.decoder.decode(e)).abs().max() < (3e-3 if half else 1e-6)
+    moved = save_pretrained(tmp_path / "again", again)
+    shutil.rmtree(folder)
+    assert load_pretrained(moved).decoder.decode(torch.zeros(1, 1, 4, 4, 40)).shape == drawn.shape
+    (moved / "decoder.safetensors").unlink()
+    with pytest.raises(DilaError, match=r"no file of RAE decoder weights at .*again/decoder\.safetensors"):
+        load_pretrained(moved)
+    assert load_pretrained(moved, draws=False).decoder is None
+
+
+def test_a_folder_that_names_a_decoders_file_elsewhere_still_draws(rae, tmp_path):
+    folder = save_pretrained(tmp_path / "model", rae)
+    (folder / "decoder.safetensors").unlink()
+    change(folder, decoder=rae.decoder.config())
+    e = torch.randn(1, 2, 4, 4, 40)
+    torch.testing.assert_close(load_pretrained(folder).decoder.decode(e), rae.decoder.decode(e))
+
+
+@pytest.mark.parametrize(("sizes", "told"), [((24, 4), "decoder reads 24 channels"), ((40, 3), "draws 3 x 3 cells")])
+def test_a_decoder_of_other_features_is_refused(pretrained, rae_file, tmp_path, sizes, told):
+    decoder = build_decoder({"name": "rae", "weights": str(rae_file(*sizes))})
+    with pytest.raises(DilaError, match=told):
+        save_pretrained(tmp_path / "model", pretrained._replace(decoder=decoder))
+
+
+def test_an_encoder_that_lies_elsewhere_can_be_given(pretrained, tmp_path, monkeypatch):
+    folder = save_pretrained(tmp_path / "model", pretrained)
+    change(folder, encoder={"name": "dinov2", "model": "/nowhere/dinov2", "local_files_only": True})
+    pytest.importorskip("transformers")
+    eyes = pretrained.encoder.with_statistics(None)
+    monkeypatch.setattr(eyes, "name", "dinov2", raising=False)
+    with pytest.raises(DilaError, match=r"model/config\.json: .* /nowhere/dinov2 is not .*; or .* dila\.load\("):
+        load_pretrained(folder)
+    same(pretrained, load_pretrained(folder, encoder=eyes))
 
 
 def test_parts_that_do_not_fit_are_not_saved(pretrained, small_config, tmp_path):

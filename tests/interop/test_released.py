@@ -90,6 +90,21 @@ def test_key_that_sizes_are_read_from_is_named_when_missing(weights):
         from_released(weights, source="x.pt")
 
 
+def test_missing_layers_are_named_as_keys_are_beside_those_that_are_there():
+    state = {"encoder.a": torch.zeros(1), "encoder.b": torch.zeros(1)}
+    lacking = r"x\.pt lacks 'Inverse_model\.stage1\.0\.\*': .*; its first keys are encoder\.a, encoder\.b"
+    with pytest.raises(DilaError, match=lacking):
+        from_released(state, source="x.pt")
+
+
+@pytest.mark.parametrize("prefix", ["weights/", "module."])
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_what_recordings_and_wrappers_put_before_keys_is_left_out(weights, tmp_path, prefix, ending):
+    path, led = tmp_path / f"a{ending}", {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+    save_file(led, path) if ending == ".safetensors" else torch.save({"model": led}, path)
+    assert read_released(path).keys() == weights.keys()
+
+
 def test_shift_that_is_not_zero_is_refused(weights):
     name = "structure_encoder.ST_model.enc_spatial_transformer.norm_out.beta"
     weights[name] = weights[name] + 1e-3

@@ -13,7 +13,8 @@ from dila.cli.main import main
 from dila.errors import DilaError
 from dila.recipes import compare as module
 from dila.recipes import recipe
-from dila.recipes.compare import GROUPS, Settings, compare, run_of, shortened, spelled_out
+from dila.recipes.compare import Settings, compare, run_of, spelled_out
+from dila.recipes.compared import GROUPS, shortened
 from dila.recipes.results import table
 
 ROOT = Path(__file__).parents[2]
@@ -225,6 +226,39 @@ def test_results_of_another_batch_are_not_taken_for_ones_own(settings, toy, monk
     monkeypatch.setattr(module, "run_of", lambda *job: replace(toys(*job), batch=8))
     with pytest.raises(DilaError, match="is of a run with clips = 16, not 32; choose another out"):
         compare(settings)
+
+
+def test_clips_and_encoder_are_those_asked_for_and_held_to(settings, toy, monkeypatch):
+    settings = replace(settings, names=("dila",))
+    cut = replace(settings, frames=4, stride=0.2, fps=10.0, encoder={"name": "patch"})
+    run = run_of(cut, "dila", 0)
+    assert (run.clips.frames, run.clips.stride, run.clips.fps, run.encoder) == (4, 0.2, 10.0, {"name": "patch"})
+    assert run_of(settings, "dila", 0).clips == recipe("tiny_pusht").clips
+    (told,) = compare(settings)
+    assert told["encoder"].startswith("efficientnet-lite0 size=64 ")
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained again"))
+    path = settings.out / "results" / "dila-seed0.json"
+    for written in (True, False):  # results of before these could be set are of the recipe's
+        for more, of in (({"stride": 0.3}, "stride = 0.2, not 0.3"), ({"fps": 5.0}, r"fps = None, not 5\.0")):
+            with pytest.raises(DilaError, match=f"is of a run with {of}; choose another out"):
+                compare(replace(settings, **more))
+        if written:
+            left = {"frames", "stride", "fps", "camera", "encoder"}
+            path.write_text(json.dumps({key: value for key, value in told.items() if key not in left}))
+    assert len(compare(settings)) == 1
+
+
+def test_the_encoder_of_the_size_has_its_fields_as_flags(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(module, "compare", lambda settings: asked.append(settings) or [])
+    module.main(["--data", "x", "--size", "small", "--encoder.model", "my/dinov2", "--stride", "0.67"])
+    module.main(["--data", "x", "--encoder.size", "64"])
+    (small, tiny) = asked
+    assert (small.encoder["name"], small.encoder["model"], small.stride) == ("dinov2", "my/dinov2", 0.67)
+    assert (tiny.encoder["name"], tiny.encoder["size"]) == ("efficientnet-lite0", 64)
+    with pytest.raises(SystemExit):
+        module.main(["--data", "x", "--encoder.model", "my/dinov2"])
+    assert "Unrecognized options: --encoder.model" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from dila.cli.main import main
 from dila.errors import DilaError
 from dila.evaluate.result import Result, Score, Subject, write_results
 from dila.recipes.claims import CLAIMS, POOLED
-from dila.recipes.compare import GROUPS
+from dila.recipes.compared import GROUPS
 from dila.recipes.results import slug
 from dila.recipes.summary import BEGIN, END, FAMILIES, summarise
 

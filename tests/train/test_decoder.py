@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from train_world import PatchEncoder, small_model, write_corpus
 
+from dila.cli.main import main
 from dila.data import open_corpus
 from dila.errors import DilaError
 from dila.interop.actions import ActionSpace, LatentToAction, load_actions
@@ -18,6 +19,7 @@ from dila.train.checkpoint import TrainerState, load_trainer, save_checkpoint
 from dila.train.decoder import fit_decoder, gather_pairs, train_decoder
 from dila.train.run import DecoderRun
 from dila.train.stop import StopRequest
+from dila.vision import FeatureStatistics
 
 SETTINGS = DecoderRun(steps=6, batch=4, size=16, width=8, max_width=8, frames=30, warmup=1)
 
@@ -32,6 +34,28 @@ def test_what_another_process_trains_is_left_to_it(corpus, cache, held, tmp_path
     folder = save_pretrained(tmp_path / "model", Pretrained(DiLA(small_model()), PatchEncoder(), None, 0.2, 4))
     with held(tmp_path / "model.decoder"), pytest.raises(DilaError, match=r"another process works on .*model.decoder;"):
         train_decoder(folder, corpus, None, SETTINGS, cache_dir=cache, device="cpu", progress=False)
+
+
+def test_a_published_decoder_is_attached_without_training(rae_file, tmp_path, capsys):
+    """To a checkpoint in its place, and to a folder of its own."""
+    statistics = FeatureStatistics(torch.rand(8), torch.rand(8) + 0.5)
+    made = Pretrained(DiLA(small_model()), PatchEncoder(statistics=statistics), None, 0.2, 4)
+    state = TrainerState(7, 0, {}, {}, [], {}, "", [])
+    folder = save_checkpoint(tmp_path / "run", made, state, 2, {"step": 7})
+    weights = rae_file(8, 4)
+    for out in ([], ["--out", str(tmp_path / "drawing")]):
+        assert main(["train-decoder", str(tmp_path / "run"), "--rae", str(weights), *out]) == 0
+    weights.unlink()
+    assert load_trainer(folder).step == 7
+    raw, e = load_pretrained(tmp_path / "drawing").decoder, torch.randn(1, 2, 4, 4, 8)
+    raw.statistics = None
+    for place in (tmp_path / "run", tmp_path / "drawing"):
+        drawn = load_pretrained(place).decoder.decode(e)
+        torch.testing.assert_close(drawn, raw.decode(statistics.denormalise(e)))
+    assert capsys.readouterr().out.count("the model with its decoder is in") == 2
+    for wrong in ([], ["--rae", str(weights), "--data", "videos"]):
+        assert main(["train-decoder", str(tmp_path / "run"), *wrong]) == 2
+        assert "either trained, with --data PATH, or the published one, with --rae FILE" in capsys.readouterr().err
 
 
 def test_pairs_are_frames_with_their_own_features(corpus):

@@ -54,6 +54,29 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_statistics_can_be_given_and_are_held_to_by_their_numbers(go, tmp_path):
+    """As a RAE publishes them: channels first, a number a place."""
+    mean, var = torch.randn(8, 4, 4), torch.rand(8, 4, 4) + 0.5
+    torch.save({"mean": mean, "var": var}, tmp_path / "stat.pt")
+    run = small_run(statistics=str(tmp_path / "stat.pt"))
+    trained = load_pretrained(go(run)).encoder.statistics
+    assert torch.equal(trained.mean, mean.permute(1, 2, 0))
+    trained.save(tmp_path / "same.safetensors")
+    go(replace(run, statistics=str(tmp_path / "same.safetensors")))
+    torch.save({"mean": mean + 1, "var": var}, tmp_path / "stat.pt")
+    for other in (run, small_run()):
+        with pytest.raises(DilaError, match=r"a run with statistics = \"\w+\" \(now (\"\w+\"|null)\)"):
+            go(other)
+
+
+def test_statistics_that_do_not_fit_are_refused(go, tmp_path):
+    torch.save({"mean": torch.zeros(3), "var": torch.ones(3)}, tmp_path / "stat.pt")
+    with pytest.raises(DilaError, match=r"stat\.pt is of features 3, but the encoder gives 4 x 4 x 8"):
+        go(small_run(statistics=str(tmp_path / "stat.pt")))
+    with pytest.raises(DilaError, match="start brings its own statistics"):
+        small_run(statistics="stat.pt", start="runs/a")
+
+
 @pytest.mark.parametrize(("step", "number", "code"), [(2, signal.SIGTERM, 143), (4, signal.SIGINT, 130), (5, 15, 143)])
 def test_an_interrupted_run_goes_on_bit_for_bit(go, whole, tmp_path, monkeypatch, step, number, code):
     with monkeypatch.context() as patch:

@@ -33,6 +33,11 @@ def frames() -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, 3, 64, 80), generator=generator, dtype=torch.uint8)
 
 
+def test_a_folder_is_kept_by_its_whole_path(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert encoder(folder.name).config()["model"] == str(folder)
+
+
 def test_features_equal_the_direct_computation(folder):
     x = frames().flatten(0, 1).double() / 255
     x = torch.nn.functional.interpolate(x.float(), (56, 56), mode="bicubic", align_corners=False, antialias=False)

@@ -29,11 +29,11 @@ def read(verb: Callable[..., Result], name: str, arguments: Sequence[str], **opt
     return tyro.cli(verb, prog=f"dila {name}", args=list(arguments), **options)
 
 
-def open_world(model: str, device: str) -> "World":
-    """The model for a verb that looks at videos."""
+def open_world(model: str, device: str, draws: bool = True) -> "World":
+    """The model for a verb that looks at videos, and draws."""
     import dila
 
-    return dila.load(model, device, bf16=True)
+    return dila.load(model, device, bf16=True, draws=draws)
 
 
 def check_imagined(out: Path, *read: Path) -> None:

@@ -1,58 +1,64 @@
 """``dila encode``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from tyro.conf import Positional
 
 from dila.cli.arguments import Data, read
+from dila.recipes.command import encoder_flags
 
 
-def encode(
-    path: Positional[Data],
-    out: Path | None = None,
-    encoder: str = "efficientnet-lite0",
-    size: int | None = None,
-    fps: float | None = None,
-    camera: str | None = None,
-    engine: Literal["local", "ray"] = "local",
-    workers: int = 2,
-    device: str = "auto",
-) -> None:
-    """Fill the feature cache with a corpus, so that training starts at once and needs no encoder.
+def _encoder(eyes: Any) -> Callable[..., None]:
+    """The verb for one encoder, whose fields are the defaults of its flags."""
 
-    Interrupted, the same command goes on where it stopped.
+    def encode(
+        path: Positional[Data],
+        out: Path | None = None,
+        encoder: Annotated[Any, tyro.conf.arg(constructor=type(eyes))] = eyes,
+        fps: float | None = None,
+        camera: str | None = None,
+        engine: Literal["local", "ray"] = "local",
+        workers: int = 2,
+        device: str = "auto",
+    ) -> None:
+        """Fill the feature cache with a corpus, so that training starts at once and needs no encoder.
 
-    Args:
-        path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
-        out: folder of the cache, as `dila train --cache-dir` takes it; $DILA_CACHE or ~/.cache/dila/features when left
-            out. With a cluster, one that all its machines see.
-        encoder: name of the encoder.
-        size: pixels a side that frames are brought to; the encoder's own when left out.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
-        engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
-        workers: processes on the cluster.
-        device: auto, cpu, cuda or mps; of local.
-    """
-    from dila.imagine.encode import encode_corpus
-    from dila.interop.pretrained import pick_device
-    from dila.train.material import default_cache
-    from dila.vision import build_encoder
+        Interrupted, the same command goes on where it stopped.
 
-    made = build_encoder({"name": encoder} | ({} if size is None else {"size": size}))
-    if engine == "local":
-        made.to(pick_device(device))
-    done = encode_corpus(path, made, out or default_cache(), fps=fps, camera=camera, engine=engine, workers=workers)
-    print(
-        f"{done.folder} has {done.episodes} episodes, {done.frames} frames; {done.new} episodes are new, "
-        f"{len(done.skipped)} skipped"
-    )
-    for name, reason in done.skipped.items():
-        print(f"  skipped {name}: {reason}")
+        Args:
+            path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
+            out: folder of the cache, as `dila train --cache-dir` takes it; $DILA_CACHE or ~/.cache/dila/features when
+                left out. With a cluster, one that all its machines see.
+            encoder: the frozen encoder: which, and its fields, as `dila train` takes them.
+            fps: frames a second, instead of what the files say.
+            camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
+            engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
+            workers: processes on the cluster.
+            device: auto, cpu, cuda or mps; of local.
+        """
+        from dila.configs import to_json
+        from dila.imagine.encode import encode_corpus
+        from dila.interop.pretrained import pick_device
+        from dila.train.material import default_cache
+        from dila.vision import build_encoder
+
+        made = build_encoder(to_json(encoder))
+        if engine == "local":
+            made.to(pick_device(device))
+        done = encode_corpus(path, made, out or default_cache(), fps=fps, camera=camera, engine=engine, workers=workers)
+        print(
+            f"{done.folder} has {done.episodes} episodes, {done.frames} frames; {done.new} episodes are new, "
+            f"{len(done.skipped)} skipped"
+        )
+        for name, reason in done.skipped.items():
+            print(f"  skipped {name}: {reason}")
+
+    return encode
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(encode, "encode", arguments)
+    """Read the command line, with the fields of the encoder that it names as flags, and run."""
+    read(_encoder(encoder_flags(arguments, {"name": "efficientnet-lite0"})), "encode", arguments)

@@ -51,7 +51,7 @@ def evaluate(
 
     Args:
         what: the table or figure.
-        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        model: folder of a trained model or of a run, or Hub id.
         data: a corpus; its held-out episodes are judged, the others fit probes.
         out: .json; pictures go to the folder ``pictures`` beside it.
         pins: clips to judge on, from `dila eval pin`; spread over the held-out episodes when left out.

@@ -33,6 +33,8 @@ def import_released(
 
     fitted = FeatureStatistics.load(statistics) if statistics else None
     eyes = build_encoder({"name": "dinov2", "model": encoder, "size": size}, fitted)
+    if fitted:
+        fitted.check_fit(eyes.grid, eyes.feature_dim, str(statistics))
     hand = build_decoder({"name": "rae", "weights": str(decoder)}, fitted) if decoder else None
     loaded = load_pretrained(checkpoint, encoder=eyes, decoder=hand, stride=stride)
     notes = {"imported_from": checkpoint.name}

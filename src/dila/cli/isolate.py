@@ -14,7 +14,7 @@ def isolate(
     """Freeze the structure of a clip: what still moves is content.
 
     Args:
-        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        model: folder of a trained model or of a run, or Hub id.
         video: a video file or a folder of frames.
         out: .mp4 or .gif; features and the frozen structure are written beside it as .safetensors.
         device: auto, cpu, cuda or mps.

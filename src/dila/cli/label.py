@@ -29,7 +29,7 @@ def label(
     Interrupted, the same command goes on where it stopped.
 
     Args:
-        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        model: folder of a trained model or of a run, or Hub id.
         videos: a video, a folder of frames, or a folder with any number of them at any depth.
         out: the file to write; older labels there are replaced.
         fps: frames a second, instead of what the files say.
@@ -41,7 +41,7 @@ def label(
         workers: processes on the cluster.
     """
     at_least(1, batch=batch, workers=workers)
-    world = open_world(model, device)
+    world = open_world(model, device, draws=False)
     done = world.label(
         videos, out, fps=fps, camera=camera, every_frame=every_frame, batch=batch, engine=engine, workers=workers
     )

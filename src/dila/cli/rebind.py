@@ -18,7 +18,7 @@ def rebind(
     """Draw the structure of one clip with the content of another.
 
     Args:
-        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        model: folder of a trained model or of a run, or Hub id.
         structure: the clip that says where things are.
         content: the clip that says what they look like.
         out: .mp4 or .gif; features and structure are written beside it as .safetensors.

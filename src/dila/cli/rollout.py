@@ -19,7 +19,7 @@ def rollout(
     """Imagine the future of a clip under its own latent actions, beside what really happened.
 
     Args:
-        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        model: folder of a trained model or of a run, or Hub id.
         video: a video file or a folder of frames.
         out: .mp4 or .gif; the features, latent actions and errors are written beside it as .safetensors.
         context: true frames that the model sees.

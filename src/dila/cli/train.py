@@ -2,13 +2,16 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from dila.cli.arguments import Data, read
+from dila.configs import to_json
 from dila.recipes import ABLATION, ABLATIONS, ABOUT, BASELINE, RECIPES, recipe
+from dila.recipes.command import encoder_flags
 from dila.train.run import Run
 
 _HELP = """usage: dila train RECIPE --data PATH [PATH ...] [--weights W [W ...]] [--out DIR] [options]
@@ -35,20 +38,22 @@ def main(arguments: Sequence[str]) -> None:
         print(_HELP.format(recipes=_listing(RECIPES), ablations=_listing(ablations), baselines=_lines(baselines)))
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
-    made = read(_trainer(name), f"train {name}", rest, config=(tyro.conf.AvoidSubcommands,))
+    made = read(_trainer(name, rest), f"train {name}", rest, config=(tyro.conf.AvoidSubcommands,))
     print(f"the trained model is in {made}")
 
 
-def _trainer(name: str) -> Callable[..., Path]:
+def _trainer(name: str, arguments: Sequence[str]) -> Callable[..., Path]:
     """The verb for one recipe, whose fields are the defaults of its flags."""
-    folder = Path("runs") / name.replace(":", "-")
+    folder, made = Path("runs") / name.replace(":", "-"), recipe(name)
+    eyes = encoder_flags(arguments, made.encoder)
 
     def train(
         data: tuple[Data, ...],
         out: Path = folder,
         cache_dir: Path | None = None,
         fresh: bool = False,
-        run: Annotated[Run, tyro.conf.arg(name="")] = recipe(name),  # noqa: B008
+        run: Annotated[Run, tyro.conf.arg(name="")] = replace(made, encoder={}),  # noqa: B008
+        encoder: Annotated[Any, tyro.conf.arg(constructor=type(eyes))] = eyes,
     ) -> Path:
         """Train on video; interrupted, the same command goes on where it was.
 
@@ -59,10 +64,11 @@ def _trainer(name: str) -> Callable[..., Path]:
                 left out.
             fresh: refuse to resume a run that is in the folder already.
             run: every field of the recipe.
+            encoder: the frozen encoder: which, and its fields.
         """
         from dila.train.loop import train
 
-        return train(run, data, out, cache_dir=cache_dir, resume=not fresh)
+        return train(replace(run, encoder=to_json(encoder)), data, out, cache_dir=cache_dir, resume=not fresh)
 
     return train
 

@@ -8,12 +8,14 @@ import tyro
 from tyro.conf import Positional
 
 from dila.cli.arguments import Data, read
+from dila.errors import DilaError
 from dila.train.run import DecoderRun
 
 
 def train_decoder(
     model: Positional[str],
-    data: Data,
+    data: Data | None = None,
+    rae: Path | None = None,
     out: Path | None = None,
     held_out: float | None = None,
     fps: float | None = None,
@@ -24,9 +26,12 @@ def train_decoder(
 ) -> None:
     """Train a small decoder for a trained model and attach it, so that its predictions can be looked at.
 
+    With --rae, attach the published decoder of the model's features instead; nothing is trained.
+
     Args:
         model: folder of a trained model or of a run.
         data: the corpus to learn from; its held-out episodes are left out.
+        rae: the RAE's decoder file, for a model of DINOv2 features.
         out: folder for the model with its decoder; the model's own when left out.
         held_out: share of the episodes left out; that of the run that the model is part of, or 0.1, when left out.
         fps: frames a second, instead of what the files say; the run's when left out.
@@ -35,11 +40,17 @@ def train_decoder(
         device: auto, cpu, cuda or mps.
         settings: of the decoder and its training.
     """
+    from dila.train.decoder import attach_rae
     from dila.train.decoder import train_decoder as train
 
-    made = train(
-        model, data, out, settings, held_out=held_out, fps=fps, camera=camera, cache_dir=cache_dir, device=device
-    )
+    if data is not None and rae is None:
+        made = train(
+            model, data, out, settings, held_out=held_out, fps=fps, camera=camera, cache_dir=cache_dir, device=device
+        )
+    elif rae is not None and data is None:
+        made = attach_rae(model, rae, out)
+    else:
+        raise DilaError("a decoder is either trained, with --data PATH, or the published one, with --rae FILE")
     print(f"the model with its decoder is in {made}")
 
 

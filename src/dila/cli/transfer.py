@@ -19,7 +19,7 @@ def transfer(
     """Replay the latent actions of one clip in the scene of another.
 
     Args:
-        model: folder of a trained model or of a run, released checkpoint, or Hub id.
+        model: folder of a trained model or of a run, or Hub id.
         source: the clip whose actions are taken.
         target: the clip whose first frame is the scene.
         out: .mp4 or .gif; features and latent actions are written beside it as .safetensors.

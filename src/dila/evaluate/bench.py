@@ -23,13 +23,16 @@ from dila.evaluate.result import Result, Score, Subject
 from dila.evaluate.trained import Trained
 from dila.imagine.label import hash_world
 from dila.imagine.world import World
-from dila.interop.pretrained import load_pretrained
+from dila.interop.pretrained import WEIGHTS, load_pretrained
 from dila.protocols import Episode, FrameDecoder
 from dila.shapes import Features, Int, Tensor, UInt8
 from dila.train.folder import HELD_OUT
 from dila.train.material import default_cache
 from dila.version import version
 from dila.vision import FeatureCache
+
+Pictures = list[UInt8[Tensor, "T 3 _ _"]]
+"""Frames of clips, whose sizes may differ: those of Something-Something-V2 do."""
 
 PART = 16
 """Clips that go through the model at once."""
@@ -80,7 +83,7 @@ class Batch(NamedTuple):
     """Some pinned clips: features on the model's device, the frames they were made of, and where they lie."""
 
     e: Features
-    o: UInt8[Tensor, "B T 3 Y X"]
+    o: Pictures
     places: slice
 
 
@@ -142,7 +145,7 @@ class Bench:
         for start in range(0, len(self.pins.clips), part):
             pins = self.pins.clips[start : start + part]
             e = collate_clips([features(pin) for pin in pins]).frames.to(self.device)
-            o = collate_clips([frames(pin) for pin in pins]).frames
+            o = [frames(pin).frames for pin in pins]
             yield Batch(e, o, slice(start, start + len(pins)))
 
     def cut(self, episodes: Sequence[Episode]) -> "PinnedClips":
@@ -297,7 +300,8 @@ def describe(path: str | Path, world: World, name: str | None, seed: int | None)
 
 def _hash_decoder(decoder: FrameDecoder) -> str:
     """Short hash of all that its pictures depend on, besides features."""
-    digest = hashlib.blake2b(json.dumps(decoder.config(), sort_keys=True).encode(), digest_size=16)
+    config = {name: value for name, value in decoder.config().items() if name != WEIGHTS}  # where they lie
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16)
     weights = decoder.state_dict() if isinstance(decoder, nn.Module) else {}
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())

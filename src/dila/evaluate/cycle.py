@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from dila.data import collate_clips
 from dila.errors import DilaError
-from dila.evaluate.bench import PART, Bench
+from dila.evaluate.bench import PART, Bench, Pictures
 from dila.evaluate.generation import feature_errors, imagine, make_judge
 from dila.evaluate.judge import BETTER, Judge, repeat_frames
 from dila.evaluate.result import Result, score_ratio, score_rows
@@ -86,14 +86,14 @@ def partners(owners: Sequence[int]) -> list[int]:
     return found
 
 
-def _pairs(bench: Bench) -> Iterator[tuple[int, tuple[Features, Features, Tensor]]]:
+def _pairs(bench: Bench) -> Iterator[tuple[int, tuple[Features, Features, Pictures]]]:
     features, frames = bench.cut(bench.held), bench.cut(bench.held_frames)
     pins, other = bench.pins.clips, partners(bench.pins.owners)
     for start in range(0, len(pins), PART):
         places = range(start, min(start + PART, len(pins)))
         a = collate_clips([features(pins[i]) for i in places]).frames.to(bench.device)
         b = collate_clips([features(pins[other[i]]) for i in places]).frames.to(bench.device)
-        yield start, (a, b, collate_clips([frames(pins[i]) for i in places]).frames)
+        yield start, (a, b, [frames(pins[i]).frames for i in places])
 
 
 def _errors(a: Features, made: Cycle, stepped: Tensor, rolled: Tensor) -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ def _errors(a: Features, made: Cycle, stepped: Tensor, rolled: Tensor) -> dict[s
     }
 
 
-def _pixels(bench: Bench, judge: Judge, a: Features, o: Tensor, made: Cycle) -> dict[str, Tensor]:
+def _pixels(bench: Bench, judge: Judge, a: Features, o: Pictures, made: Cycle) -> dict[str, Tensor]:
     assert bench.world.decoder is not None
     with torch.no_grad():
         back = judge.look(bench.world.decoder.decode(made.back.float()))

@@ -90,7 +90,7 @@ def look(world: World, judge: Judge, e_hat: Features, batch: Batch, context: int
     e, steps = batch.e, e_hat.shape[1]
     with torch.no_grad():
         drawn = world.decoder.decode(torch.cat([e_hat, e[:, context - 1 :].float()], dim=1))
-        true = judge.look(batch.o[:, context - 1 :])
+        true = judge.look([clip[context - 1 :] for clip in batch.o])
         imagined, decoded = judge.look(drawn[:, :steps]), judge.look(drawn[:, steps:])
     first, rest = slice(None, 1), slice(1, None)
     return {

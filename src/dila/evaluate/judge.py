@@ -4,7 +4,7 @@
 encoder, always at the same size and precision; ``lpips`` is there only where the published network is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,9 +55,9 @@ class Judge:
         """Name of the distance between sets of clips: ``fvd`` on I3D only."""
         return "fvd" if self.i3d else "frechet_efficientnet"
 
-    def look(self, pictures: Pixels | UInt8[Tensor, "B K 3 Y X"]) -> Seen:
-        """Bring pictures, uint8 or in [0, 1], to the size of comparison, and look at them."""
-        pixels = resized(in_unit_range(pictures.to(self.device)), self.size).clamp(0, 1)
+    def look(self, clips: Pixels | Sequence[UInt8[Tensor, "K 3 _ _"]]) -> Seen:
+        """Bring clips, uint8 or in [0, 1], each from its own size to that of comparison, and look at them."""
+        pixels = torch.stack([resized(in_unit_range(clip.to(self.device)), self.size).clamp(0, 1) for clip in clips])
         return Seen(pixels, self.eye.encode(pixels))
 
     def compare(self, first: Seen, second: Seen) -> dict[str, Float[Tensor, "B K"]]:

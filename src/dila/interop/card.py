@@ -10,6 +10,7 @@ from dila.errors import DilaError
 
 if TYPE_CHECKING:
     from dila.interop.pretrained import Pretrained
+    from dila.vision import FrozenEncoder
 
 CARD = "README.md"
 """Its name in a model's folder: where the Hub looks for it."""
@@ -38,6 +39,8 @@ z = world.infer("clip.mp4")
 frames = world.draw(world.rollout("clip.mp4"))
 ```
 """
+GIVE = "whoever loads the model sets encoder.model in config.json to a folder or a Hub id, or gives load(encoder=...)"
+"""What becomes of an encoder that only its author has."""
 _UNSAID = "Not written down."
 
 
@@ -73,6 +76,7 @@ def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
         ("reads", f"{encoder.config()['name']}, {encoder.grid[0]} x {encoder.grid[1]} x {encoder.feature_dim}"),
         ("latent actions", f"{pretrained.model.config.action_dim} numbers"),
         ("clips", f"{pretrained.frames} frames, {pretrained.stride:g} s apart"),
+        *([("needs", f"{Path(left).name}: {GIVE}")] if (left := local_encoder(encoder)) else []),
         ("draws with", decoder.config()["name"] if decoder is not None else "nothing: it has no decoder"),
     ]
     title = notes.get("title", notes.get("run", "A DiLA model"))
@@ -89,6 +93,12 @@ def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
         f"## Limits\n\n{notes.get('limits', _UNSAID)}\n",
     ]
     return "\n".join(parts)
+
+
+def local_encoder(encoder: "FrozenEncoder") -> str | None:
+    """The folder that the encoder's weights were read from, which no model's folder holds, if from one."""
+    model = encoder.config().get("model")
+    return model if model and Path(model).is_dir() else None
 
 
 def _steps(notes: Mapping[str, Any]) -> str:

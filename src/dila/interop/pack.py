@@ -1,5 +1,6 @@
 """A trained model made small and ready to give away: half precision, and a card with its numbers."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 from dila.errors import DilaError
 from dila.files import at_home
 from dila.interop.actions import known_actions
-from dila.interop.card import model_card, run_numbers
+from dila.interop.card import GIVE, local_encoder, model_card, run_numbers
 from dila.interop.find import locate
 from dila.interop.pretrained import load_pretrained, read_notes, save_pretrained
+
+_log = logging.getLogger(__name__)
 
 
 def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = None, *, half: bool = True) -> Path:
@@ -29,6 +32,8 @@ def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = No
     """
     _check_apart(path, out)
     pretrained, about = load_pretrained(path), dict(about or {})
+    if folder := local_encoder(pretrained.encoder):
+        _log.warning("the encoder is a folder of this machine, %s: %s", folder, GIVE)
     folder = _folder(path)
     notes = read_notes(folder) if folder is not None else {}
     scores = (run_numbers(folder) if folder is not None else {}) | notes.get("scores", {}) | about.pop("scores", {})

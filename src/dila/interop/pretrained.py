@@ -5,7 +5,7 @@
     config.json            format, kind, the configs of model, encoder and decoder, stride, frames, notes, version
     model.safetensors      weights of the model
     encoder.safetensors    feature statistics (mean, var); absent if the encoder gives raw features
-    decoder.safetensors    weights of a trained decoder; absent if there is none, or if it reads its own file (RAE)
+    decoder.safetensors    weights of the decoder; absent if there is none
     actions.json           real actions of an adapted model, with latent_to_action.safetensors (`dila.interop.actions`)
     README.md              model card; absent from checkpoints
 
@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from dila.configs import from_json, to_json
-from dila.errors import DilaError, first_line
+from dila.errors import DilaError, MissingExtra, first_line
 from dila.files import at_home, private, writing
 from dila.interop.actions import ACTIONS, INVERSE, Actions, save_actions
 from dila.interop.bounds import check_bounds
@@ -35,13 +35,14 @@ from dila.interop.models import MODELS, AnyModel, kind_of
 from dila.interop.released import load_released
 from dila.interop.tensors import load_tensors, write_tensors
 from dila.protocols import FrameDecoder
-from dila.shapes import Tensor
 from dila.version import version
-from dila.vision import FeatureStatistics, FrozenEncoder, build_decoder, build_encoder
+from dila.vision import FeatureStatistics, FrozenEncoder, RAEDecoder, build_decoder, build_encoder
 
 FORMAT = 1
 FILES = frozenset({CONFIG, MODEL, ENCODER, DECODER, CARD, ACTIONS, INVERSE})
 """All that the folder of a model holds; anything else there is not ours to remove."""
+WEIGHTS = "weights"
+"""Field of a decoder's config that names the file which it reads itself."""
 RELEASED_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
 RELEASED_FRAMES = 16
 """Clip length that the released checkpoints were trained on (paper section 4)."""
@@ -101,8 +102,8 @@ def save_pretrained(
             write_tensors(partial / MODEL, pretrained.model.state_dict(), half)
             if pretrained.encoder.statistics is not None:
                 pretrained.encoder.statistics.save(partial / ENCODER)
-            if weights := _decoder_weights(pretrained.decoder):
-                write_tensors(partial / DECODER, weights, half)
+            if isinstance(pretrained.decoder, nn.Module):
+                write_tensors(partial / DECODER, pretrained.decoder.state_dict(), half)
             if actions is not None:
                 save_actions(partial, *actions)
             if card is not None:
@@ -127,6 +128,7 @@ def load_pretrained(
     encoder: FrozenEncoder | None = None,
     decoder: FrameDecoder | None = None,
     stride: int | float | None = None,
+    draws: bool = True,
 ) -> Pretrained:
     """A trained model, in evaluation mode.
 
@@ -139,9 +141,12 @@ def load_pretrained(
         cache_dir: where downloads are kept.
         local_files_only: no network; only what was downloaded before.
         token: for a private model.
-        encoder: only for a released file, which needs it: the released ones saw DINOv2 features under RAE's statistics.
+        encoder: for a released file, which needs it: the released ones saw DINOv2 features under RAE's statistics. For
+            others, one that gives the same features in the place of theirs, such as one whose weights lie elsewhere;
+            it takes over their statistics.
         decoder: only for a released file: from its features to pixels; None draws nothing.
         stride: only for a released file, which needs it: seconds between frames.
+        draws: False leaves a decoder unread, which may be larger than the model.
 
     Raises:
         DilaError: nothing there; a newer format; a field, file or tensor that is missing, unexpected, misshapen or
@@ -151,12 +156,10 @@ def load_pretrained(
     found = at_home(path)
     if found.is_file() and found.suffix.lower() in RELEASED_SUFFIXES:
         return _load_released(found, encoder, decoder, stride).to(target)
-    if encoder is not None or decoder is not None or stride is not None:
-        raise DilaError(
-            f"encoder, decoder and stride belong to a released file, but {path} brings its own; leave them out"
-        )
+    if decoder is not None or stride is not None:
+        raise DilaError(f"decoder and stride belong to a released file, but {path} brings its own; leave them out")
     folder = locate(path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-    return _load_folder(folder).to(target)
+    return _load_folder(folder, encoder, draws).to(target)
 
 
 def pick_device(name: str) -> torch.device:
@@ -180,18 +183,16 @@ def read_notes(folder: str | Path) -> dict[str, Any]:
     return _read_config(Path(folder) / CONFIG).get("notes", {})
 
 
-def _load_folder(folder: Path) -> Pretrained:
+def _load_folder(folder: Path, encoder: FrozenEncoder | None, draws: bool) -> Pretrained:
     described = _read_config(folder / CONFIG)
     statistics = FeatureStatistics.load(folder / ENCODER) if described["statistics"] else None
-    with _buildable(folder / CONFIG):
-        encoder = build_encoder(described["encoder"], statistics)
-        with torch.device("meta"):
-            kind = MODELS[described["kind"]]
-            model = kind.model(from_json(kind.config, described["model"], f"{folder / CONFIG}: model"))  # type: ignore[arg-type]
+    eyes = _load_encoder(folder, described, statistics, encoder)
+    with _buildable(folder / CONFIG), torch.device("meta"):
+        kind = MODELS[described["kind"]]
+        model = kind.model(from_json(kind.config, described["model"], f"{folder / CONFIG}: model"))  # type: ignore[arg-type]
     load_tensors(model, folder / MODEL)
-    pretrained = Pretrained(
-        model.eval(), encoder, _load_decoder(folder, described, statistics), described["stride"], described["frames"]
-    )
+    decoder = _load_decoder(folder, described, statistics) if draws else None
+    pretrained = Pretrained(model.eval(), eyes, decoder, described["stride"], described["frames"])
     _check_fit(pretrained, str(folder))
     return pretrained
 
@@ -205,16 +206,38 @@ def _buildable(path: Path) -> Iterator[None]:
         raise DilaError(f"{path} describes what cannot be built: {first_line(error)}; copy the folder anew") from error
 
 
+def _load_encoder(
+    folder: Path, described: Mapping[str, Any], statistics: FeatureStatistics | None, given: FrozenEncoder | None
+) -> FrozenEncoder:
+    if given is not None:
+        if given.name != (name := described["encoder"].get("name")):
+            raise DilaError(f"{folder} saw with {name}, not {given.name}; give such an encoder")
+        return given.with_statistics(statistics)
+    try:
+        with _buildable(folder / CONFIG):
+            return build_encoder(described["encoder"], statistics)
+    except MissingExtra:
+        raise
+    except DilaError as error:
+        mend = "; or name another there, or give it: dila.load(..., encoder=...)"
+        raise DilaError(f"{folder / CONFIG}: {error}{mend if 'model' in described['encoder'] else ''}") from error
+
+
 def _load_decoder(folder: Path, described: Mapping[str, Any], statistics: FeatureStatistics | None) -> Any:
-    if described["decoder"] is None:
+    config, weights = described["decoder"], folder / DECODER
+    if config is None:
         return None
+    if WEIGHTS in config:  # it reads them itself; a folder of before they were in it names a file elsewhere
+        with _buildable(folder / CONFIG):
+            there = weights.is_file() or config[WEIGHTS] == DECODER
+            return build_decoder({**config, WEIGHTS: str(weights if there else config[WEIGHTS])}, statistics)
     # Without memory until its tensors come: how large it says it is has not been held against them yet.
-    own = "weights" not in described["decoder"]
-    with _buildable(folder / CONFIG), torch.device("meta") if own else nullcontext():
-        decoder = build_decoder(described["decoder"], statistics)
-    if _decoder_weights(decoder):
-        load_tensors(decoder, folder / DECODER)  # type: ignore[type-var]
-    return decoder.eval() if isinstance(decoder, nn.Module) else decoder
+    with _buildable(folder / CONFIG), torch.device("meta"):
+        decoder = build_decoder(config, statistics)
+    if isinstance(decoder, nn.Module):
+        load_tensors(decoder, weights)
+        decoder.eval()
+    return decoder
 
 
 def _load_released(
@@ -243,11 +266,17 @@ def _describe(pretrained: Pretrained, notes: Mapping[str, Any] | None) -> dict[s
         "model": to_json(pretrained.model.config),
         "encoder": pretrained.encoder.config(),
         "statistics": pretrained.encoder.statistics is not None,
-        "decoder": pretrained.decoder.config() if pretrained.decoder is not None else None,
+        "decoder": _describe_decoder(pretrained.decoder),
         "stride": pretrained.stride,
         "frames": pretrained.frames,
         "notes": dict(notes or {}),
     }
+
+
+def _describe_decoder(decoder: FrameDecoder | None) -> dict[str, Any] | None:
+    """Its config; a file of weights that it names is the folder's own."""
+    config = None if decoder is None else decoder.config()
+    return {**config, WEIGHTS: DECODER} if config and WEIGHTS in config else config
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -284,27 +313,32 @@ def _check_fit(pretrained: Pretrained, source: str) -> None:
             f"{source}: the encoder gives features of {_size(encoder.grid, encoder.feature_dim)}, but the model reads "
             f"{_size(model.grid, model.feature_dim)}; give the encoder that the model was trained with"
         )
-    reads = decoder.config() if decoder is not None else {}
-    if reads.get("feature_dim", model.feature_dim) != model.feature_dim:
-        raise DilaError(
-            f"{source}: the decoder reads {reads['feature_dim']} channels, but the model predicts {model.feature_dim}; "
-            "give the decoder that was trained for it"
-        )
+    if decoder is not None:
+        _check_decoder(decoder, model.grid, model.feature_dim, source)
     stride, frames = pretrained.stride, pretrained.frames
     plain = isinstance(stride, int | float) and isinstance(frames, int)
     if not plain or not 0 < stride < math.inf or frames < 2:
         raise DilaError(f"{source}: stride = {stride} should be seconds above 0, and frames = {frames} at least 2")
 
 
+def _check_decoder(decoder: FrameDecoder, grid: tuple[int, int], channels: int, source: str) -> None:
+    reads = decoder.config().get("feature_dim", channels)
+    if isinstance(decoder, RAEDecoder):
+        side, reads = decoder.sizes.grid, decoder.sizes.features
+        if (side, side) != tuple(grid):
+            raise DilaError(
+                f"{source}: the decoder draws {side} x {side} cells, but the model predicts {grid[0]} x {grid[1]}; "
+                "give the decoder of these features"
+            )
+    if reads != channels:
+        raise DilaError(
+            f"{source}: the decoder reads {reads} channels, but the model predicts {channels}; give the decoder that "
+            "was trained for it"
+        )
+
+
 def _size(grid: tuple[int, int], channels: int) -> str:
     return f"{grid[0]} x {grid[1]} x {channels}"
-
-
-def _decoder_weights(decoder: FrameDecoder | None) -> Mapping[str, Tensor]:
-    """What has to be kept beside the decoder's config: nothing if that names a file of weights."""
-    if not isinstance(decoder, nn.Module) or "weights" in decoder.config():
-        return {}
-    return decoder.state_dict()
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

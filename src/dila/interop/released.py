@@ -181,7 +181,7 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
         raise DilaError(f"no checkpoint at {path}: give the path of a released .pt or .safetensors file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _plainly_named(load_file(path))
         content = load_plain(path, mmap=True)
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -193,7 +193,12 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
         raise DilaError(
             f"{path} holds no state dict under 'model': a released checkpoint is a dict {{model, steps, ...}}"
         )
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return _plainly_named(state)
+
+
+def _plainly_named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys without what a recording (``weights/``) or training on several devices (``module.``) puts before them."""
+    return {name.removeprefix("weights/").removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def released_config(state: Mapping[str, Tensor], grid: tuple[int, int], source: str = "checkpoint") -> DiLAConfig:
@@ -201,7 +206,8 @@ def released_config(state: Mapping[str, Tensor], grid: tuple[int, int], source: 
     try:
         return _read_config(state, grid)
     except KeyError as error:
-        raise DilaError(f"{source} lacks {error.args[0]!r}: it is partial or not a DiLA checkpoint") from error
+        found = f"its first keys are {', '.join(list(state)[:3])}" if state else "it holds no tensor"
+        raise DilaError(f"{source} lacks {error.args[0]!r}: it is partial or not a DiLA checkpoint; {found}") from error
 
 
 def _read_config(state: Mapping[str, Tensor], grid: tuple[int, int]) -> DiLAConfig:
@@ -261,7 +267,7 @@ def _count(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:
     while first + count in found:
         count += 1
     if not count:
-        raise KeyError(pattern.replace("\\", ""))
+        raise KeyError(pattern.replace(r"(\d+)", str(first)).replace("\\", "") + "*")
     return count
 
 

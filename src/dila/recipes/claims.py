@@ -2,7 +2,7 @@
 
 from dila.evaluate.result import Better
 from dila.evaluate.seeds import Claim
-from dila.recipes.compare import DILA
+from dila.recipes.compared import DILA
 
 POOLED, ONE_STEP, PROBE = "rollout/pooled", "rollout/one_step", "probe/r2"
 SSIM, SEEN = "generation/ssim/imagined", "generation/efficientnet_distance/imagined"

@@ -16,18 +16,18 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import torch
 from tqdm import tqdm
 
-from dila.baselines.presets import BASELINES
+from dila.configs import to_json
 from dila.data import Clips, Corpus, collate_clips, digest, open_corpus, split_episodes
 from dila.data.pool import pool
-from dila.errors import DilaError, at_least
+from dila.errors import DilaError
 from dila.evaluate.factors import Factor, components
 from dila.evaluate.first_look import measure_rollouts, measure_z_probe
 from dila.evaluate.parameters import count
@@ -35,8 +35,8 @@ from dila.files import alone, write_json
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained, pick_device
 from dila.protocols import Episode
-from dila.recipes import ABLATION, ABLATIONS, BASELINE, recipe
-from dila.recipes.command import command, plain
+from dila.recipes.command import command, encoder_flags, plain, value_of
+from dila.recipes.compared import AGENT, Settings, encoder_of, run_of, seen_by, spelled_out
 from dila.recipes.results import place, read_result, slug, spelled, table
 from dila.train.begin import begin
 from dila.train.learner import Learner
@@ -47,75 +47,10 @@ from dila.train.run import Run
 from dila.version import commit, version
 from dila.vision import FeatureCache
 
-DILA = "dila"
 Job = tuple[str, int]
 """Name and seed of a run."""
-
-_BASELINES = tuple(f"{BASELINE}:{name}" for name in BASELINES)
-
-
-def _ablations(*names: str) -> tuple[str, ...]:
-    return tuple(f"{ABLATION}:{name}" for name in names)
-
-
-GROUPS = {
-    "table1": (DILA, *_BASELINES, *_ablations("no-content")),
-    "table2": (DILA, *_ablations("no-content", "discrete", "gaussian")),
-    "widths": (DILA, *_ablations(*(name for name in ABLATIONS if name.startswith("z-")), "no-bottleneck")),
-    "losses": (DILA, *_ablations(*(name for name in ABLATIONS if name.endswith("-loss")))),
-    "figure5": (DILA, *_ablations("no-action")),
-    "all": (DILA, *_BASELINES, *_ablations(*ABLATIONS)),
-}
-"""Names for several: the paper's tables 1 and 2 and figure 5; what the sceptic asks, widths of z up to none; each loss
-off; everything. An ablation that leaves this size's recipe as it is, is DiLA itself and is not in them."""
-
-NAMES = ("table1", "table2")
-_CHOICE = f"choose dila, baseline:NAME, ablation:NAME or of {', '.join(GROUPS)}"
-
-AGENT = ("agent_x", "agent_y")
 LOSS_CLIPS = 64
 """Held-out clips that losses are told of."""
-
-_BASE = {"tiny": "tiny_pusht", "small": "small"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all runs of a comparison share.
-
-    Args:
-        data: the corpus.
-        out: folder of runs and results.
-        names: ``dila``, ``baseline:NAME``, ``ablation:NAME``, or a group: table1, table2, widths, losses, figure5, all.
-        seeds: how many each, from 0.
-        size: of the models, and so whose recipe: tiny or small.
-        steps: optimiser steps of each run, its stages shortened alike; the recipe's when None.
-        batch: clips of an optimiser step; the recipe's when None.
-        parallel: runs at once, on the one device.
-        cache_dir: of features, see `dila.train.loop.train`.
-        device: auto, cpu, cuda or mps.
-        graph: the field of a run, for a GPU.
-        commit: of the source, where there is no git to ask.
-        probed: components of the column ``state`` whose change the probe reads off z. Data without the agent that is
-            probed by default have no probe.
-    """
-
-    data: str
-    out: Path = Path("runs/compare")
-    names: tuple[str, ...] = NAMES
-    seeds: int = 5
-    size: Literal["tiny", "small"] = "tiny"
-    steps: int | None = None
-    batch: int | None = None
-    parallel: int = 1
-    cache_dir: Path | None = None
-    device: str = "auto"
-    graph: bool = False
-    commit: str | None = None
-    probed: tuple[str, ...] = AGENT
-
-    def __post_init__(self):
-        at_least(1, seeds=self.seeds, parallel=self.parallel)
 
 
 def compare(settings: Settings) -> list[dict[str, Any]]:
@@ -129,7 +64,7 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
     jobs = [(name, seed) for seed in range(settings.seeds) for name in spelled_out(settings)]
     runs = {job: run_of(settings, *job) for job in jobs}
     stored = {job: _stored(settings, *job, runs[job]) for job in jobs}
-    contents = digest(open_corpus(settings.data))
+    contents = digest(_open(settings))
     _check_contents(settings, stored, contents)
     left = [job for job, told in stored.items() if told is None or "failed" in told]
     if left:
@@ -145,75 +80,6 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
     results = [result for job in jobs if (result := _stored(settings, *job, runs[job])) is not None]
     print(table(results))
     return results
-
-
-def spelled_out(settings: Settings) -> tuple[str, ...]:
-    """The names with each group's members in its place, every one once.
-
-    Raises:
-        DilaError: no name, one that stands for nothing, or an ablation, named by itself, that changes nothing.
-    """
-    names: list[str] = []
-    if not settings.names:
-        raise DilaError(f"--names is empty; {_CHOICE}")
-    for name in settings.names:
-        if name in GROUPS:
-            names += [member for member in GROUPS[name] if _is_its_own(settings, member)]
-        else:
-            run_of(settings, name, 0)
-            names.append(name)
-    return tuple(dict.fromkeys(names))
-
-
-def _is_its_own(settings: Settings, name: str) -> bool:
-    """Not an ablation that leaves the recipe of this size as it is."""
-    kind, _, change = name.partition(":")
-    run = recipe(_BASE[settings.size])
-    return kind != ABLATION or ABLATIONS[change](run) != run
-
-
-def run_of(settings: Settings, name: str, seed: int) -> Run:
-    """The run with this name and seed at the size and length of the comparison.
-
-    It has no decoder and no guard: a run whose latents die is a result as well.
-    """
-    base = _BASE[settings.size]
-    named = {DILA: base, BASELINE: f"{name}@{settings.size}", ABLATION: f"{name}@{base}"}
-    kind = name.partition(":")[0]
-    if kind not in named:
-        raise DilaError(f"names: there is no {name!r}; {_CHOICE}")
-    run = recipe(named[kind])
-    run = run if settings.steps is None else shortened(run, settings.steps)
-    return replace(
-        run,
-        name=name,
-        seed=seed,
-        batch=run.batch if settings.batch is None else settings.batch,
-        decoder=None,
-        guard=None,
-        trackers=(),
-        keep=1,
-        graph=settings.graph,
-        evaluate_every=run.steps,
-        log_every=20,
-    )
-
-
-def shortened(run: Run, steps: int) -> Run:
-    """The run in so many steps, each stage's share kept; warm-up is a tenth of it at most.
-
-    Raises:
-        DilaError: fewer steps than stages.
-    """
-    if steps < len(run.stages):
-        raise DilaError(f"steps = {steps} must be at least {len(run.stages)}, one for each stage of {run.name}")
-    ends = [round(steps * sum(s.steps for s in run.stages[: i + 1]) / run.steps) for i in range(len(run.stages))]
-    ends = [max(end, i + 1) for i, end in enumerate(ends)]
-    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    stages = tuple(replace(stage, steps=max(1, count)) for stage, count in zip(run.stages, lengths, strict=True))
-    first = replace(stages[0], steps=steps - sum(stage.steps for stage in stages[1:]))
-    warmup = min(run.optimiser.warmup, steps // 10)
-    return replace(run, stages=(first, *stages[1:]), optimiser=replace(run.optimiser, warmup=warmup))
 
 
 def one(settings: Settings, name: str, seed: int, contents: str) -> dict[str, Any]:
@@ -258,7 +124,7 @@ def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
     pretrained = load_pretrained(checkpoint, device=settings.device)
     world = World(*pretrained, bf16=run.precision == "bf16")
     told: dict[str, Any] = {"parameters": count(pretrained.model.config), "probed": list(settings.probed)}
-    corpus = open_corpus(settings.data)
+    corpus = _open(settings)
     cache = FeatureCache(
         pretrained.encoder, settings.cache_dir or default_cache(), pretrained.encoder.statistics, progress=False
     )
@@ -285,6 +151,10 @@ def _prepare(settings: Settings, run: Run) -> None:
     gather(resolve(run, encoder, corpora), encoder, corpora, Path(settings.cache_dir or default_cache()))
 
 
+def _open(settings: Settings) -> Corpus:
+    return open_corpus(settings.data, settings.fps, settings.camera)
+
+
 def _probed(settings: Settings, corpus: Corpus) -> list[Factor]:
     """The components of the state that are probed; none where the data have not what is probed by default.
 
@@ -307,6 +177,7 @@ def _shared(settings: Settings, run: Run) -> dict[str, Any]:
         "size": settings.size,
         "steps": run.steps,
         "clips": run.steps * run.batch,
+        **seen_by(run),
     }
 
 
@@ -321,9 +192,11 @@ def _stored(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any
         return None
     told = read_result(path)
     wanted = _shared(settings, run) | {"probed": list(settings.probed)}
+    usual = seen_by(run_of(Settings(settings.data, size=settings.size), name, seed))
+    found = usual | told  # before it could be set, what is seen was not written
     for key, value in wanted.items():
-        if told.get(key, value) != value:
-            one, other = spelled([told[key]]), spelled([value])
+        if found.get(key, value) != value:
+            one, other = spelled([found[key]]), spelled([value])
             raise DilaError(f"{path} is of a run with {key} = {one}, not {other}; choose another out")
     return told
 
@@ -391,7 +264,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     import tyro
 
-    results = compare(tyro.cli(Settings, prog="dila compare", description=plain(__doc__), args=arguments))
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    eyes = encoder_flags(arguments, encoder_of(value_of(arguments, "--size") or "tiny"))
+
+    def settled(
+        settings: Annotated[Settings, tyro.conf.arg(name="")],
+        encoder: Annotated[Any, tyro.conf.arg(constructor=type(eyes))] = eyes,
+    ) -> Settings:
+        return replace(settings, encoder=to_json(encoder))
+
+    results = compare(tyro.cli(settled, prog="dila compare", description=plain(__doc__), args=arguments))
     if failed := sum("failed" in result for result in results):
         raise DilaError(f"{failed} of {len(results)} runs failed, see above; the same command tries them again")
 

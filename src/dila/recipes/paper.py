@@ -13,7 +13,8 @@ def paper() -> Run:
 
     As released: sizes, loss weights, AdamW on all parameters at a constant rate without warm-up, clipping at 6, no
     augmentation. Otherwise: bf16 autocast (the release pins no precision), consecutive stages keep AdamW's moments, and
-    none of the quirks of the released code. Set ``clips.stride`` to the data's: the released loaders step over frames,
+    none of the quirks of the released code. Features are normalised by statistics of the data; ``statistics`` takes the
+    published ones (RAE's ``stat.pt``). Set ``clips.stride`` to the data's: the released loaders step over frames,
     not seconds (RT-1 2 frames at 3 a second, SSv2 a sixteenth of each video).
     """
     return Run(

@@ -9,7 +9,7 @@ from typing import Any
 
 from dila.errors import DilaError
 
-ONE = ("data", "contents", "size", "steps", "clips", "probed")
+ONE = ("data", "contents", "size", "steps", "clips", "frames", "stride", "fps", "camera", "encoder", "probed")
 """What all runs of a comparison have in common; JSON of before a field was written goes without it."""
 
 _ALWAYS = {"name": str, "seed": int, "size": str, "steps": int, "clips": int, "device": str}

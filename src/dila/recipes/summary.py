@@ -19,7 +19,7 @@ from dila.evaluate.result import Result, Score, Subject, read_results
 from dila.evaluate.seeds import SeedTest, by_seed, judge, pair_seeds
 from dila.files import write_json, write_text
 from dila.recipes.claims import ALONE, BACK, CLAIMS, DRAWN, FIGURES, POOLED, PROBE, SCORES, SEEN, beside
-from dila.recipes.compare import DILA, GROUPS, Settings, run_of
+from dila.recipes.compared import DILA, GROUPS, Settings, run_of
 from dila.recipes.results import ONE, at, read_result, slug, spelled
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"

@@ -35,7 +35,7 @@ from dila.evaluate.result import Result, Score, read_results, write_results
 from dila.evaluate.seeds import Claim, by_seed, judge, pair_seeds
 from dila.files import write_json
 from dila.recipes.command import command, plain
-from dila.recipes.compare import DILA, GROUPS
+from dila.recipes.compared import DILA, GROUPS
 from dila.recipes.results import slug
 
 R2, MSE = "r2/z/ridge", "mse/z/ridge"

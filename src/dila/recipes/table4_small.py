@@ -21,7 +21,7 @@ import tyro
 from dila.data.simulators import record_simulator
 from dila.errors import DilaError
 from dila.evaluate.planning import Planning
-from dila.recipes import compare
+from dila.recipes import compared
 from dila.recipes.command import command, plain
 from dila.recipes.table4 import TASKS, markdown, run_table4
 from dila.train.adapt import MODEL, Adaptation, adapt
@@ -38,7 +38,7 @@ class Settings:
 
     Args:
         out: folder; ``recordings``, ``features``, a folder a model, and ``plans/table4.json``.
-        names: of the models, as `dila.recipes.compare` knows them.
+        names: of the models, as `dila.recipes.compared` knows them.
         recorded: episodes of each simulator, of 60 frames.
         steps: optimiser steps of each model.
         batch: clips of a step.
@@ -90,7 +90,7 @@ def run_table4_small(settings: Settings) -> dict[str, Any]:
     for name in settings.names:
         checkpoint = _train(settings, name, list(data.values()))
         models[name] = _adapted(settings, name, checkpoint, needed, 0)
-        if name == compare.DILA:
+        if name == compared.DILA:
             models[TAUGHT] = _adapted(settings, TAUGHT, checkpoint, needed, settings.layout_steps)
     by_task = {name: {task: folders[_simulator(task)] for task in plans} for name, folders in models.items()}
     return run_table4(by_task, settings.out / "plans", plans, range(1, settings.seeds + 1), settings.device)
@@ -105,8 +105,8 @@ def _folder(settings: Settings, name: str) -> Path:
 
 
 def _train(settings: Settings, name: str, data: Sequence[Path]) -> Path:
-    """The same run of `compare`, on as much of each simulator."""
-    run = compare.run_of(compare.Settings("", steps=settings.steps, batch=settings.batch), name, 0)
+    """The same run of `dila.recipes.compared`, on as much of each simulator."""
+    run = compared.run_of(compared.Settings("", steps=settings.steps, batch=settings.batch), name, 0)
     run = replace(run, weights=(1.0,) * len(data))
     return train(run, data, _folder(settings, name) / "run", cache_dir=settings.out / "features")
 

@@ -17,7 +17,7 @@ from dila.train.decoder import FILE as DECODER
 from dila.train.folder import RUN, read_run
 from dila.train.log import FILE as LOG
 from dila.train.run import Run
-from dila.vision import FrozenEncoder, build_encoder
+from dila.vision import FeatureStatistics, FrozenEncoder, build_encoder
 
 DECODING = "decoder"
 """Folder of a run in which its decoder is trained, before anything else is."""
@@ -27,16 +27,29 @@ FREE = frozenset(
 )
 """Fields of a run that may change when it is resumed: none of them changes what is learnt or logged."""
 
-DECODED = ("encoder", "decoder", "start", "clips.held_out", "clips.fps", "clips.camera")
+DECODED = ("encoder", "statistics", "decoder", "start", "clips.held_out", "clips.fps", "clips.camera")
 """Where the fields begin that say what the decoder learns, and from which frames."""
 
 
 def begin(run: Run) -> tuple[FrozenEncoder, AnyModel | None]:
-    """The encoder, and the model to start from where the run names one."""
+    """The encoder, and the model to start from where the run names one.
+
+    Raises:
+        DilaError: one cannot be had, or the run's statistics are of other features.
+    """
     if run.start is None:
-        return build_encoder(run.encoder), None
+        return _encoder_of(run), None
     pretrained = load_pretrained(run.start)
     return pretrained.encoder, pretrained.model
+
+
+def _encoder_of(run: Run) -> FrozenEncoder:
+    encoder = build_encoder(run.encoder)
+    if run.statistics is None:
+        return encoder
+    statistics = FeatureStatistics.load(run.statistics)
+    statistics.check_fit(encoder.grid, encoder.feature_dim, run.statistics)
+    return encoder.with_statistics(statistics)
 
 
 def grown(model: AnyModel | None, run: Run) -> AnyModel:

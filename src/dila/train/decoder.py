@@ -20,18 +20,21 @@ from dila.errors import DilaError
 from dila.files import alone, at_home, replacing
 from dila.interop.actions import known_actions
 from dila.interop.find import CONFIG, DECODER, find_pretrained, locate
-from dila.interop.pretrained import (
-    load_pretrained,
-    pick_device,
-    read_notes,
-    save_pretrained,
-)
+from dila.interop.pretrained import Pretrained, load_pretrained, pick_device, read_notes, save_pretrained
 from dila.shapes import Float, Tensor, UInt8
 from dila.train.folder import find_run, held_out_of
 from dila.train.material import default_cache
 from dila.train.run import DecoderRun, Optimiser
 from dila.train.stop import StopRequest
-from dila.vision import ConvDecoder, ConvDecoderConfig, FeatureCache, FrozenEncoder, decoder_loss
+from dila.vision import (
+    ConvDecoder,
+    ConvDecoderConfig,
+    FeatureCache,
+    FrozenEncoder,
+    RAEDecoder,
+    build_decoder,
+    decoder_loss,
+)  # fmt: skip
 from dila.vision.stored import load_plain, write_plain
 
 FILE = "decoder.pt"
@@ -100,15 +103,37 @@ def train_decoder(
     with alone(work):
         with StopRequest() as stop:
             decoder = fit_decoder(encoder, frames, cached, settings, work, stop=stop, progress=progress)
-        complete = pretrained._replace(decoder=decoder.cpu())
-        if out is not None:
-            source = locate(path)
-            save_pretrained(folder, complete, read_notes(source), actions=known_actions(source))
-        else:
-            _attach(folder, complete)
+        put_decoder(pretrained._replace(decoder=decoder.cpu()), path, out)
         (work / FILE).unlink()
         work.rmdir()
     return folder
+
+
+def attach_rae(path: str | Path, weights: str | Path, out: str | Path | None = None) -> Path:
+    """Give a trained model the published decoder of its features, which needs no training.
+
+    Args:
+        path: of the model, as `dila.interop.pretrained.load_pretrained` takes it.
+        weights: the RAE's decoder file, which reads raw features of the model's encoder.
+        out: folder for the model with its decoder; None attaches to the model's own folder.
+
+    Returns:
+        the folder that has the decoder.
+
+    Raises:
+        DilaError: the model or the file cannot be read, or it draws other features.
+    """
+    pretrained = load_pretrained(path, draws=False)
+    decoder = build_decoder({"name": RAEDecoder.name, "weights": str(at_home(weights))}, pretrained.encoder.statistics)
+    return put_decoder(pretrained._replace(decoder=decoder), path, out)
+
+
+def put_decoder(complete: Pretrained, path: str | Path, out: str | Path | None) -> Path:
+    """Write a model that has got a decoder: to a folder, or to its own when None."""
+    if out is None:
+        return _attach(find_pretrained(path), complete)
+    source = locate(path)
+    return save_pretrained(out, complete, read_notes(source), actions=known_actions(source))
 
 
 def fit_decoder(
@@ -243,7 +268,7 @@ def _save(
         write_plain(partial, stored)
 
 
-def _attach(folder: Path, complete: Any) -> None:
+def _attach(folder: Path, complete: Pretrained) -> Path:
     """Put a decoder into a folder that may hold more than a trained model, such as a checkpoint's trainer state.
 
     Weights first: until the config names them, they are not looked at.
@@ -254,3 +279,4 @@ def _attach(folder: Path, complete: Any) -> None:
     for left in whole.iterdir():
         left.unlink()
     whole.rmdir()
+    return folder

@@ -126,7 +126,8 @@ def resolve(run: Run, encoder: FrozenEncoder, corpora: Mapping[str, Corpus]) -> 
                 f"{', '.join(corpora)} has {width} numbers of action; leave it out"
             )
         model = replace(model, real_action_dim=width)
-    return replace(run, model=model, encoder=encoder.config())
+    statistics = encoder.statistics.hash if run.statistics and encoder.statistics else None
+    return replace(run, model=model, encoder=encoder.config(), statistics=statistics)
 
 
 def gather(

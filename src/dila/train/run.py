@@ -216,6 +216,8 @@ class Run:
         cache: encode the data once to disk, or in every step.
         decoder: train a decoder first, so that pictures show frames.
         guard: when to stop because latents died; None never does.
+        statistics: file of what features are normalised by, such as a RAE's ``stat.pt``; fitted to training frames when
+            None. ``run.json`` keeps its hash.
         start: a trained model to begin from (folder, run or Hub id); its encoder, statistics and sizes are then used.
         trackers: where the log goes besides ``log.jsonl``. TensorBoard is skipped when not installed.
         compile: each layer through torch.compile; a minute at the start, worth it on a GPU.
@@ -251,6 +253,7 @@ class Run:
     cache: bool = True
     decoder: DecoderRun | None = None
     guard: Guard | None = field(default_factory=Guard)
+    statistics: str | None = None
     start: str | None = None
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     compile: bool = False
@@ -266,6 +269,8 @@ class Run:
     def __post_init__(self):
         if not self.stages:
             raise DilaError(f"run {self.name}: stages is empty; give at least one Stage")
+        if self.start and self.statistics:
+            raise DilaError(f"run {self.name}: start brings its own statistics; leave out statistics")
         if self.graph and self.recompute:
             raise DilaError(f"run {self.name}: graph cannot record layers that are run again; leave out recompute")
         where = f"run {self.name}: "

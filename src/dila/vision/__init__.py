@@ -40,6 +40,15 @@ def build_encoder(config: Mapping[str, Any] | str, statistics: FeatureStatistics
     return encoder(settings, statistics)
 
 
+def encoder_config(config: Mapping[str, Any] | str) -> Any:
+    """The fields of the encoder that `build_encoder` would make, which is not made.
+
+    Raises:
+        DilaError: an unknown name or field.
+    """
+    return _described(config, ENCODERS, "encoder")[1]
+
+
 def build_decoder(config: Mapping[str, Any] | str, statistics: FeatureStatistics | None = None) -> FrameDecoder:
     """The decoder that ``decoder.config()`` described; a `ConvDecoder` comes untrained, its weights are a state dict.
 
@@ -67,5 +76,5 @@ __all__ = [
     "DECODERS", "ENCODERS", "CachedEpisode", "ConvDecoder", "ConvDecoderConfig", "DINOv2", "DINOv2Config",
     "EfficientNetLite", "EfficientNetLiteConfig", "FeatureCache", "FeatureStatistics", "FrozenEncoder", "HeldEpisode",
     "PatchDecoder", "PatchPixels", "PatchesConfig", "RAEDecoder", "RAEDecoderConfig", "ViTMAE", "ViTMAEConfig",
-    "build_decoder", "build_encoder", "decoder_loss", "fit_statistics", "fit_statistics_from", "hold",
+    "build_decoder", "build_encoder", "decoder_loss", "encoder_config", "fit_statistics", "fit_statistics_from", "hold",
 ]  # fmt: skip

@@ -1,10 +1,11 @@
 """Vision transformers of the transformers library, from a local folder or the Hub."""
 
 import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -15,6 +16,7 @@ from torch import nn
 
 from dila.configs import to_json
 from dila.errors import DilaError, MissingExtra, first_line
+from dila.files import at_home
 from dila.shapes import Float, Tensor
 from dila.vision.encoder import FrozenEncoder, Resize, rows_and_columns
 from dila.vision.statistics import FeatureStatistics
@@ -123,6 +125,9 @@ class PretrainedViT(FrozenEncoder):
     """Of the bicubic resize."""
 
     def __init__(self, config: PretrainedViTConfig, statistics: FeatureStatistics | None = None):
+        folder = at_home(config.model)
+        if folder.is_dir():  # what is saved with it is read from other places too
+            config = replace(config, model=os.path.abspath(folder))
         self.settings = config
         self.statistics = statistics
         self.resize = Resize(rows_and_columns(config.size), "bicubic", antialias=self.antialias)

@@ -94,7 +94,10 @@ class RAEDecoder(nn.Module):
         return self(e).clamp(0, 1)
 
     def config(self) -> dict[str, Any]:
-        """JSON-ready description from which `dila.vision.build_decoder` makes the same decoder, statistics aside."""
+        """JSON-ready description from which `dila.vision.build_decoder` makes the same decoder, statistics aside.
+
+        The tensors of its file are its state dict, under the same names.
+        """
         return {"name": self.name} | to_json(self.settings)
 
     def _build(self, sizes: RAESizes, heads: int) -> None:

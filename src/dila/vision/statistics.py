@@ -1,5 +1,6 @@
 """Normalisation of frozen features: ``(x - mean) / sqrt(var + 1e-5)``, fitted once and kept with the encoder."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,27 @@ class FeatureStatistics:
         """The inverse of `normalise`; gradients flow."""
         mean, var = self.mean.to(e.device), self.var.to(e.device)
         return e.float() * torch.sqrt(var + EPSILON) + mean
+
+    def check_fit(self, grid: tuple[int, int], channels: int, source: str | Path) -> None:
+        """Refuse to normalise features that these are not of.
+
+        Raises:
+            DilaError: `source`, where they come from, is of another grid or other channels.
+        """
+        shape = tuple(self.mean.shape)
+        if shape not in ((channels,), (*grid, channels)):
+            raise DilaError(
+                f"{source} is of features {' x '.join(map(str, shape))}, but the encoder gives "
+                f"{grid[0]} x {grid[1]} x {channels}; give the statistics of this encoder"
+            )
+
+    @property
+    def hash(self) -> str:
+        """Changes with any number, and with nothing else about the file that they came from."""
+        digest = hashlib.blake2b(digest_size=8)
+        for tensor in (self.mean, self.var):
+            digest.update(f"{list(tensor.shape)}".encode() + tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file of ``mean`` and ``var``, whole or not at all."""

@@ -1,0 +1,172 @@
+"""Which runs a comparison is of: DiLA, its ablations and the baselines by name, on what they share."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dila.baselines.presets import BASELINES
+from dila.configs import to_json
+from dila.errors import DilaError, at_least
+from dila.recipes import ABLATION, ABLATIONS, BASELINE, recipe
+from dila.train.run import Run
+from dila.vision import encoder_config
+
+DILA = "dila"
+
+_BASELINES = tuple(f"{BASELINE}:{name}" for name in BASELINES)
+
+
+def _ablations(*names: str) -> tuple[str, ...]:
+    return tuple(f"{ABLATION}:{name}" for name in names)
+
+
+GROUPS = {
+    "table1": (DILA, *_BASELINES, *_ablations("no-content")),
+    "table2": (DILA, *_ablations("no-content", "discrete", "gaussian")),
+    "widths": (DILA, *_ablations(*(name for name in ABLATIONS if name.startswith("z-")), "no-bottleneck")),
+    "losses": (DILA, *_ablations(*(name for name in ABLATIONS if name.endswith("-loss")))),
+    "figure5": (DILA, *_ablations("no-action")),
+    "all": (DILA, *_BASELINES, *_ablations(*ABLATIONS)),
+}
+"""Names for several: the paper's tables 1 and 2 and figure 5; what the sceptic asks, widths of z up to none; each loss
+off; everything. An ablation that leaves this size's recipe as it is, is DiLA itself and is not in them."""
+
+NAMES = ("table1", "table2")
+_CHOICE = f"choose dila, baseline:NAME, ablation:NAME or of {', '.join(GROUPS)}"
+
+AGENT = ("agent_x", "agent_y")
+
+_BASE = {"tiny": "tiny_pusht", "small": "small"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a comparison share.
+
+    Args:
+        data: the corpus.
+        out: folder of runs and results.
+        names: ``dila``, ``baseline:NAME``, ``ablation:NAME``, or a group: table1, table2, widths, losses, figure5, all.
+        seeds: how many each, from 0.
+        size: of the models, and so whose recipe: tiny or small.
+        steps: optimiser steps of each run, its stages shortened alike; the recipe's when None.
+        batch: clips of an optimiser step; the recipe's when None.
+        frames: of a clip; the recipe's when None.
+        stride: seconds between them; the recipe's when None.
+        fps: frames a second, instead of what the files say.
+        camera: of episodes that several cameras saw, this one alone.
+        encoder: see `dila.vision.build_encoder`; the recipe's when empty.
+        parallel: runs at once, on the one device.
+        cache_dir: of features, see `dila.train.loop.train`.
+        device: auto, cpu, cuda or mps.
+        graph: the field of a run, for a GPU.
+        commit: of the source, where there is no git to ask.
+        probed: components of the column ``state`` whose change the probe reads off z. Data without the agent that is
+            probed by default have no probe.
+    """
+
+    data: str
+    out: Path = Path("runs/compare")
+    names: tuple[str, ...] = NAMES
+    seeds: int = 5
+    size: Literal["tiny", "small"] = "tiny"
+    steps: int | None = None
+    batch: int | None = None
+    frames: int | None = None
+    stride: float | None = None
+    fps: float | None = None
+    camera: str | None = None
+    encoder: dict[str, Any] = field(default_factory=dict)
+    parallel: int = 1
+    cache_dir: Path | None = None
+    device: str = "auto"
+    graph: bool = False
+    commit: str | None = None
+    probed: tuple[str, ...] = AGENT
+
+    def __post_init__(self):
+        at_least(1, seeds=self.seeds, parallel=self.parallel)
+
+
+def spelled_out(settings: Settings) -> tuple[str, ...]:
+    """The names with each group's members in its place, every one once.
+
+    Raises:
+        DilaError: no name, one that stands for nothing, or an ablation, named by itself, that changes nothing.
+    """
+    names: list[str] = []
+    if not settings.names:
+        raise DilaError(f"--names is empty; {_CHOICE}")
+    for name in settings.names:
+        if name in GROUPS:
+            names += [member for member in GROUPS[name] if _is_its_own(settings, member)]
+        else:
+            run_of(settings, name, 0)
+            names.append(name)
+    return tuple(dict.fromkeys(names))
+
+
+def _is_its_own(settings: Settings, name: str) -> bool:
+    """Not an ablation that leaves the recipe of this size as it is."""
+    kind, _, change = name.partition(":")
+    run = recipe(_BASE[settings.size])
+    return kind != ABLATION or ABLATIONS[change](run) != run
+
+
+def run_of(settings: Settings, name: str, seed: int) -> Run:
+    """The run with this name and seed at the size and length of the comparison.
+
+    It has no decoder and no guard: a run whose latents die is a result as well.
+    """
+    base = _BASE[settings.size]
+    named = {DILA: base, BASELINE: f"{name}@{settings.size}", ABLATION: f"{name}@{base}"}
+    kind = name.partition(":")[0]
+    if kind not in named:
+        raise DilaError(f"names: there is no {name!r}; {_CHOICE}")
+    run = recipe(named[kind])
+    cut = {key: getattr(settings, key) for key in ("frames", "stride", "fps", "camera")}
+    run = run if settings.steps is None else shortened(run, settings.steps)
+    return replace(
+        run,
+        name=name,
+        seed=seed,
+        batch=run.batch if settings.batch is None else settings.batch,
+        clips=replace(run.clips, **{key: value for key, value in cut.items() if value is not None}),
+        encoder=settings.encoder or run.encoder,
+        decoder=None,
+        guard=None,
+        trackers=(),
+        keep=1,
+        graph=settings.graph,
+        evaluate_every=run.steps,
+        log_every=20,
+    )
+
+
+def encoder_of(size: str) -> dict[str, Any]:
+    """What models of a size see with, if nothing else is said."""
+    return recipe(_BASE.get(size, _BASE["tiny"])).encoder
+
+
+def seen_by(run: Run) -> dict[str, Any]:
+    """How a run's clips are cut, and what it sees them with, for its JSON."""
+    clips = {key: getattr(run.clips, key) for key in ("frames", "stride", "fps", "camera")}
+    fields = to_json(encoder_config(run.encoder))
+    return clips | {"encoder": " ".join([run.encoder["name"], *(f"{name}={value}" for name, value in fields.items())])}
+
+
+def shortened(run: Run, steps: int) -> Run:
+    """The run in so many steps, each stage's share kept; warm-up is a tenth of it at most.
+
+    Raises:
+        DilaError: fewer steps than stages.
+    """
+    if steps < len(run.stages):
+        raise DilaError(f"steps = {steps} must be at least {len(run.stages)}, one for each stage of {run.name}")
+    ends = [round(steps * sum(s.steps for s in run.stages[: i + 1]) / run.steps) for i in range(len(run.stages))]
+    ends = [max(end, i + 1) for i, end in enumerate(ends)]
+    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    stages = tuple(replace(stage, steps=max(1, count)) for stage, count in zip(run.stages, lengths, strict=True))
+    first = replace(stages[0], steps=steps - sum(stage.steps for stage in stages[1:]))
+    warmup = min(run.optimiser.warmup, steps // 10)
+    return replace(run, stages=(first, *stages[1:]), optimiser=replace(run.optimiser, warmup=warmup))
