@@ -233,7 +233,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         began, clips = time.monotonic(), 0
         for parts in batches:
-            outcome, norm, rate = self._optimise(parts, stage)
+            with self.spread.step(self.learner):
+                outcome, norm, rate = self._optimise(parts, stage)
             self.faults.note(batches.share, batches.used())
             self.step, self.sampler, clips = self.step + 1, batches.sampler.state_dict(), clips + self.settings.batch
             bar.update()
@@ -251,7 +252,8 @@ class Trainer:
                 self.stop.signal is not None,
                 time.monotonic() - self.saved_at > self.settings.checkpoint_minutes * 60,
             )
-            if stopped or self.step == self.settings.steps or (not self.dying and (late or self._is_counted())):
+            due = late or self._is_due(self.settings.checkpoint_every)
+            if stopped or self.step == self.settings.steps or (due and not self.dying):
                 self.save()
             if stopped:
                 raise self.stop.exit() if self.stop.signal is not None else SystemExit(143)
@@ -375,12 +377,8 @@ class Trainer:
             progress=self.progress,
         )  # fmt: skip
 
-    def _is_due(self, every: int, last: int) -> bool:
-        return self.step % every == 0 or self.step == last
-
-    def _is_counted(self) -> bool:
-        every = self.settings.checkpoint_every
-        return every is not None and self.step % every == 0
+    def _is_due(self, every: int | None, last: int | None = None) -> bool:
+        return (every is not None and self.step % every == 0) or self.step == last
 
     def _check_alive(self, watched: dict[str, float]) -> None:
         guard = self.settings.guard
