@@ -54,34 +54,27 @@ def test_vq_begins_with_codes_that_inputs_share():
 
 
 def test_dead_entries_become_inputs():
-    quantise, x = NSVQ(8, 6, replaced=()), torch.randn(20, 6) * 1e-3
+    quantise, x = NSVQ(8, 6), torch.randn(20, 6) * 1e-3
     quantise(x)
-    alive = quantise.usage > 0
-    kept = quantise.entries[alive].detach().clone()
-    assert quantise.replace_dead() == 8 - len(kept) > 0
-    assert torch.equal(quantise.entries[alive], kept)
-    assert torch.cdist(quantise.entries[~alive], x).min(-1).values.max() == 0
-    assert quantise.usage.sum() == 0
+    alive, before = quantise.usage > 0, quantise.entries.detach().clone()
+    after = quantise.without_dead(before)
+    assert 0 < alive.sum() < 8
+    assert torch.equal(after[alive], before[alive])
+    assert torch.cdist(after[~alive], x).min(-1).values.max() == 0
+
+
+def test_where_nothing_was_counted_nothing_is_dead():
+    quantise = NSVQ(8, 6)
+    assert torch.equal(quantise.without_dead(quantise.entries), quantise.entries)
+
+
+def test_a_forward_counts_and_writes_to_no_weight(x):
+    quantise = NSVQ(8, 6, replaced=(0, 1))
+    before = quantise.entries.detach().clone()
     quantise(x)
-    assert (quantise.usage > 0).sum() > 4
-
-
-def test_replacing_is_due_by_the_number_of_batches_and_goes_on_from_what_was_saved():
-    def entries(resumed):
-        torch.manual_seed(3)
-        quantise, x = NSVQ(8, 6, replaced=(3,)), torch.randn(9, 6)
-        first, seen = quantise.entries.detach().clone(), []
-        for batch in range(5):
-            if resumed and batch == 3:
-                saved, quantise = quantise.state_dict(), NSVQ(8, 6, replaced=(3,))
-                quantise.load_state_dict(saved)
-            quantise(x * 1e-3)
-            seen.append(torch.equal(quantise.entries, first))
-        return seen, quantise.entries
-
-    (seen, whole), (_, resumed) = entries(False), entries(True)
-    assert seen == [True, True, True, False, False]
-    assert torch.equal(whole, resumed)
+    quantise(x)
+    assert torch.equal(quantise.entries, before)
+    assert quantise.usage.sum() == 2 * 5 * 3 * 4
 
 
 def test_a_gaussian_is_its_mean_in_evaluation_and_costs_its_divergence(x):

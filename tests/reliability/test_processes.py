@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import psutil
 import pytest
+import torch
 import victims
 from safetensors.torch import load_file
 
@@ -116,6 +118,40 @@ def test_a_checkpoint_of_parts_goes_on_in_parts_and_whole(alone, parted, corpus,
 def test_a_checkpoint_of_one_goes_on_in_parts(alone, corpus, tmp_path):
     until(alone[0], tmp_path / "work", 3)
     agree(finish(tmp_path / "work", corpus, 2, "train_parted"), alone[1])
+
+
+def coded(folder, corpus, world, verb):
+    """Codebook and usage after every step, of each process."""
+    said = [victims.told(process) for process in together(folder, corpus, world, verb=verb)]
+    assert said == [""] * world
+    return [[torch.load(folder / f"{step}-{rank}.pt") for step in range(1, 13)] for rank in range(world)]
+
+
+def replaced(books):
+    """How many codes came in the place of dead ones between two steps."""
+    return [int((one != other).any(1).sum()) for (one, _), (other, _) in pairwise(books)]
+
+
+@pytest.fixture(scope="module")
+def coded_alone(tmp_path_factory, corpus):
+    return coded(tmp_path_factory.mktemp("coded") / "work", corpus, 1, "train_coded")[0]
+
+
+@pytest.mark.parametrize(
+    "verb", ["train_coded_in_two", "train_coded_parted", pytest.param("train_coded", marks=pytest.mark.slow)]
+)
+def test_two_processes_replace_the_same_codes_when_one_does(coded_alone, corpus, tmp_path, verb):
+    first, second = coded(tmp_path / "two", corpus, 2, verb)
+    assert all(torch.equal(a, b) and torch.equal(c, d) for (a, c), (b, d) in zip(first, second, strict=True))
+    assert torch.equal(first[0][1], coded_alone[0][1])
+    assert replaced(first)[0] == replaced(coded_alone)[0] > 0
+    assert {place for place, count in enumerate(replaced(first), start=1) if count} <= {1, 10}
+    last = load_file(newest(tmp_path / "two" / "run") / "model.safetensors")
+    assert torch.equal(last["bottleneck.each.entries"], first[-1][0])
+
+    until(tmp_path / "two", tmp_path / "again", 10)
+    for (one, _), (other, _) in zip(coded(tmp_path / "again", corpus, 2, verb)[1], second, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_machines_that_share_no_disk_are_told_so(alone, corpus, tmp_path):

@@ -68,6 +68,45 @@ def train_parted(folder: Path, data: Path) -> None:
     train_plain(folder, data, shard=True)
 
 
+def train_coded(folder: Path, data: Path, **changes: Any) -> None:
+    """Twelve steps of discrete actions whose weights stay; each process leaves codebook and usage at every save."""
+    from train_world import PatchConfig, PatchEncoder, small_model, small_run
+
+    from dila import vision
+    from dila.model.config import Discrete
+    from dila.train.loop import Trainer, train
+    from dila.train.objectives import OneStep
+    from dila.train.run import Optimiser, Stage
+
+    save, rank = Trainer.save, os.environ["RANK"]
+
+    def leaving(trainer: Any) -> None:
+        book = trainer.spread.gather(trainer.learner).model.bottleneck.each
+        torch.save((book.entries.detach(), book.usage), folder / f"{trainer.step}-{rank}.pt")
+        save(trainer)
+
+    Trainer.save = leaving
+    vision.ENCODERS["patch"] = (PatchEncoder, PatchConfig)
+    model = replace(small_model(), dropout=0.0, bottleneck=Discrete(codes=8, tokens=2))
+    model = replace(model, idm=replace(model.idm, dropout=0.0), fdm=replace(model.fdm, dropout=0.0))
+    run = small_run(
+        stages=(Stage(OneStep(), steps=12),), model=model, optimiser=Optimiser(lr=0.0), checkpoint_every=1, keep=12,
+        evaluate_every=12, guard=None, **changes,
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    train(run, data, folder / "run", cache_dir=folder / "cache", progress=False)
+
+
+def train_coded_in_two(folder: Path, data: Path) -> None:
+    """The same, each batch in two parts."""
+    train_coded(folder, data, accumulate=2)
+
+
+def train_coded_parted(folder: Path, data: Path) -> None:
+    """The same with a part of every tensor on each process, each batch in two parts."""
+    train_coded(folder, data, accumulate=2, shard=True)
+
+
 def encode(folder: Path, data: Path) -> None:
     """Encode a corpus in parts of one episode and shards of a few kilobytes."""
     from train_world import PatchEncoder
@@ -132,7 +171,9 @@ def evaluate(folder: Path, data: Path) -> None:
     measure_some(bench, ("generation", "motion", "probe"), folder / "judged" / "evaluation.json")
 
 
-OTHERS: dict[str, Callable[[Path, Path], None]] = {"train_plain": train_plain, "train_parted": train_parted}
+OTHERS: dict[str, Callable[[Path, Path], None]] = {
+    verb.__name__: verb for verb in (train_plain, train_parted, train_coded, train_coded_in_two, train_coded_parted)
+}
 VERBS: dict[str, Callable[[Path, Path], None]] = {
     "train": train, "encode": encode, "label": label, "record": record, "record_lerobot": record_lerobot,
     "evaluate": evaluate,

@@ -1,4 +1,5 @@
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -44,9 +45,11 @@ def test_the_newest_is_the_highest_number_and_never_half_a_one(tmp_path):
     save(tmp_path, 9)
     last = save(tmp_path, 10)
     (tmp_path / "checkpoints" / ".step_0000011.partial").mkdir()
+    shutil.copytree(last, tmp_path / "checkpoints" / "step_99")  # by hand
     assert newest(tmp_path) == last == find_pretrained(tmp_path)
     save(tmp_path, 11, keep=2)
-    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("[!.]*"))] == ["step_0000010", "step_0000011"]
+    left = [path.name for path in sorted((tmp_path / "checkpoints").glob("[!.]*"))]
+    assert left == ["step_0000010", "step_0000011", "step_99"]
 
 
 def test_a_kill_while_writing_leaves_no_checkpoint(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
 from dila.interop.seen import hash_content, read_seen
 from dila.model.dila import DiLA
-from dila.train import loop
+from dila.train import begin, loop, register
 from dila.train.checkpoint import newest
 from dila.train.folder import find_run
 from dila.train.log import read_log
@@ -90,6 +90,19 @@ def test_an_interrupted_run_goes_on_bit_for_bit(go, whole, tmp_path, monkeypatch
     assert without_clock(read_log(tmp_path / "out")) == without_clock(read_log(whole))
     assert same(load_pretrained(end).model.state_dict(), load_pretrained(whole).model.state_dict())
     assert same_trainer(end, newest(whole))
+
+
+def test_what_is_gone_on_with_is_loaded_once_and_the_register_read_once_a_run(go, monkeypatch):
+    loads, reads = [], []
+    monkeypatch.setattr(loop, "load_pretrained", lambda path: loads.append(path) or load_pretrained(path))
+    monkeypatch.setattr(register, "read_trained", lambda out: reads.append(out) or read_trained(out))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            go(small_run())
+    end = go(small_run(checkpoint_every=1))
+    assert (len(loads), len(reads)) == (1, 2)
+    assert read_seen(end).hashes
 
 
 def test_a_path_from_home_is_spelt_out(corpus, cache, tmp_path, monkeypatch):
@@ -473,6 +486,14 @@ def test_a_run_can_start_from_a_trained_model(go, whole, tmp_path):
     wider = small_run(model=replace(small_model(), action_dim=6), start=str(whole))
     with pytest.raises(DilaError, match="is of another architecture"):
         go(wider, "wider")
+
+
+def test_whether_a_run_can_start_from_a_model_is_told_without_making_one(whole, monkeypatch):
+    made, build = [], begin.build
+    monkeypatch.setattr(begin, "build", lambda config: made.append(build(config)) or made[-1])
+    begin.check_start(load_pretrained(whole).model, small_run(start=str(whole)))
+    assert made
+    assert all(parameter.is_meta for model in made for parameter in model.parameters())
 
 
 def test_a_model_tells_what_it_and_those_before_it_were_trained_on(go, whole, corpus, tmp_path):

@@ -14,7 +14,7 @@ from dila.interop.actions import ACTIONS, INVERSE
 CONFIG, MODEL, ENCODER, DECODER = "config.json", "model.safetensors", "encoder.safetensors", "decoder.safetensors"
 CHECKPOINTS = "checkpoints"
 
-_STEP = re.compile(r"step_(\d+)$")
+_STEP = re.compile(r"step_(\d{7,})$")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
 
 
@@ -61,14 +61,22 @@ def find_pretrained(path: str | Path) -> Path:
         raise DilaError(f"{path} does not exist; give a folder of a trained model, a run, or a Hub id user/name")
     if is_pretrained(path):
         return path
-    steps = [(int(m[1]), child) for child in children(path / CHECKPOINTS) if (m := _STEP.match(child.name))]
-    complete = [child for _, child in sorted(steps) if is_pretrained(child)]
-    if complete:
+    found = checkpoints(path)
+    if complete := [child for child in found if is_pretrained(child)]:
         return complete[-1]
     if (path / CONFIG).is_file():
         return path  # reading it tells what is missing
-    what = f"no whole checkpoint among {len(steps)} in {CHECKPOINTS}" if steps else f"no {CONFIG}"
+    what = f"no whole checkpoint among {len(found)} in {CHECKPOINTS}" if found else f"no {CONFIG}"
     raise DilaError(f"{path} has {what}; give the folder of a trained model or of a run that has saved a checkpoint")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Folders of a run's checkpoints, by the names that training gives them, oldest first."""
+    folder = run / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    numbered = [(int(match[1]), child) for child in folder.iterdir() if (match := _STEP.match(child.name))]
+    return [child for _, child in sorted(numbered)]
 
 
 def recover(folder: Path) -> None:

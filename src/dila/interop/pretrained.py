@@ -183,9 +183,13 @@ def read_notes(folder: str | Path) -> dict[str, Any]:
     return _read_config(Path(folder) / CONFIG).get("notes", {})
 
 
+def read_statistics(folder: Path) -> FeatureStatistics | None:
+    """Of the features that the model in a folder sees, None of raw ones. Raises DilaError for what cannot be read."""
+    return FeatureStatistics.load(folder / ENCODER) if _read_config(folder / CONFIG)["statistics"] else None
+
+
 def _load_folder(folder: Path, encoder: FrozenEncoder | None, draws: bool) -> Pretrained:
-    described = _read_config(folder / CONFIG)
-    statistics = FeatureStatistics.load(folder / ENCODER) if described["statistics"] else None
+    described, statistics = _read_config(folder / CONFIG), read_statistics(folder)
     eyes = _load_encoder(folder, described, statistics, encoder)
     with _buildable(folder / CONFIG), torch.device("meta"):
         kind = MODELS[described["kind"]]

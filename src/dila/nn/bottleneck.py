@@ -12,7 +12,7 @@ from torch import nn
 from dila.shapes import Float, Int, Tensor
 
 REPLACED = (1, *range(10, 100, 10), *range(100, 1_000, 100), *range(1_000, 5_000, 500))
-"""Training batches after which dead codes are replaced: LAPA's, often at first, never after 5,000; and the first."""
+"""Training steps after which dead codes are replaced: LAPA's, often at first, never after 5,000; and the first."""
 
 
 class Bottlenecked(NamedTuple):
@@ -25,18 +25,18 @@ class Bottlenecked(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """``codes`` vectors of ``dim`` numbers, how often each was used, and the replacing of those that are not.
+    """``codes`` vectors of ``dim`` numbers, how often each was used, and what comes in the place of those that are not.
 
-    All that replacing needs is in buffers, which processes that train together share: they replace alike.
+    In training it counts; who trains replaces the dead ones between two steps (`dila.train.spread.Whole.step`).
 
     Args:
         codes: how many.
         dim: numbers in each.
-        replaced: numbers of the training batches after which unused codes are replaced.
+        replaced: numbers of the training steps after which unused codes are replaced.
         dead: share of the uses below which a code counts as unused, in units of an equal share.
     """
 
-    def __init__(self, codes: int, dim: int, *, replaced: tuple[int, ...] = (), dead: float = 0.01):
+    def __init__(self, codes: int, dim: int, *, replaced: tuple[int, ...] = REPLACED, dead: float = 0.01):
         super().__init__()
         self.entries = nn.Parameter(torch.randn(codes, dim))
         self.replaced, self.dead = frozenset(replaced), dead
@@ -44,13 +44,11 @@ class Codebook(nn.Module):
         self.batches: Int[Tensor, ""]
         self.sample: Float[Tensor, "codes D"]
         self.register_buffer("usage", torch.zeros(codes))  # since dead ones were last replaced
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("sample", torch.zeros(codes, dim))  # inputs of the last batch
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # training steps
+        self.register_buffer("sample", torch.zeros(codes, dim))  # inputs of the last batch, or part of one
 
     def nearest(self, x: Float[Tensor, "... D"]) -> Int[Tensor, "..."]:
-        """The entry closest to each vector; in training it is counted, and dead ones are replaced when due."""
-        if self.training:
-            self._begin_batch()
+        """The entry closest to each vector; in training it is counted."""
         with torch.no_grad():
             flat = x.reshape(-1, x.shape[-1])
             distance = self.entries.square().sum(-1) - 2 * flat @ self.entries.T
@@ -60,20 +58,15 @@ class Codebook(nn.Module):
                 self.sample.copy_(flat[torch.randint(len(flat), (len(self.sample),), device=flat.device)])
         return codes.reshape(x.shape[:-1])
 
-    @torch.no_grad()
-    def replace_dead(self) -> int:
-        """Put inputs of the last batch in the place of unused entries; gives how many there were."""
-        share = self.usage / self.usage.sum().clamp_min(1)
-        unused = share < self.dead / len(share)
-        self.entries[unused] = self.sample[unused]
-        self.usage.zero_()
-        return int(unused.sum())
+    def is_due(self) -> bool:
+        """Whether the dead codes are to be replaced before the next step."""
+        return int(self.batches) in self.replaced
 
-    def _begin_batch(self) -> None:
-        if self.replaced:
-            if int(self.batches) in self.replaced:
-                self.replace_dead()
-            self.batches += 1
+    @torch.no_grad()
+    def without_dead(self, entries: Float[Tensor, "codes D"]) -> Float[Tensor, "codes D"]:
+        """The entries, given whole, with inputs of the last batch in the place of unused ones."""
+        unused = self.usage < self.dead * self.usage.mean()
+        return torch.where(unused[:, None], self.sample, entries)
 
 
 class NSVQ(Codebook):
@@ -82,9 +75,6 @@ class NSVQ(Codebook):
     In training the error of the nearest code is replaced by noise of the same length, through which gradients reach
     both the input and the code, so that no penalty is needed; in evaluation the code itself passes.
     """
-
-    def __init__(self, codes: int, dim: int, *, replaced: tuple[int, ...] = REPLACED):
-        super().__init__(codes, dim, replaced=replaced)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
         """Quantise each vector."""
@@ -110,19 +100,10 @@ class VQ(Codebook):
         dim: numbers in each.
         commitment: weight of what moves inputs to their code.
         codebook: weight of what moves each used code to its inputs.
-        replaced: see `Codebook`.
     """
 
-    def __init__(
-        self,
-        codes: int,
-        dim: int,
-        *,
-        commitment: float = 0.25,
-        codebook: float = 1.0,
-        replaced: tuple[int, ...] = REPLACED,
-    ):
-        super().__init__(codes, dim, replaced=replaced)
+    def __init__(self, codes: int, dim: int, *, commitment: float = 0.25, codebook: float = 1.0):
+        super().__init__(codes, dim)
         nn.init.uniform_(self.entries, -1 / codes, 1 / codes)
         self.commitment, self.codebook = commitment, codebook
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dila.baselines.adaworld_diffusion import AdaWorldDiffusion, AdaWorldDiffusionConfig
 from dila.configs import KIND, completed, to_json
 from dila.errors import DilaError
@@ -79,7 +81,8 @@ def check_start(model: AnyModel | None, run: Run) -> None:
         DilaError: as `grown`.
     """
     if model is not None or isinstance(run.model, AdaWorldDiffusionConfig):
-        grown(model, run)
+        with torch.device("meta"):  # shapes are all that is compared
+            grown(None if model is None else build(model.config), run)
 
 
 def _over(lam: AnyModel | None, fresh: AdaWorldDiffusion, run: Run) -> AdaWorldDiffusion:

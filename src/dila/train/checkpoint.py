@@ -9,7 +9,6 @@ learning rate is a function of the step and needs no saving.
 import logging
 import os
 import random
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,13 +20,12 @@ import torch
 
 from dila.errors import DilaError
 from dila.files import to_disk, writing
-from dila.interop.find import CHECKPOINTS
+from dila.interop.find import CHECKPOINTS, checkpoints
 from dila.interop.pretrained import Pretrained, save_pretrained
 from dila.vision.stored import load_plain, write_plain
 
 TRAINER = "trainer.pt"
 _log = logging.getLogger(__name__)
-_STEP = re.compile(r"step_(\d{7,})$")
 
 
 class TrainerState(NamedTuple):
@@ -56,7 +54,7 @@ class TrainerState(NamedTuple):
 
 def newest(out: Path) -> Path | None:
     """The newest checkpoint of a run, if there is one."""
-    found = _all(out)
+    found = checkpoints(out)
     return found[-1] if found else None
 
 
@@ -87,7 +85,7 @@ def save_checkpoint(
 def tidy(out: Path, keep: int) -> None:
     """Remove all but the newest checkpoints, and what killed writers left; only one process of a run may."""
     folder = out / CHECKPOINTS
-    for old in _all(out)[:-keep]:
+    for old in checkpoints(out)[:-keep]:
         os.replace(old, folder / f".{old.name}.gone")
     for left in [*folder.glob(".step_*"), *folder.glob("..step_*")]:
         if left.is_dir():  # no lock
@@ -169,12 +167,3 @@ def own_random_state() -> Iterator[None]:
         yield
     finally:
         restore_random_state(before)
-
-
-def _all(out: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    folder = out / CHECKPOINTS
-    if not folder.is_dir():
-        return []
-    steps = [(int(match[1]), child) for child in folder.iterdir() if (match := _STEP.match(child.name))]
-    return [child for _, child in sorted(steps)]

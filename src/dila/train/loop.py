@@ -23,7 +23,7 @@ from dila.configs import to_json
 from dila.errors import DilaError
 from dila.files import alone, at_home
 from dila.interop.models import AnyModel
-from dila.interop.pretrained import Pretrained, load_pretrained
+from dila.interop.pretrained import Pretrained, load_pretrained, read_statistics
 from dila.protocols import FrameDecoder
 from dila.train.begin import DECODING, begin, check_start, grown, is_begun, settle
 from dila.train.checkpoint import (
@@ -116,7 +116,7 @@ def _train(run: Run, data: Data, out: Path, accelerator: Any, cache_dir: Path, p
         tidy(out, run.keep)
     checkpoint = newest_of_all(accelerator, out)
     if checkpoint is not None:
-        encoder = encoder.with_statistics(load_pretrained(checkpoint).encoder.statistics)
+        encoder = encoder.with_statistics(read_statistics(checkpoint))
     # One process fills the cache; to the others it is then there.
     with accelerator.main_process_first():
         material = gather(run, encoder, corpora, cache_dir, progress=progress and accelerator.is_main_process)
@@ -170,6 +170,7 @@ class Trainer:
         self.dying = 0
         self.saved_at = time.monotonic()
         self.held_out = HeldOut(run, material, accelerator.device) if accelerator.is_main_process else None
+        self.trained_on = trained_note(out, run.clips.held_out) if accelerator.is_main_process else {}
         self.data = fingerprint(material.splits)
 
     def restore(self, checkpoint: Path) -> None:
@@ -233,7 +234,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         began, clips = time.monotonic(), 0
         for parts in batches:
-            outcome, norm, rate = self._optimise(parts, stage)
+            with self.spread.step(self.learner):
+                outcome, norm, rate = self._optimise(parts, stage)
             self.faults.note(batches.share, batches.used())
             self.step, self.sampler, clips = self.step + 1, batches.sampler.state_dict(), clips + self.settings.batch
             bar.update()
@@ -251,7 +253,8 @@ class Trainer:
                 self.stop.signal is not None,
                 time.monotonic() - self.saved_at > self.settings.checkpoint_minutes * 60,
             )
-            if stopped or self.step == self.settings.steps or (not self.dying and (late or self._is_counted())):
+            due = late or self._is_due(self.settings.checkpoint_every)
+            if stopped or self.step == self.settings.steps or (due and not self.dying):
                 self.save()
             if stopped:
                 raise self.stop.exit() if self.stop.signal is not None else SystemExit(143)
@@ -347,7 +350,7 @@ class Trainer:
             self.data, faults, self.spikes.state_dict(), self.dying,
         )  # fmt: skip
         notes = {"run": run.name, "step": self.step, "steps": run.steps, "stage": run.stages[self.stage].title}
-        notes |= trained_note(self.out, run.clips.held_out)
+        notes |= self.trained_on
         with whole.raw_actions() as model:
             pretrained = Pretrained(model, self.material.encoder, self.decoder, run.clips.stride, run.clips.frames)
             save_checkpoint(self.out, pretrained, state, run.keep, notes)
@@ -375,12 +378,8 @@ class Trainer:
             progress=self.progress,
         )  # fmt: skip
 
-    def _is_due(self, every: int, last: int) -> bool:
-        return self.step % every == 0 or self.step == last
-
-    def _is_counted(self) -> bool:
-        every = self.settings.checkpoint_every
-        return every is not None and self.step % every == 0
+    def _is_due(self, every: int | None, last: int | None = None) -> bool:
+        return (every is not None and self.step % every == 0) or self.step == last
 
     def _check_alive(self, watched: dict[str, float]) -> None:
         guard = self.settings.guard

@@ -204,7 +204,7 @@ class Run:
         optimiser: AdamW.
         batch: clips of one optimiser step, over all processes.
         accumulate: parts that a batch is computed in, to save memory. Diversity, motion weights and symmetry's
-            threshold are of a part.
+            threshold are of a part; a codebook counts them as one.
         precision: of the forward pass; "bf16" is autocast, on the CPU too. Weights are always fp32.
         seed: of weights, dropout and the order of clips.
         log_every: steps.

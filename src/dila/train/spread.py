@@ -7,14 +7,15 @@ whole either way, so that one loads under the other.
 The learner is one unit, not one a layer: models here read parts of their layers outside a layer's own forward.
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from dila.interop.models import build
+from dila.nn.bottleneck import Codebook
 from dila.shapes import Float, Tensor
 from dila.train.learner import Learner
 
@@ -32,6 +33,31 @@ class Whole:
     def prepare(self, learner: Learner) -> nn.Module:
         """The module to call in place of the learner."""
         return self.accelerator.prepare(learner)
+
+    @contextmanager
+    def step(self, learner: nn.Module) -> Iterator[None]:
+        """Around an optimiser step: before it codebooks replace what is dead, where due; after it they count one step.
+
+        All processes replace alike: by the uses of all of them, and with inputs of the first one. It is done here
+        because what a forward writes to a weight is lost where that lies in parts.
+        """
+        books = [module for module in learner.modules() if isinstance(module, Codebook)]
+        for book in books:
+            if book.is_due():
+                self._replace_dead(book)
+        before = [book.usage.clone() for book in books]
+        yield
+        for book, old in zip(books, before, strict=True):
+            book.usage.copy_(old + self.accelerator.reduce(book.usage - old, reduction="sum"))
+            book.batches += 1
+
+    @torch.no_grad()
+    def _replace_dead(self, book: Codebook) -> None:
+        from accelerate.utils import broadcast
+
+        broadcast(book.sample)
+        book.entries.copy_(_parted(book.without_dead(_joined(book.entries)), book.entries))
+        book.usage.zero_()
 
     def waiting(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         """While more parts of a batch follow: gradients stay where they are."""
@@ -120,10 +146,10 @@ def _joined(value: Any) -> Any:
 
 
 def _parted(value: Tensor, like: Any) -> Tensor:
-    """A whole tensor as the part of it that lies where `like` does; counters stay what they are."""
+    """A whole tensor as the part of it that lies where `like` does; counters, and where all lies there, stay whole."""
     from torch.distributed.tensor import distribute_tensor
 
-    if value.shape != like.shape:
+    if value.shape != like.shape or not hasattr(like, "device_mesh"):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
