@@ -225,6 +225,14 @@ def test_uneven_times_are_not_made_even(tmp_path):
         convert(tmp_path / "c", tmp_path / "out", progress=False)
 
 
+def test_one_frame_is_told_as_that(corpus, tmp_path):
+    write_video(corpus / "short.mp4", clip(9, 1), 10)
+    reasons = {str(s.path): s.reason for s in convert(corpus, tmp_path / "out", progress=False).skipped}
+    assert "one frame; two at least" in reasons["short.mp4"]
+    with pytest.raises(DilaError, match=r"holds only episodes of one frame, which have no frame rate"):
+        convert(corpus / "short.mp4", tmp_path / "alone", fps=10, progress=False)
+
+
 def test_a_result_in_the_corpus_or_among_other_files_is_refused(corpus, tmp_path):
     with pytest.raises(DilaError, match="sub/out lies in the corpus itself"):
         convert(corpus, corpus / "sub" / "out", progress=False)

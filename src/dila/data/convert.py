@@ -289,12 +289,16 @@ def _even(corpus: Corpus) -> tuple[int | float, list[Episode], list[Skipped]]:
     rates = {e.id: _rate(e.times) for e in corpus.episodes}
     common = Counter(rate for rate in rates.values() if rate).most_common(1)
     if not common:
+        if all(len(e.times) < 2 for e in corpus.episodes):
+            raise DilaError(f"{corpus.root} holds only episodes of one frame, which have no frame rate; give longer ones")
         raise DilaError(f"{corpus.root} holds no episode with an even frame rate; give --fps")
     rate = common[0][0]
     skipped = list(corpus.skipped)
     for episode in corpus.episodes:
         found = rates[episode.id]
-        if found != rate:
+        if len(episode.times) < 2:
+            skipped.append(Skipped(Path(episode.id), "has one frame; two at least make an episode of a data set"))
+        elif found != rate:
             what = f"{found:g} frames a second" if found else "no even frame rate"
             skipped.append(Skipped(Path(episode.id), f"has {what}, most episodes have {rate:g}; give --fps"))
     return rate, [e for e in corpus.episodes if rates[e.id] == rate], skipped

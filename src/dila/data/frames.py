@@ -4,7 +4,6 @@ The frame rate comes from `meta.json` beside the images, ``{"fps": 10}``, or fro
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from dila.data import room
-from dila.data.reading import upright, upright_size
+from dila.data.reading import read_json, upright, upright_size
 from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
 from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
 from dila.errors import DilaError, refuse_shortage
@@ -93,10 +92,10 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 def _stored_fps(path: Path) -> float | None:
     if not path.is_file():
         return None
+    meta = read_json(path)
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
         rate = float(meta["fps"]) if meta.get("fps") is not None else None
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DilaError(f'{path} must be JSON such as {{"fps": 10}}: {error}') from error
     if rate is not None and not 0 < rate < float("inf"):
         raise DilaError(f"{path} gives fps = {rate}; it must be above 0")
