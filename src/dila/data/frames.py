@@ -17,7 +17,7 @@ from dila.data import room
 from dila.data.reading import read_json, upright, upright_size
 from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
 from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
-from dila.errors import DilaError, refuse_shortage
+from dila.errors import DilaError, check_inside, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -41,9 +41,7 @@ class FrameEpisode:
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
         """The images with these indices, RGB; raises `DilaError` when one is unreadable or of another size."""
-        wanted = [int(f) for f in frames]
-        if wanted and (min(wanted) < 0 or max(wanted) >= len(self.names)):
-            raise DilaError(f"{self.path} has frames 0 to {len(self.names) - 1}, not {min(wanted)} to {max(wanted)}")
+        wanted = check_inside(str(self.path), frames, len(self.names))
         out = room.make((len(wanted), *self.size, 3))
         for row, frame in enumerate(wanted):
             out[row] = _read_image(self.path / self.names[frame], self.size)

@@ -32,7 +32,6 @@ from dila.data.reading import (
     Split,
     Stamp,
     action_rows,
-    check_inside,
     check_length,
     join,
     picture_from,
@@ -41,7 +40,7 @@ from dila.data.reading import (
     stamp,
 )
 from dila.data.video import MAX_PIXELS, hash_file
-from dila.errors import DilaError, MissingExtra, refuse_shortage
+from dila.errors import DilaError, MissingExtra, check_inside, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".hdf5", ".h5"})

@@ -23,7 +23,6 @@ from dila.data.reading import (
     Names,
     Skipped,
     Split,
-    check_inside,
     join,
     open_table,
     picture_from,
@@ -33,7 +32,7 @@ from dila.data.reading import (
 from dila.data.seek import check_whole
 from dila.data.span import Span, read_span
 from dila.data.video import hash_file
-from dila.errors import DilaError, refuse_shortage
+from dila.errors import DilaError, check_inside, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 RANGES = re.compile(r"\s*\d{1,9}\s*:\s*\d{1,9}\s*(,\s*\d{1,9}\s*:\s*\d{1,9}\s*)*", re.ASCII)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dila.data import room
+from dila.data.packets import MAX_FRAMES
 from dila.data.video import MAX_PIXELS, MAX_SIDE
 from dila.errors import DilaError, refuse_shortage
 from dila.shapes import Tensor, UInt8
@@ -73,8 +74,6 @@ class LazyColumns(Mapping[str, np.ndarray]):
 
 MAX_TEXT = 256 * 2**20
 """Bytes of a JSON document that are read at most."""
-MAX_LENGTH = 20_000_000
-"""Frames of an episode, rows of a table: more is a claim."""
 MAX_TABLE = 8 * 2**30
 """Bytes of what is read of one table at a time, unpacked."""
 NUMBER = 8
@@ -132,8 +131,8 @@ def check_length(where: str, frames: int) -> int:
     Raises:
         DilaError: none, or more than any has.
     """
-    if not 0 < frames <= MAX_LENGTH:
-        raise DilaError(f"{where} claims {frames:,} frames; 1 to {MAX_LENGTH:,} can be")
+    if not 0 < frames <= MAX_FRAMES:
+        raise DilaError(f"{where} claims {frames:,} frames; 1 to {MAX_FRAMES:,} can be")
     return frames
 
 
@@ -185,9 +184,9 @@ def check_table(path: Path, parquet: Any, columns: Sequence[str]) -> None:
         claimed = sum(max(0, cell.total_uncompressed_size, NUMBER * cell.num_values) for cell in read)
     except UnicodeDecodeError as error:
         raise DilaError(f"{path} names its columns in no readable text ({error}); write it anew") from error
-    if not 0 <= meta.num_rows <= MAX_LENGTH or claimed > MAX_TABLE:
+    if not 0 <= meta.num_rows <= MAX_FRAMES or claimed > MAX_TABLE:
         raise DilaError(
-            f"{path} claims {meta.num_rows:,} rows and {claimed:,} bytes, more than {MAX_LENGTH:,} or {MAX_TABLE:,}; "
+            f"{path} claims {meta.num_rows:,} rows and {claimed:,} bytes, more than {MAX_FRAMES:,} or {MAX_TABLE:,}; "
             "split it"
         )
 
@@ -323,15 +322,3 @@ def stacked(pictures: Sequence[np.ndarray], where: str) -> UInt8[Tensor, "N 3 Y 
     out = room.make((len(pictures), *pictures[0].shape))
     np.stack(pictures, out=out)
     return torch.from_numpy(out).permute(0, 3, 1, 2)
-
-
-def check_inside(where: str, frames: Sequence[int], count: int) -> list[int]:
-    """The indices as integers.
-
-    Raises:
-        DilaError: one lies outside 0 .. count - 1.
-    """
-    wanted = [int(f) for f in frames]
-    if wanted and (min(wanted) < 0 or max(wanted) >= count):
-        raise DilaError(f"{where} has frames 0 to {count - 1}, but {min(wanted)} to {max(wanted)} were asked for")
-    return wanted
