@@ -18,7 +18,7 @@ import torch
 
 from dila.data import room
 from dila.data.packets import MAX_FRAMES
-from dila.data.video import MAX_PIXELS, MAX_SIDE
+from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
 from dila.errors import DilaError, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
@@ -92,6 +92,20 @@ def stamp(path: Path) -> Stamp:
     except OSError as error:
         raise DilaError(f"{path} is gone; put it back, or open the data set anew") from error
     return path, told.st_mtime_ns, told.st_size
+
+
+def hash_shared(path: Path) -> str:
+    """`dila.data.video.hash_file` of a file of many episodes, each of which asks for it.
+
+    Raises:
+        DilaError: the file is gone or cannot be read.
+    """
+    return _hash(stamp(path))
+
+
+@lru_cache(maxsize=1024)
+def _hash(version: Stamp) -> str:
+    return hash_file(version[0])
 
 
 def join(*parts: str) -> str:
@@ -212,8 +226,8 @@ def open_table(path: Path) -> Any:
         raise DilaError(f"{path} is not a readable parquet file: {error}") from error
 
 
-def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, group: int | None = None) -> Any:
-    """Columns of the file, all when None, or of one of its row groups, as a table.
+def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, groups: Sequence[int] | None = None) -> Any:
+    """Columns of the file, all when None, or of some of its row groups, as a table.
 
     Raises:
         DilaError: they are damaged, or claim more than fits.
@@ -222,7 +236,7 @@ def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, group:
 
     check_table(path, parquet, parquet.schema_arrow.names if columns is None else columns)
     try:
-        read = parquet.read if group is None else partial(parquet.read_row_group, group)
+        read = parquet.read if groups is None else partial(parquet.read_row_groups, list(groups))
         return read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise DilaError(f"{path} is not a readable parquet file: {error}") from error
@@ -242,6 +256,42 @@ def rows(where: str, name: str, values: Any) -> np.ndarray:
         raise DilaError(f"{where} holds no rows of numbers in {name!r} (its type is {array.dtype}); remove or fix it")
     array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
     return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def is_numeric(kind: Any) -> bool:
+    """Whether a column of this Arrow type holds numbers, or lists of them to any depth."""
+    import pyarrow.types as kinds
+
+    while _is_list(kind):
+        kind = kind.value_type
+    return kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    return kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
+
+
+def column_rows(path: Path, name: str, column: Any) -> np.ndarray:
+    """A column of a parquet file as `rows` lays it out.
+
+    Raises:
+        DilaError: not numbers, empty cells, or lists of unequal length.
+    """
+    import pyarrow.compute as pc
+
+    if not is_numeric(column.type):
+        raise DilaError(f"{path} holds {column.type} in column {name!r}; only numbers and lists of numbers can be used")
+    values, width = column.combine_chunks(), 1
+    while _is_list(values.type) and not values.null_count:
+        lengths = pc.call_function("list_value_length", [values]).unique().to_pylist()
+        if len(lengths) > 1:
+            raise DilaError(f"{path} has lists of unequal length in column {name!r}; every frame needs the same length")
+        values, width = values.flatten(), width * max(lengths, default=1)
+    if values.null_count:
+        raise DilaError(f"{path} has empty cells in column {name!r}; fill them, with NaN where nothing is known")
+    return rows(str(path), name, values.to_numpy(zero_copy_only=False).reshape(len(column), width))
 
 
 def action_rows(where: str, action: np.ndarray, frames: int) -> np.ndarray:
