@@ -59,7 +59,7 @@ def _around(path: Path, episode: int) -> tuple[dict[str, Any], int, int]:
     places = kept(_places, version)
     low, high = 0, len(places["edges"]) - 1
     if run := places["rows"].get(episode):
-        low, high = (np.searchsorted(places["edges"], [run[0], run[1] - 1], side="right") - [1, 0]).tolist()
+        low, high = (np.searchsorted(places["edges"][:-1], [run[0], run[1] - 1], side="right") - [1, 0]).tolist()
     stored = kept(_numbers, version, low, high)
     return stored, *stored["rows"].get(episode, (0, 0))
 

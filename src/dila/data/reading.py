@@ -184,16 +184,16 @@ def check_footer(version: Stamp) -> None:
             next(parquet.iter_batches(batch_size=1, use_threads=False), None)
 
 
-def check_table(path: Path, parquet: Any, columns: Sequence[str]) -> None:
-    """How much reading these columns of a parquet file would give, before it is read.
+def check_table(path: Path, parquet: Any, columns: Sequence[str], groups: Sequence[int] | None) -> None:
+    """How much reading these columns of a parquet file (or of some of its row groups) would give, before it is read.
 
     Raises:
         DilaError: more rows or bytes than fit.
     """
     meta, wanted = parquet.metadata, frozenset(columns)
-    groups = (meta.row_group(i) for i in range(meta.num_row_groups))
+    chosen = map(meta.row_group, range(meta.num_row_groups) if groups is None else groups)
     try:
-        cells = [cell for group in groups for cell in map(group.column, range(group.num_columns))]
+        cells = [cell for group in chosen for cell in map(group.column, range(group.num_columns))]
         read = [cell for cell in cells if cell.path_in_schema.split(".")[0] in wanted]
         claimed = sum(max(0, cell.total_uncompressed_size, NUMBER * cell.num_values) for cell in read)
     except UnicodeDecodeError as error:
@@ -234,7 +234,7 @@ def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, groups
     """
     import pyarrow as pa
 
-    check_table(path, parquet, parquet.schema_arrow.names if columns is None else columns)
+    check_table(path, parquet, parquet.schema_arrow.names if columns is None else columns, groups)
     try:
         read = parquet.read if groups is None else partial(parquet.read_row_groups, list(groups))
         return read(columns=None if columns is None else list(columns))
