@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from collections.abc import Sequence
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
 """Of what torch raises where there is none, as errors of no kind of their own; the last is oneDNN's."""
@@ -25,6 +26,18 @@ def at_least(least: int, **flags: int | None) -> None:
     for name, value in flags.items():
         if value is not None and value < least:
             raise DilaError(f"--{name} {value} must be at least {least}")
+
+
+def check_inside(where: str, frames: Sequence[int], count: int) -> list[int]:
+    """The indices of frames as integers.
+
+    Raises:
+        DilaError: one lies outside 0 .. count - 1.
+    """
+    wanted = [int(f) for f in frames]
+    if wanted and (min(wanted) < 0 or max(wanted) >= count):
+        raise DilaError(f"{where} has frames 0 to {count - 1}, but {min(wanted)} to {max(wanted)} were asked for")
+    return wanted
 
 
 def first_line(error: BaseException) -> str:

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from dila.data import annotated
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.primitives import KINDS
 from dila.data.video import write_video
@@ -66,6 +68,25 @@ def test_loopnav_as_frames_or_with_meta_json(tmp_path, shades, check_alignment):
     assert [e.id for e in corpus.episodes] == ["film/video.mp4", "frames"]
     np.testing.assert_allclose(corpus.episodes[1].times, np.arange(7) / 20)
     assert check_alignment(corpus.episodes, lambda _, f: [f, 1]) == 8
+
+
+def test_what_other_systems_leave_beside_a_video_does_not_take_its_actions(tmp_path, shades):
+    write_video(tmp_path / "a.mp4", shades(4), 10)
+    (tmp_path / "meta.json").write_text(json.dumps({"actions": [[1.0]] * 4}))
+    (tmp_path / "._a.mp4").write_bytes(b"of macOS")
+    assert set(open_corpus(tmp_path).episodes[0].columns) == {"action"}
+    write_video(tmp_path / "b.mp4", shades(4), 10)
+    assert [dict(e.columns) for e in open_corpus(tmp_path).episodes] == [{}, {}]
+
+
+def test_a_folder_is_not_walked_for_every_video_in_it(tmp_path, monkeypatch):
+    for number in range(200):
+        (tmp_path / f"{number}.mp4").touch()
+    (tmp_path / "meta.json").write_text("{}")
+    asked = []
+    monkeypatch.setattr(annotated, "Path", lambda name: asked.append(name) or Path(name))
+    assert not any(annotated.claims(path) for path in tmp_path.glob("*.mp4"))
+    assert len(asked) == 200  # the first other each
 
 
 def rt1(folder, shades, count, **more):

@@ -1,4 +1,5 @@
 import importlib.util
+import pickle
 import shutil
 from pathlib import Path
 
@@ -182,6 +183,21 @@ def test_a_damaged_table_of_episodes_is_told_of(damage, corpus, tmp_path):
         convert(corpus, tmp_path / "out", progress=False)
 
 
+def test_what_a_worker_is_sent_does_not_grow_with_the_corpus(corpus, tmp_path, monkeypatch):
+    sent = []
+
+    def noting(job, items, *_):
+        sent.append(len(pickle.dumps(job)))
+        return map(job, items)
+
+    monkeypatch.setattr(module, "run_jobs", noting)
+    convert(corpus, tmp_path / "one", progress=False)
+    for number in range(20):
+        shutil.copy(corpus / "a.mp4", corpus / f"a{number:02d}.mp4")
+    convert(corpus, tmp_path / "other", progress=False)
+    assert abs(sent[0] - sent[1]) < 20  # the names of the two folders
+
+
 def test_another_task_is_refused(corpus, tmp_path):
     convert(corpus, tmp_path / "out", task="wipe", progress=False)
     with pytest.raises(DilaError, match=r"holds a recording with task = 'wipe' \(now 'fold'\)"):
@@ -223,6 +239,14 @@ def test_uneven_times_are_not_made_even(tmp_path):
         container.mux(stream.encode())
     with pytest.raises(DilaError, match="even frame rate; give --fps"):
         convert(tmp_path / "c", tmp_path / "out", progress=False)
+
+
+def test_one_frame_is_told_as_that(corpus, tmp_path):
+    write_video(corpus / "short.mp4", clip(9, 1), 10)
+    reasons = {str(s.path): s.reason for s in convert(corpus, tmp_path / "out", progress=False).skipped}
+    assert "one frame; two at least" in reasons["short.mp4"]
+    with pytest.raises(DilaError, match=r"holds only episodes of one frame, which has no rate"):
+        convert(corpus / "short.mp4", tmp_path / "alone", fps=10, progress=False)
 
 
 def test_a_result_in_the_corpus_or_among_other_files_is_refused(corpus, tmp_path):

@@ -192,6 +192,16 @@ def test_rows_may_come_in_any_order(tmp_path):
     assert open_corpus(tmp_path).episodes[0].columns["v"].tolist() == [[0.0], [10.0], [20.0], [30.0]]
 
 
+def test_deeper_lists_are_laid_out_flat_as_in_lerobots_tables(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    film(tmp_path / "x.mp4", 4)
+    table = {"episode": ["x.mp4"] * 4, "frame": list(range(4)), "m": [[[f, 1.0], [2.0, 3.0]] for f in range(4)]}
+    pq.write_table(pa.table(table), tmp_path / "actions.parquet")
+    assert open_corpus(tmp_path).episodes[0].columns["m"].tolist() == [[f, 1, 2, 3] for f in range(4)]
+
+
 class Named:
     def __init__(self, name):
         self.id = name

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from dila.data import reading
 from dila.data.corpus import open_corpus
 from dila.data.reading import picture_from
 from dila.errors import DilaError
@@ -41,6 +42,14 @@ def test_bad_meta_is_named(tmp_path, text):
     save(tmp_path / "a", 2)
     (tmp_path / "a" / "meta.json").write_text(text)
     with pytest.raises(DilaError, match=r"meta\.json"):
+        open_corpus(tmp_path / "a")
+
+
+def test_what_is_read_of_meta_has_bounds(tmp_path, monkeypatch):
+    save(tmp_path / "a", 2)
+    (tmp_path / "a" / "meta.json").write_text('{"fps": 4}' + 99 * " ")
+    monkeypatch.setattr(reading, "MAX_TEXT", 99)
+    with pytest.raises(DilaError, match=r"meta\.json is not readable JSON \(it has more than 99 bytes\)"):
         open_corpus(tmp_path / "a")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dila.data import hdf5
+from dila.data import hdf5, reading
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.hdf5 import Hdf5Episode, opened
 from dila.data.hdf5_heap import HeapChecked
@@ -22,6 +22,15 @@ LENGTHS = {"demo_1": 7, "demo_2": 5, "demo_10": 6}
 
 def pixels(shades, count, first):
     return shades(count, first, size=16).permute(0, 2, 3, 1).numpy()
+
+
+def jpegs(pictures):
+    encoded = []
+    for picture in pictures:
+        out = io.BytesIO()
+        Image.fromarray(picture).save(out, "JPEG", quality=95)
+        encoded.append(out.getvalue())
+    return encoded
 
 
 @pytest.fixture
@@ -62,6 +71,56 @@ def test_robomimic_is_read_and_aligned(robomimic, check_alignment, numbers):
     assert set(first.columns) == {"action", "state", "rewards", "robot0_eef_pos"}
     assert first.columns["action"].dtype == np.float32
     assert check_alignment(corpus.episodes, lambda _, f: [f, -f], lambda _, f: [f]) == 2 * (4 + 2 + 3)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "grey"])
+@pytest.mark.parametrize("layout", ["robomimic", "worldmodel"])
+def test_pictures_may_be_encoded_or_grey(tmp_path, shades, numbers, kind, layout):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        place = "data/demo_0/obs/front" if layout == "robomimic" else "pixels"
+        if kind == "grey":
+            file[place] = pixels(shades, 6, 2)[..., 0]
+        else:
+            stored = file.create_dataset(place, (6,), dtype=h5py.vlen_dtype(np.uint8))
+            for f, jpeg in enumerate(jpegs(pixels(shades, 6, 2))):
+                stored[f] = np.frombuffer(jpeg, np.uint8)
+        if layout == "robomimic":
+            file["data/demo_0/obs/board"] = np.zeros((6, 3, 3), np.uint8)  # too small for a picture
+            file["data/demo_0/actions"] = np.zeros((6, 2))
+        else:
+            file["ep_len"], file["ep_offset"] = np.array([6]), np.array([0])
+    (episode,) = open_corpus(path).episodes
+    assert numbers(episode.read([5, 0, 0, 1])) == [7, 2, 2, 3]
+
+
+def test_listing_opens_each_data_set_once(robomimic, monkeypatch):
+    opened = []
+    real = h5py.Group.__getitem__
+    monkeypatch.setattr(h5py.Group, "__getitem__", lambda self, key: opened.append((self.name, key)) or real(self, key))
+    open_corpus(robomimic)
+    inside = [place for place in opened if place[0].endswith(("obs", "demo_1"))]
+    assert len(inside) == len(set(inside))
+
+
+def test_rows_are_counted_once_for_all_episodes_of_a_file(worldmodel, monkeypatch):
+    counted = []
+    real = h5py.Dataset.__len__
+    monkeypatch.setattr(h5py.Dataset, "__len__", lambda self: counted.append(self.name) or real(self))
+    open_corpus(worldmodel)
+    assert sorted(counted) == sorted(set(counted))
+
+
+def test_a_file_is_hashed_once_for_all_its_episodes(robomimic, monkeypatch):
+    episodes = open_corpus(robomimic).episodes
+    hashed = []
+    real = reading.hash_file
+    monkeypatch.setattr(reading, "hash_file", lambda path: hashed.append(path) or real(path))
+    before = [episode.fingerprint() for episode in episodes]
+    assert hashed == [robomimic]
+    with h5py.File(robomimic, "a") as file:
+        file["more"] = 1
+    assert not {episode.fingerprint() for episode in episodes} & set(before)
 
 
 def test_masks_are_splits_and_cameras_stay_together(robomimic):
@@ -143,17 +202,13 @@ def test_an_index_past_the_end_is_left_out(worldmodel):
 def recon(request, tmp_path, shades):
     """As released: pictures as JPEG bytes, velocities, positions."""
     path = tmp_path / "jackal_2019-08-02.hdf5"
-    jpegs = []
-    for picture in pixels(shades, 9, 0):
-        out = io.BytesIO()
-        Image.fromarray(picture).save(out, "JPEG", quality=95)
-        jpegs.append(out.getvalue())
+    encoded = jpegs(pixels(shades, 9, 0))
     with h5py.File(path, "w") as file:
         if request.param == "bytes":
-            file["images/rgb_left"] = np.array(jpegs)
+            file["images/rgb_left"] = np.array(encoded)
         else:
             stored = file.create_dataset("images/rgb_left", (9,), dtype=h5py.vlen_dtype(np.uint8))
-            for f, jpeg in enumerate(jpegs):
+            for f, jpeg in enumerate(encoded):
                 stored[f] = np.frombuffer(jpeg, np.uint8)
         file["commands/linear_velocity"] = np.arange(9)[:, None] / 10
         file["commands/angular_velocity"] = -np.arange(9) / 10

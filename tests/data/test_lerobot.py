@@ -261,6 +261,36 @@ def test_images_in_the_table_are_read(tmp_path, shades, check_alignment):
     check_alignment(corpus.episodes, lambda p, f: [STARTS[p] + f, -STARTS[p] - f], lambda p, f: [STARTS[p] + f])
 
 
+def test_of_a_file_of_many_episodes_the_row_groups_of_one_are_read(v3, monkeypatch, check_alignment):
+    """As LeRobot writes them, one an episode, or cut through episodes."""
+    episodes = open_corpus(v3, camera=FRONT).episodes
+    asked = []
+    real = pq.ParquetFile.read_row_groups
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", lambda self, g, **k: asked.append(g) or real(self, g, **k))
+    paths = [v3 / "data/chunk-000/file-000.parquet", v3 / "data/chunk-000/file-001.parquet"]
+    for path, inside in zip(paths, ([0, 1], [2, 3]), strict=True):
+        with pq.ParquetWriter(path, table(inside).schema) as file:
+            for e in inside:
+                file.write_table(table([e]))
+    assert [len(e.columns["action"]) for e in episodes] == LENGTHS
+    assert asked == [[0], [1], [0], [1]]
+    asked.clear()
+    for path, inside in zip(paths, ([0, 1], [2, 3]), strict=True):
+        pq.write_table(table(inside), path, row_group_size=4)
+    check_alignment(episodes, lambda p, f: [STARTS[p] + f, -STARTS[p] - f], lambda p, f: [STARTS[p] + f])
+    assert [episode.stamps().tolist()[-1] for episode in episodes] == pytest.approx([(n - 1) / FPS for n in LENGTHS])
+    assert asked == [[0, 1], [1, 2], [0, 1, 2], [2, 3]]
+
+
+def test_tables_of_many_episodes_stay_in_memory(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.parquet" for number in range(99)]
+    for path in paths:
+        save(table([1]), path)
+    for _ in range(2):
+        assert all(len(lerobot_tables.columns(path, 1, LENGTHS[1])["action"]) == LENGTHS[1] for path in paths)
+        monkeypatch.setattr(lerobot_tables, "open_table", None)
+
+
 def test_another_rate_changes_the_times_and_no_frame(v3, numbers):
     episode = open_corpus(v3, fps=5).episodes[2]
     np.testing.assert_allclose(episode.times, np.arange(5) / 5)

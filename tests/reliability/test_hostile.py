@@ -150,7 +150,7 @@ def test_tables_that_unpack_to_far_more_than_they_hold_are_refused(tmp_path, mon
     table = pa.table({"episode": names, "frame": np.zeros(rows, np.int64)})
     pq.write_table(table, tmp_path / "actions.parquet")
     assert (tmp_path / "actions.parquet").stat().st_size < 100_000
-    monkeypatch.setattr("dila.data.reading.MAX_LENGTH", 1_000_000)
+    monkeypatch.setattr("dila.data.reading.MAX_FRAMES", 1_000_000)
     refused(tmp_path, "claims 3,000,000 rows")
 
 

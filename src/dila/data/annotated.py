@@ -7,6 +7,7 @@ Where the document lies, and what it holds, is documented in docs/data.md:
     mug/turn_3/0.png ... + parameters.json   Omni-Primitive-Transforms: {"transform", "states", "held_out"}
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,10 @@ def _document(path: Path) -> Path | None:
 
 
 def _is_alone(path: Path) -> bool:
-    return sum(p.suffix.lower() in video.SUFFIXES for p in path.parent.iterdir()) == 1
+    """Whether no other video lies beside, as far as a corpus shows them."""
+    with os.scandir(path.parent) as beside:  # left at the first, as each of thousands of videos asks
+        names = (entry.name for entry in beside if entry.name != path.name and not entry.name.startswith("."))
+        return not any(Path(name).suffix.lower() in video.SUFFIXES for name in names)
 
 
 def _is_ours(document: Any) -> bool:

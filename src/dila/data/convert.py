@@ -117,8 +117,8 @@ def convert(
         about = _abouts(corpus, recordings, task, Path(told).name, columns)
         done = sources(out)
         _check_unchanged(out, done, about)
-        left = [r for r in recordings if r.id not in done and not _is_staged(staging, about[r.id])]
-        job = _Job(staging, rate, sizes, size is not None, columns, about, moving)
+        left = [(r, about[r.id]) for r in recordings if r.id not in done and not _is_staged(staging, about[r.id])]
+        job = _Job(staging, rate, sizes, size is not None, columns, moving)
         for failed in run_jobs(job, left, workers, len(recordings), f"converting {Path(told).name}", progress):
             skipped += [failed] if failed else []
         names = {key: parts for key, parts in corpus.names.items() if key in columns}
@@ -146,22 +146,24 @@ class _Recording(NamedTuple):
 
 
 class _Job(NamedTuple):
+    """What is done with each recording; workers are sent it with each, so what is told of one goes along with that."""
+
     staging: Path
     rate: int | float
     sizes: Mapping[str, tuple[int, int]]
     resize: bool
     columns: Sequence[str]
-    about: Mapping[str, About]
     moving: bool
 
-    def __call__(self, recording: _Recording) -> Skipped | None:
+    def __call__(self, one: tuple[_Recording, About]) -> Skipped | None:
         """Encode one recording, or say why not."""
+        recording, about = one
         try:
             if self.moving and (verdict := judge(measure_motion(recording.first))):
                 return Skipped(Path(recording.id), UNMOVED[verdict])
             columns = {name: recording.first.columns[name] for name in self.columns}
             cameras = {key: self._frames(e, self.sizes[key]) for key, e in recording.cameras.items()}
-            stage_episode(self.staging, _name(recording.id), cameras, columns, self.rate, self.about[recording.id])
+            stage_episode(self.staging, _name(recording.id), cameras, columns, self.rate, about)
         except DilaError as error:
             refuse_shortage(error)
             return Skipped(Path(recording.id), str(error))
@@ -289,12 +291,16 @@ def _even(corpus: Corpus) -> tuple[int | float, list[Episode], list[Skipped]]:
     rates = {e.id: _rate(e.times) for e in corpus.episodes}
     common = Counter(rate for rate in rates.values() if rate).most_common(1)
     if not common:
+        if all(len(e.times) < 2 for e in corpus.episodes):
+            raise DilaError(f"{corpus.root} holds only episodes of one frame, which has no rate; give longer ones")
         raise DilaError(f"{corpus.root} holds no episode with an even frame rate; give --fps")
     rate = common[0][0]
     skipped = list(corpus.skipped)
     for episode in corpus.episodes:
         found = rates[episode.id]
-        if found != rate:
+        if len(episode.times) < 2:
+            skipped.append(Skipped(Path(episode.id), "has one frame; two at least make an episode of a data set"))
+        elif found != rate:
             what = f"{found:g} frames a second" if found else "no even frame rate"
             skipped.append(Skipped(Path(episode.id), f"has {what}, most episodes have {rate:g}; give --fps"))
     return rate, [e for e in corpus.episodes if rates[e.id] == rate], skipped

@@ -4,7 +4,6 @@ The frame rate comes from `meta.json` beside the images, ``{"fps": 10}``, or fro
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,10 @@ import numpy as np
 import torch
 
 from dila.data import room
-from dila.data.reading import upright, upright_size
+from dila.data.reading import read_json, upright, upright_size
 from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
 from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
-from dila.errors import DilaError, refuse_shortage
+from dila.errors import DilaError, check_inside, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -42,9 +41,7 @@ class FrameEpisode:
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
         """The images with these indices, RGB; raises `DilaError` when one is unreadable or of another size."""
-        wanted = [int(f) for f in frames]
-        if wanted and (min(wanted) < 0 or max(wanted) >= len(self.names)):
-            raise DilaError(f"{self.path} has frames 0 to {len(self.names) - 1}, not {min(wanted)} to {max(wanted)}")
+        wanted = check_inside(str(self.path), frames, len(self.names))
         out = room.make((len(wanted), *self.size, 3))
         for row, frame in enumerate(wanted):
             out[row] = _read_image(self.path / self.names[frame], self.size)
@@ -93,10 +90,10 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 def _stored_fps(path: Path) -> float | None:
     if not path.is_file():
         return None
+    meta = read_json(path)
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
         rate = float(meta["fps"]) if meta.get("fps") is not None else None
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DilaError(f'{path} must be JSON such as {{"fps": 10}}: {error}') from error
     if rate is not None and not 0 < rate < float("inf"):
         raise DilaError(f"{path} gives fps = {rate}; it must be above 0")

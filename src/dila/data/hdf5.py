@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ import numpy as np
 
 from dila.data.frames import natural_order
 from dila.data.hdf5_heap import HeapChecked
+from dila.data.kept import kept
 from dila.data.reading import (
     LazyColumns,
     Names,
@@ -32,16 +33,16 @@ from dila.data.reading import (
     Split,
     Stamp,
     action_rows,
-    check_inside,
     check_length,
+    hash_shared,
     join,
     picture_from,
     rows,
     stacked,
     stamp,
 )
-from dila.data.video import MAX_PIXELS, hash_file
-from dila.errors import DilaError, MissingExtra, refuse_shortage
+from dila.data.video import MAX_PIXELS
+from dila.errors import DilaError, MissingExtra, check_inside, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".hdf5", ".h5"})
@@ -53,8 +54,11 @@ KEPT_OPEN = 8
 """Files at most."""
 MAX_CHUNK = 2**30
 """Bytes of a chunk, unpacked, all of which reading one row takes."""
+LEAST_SIDE = 16
+"""Pixels: uint8 in three dimensions is grey pictures from there on, and a table of something below."""
 Places = tuple[tuple[str, tuple[str, ...]], ...]
 """Columns, each with the places in the file that it is put together from."""
+ROBOMIMIC_COLUMNS = {"actions": "action", "states": "state", "rewards": "rewards", "dones": "dones"}
 RECON_COLUMNS = {
     "action": ("commands/linear_velocity", "commands/angular_velocity"),
     "state": ("jackal/position", "jackal/yaw"),
@@ -91,7 +95,7 @@ class Hdf5Episode:
 
     def fingerprint(self) -> str:
         """Hash of the file (its size and three samples) and of the place of the episode in it."""
-        told = f"{hash_file(self.path)} {self.dataset} {self.first} {len(self.times)}"
+        told = f"{hash_shared(self.path)} {self.dataset} {self.first} {len(self.times)}"
         return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
 
@@ -199,22 +203,26 @@ def _own(path: Path, file: Any, place: str) -> Any:
     Raises:
         DilaError: it lies outside, or claims too much.
     """
-    dataset = file[place]
+    return _checked(path, file, place, file[place])
+
+
+def _checked(path: Path, file: Any, place: str, dataset: Any) -> Any:
     if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
         raise DilaError(f"{path}: {place} lies in another file, which is not followed; copy it in (h5repack)")
     chunk = prod(dataset.chunks or dataset.shape[1:]) * dataset.dtype.itemsize
-    if chunk > MAX_CHUNK or (dataset.ndim == 4 and prod(dataset.shape[1:3]) > MAX_PIXELS):
+    if chunk > MAX_CHUNK or (dataset.ndim >= 3 and prod(dataset.shape[1:3]) > MAX_PIXELS):
         raise DilaError(f"{path}: {place} claims rows or chunks of {chunk:,} bytes; store it in smaller ones")
     return dataset
 
 
 def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
-    rate = fps or _control_rate(file["data"]) or ROBOMIMIC_FPS
+    data = file["data"]
+    rate = fps or _control_rate(data) or ROBOMIMIC_FPS
     ids: dict[str, list[str]] = {}
-    for demo in sorted(file["data"], key=natural_order):
+    for demo in sorted(data, key=natural_order):
         recording = join(name, demo)
         try:
-            found = _demo(path, file["data"][demo], demo, recording, rate)
+            found = _demo(path, data[demo], f"data/{demo}", recording, rate)
         except DilaError as error:
             refuse_shortage(error)
             yield Skipped(path, f"{recording} is left out: {error}")
@@ -227,31 +235,30 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
         yield Split(key, tuple(one for demo in members for one in ids.get(demo, ())))
 
 
-def _demo(path: Path, group: Any, demo: str, recording: str, rate: float) -> list[Hdf5Episode]:
-    observed = group.get("obs", {})
-    cameras = [key for key in observed if _is_images(observed[key])]
+def _demo(path: Path, group: Any, inside: str, recording: str, rate: float) -> list[Hdf5Episode]:
+    file, obs = group.file, group.get("obs", {})
+    observed = {key: obs[key] for key in obs}  # to open a data set takes longer than all that is asked of it here
+    cameras = {key: stored for key, stored in observed.items() if _is_images(stored)}
     if not cameras:
         raise DilaError("it has no images under obs; render them first (robomimic: dataset_states_to_obs.py)")
     if "actions" not in group:
         raise DilaError("it has no 'actions'")
-    for key in cameras:
-        _own(path, group.file, f"data/{demo}/obs/{key}")
-    count = check_length(f"data/{demo}/obs/{cameras[0]}", len(observed[cameras[0]]))
-    places = {"action": (f"data/{demo}/actions",)}
-    if "states" in group:
-        places["state"] = (f"data/{demo}/states",)
-    for key in ("rewards", "dones"):
-        if key in group:
-            places[key] = (f"data/{demo}/{key}",)
+    for key, stored in cameras.items():
+        _checked(path, file, f"{inside}/obs/{key}", stored)
+    first = next(iter(cameras))
+    count = check_length(f"{inside}/obs/{first}", len(cameras[first]))
+    found = {column: (f"{inside}/{key}", group[key]) for key, column in ROBOMIMIC_COLUMNS.items() if key in group}
     low = (key for key in observed if key not in cameras and observed[key].ndim <= 2 and _is_numbers(observed[key]))
-    places |= {key: (f"data/{demo}/obs/{key}",) for key in low}
-    _check_lengths(group.file, places, 0, count)
-    columns = LazyColumns(tuple(places), partial(_columns, path, tuple(places.items()), 0, count))
+    found |= {key: (f"{inside}/obs/{key}", observed[key]) for key in low}
+    for column, (place, stored) in found.items():
+        _check_rows(column, place, stored, count)
+    places = tuple((column, (place,)) for column, (place, _) in found.items())
+    columns = LazyColumns(tuple(found), partial(_columns, path, places, 0, count))
     times = np.arange(count) / rate
-    if any(len(observed[key]) != count for key in cameras):
-        raise DilaError(f"its cameras {cameras} have different numbers of frames")
+    if any(len(stored) != count for stored in cameras.values()):
+        raise DilaError(f"its cameras {list(cameras)} have different numbers of frames")
     return [
-        Hdf5Episode(join(recording, key), recording, key, path, f"data/{demo}/obs/{key}", 0, times, columns)
+        Hdf5Episode(join(recording, key), recording, key, path, f"{inside}/obs/{key}", 0, times, columns)
         for key in cameras
     ]
 
@@ -266,19 +273,20 @@ def _control_rate(data: Any) -> float | None:
 
 def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
     lengths, offsets = (_all(path, file, key) for key in ("ep_len", "ep_offset"))
-    columns = [key for key in file if key not in ("ep_len", "ep_offset") and hasattr(file[key], "shape")]
-    images = [key for key in columns if _is_images(file[key])]
+    stored = {key: file[key] for key in file if key not in ("ep_len", "ep_offset")}
+    columns = {key: one for key, one in stored.items() if hasattr(one, "shape")}
+    images = [key for key, one in columns.items() if _is_images(one)]
     cameras = [key for key in images if key.startswith("pixels")] or images
     if not cameras:
         raise DilaError(f"{path} has no column of images, such as pixels; record it with images")
     for key in cameras:
-        _own(path, file, key)
-    numbers = [key for key in columns if file[key].ndim <= 2 and _is_numbers(file[key])]
+        _checked(path, file, key, columns[key])
+    numbers = [key for key, one in columns.items() if one.ndim <= 2 and _is_numbers(one)]
     places = {("state" if key == "proprio" and "state" not in numbers else key): (key,) for key in numbers}
+    there = min(len(columns[key]) for key in [*cameras, *numbers])
     for number, (length, first) in enumerate(zip(lengths.tolist(), offsets.tolist(), strict=True)):
         recording = join(name, f"episode_{number:06d}")
-        short = [key for key in [*cameras, *numbers] if len(file[key]) < first + length]
-        if first < 0 or length < 1 or short:
+        if first < 0 or length < 1 or first + length > there:
             yield Skipped(path, f"{recording} is left out: its rows {first} to {first + length} are not all there")
             continue
         check_length(f"{path}: {recording}", length)
@@ -301,7 +309,9 @@ def _all(path: Path, file: Any, key: str) -> np.ndarray:
 def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
     count = check_length(f"{path}: images/rgb_left", len(_own(path, file, "images/rgb_left")))
     places = {c: parts for c, parts in RECON_COLUMNS.items() if all(part in file for part in parts)}
-    _check_lengths(file, places, 0, count)
+    for column, parts in places.items():
+        for part in parts:
+            _check_rows(column, part, file[part], count)
     columns = LazyColumns(tuple(places), partial(_columns, path, tuple(places.items()), 0, count))
     named = {"action": ("linear_velocity", "angular_velocity"), "state": ("x", "y", "z", "yaw")}
     yield Names({column: parts for column, parts in named.items() if column in places})
@@ -309,21 +319,16 @@ def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterato
     yield Hdf5Episode(name, name, "rgb_left", path, "images/rgb_left", 0, times, columns)
 
 
-def _check_lengths(file: Any, places: Mapping[str, Sequence[str]], first: int, count: int) -> None:
-    for column, parts in places.items():
-        for part in parts:
-            rows_there = len(file[part]) - first
-            if rows_there != count and not (column == "action" and rows_there == count - 1):
-                raise DilaError(f"{part} has {rows_there} rows for {count} frames; one a frame is needed")
+def _check_rows(column: str, place: str, stored: Any, count: int) -> None:
+    if len(stored) != count and not (column == "action" and len(stored) == count - 1):
+        raise DilaError(f"{place} has {len(stored)} rows for {count} frames; one a frame is needed")
 
 
 def _columns(path: Path, places: Places, first: int, count: int) -> dict[str, np.ndarray]:
-    return _kept_columns(stamp(path), places, first, count)
+    return kept(_read_columns, stamp(path), places, first, count)
 
 
-@lru_cache(maxsize=64)
-def _kept_columns(version: Stamp, places: Places, first: int, count: int) -> dict[str, np.ndarray]:
-    """Columns of one recording; a process keeps those of a few."""
+def _read_columns(version: Stamp, places: Places, first: int, count: int) -> dict[str, np.ndarray]:
     path = version[0]
     with opened(path) as file:
         found = {
@@ -345,8 +350,13 @@ def _onward(action: np.ndarray) -> np.ndarray:
 
 
 def _is_images(dataset: Any) -> bool:
+    """Whether each row is a picture: encoded, grey, or with channels."""
     shape = getattr(dataset, "shape", ())
-    return len(shape) == 4 and dataset.dtype == np.uint8 and (shape[-1] in (1, 3, 4) or shape[1] in (1, 3))
+    if len(shape) == 1:
+        return (dataset.dtype.metadata or {}).get("vlen") == np.uint8
+    grey = len(shape) == 3 and min(shape[1:]) >= LEAST_SIDE
+    coloured = len(shape) == 4 and (shape[-1] in (1, 3, 4) or shape[1] in (1, 3))
+    return (grey or coloured) and dataset.dtype == np.uint8
 
 
 def _is_numbers(dataset: Any) -> bool:
@@ -364,7 +374,8 @@ def _rows(dataset: Any, wanted: list[int]) -> list[Any]:
 
 def _picture(value: Any, where: str) -> np.ndarray:
     """RGB ``Y X 3`` of a row: pixels of any usual order, or an encoded image."""
-    if isinstance(value, np.ndarray) and value.ndim == 3:
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        value = value if value.ndim == 3 else value[..., None]
         picture = value if value.shape[-1] in (1, 3, 4) else value.transpose(1, 2, 0)
         return np.ascontiguousarray(np.broadcast_to(picture[..., :3], (*picture.shape[:2], 3)))
     return picture_from(bytes(value), where)

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dila.data.lerobot_meta import INFO, Row, converted_from, features, list_episodes, names, read_info
-from dila.data.lerobot_tables import columns, group_of, image_group, stamps, table
+from dila.data.lerobot_tables import columns, first_row, group_of, image_group, stamps
 from dila.data.reading import (
     LazyColumns,
     Names,
     Skipped,
     Split,
-    check_inside,
+    hash_shared,
     join,
     open_table,
     picture_from,
@@ -32,8 +32,7 @@ from dila.data.reading import (
 )
 from dila.data.seek import check_whole
 from dila.data.span import Span, read_span
-from dila.data.video import hash_file
-from dila.errors import DilaError, refuse_shortage
+from dila.errors import DilaError, check_inside, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 RANGES = re.compile(r"\s*\d{1,9}\s*:\s*\d{1,9}\s*(,\s*\d{1,9}\s*:\s*\d{1,9}\s*)*", re.ASCII)
@@ -74,7 +73,7 @@ class LeRobotEpisode:
 
     def fingerprint(self) -> str:
         """Hash of the file (its size and three samples) and of the place of the episode in it."""
-        told = f"{hash_file(self.frames.path)} {self.frames.place}"
+        told = f"{hash_shared(self.frames.path)} {self.frames.place}"
         return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
 
@@ -107,7 +106,7 @@ class _Images(NamedTuple):
         return f"{self.column} {self.episode}"
 
     def read(self, frames: list[int]) -> UInt8[Tensor, "N 3 Y X"]:
-        first = int(table(stamp(self.path))["rows"][self.episode][0])
+        first = first_row(self.path, self.episode)
         return stacked([self._one(first + f) for f in frames], str(self.path))
 
     def _one(self, row: int) -> np.ndarray:

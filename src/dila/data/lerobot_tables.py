@@ -1,4 +1,4 @@
-"""The tables of LeRobot data sets: numbers and encoded images, by episode. Kept for a few files a process."""
+"""The tables of LeRobot data sets: numbers and encoded images, by episode, read by row groups and kept for a while."""
 
 from functools import lru_cache
 from itertools import pairwise
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dila.data.reading import Stamp, open_table, read_columns, rows, stamp
+from dila.data.kept import kept
+from dila.data.reading import Stamp, column_rows, is_numeric, open_table, read_columns, stamp
 from dila.errors import DilaError
 
 RENAMED = {"action": "action", "observation.state": "state"}
@@ -22,8 +23,7 @@ def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
     Raises:
         DilaError: its rows are not exactly its frames.
     """
-    stored = table(stamp(path))
-    first, last = stored["rows"].get(episode, (0, 0))
+    stored, first, last = _around(path, episode)
     frame = stored["frame"][first:last]
     if last - first != length or not np.array_equal(frame, np.arange(length)):
         raise DilaError(
@@ -35,65 +35,67 @@ def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
 
 def stamps(path: Path, episode: int) -> np.ndarray | None:
     """Seconds of each frame of one episode as the table has them, NaN in empty cells; None where it has none."""
-    stored = table(stamp(path))
+    stored, first, last = _around(path, episode)
     if stored["stamps"] is None:
         return None
-    first, last = stored["rows"].get(episode, (0, 0))
     return np.array(stored["stamps"].slice(first, last - first).to_pylist(), dtype=np.float64).reshape(-1)
 
 
-@lru_cache(maxsize=8)
-def table(version: Stamp) -> dict[str, Any]:
-    """Numbers of a data file, and where each of its episodes lies; a process keeps a few files."""
+def first_row(path: Path, episode: int) -> int:
+    """Place of the first row of an episode in its file.
+
+    Raises:
+        DilaError: it has none.
+    """
+    stored, first, last = _around(path, episode)
+    if first == last:
+        raise DilaError(f"{path} has no row of episode {episode} any more; open the data set anew")
+    return stored["first"] + first
+
+
+def _around(path: Path, episode: int) -> tuple[dict[str, Any], int, int]:
+    """Numbers of the row groups that an episode lies in, its first row in there, and the one after its last."""
+    version = stamp(path)
+    places = kept(_places, version)
+    low, high = 0, len(places["edges"]) - 1
+    if run := places["rows"].get(episode):
+        low, high = (np.searchsorted(places["edges"][:-1], [run[0], run[1] - 1], side="right") - [1, 0]).tolist()
+    stored = kept(_numbers, version, low, high)
+    return stored, *stored["rows"].get(episode, (0, 0))
+
+
+def _places(version: Stamp) -> dict[str, Any]:
+    """The row that each row group of a file begins with, and the rows of each episode if there are several groups."""
+    parquet = open_table(version[0])
+    groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
+    rows = {}
+    if len(groups) > 1:
+        rows = _runs(read_columns(version[0], parquet, ["episode_index"])["episode_index"].to_numpy())
+    return {"edges": np.cumsum([0, *groups]), "rows": rows}
+
+
+def _numbers(version: Stamp, low: int, high: int) -> dict[str, Any]:
+    """Numbers of row groups of a file, and where each episode lies among them."""
     path = version[0]
     parquet = open_table(path)
-    wanted = [f.name for f in parquet.schema_arrow if _is_numeric(f.type)]
-    read = read_columns(path, parquet, wanted)
-    number = read["episode_index"].to_numpy()
-    edges = np.flatnonzero(np.concatenate([[True], number[1:] != number[:-1], [True]])) if len(number) else [0]
-    places = {int(number[a]): (int(a), int(b)) for a, b in pairwise(edges)}
-    values = {RENAMED.get(name, name): _numbers(path, name, read[name]) for name in wanted if name not in ADDRESS}
+    wanted = [f.name for f in parquet.schema_arrow if is_numeric(f.type)]
+    read = read_columns(path, parquet, wanted, range(low, high))
+    values = {RENAMED.get(name, name): column_rows(path, name, read[name]) for name in wanted if name not in ADDRESS}
     stamps = read["timestamp"] if "timestamp" in wanted else None
-    return {"rows": places, "frame": read["frame_index"].to_numpy(), "columns": values, "stamps": stamps}
+    rows, frame = _runs(read["episode_index"].to_numpy()), read["frame_index"].to_numpy()
+    first = int(kept(_places, version)["edges"][low])
+    return {"first": first, "rows": rows, "frame": frame, "columns": values, "stamps": stamps}
 
 
-def _is_list(kind: Any) -> bool:
-    import pyarrow.types as kinds
-
-    return kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
-
-
-def _is_numeric(kind: Any) -> bool:
-    import pyarrow.types as kinds
-
-    while _is_list(kind):
-        kind = kind.value_type
-    return kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
-
-
-def _numbers(path: Path, name: str, column: Any) -> np.ndarray:
-    import pyarrow.compute as pc
-
-    values, count = column.combine_chunks(), len(column)
-    while _is_list(values.type):
-        lengths = pc.call_function("list_value_length", [values])
-        if values.null_count or len(lengths.unique()) > 1:
-            raise DilaError(f"{path} has lists of unequal length in column {name!r}; every frame needs the same length")
-        values = values.flatten()
-    if values.null_count:
-        raise DilaError(f"{path} has empty cells in column {name!r}; fill them, with NaN where nothing is known")
-    return rows(str(path), name, values.to_numpy(zero_copy_only=False).reshape(count, -1))
-
-
-@lru_cache(maxsize=64)
-def _group_edges(version: Stamp) -> np.ndarray:
-    meta = open_table(version[0]).metadata
-    return np.cumsum([0] + [meta.row_group(i).num_rows for i in range(meta.num_row_groups)])
+def _runs(number: np.ndarray) -> dict[int, tuple[int, int]]:
+    """First row of each episode, and the one after its last, from the number of the episode in each row."""
+    edges = np.flatnonzero(np.concatenate([[True], number[1:] != number[:-1], [True]])) if len(number) else [0]
+    return {int(number[a]): (int(a), int(b)) for a, b in pairwise(edges)}
 
 
 def group_of(path: Path, row: int) -> tuple[int, int]:
     """The row group that holds a row, and the row's place in it."""
-    edges = _group_edges(stamp(path))
+    edges = kept(_places, stamp(path))["edges"]
     group = int(np.searchsorted(edges, row, side="right")) - 1
     return group, row - int(edges[group])
 
@@ -101,4 +103,4 @@ def group_of(path: Path, row: int) -> tuple[int, int]:
 @lru_cache(maxsize=4)
 def image_group(version: Stamp, column: str, group: int) -> Any:
     """Encoded images of one row group."""
-    return read_columns(version[0], open_table(version[0]), [column], group)[column].combine_chunks()
+    return read_columns(version[0], open_table(version[0]), [column], [group])[column].combine_chunks()

@@ -35,7 +35,7 @@ LEAD = 16
 COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 """What a container may say of colours and the packets need not."""
 MAX_FRAMES = 20_000_000
-"""Of a video: four days at 60 frames a second; more is a claim."""
+"""Of an episode, and rows of a table: four days at 60 frames a second; more is a claim."""
 KEPT = 4
 """Decoders that a thread keeps."""
 

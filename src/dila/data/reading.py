@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from dila.data import room
-from dila.data.video import MAX_PIXELS, MAX_SIDE
+from dila.data.packets import MAX_FRAMES
+from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
 from dila.errors import DilaError, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
@@ -73,8 +74,6 @@ class LazyColumns(Mapping[str, np.ndarray]):
 
 MAX_TEXT = 256 * 2**20
 """Bytes of a JSON document that are read at most."""
-MAX_LENGTH = 20_000_000
-"""Frames of an episode, rows of a table: more is a claim."""
 MAX_TABLE = 8 * 2**30
 """Bytes of what is read of one table at a time, unpacked."""
 NUMBER = 8
@@ -93,6 +92,20 @@ def stamp(path: Path) -> Stamp:
     except OSError as error:
         raise DilaError(f"{path} is gone; put it back, or open the data set anew") from error
     return path, told.st_mtime_ns, told.st_size
+
+
+def hash_shared(path: Path) -> str:
+    """`dila.data.video.hash_file` of a file of many episodes, each of which asks for it.
+
+    Raises:
+        DilaError: the file is gone or cannot be read.
+    """
+    return _hash(stamp(path))
+
+
+@lru_cache(maxsize=1024)
+def _hash(version: Stamp) -> str:
+    return hash_file(version[0])
 
 
 def join(*parts: str) -> str:
@@ -132,8 +145,8 @@ def check_length(where: str, frames: int) -> int:
     Raises:
         DilaError: none, or more than any has.
     """
-    if not 0 < frames <= MAX_LENGTH:
-        raise DilaError(f"{where} claims {frames:,} frames; 1 to {MAX_LENGTH:,} can be")
+    if not 0 < frames <= MAX_FRAMES:
+        raise DilaError(f"{where} claims {frames:,} frames; 1 to {MAX_FRAMES:,} can be")
     return frames
 
 
@@ -171,23 +184,23 @@ def check_footer(version: Stamp) -> None:
             next(parquet.iter_batches(batch_size=1, use_threads=False), None)
 
 
-def check_table(path: Path, parquet: Any, columns: Sequence[str]) -> None:
-    """How much reading these columns of a parquet file would give, before it is read.
+def check_table(path: Path, parquet: Any, columns: Sequence[str], groups: Sequence[int] | None) -> None:
+    """How much reading these columns of a parquet file (or of some of its row groups) would give, before it is read.
 
     Raises:
         DilaError: more rows or bytes than fit.
     """
     meta, wanted = parquet.metadata, frozenset(columns)
-    groups = (meta.row_group(i) for i in range(meta.num_row_groups))
+    chosen = map(meta.row_group, range(meta.num_row_groups) if groups is None else groups)
     try:
-        cells = [cell for group in groups for cell in map(group.column, range(group.num_columns))]
+        cells = [cell for group in chosen for cell in map(group.column, range(group.num_columns))]
         read = [cell for cell in cells if cell.path_in_schema.split(".")[0] in wanted]
         claimed = sum(max(0, cell.total_uncompressed_size, NUMBER * cell.num_values) for cell in read)
     except UnicodeDecodeError as error:
         raise DilaError(f"{path} names its columns in no readable text ({error}); write it anew") from error
-    if not 0 <= meta.num_rows <= MAX_LENGTH or claimed > MAX_TABLE:
+    if not 0 <= meta.num_rows <= MAX_FRAMES or claimed > MAX_TABLE:
         raise DilaError(
-            f"{path} claims {meta.num_rows:,} rows and {claimed:,} bytes, more than {MAX_LENGTH:,} or {MAX_TABLE:,}; "
+            f"{path} claims {meta.num_rows:,} rows and {claimed:,} bytes, more than {MAX_FRAMES:,} or {MAX_TABLE:,}; "
             "split it"
         )
 
@@ -213,17 +226,17 @@ def open_table(path: Path) -> Any:
         raise DilaError(f"{path} is not a readable parquet file: {error}") from error
 
 
-def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, group: int | None = None) -> Any:
-    """Columns of the file, all when None, or of one of its row groups, as a table.
+def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, groups: Sequence[int] | None = None) -> Any:
+    """Columns of the file, all when None, or of some of its row groups, as a table.
 
     Raises:
         DilaError: they are damaged, or claim more than fits.
     """
     import pyarrow as pa
 
-    check_table(path, parquet, parquet.schema_arrow.names if columns is None else columns)
+    check_table(path, parquet, parquet.schema_arrow.names if columns is None else columns, groups)
     try:
-        read = parquet.read if group is None else partial(parquet.read_row_group, group)
+        read = parquet.read if groups is None else partial(parquet.read_row_groups, list(groups))
         return read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise DilaError(f"{path} is not a readable parquet file: {error}") from error
@@ -243,6 +256,42 @@ def rows(where: str, name: str, values: Any) -> np.ndarray:
         raise DilaError(f"{where} holds no rows of numbers in {name!r} (its type is {array.dtype}); remove or fix it")
     array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
     return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def is_numeric(kind: Any) -> bool:
+    """Whether a column of this Arrow type holds numbers, or lists of them to any depth."""
+    import pyarrow.types as kinds
+
+    while _is_list(kind):
+        kind = kind.value_type
+    return kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    return kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
+
+
+def column_rows(path: Path, name: str, column: Any) -> np.ndarray:
+    """A column of a parquet file as `rows` lays it out.
+
+    Raises:
+        DilaError: not numbers, empty cells, or lists of unequal length.
+    """
+    import pyarrow.compute as pc
+
+    if not is_numeric(column.type):
+        raise DilaError(f"{path} holds {column.type} in column {name!r}; only numbers and lists of numbers can be used")
+    values, width = column.combine_chunks(), 1
+    while _is_list(values.type) and not values.null_count:
+        lengths = pc.call_function("list_value_length", [values]).unique().to_pylist()
+        if len(lengths) > 1:
+            raise DilaError(f"{path} has lists of unequal length in column {name!r}; every frame needs the same length")
+        values, width = values.flatten(), width * max(lengths, default=1)
+    if values.null_count:
+        raise DilaError(f"{path} has empty cells in column {name!r}; fill them, with NaN where nothing is known")
+    return rows(str(path), name, values.to_numpy(zero_copy_only=False).reshape(len(column), width))
 
 
 def action_rows(where: str, action: np.ndarray, frames: int) -> np.ndarray:
@@ -323,15 +372,3 @@ def stacked(pictures: Sequence[np.ndarray], where: str) -> UInt8[Tensor, "N 3 Y 
     out = room.make((len(pictures), *pictures[0].shape))
     np.stack(pictures, out=out)
     return torch.from_numpy(out).permute(0, 3, 1, 2)
-
-
-def check_inside(where: str, frames: Sequence[int], count: int) -> list[int]:
-    """The indices as integers.
-
-    Raises:
-        DilaError: one lies outside 0 .. count - 1.
-    """
-    wanted = [int(f) for f in frames]
-    if wanted and (min(wanted) < 0 or max(wanted) >= count):
-        raise DilaError(f"{where} has frames 0 to {count - 1}, but {min(wanted)} to {max(wanted)} were asked for")
-    return wanted

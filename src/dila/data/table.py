@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dila.data.reading import open_table, read_columns
+from dila.data.reading import column_rows, open_table, read_columns
 from dila.errors import DilaError
 from dila.files import replacing
 
@@ -55,7 +55,8 @@ def read_table(
     table = table.sort_by([("episode", "ascending"), ("frame", "ascending")])
     ids = np.array(table["episode"].to_pylist(), dtype=object)
     frame = table["frame"].to_numpy()
-    values = {name: _array(path, name, table[name]) for name in table.column_names if name not in ("episode", "frame")}
+    numbers = [name for name in table.column_names if name not in ("episode", "frame")]
+    values = {name: column_rows(path, name, table[name]) for name in numbers}
     names = _names(path, table.schema.metadata or {}, values)
     edges = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1], [True]])) if len(ids) else np.array([0])
     columns = {}
@@ -101,24 +102,6 @@ def write_table(
     table = pa.table(data).replace_schema_metadata({"names": json.dumps({k: list(v) for k, v in names.items()})})
     with replacing(path) as partial:
         pq.write_table(table, partial)
-
-
-def _array(path: Path, name: str, column: Any) -> np.ndarray:
-    import pyarrow as pa
-
-    values, width, empty = column.combine_chunks(), 1, 0
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
-        sizes = {len(row) for row in values if row.is_valid}
-        if len(sizes) > 1 or 0 in sizes:
-            raise DilaError(f"{path} has lists of unequal length in column {name!r}; every frame needs the same length")
-        empty, values, width = values.null_count, values.flatten(), max(sizes, default=1)
-    kind = values.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise DilaError(f"{path} holds {kind} in column {name!r}; only numbers and lists of numbers can be used")
-    if values.null_count or empty:
-        raise DilaError(f"{path} has empty cells in column {name!r}; fill them, with NaN where nothing is known")
-    array = values.to_numpy(zero_copy_only=False).reshape(-1, width)
-    return array.astype(np.float32) if pa.types.is_floating(kind) else array
 
 
 def _names(path: Path, metadata: Mapping[bytes, bytes], values: Mapping[str, np.ndarray]) -> dict[str, tuple[str, ...]]:

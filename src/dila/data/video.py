@@ -26,7 +26,7 @@ from dila.data import room
 from dila.data.fast_video import read_fast
 from dila.data.given import as_film
 from dila.data.packets import Packets, decode_packets, list_packets
-from dila.errors import DilaError, refuse_shortage
+from dila.errors import DilaError, check_inside, refuse_shortage
 from dila.files import check_there, replacing
 from dila.shapes import Tensor, UInt8
 
@@ -158,9 +158,7 @@ def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None =
     """
     path = Path(path)
     info = probe_video(path) if info is None else info
-    wanted = [int(frame) for frame in frames]
-    if wanted and (min(wanted) < 0 or max(wanted) >= len(info)):
-        raise DilaError(f"{path} has frames 0 to {len(info) - 1}, but {min(wanted)} to {max(wanted)} were asked for")
+    wanted = check_inside(str(path), frames, len(info))
     if (read := read_packets(path, wanted, info)) is not None:
         return read
     if (read := read_fast(path, wanted, info)) is not None:

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from dila.errors import DilaError, refuse_shortage
+from dila.errors import DilaError, check_inside, refuse_shortage
 from dila.files import at_home, replacing, writing
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor
@@ -74,9 +74,7 @@ class CachedEpisode:
         Raises:
             DilaError: a shard is gone or damaged, or a frame is not there.
         """
-        wanted = np.asarray(frames, dtype=np.int64)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self.times)):
-            raise DilaError(f"{self.id} has frames 0 to {len(self.times) - 1}, not {wanted.min()} to {wanted.max()}")
+        wanted = np.array(check_inside(self.id, frames, len(self.times)), dtype=np.int64)
         pieces = wanted // PIECE
         parts = [self._rows(int(piece), wanted[pieces == piece] % PIECE) for piece in np.unique(pieces)]
         e = torch.cat(parts or [self._rows(0, wanted)])

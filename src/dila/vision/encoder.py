@@ -70,11 +70,6 @@ class FrozenEncoder(ABC):
         """Have the network made when it is first needed, once for all copies of this encoder."""
         self._network = _Network(make)
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the network is in memory."""
-        return self._network.network is not None
-
     def weights(self) -> str:
         """What tells these weights from others under the same config; empty where the config says all."""
         return ""
