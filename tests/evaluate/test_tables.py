@@ -186,6 +186,7 @@ def test_all_tables_of_a_recording_go_into_one_file_and_are_not_made_again(bench
         score.name for score in results["disentangle"].scores
     }
     assert 0 <= results["motion"].score("look_distance").value <= 1
+    assert 0 <= results["motion"].score("layout_distance/agent_x/s").value <= 1
     for name in set(TABLES) - {"sceptic"}:
         not_again(monkeypatch, name)
     wanted = [name for name in TABLES if name != "sceptic"]
