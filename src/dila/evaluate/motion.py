@@ -25,7 +25,6 @@ from dila.evaluate.factors import is_known
 from dila.evaluate.probing import spread
 from dila.evaluate.result import Result, Score, score_ratio
 from dila.imagine.isolate import isolate
-from dila.imagine.pictures import write_clip, write_sheet
 from dila.imagine.rebind import rebind
 from dila.model.dila import DiLA
 from dila.shapes import Features, Float, Tensor
@@ -163,12 +162,8 @@ def _draw(bench: Bench, a: Features, b: Features, bound: Tensor, still: Tensor, 
             "rebound": world.draw(bound[row]),
         }
         frozen = {"true": world.draw(a[row, 1:]), "structure frozen": world.draw(still[row])}
-        for name, rows, caption in (
-            ("rebind", rebound, "The structure of one clip with the content of another."),
-            ("isolate", frozen, "The structure of the first frame: what still moves is content."),
-        ):
-            sheet, clip = (bench.out / f"{name}_{number}{suffix}" for suffix in (".png", ".mp4"))
-            write_sheet(sheet, rows, columns=min(9, a.shape[1] - 1))
-            write_clip(clip, rows, max(1, round(1 / world.stride)))
-            written |= {sheet.name: caption, clip.name: caption}
+        written |= bench.show(f"rebind_{number}", rebound, "The structure of one clip with the content of another.")
+        written |= bench.show(
+            f"isolate_{number}", frozen, "The structure of the first frame: what still moves is content."
+        )
     return written
