@@ -74,7 +74,7 @@ def test_each_transition_counts_once(frames):
     yaw = components("state", (), 1, {"state": ("yaw",)})
     rows = gather(world, [Turning(0), Turning(1)], yaw, 1000, {"angle": lambda clip: clip.frames[:, :-1].flatten()})
     angles = rows.x["angle"].tolist()
-    assert len(set(angles)) == len(angles) == len(rows.y) > 40
+    assert len(set(angles)) == len(angles) == len(rows.y) > 30
 
 
 class Whole(Seeing):
