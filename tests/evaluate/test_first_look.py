@@ -8,7 +8,8 @@ import torch
 
 from dila.errors import DilaError
 from dila.evaluate.factors import components
-from dila.evaluate.first_look import measure_z_probe
+from dila.evaluate.first_look import measure_rollouts, measure_z_probe
+from dila.evaluate.probing import gather
 from dila.imagine.world import World
 
 
@@ -64,3 +65,30 @@ def test_a_known_angle_changes_the_shorter_way_round(bench):
     unknown = measure_z_probe(world, train, held, components("state", (), 1, {}))
     assert known.r2 > 0.999
     assert unknown.r2 < 0.9
+
+
+@pytest.mark.parametrize("frames", [4, 7, 8])
+def test_each_transition_counts_once(frames):
+    """Frames of a window are two raw ones apart here, and a hop is of raw frames."""
+    world = World(Seeing(), None, None, 0.2, frames)
+    yaw = components("state", (), 1, {"state": ("yaw",)})
+    rows = gather(world, [Turning(0), Turning(1)], yaw, 1000, {"angle": lambda clip: clip.frames[:, :-1].flatten()})
+    angles = rows.x["angle"].tolist()
+    assert len(set(angles)) == len(angles) == len(rows.y) > 30
+
+
+class Whole(Seeing):
+    """z says how many frames were read at once; steps change nothing."""
+
+    def infer(self, e):
+        return torch.full((len(e), e.shape[1] - 1, 1), float(e.shape[1]))
+
+    def step(self, state, z):
+        assert (z == 8).all()
+        return state, state
+
+
+def test_rollouts_infer_no_more_frames_at_once_than_the_model_was_trained_on():
+    told = measure_rollouts(World(Whole(), None, None, 0.1, 8), [Turning(i) for i in range(3)])
+    assert (told.pooled, told.one_step, told.first_step) == pytest.approx((1, 1, 1))
+    assert len(told.by_horizon) == 8

@@ -11,6 +11,14 @@ from dila.evaluate.grids import measure_transfer
 pytest.importorskip("matplotlib")
 
 
+class Begun:
+    """The first frames of an episode."""
+
+    def __init__(self, whole, frames):
+        self.id, self.times, self.read, self.fingerprint = whole.id, whole.times[:frames], whole.read, whole.fingerprint
+        self.columns = {name: values[:frames] for name, values in whole.columns.items()}
+
+
 @pytest.mark.parametrize(("clips", "pictures", "scenes"), [(64, 2, 2), (2, 2, 1), (3, 3, 2)])
 def test_no_source_is_put_back_into_its_own_scene(bench, clips, pictures, scenes):
     told = measure_transfer(replace(bench, settings=replace(bench.settings, clips=clips, pictures=pictures)))
@@ -32,7 +40,18 @@ def test_more_clips_are_scored_than_drawn(bench, monkeypatch):
 
 
 def test_sources_from_elsewhere_have_no_scene_of_their_own(bench):
-    told = measure_transfer(replace(bench, settings=replace(bench.settings, clips=4, source=bench.data)))
+    given = replace(bench.settings, clips=4, source="elsewhere")
+    told = measure_transfer(replace(bench, settings=given, source=bench.held_frames))
     assert len(told.rows) == 4 * 2
     with pytest.raises(DilaError, match="transfer needs clips of two episodes"):
         measure_transfer(replace(bench, held=bench.held[:1]))
+
+
+def test_sources_shorter_than_the_pins_are_taken_whole(bench):
+    last = (bench.pins.frames - 2) * bench.world.stride + 1e-6
+    short = [Begun(episode, int((episode.times <= last).sum())) for episode in bench.held_frames]
+    given = replace(bench.settings, clips=4, source="elsewhere")
+    told = measure_transfer(replace(bench, settings=given, source=short))
+    assert len(told.scores[0].by_step) == bench.pins.frames - 2
+    with pytest.raises(DilaError, match="elsewhere has one held-out clip of 5 frames; transfer needs two"):
+        measure_transfer(replace(bench, settings=given, source=short[:1]))

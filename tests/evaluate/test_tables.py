@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from dila.evaluate.bench import Settings, borrow_decoder, open_bench
 from dila.evaluate.cycle import measure_cycle, one_step, partners
 from dila.evaluate.disentangle import dila_of, measure_disentangle
 from dila.evaluate.factors import components
-from dila.evaluate.generation import measure_generation
+from dila.evaluate.generation import PAIRS, measure_generation
 from dila.evaluate.manifold import measure_manifold
 from dila.evaluate.motion import measure_motion
 from dila.evaluate.probing import measure_probe, radians, target_names, targets, untrained_like
@@ -97,7 +98,7 @@ def test_rollouts_are_judged_in_features_and_in_pixels(bench):
         assert {f"{m}/{side}" for m in ("psnr", "ssim", "efficientnet_distance")} <= {s.name for s in told.scores}
     names = {score.name for score in told.scores}
     assert not any("lpips" in name or name.startswith("fvd") for name in names)
-    assert "frechet_efficientnet/imagined" in names
+    assert {f"frechet_efficientnet/{side}" for side in PAIRS} <= names
     assert all((bench.out / name).is_file() for name in told.pictures)
     assert len(told.pictures) == 4
 
@@ -208,6 +209,7 @@ def test_all_tables_of_a_recording_go_into_one_file_and_are_not_made_again(bench
         score.name for score in results["disentangle"].scores
     }
     assert 0 <= results["motion"].score("look_distance").value <= 1
+    assert 0 <= results["motion"].score("layout_distance/agent_x/s").value <= 1
     for name in set(TABLES) - {"sceptic"}:
         not_again(monkeypatch, name)
     wanted = [name for name in TABLES if name != "sceptic"]
@@ -344,7 +346,7 @@ def test_on_the_command_line(first_look, exported, tmp_path, capsys):
         "--cache-dir",
         str(first_look.folder / "features"),
         "--source",
-        data,
+        str(shutil.copytree(data, tmp_path / "elsewhere")),
     ]
     assert main([*arguments, *more, "--name", "ours", "--run-seed", "4", "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)
@@ -352,6 +354,8 @@ def test_on_the_command_line(first_look, exported, tmp_path, capsys):
     assert told["pins"] == json.loads(pins.read_text())["hash"]
     assert (tmp_path / "pictures" / "transfer.mp4").is_file()
     assert json.loads(out.read_text())["results"] == [told]
+    assert main([*arguments, *more[:-1], f"{data}/"]) == 2
+    assert "is what is judged; leave it out" in capsys.readouterr().err
     assert main([*arguments, *more, "--context", "6"]) == 2
     assert "leaves nothing to imagine" in capsys.readouterr().err
     assert main(["eval", "all", *arguments[2:4], "--tables", "elbow"]) == 2

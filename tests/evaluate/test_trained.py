@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dila.data import open_corpus, split_episodes
+from dila.data import open_corpus, render_primitives, split_episodes
 from dila.data.convert import convert
 from dila.errors import DilaError
 from dila.evaluate.bench import Settings, open_bench
@@ -51,6 +51,18 @@ def test_a_run_is_judged_on_what_it_held_out(first_look, tmp_path):
     pins = make_pins(open_corpus(data).episodes, own.world.stride, 4, 12)
     with pytest.raises(DilaError, match=refused):
         open_bench(next((folder / "run" / "checkpoints").iterdir()), data, tmp_path, settings, pins=pins, **options)
+
+
+def test_actions_are_not_taken_from_what_a_run_was_trained_on(first_look, tmp_path):
+    folder, data = first_look.folder, tmp_path / "primitives"
+    render_primitives(data, 6, 16, 32, progress=False)
+    settings = Settings(frames=4, clips=2, source=str(folder / "pusht"))
+    options = {"device": "cpu", "cache_dir": folder / "features"}
+    told = open_bench(folder / "run", str(data), tmp_path, settings, **options)
+    register = pq.read_table(folder / "run" / "episodes.parquet").to_pylist()
+    assert [e.id for e in told.source] == [row["episode"] for row in register if row["split"] == "held out"]
+    with pytest.raises(DilaError, match="run was trained on"):
+        open_bench(folder / "run", str(data), tmp_path, settings, held_out=0.5, **options)
 
 
 def test_a_run_of_another_share_holds_out_its_own_and_knows_a_part_of_its_data(tmp_path):

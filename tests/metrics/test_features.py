@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dila.metrics.features import one_step_ratio, pooled_rollout_ratio, rollout_ratio
+from dila.metrics.features import one_step_ratio, pooled_one_step_ratio, pooled_rollout_ratio, rollout_ratio
 
 
 def clip():
@@ -32,3 +32,13 @@ def test_pooled_over_horizons_copying_scores_one():
     e = clip()
     assert float(pooled_rollout_ratio(e[:, :1].expand(-1, 4, -1, -1, -1), e)) == pytest.approx(1)
     assert float(pooled_rollout_ratio(e[:, 1:], e)) == 0
+
+
+def test_pooled_over_places_is_of_sums_not_of_ratios():
+    e = clip()
+    e[:, 2:] = e[:, 2:3] + 0.01 * e[:, 2:]  # next to no change after the second frame
+    told = pooled_one_step_ratio(e[:, :1].expand(-1, 4, -1, -1, -1), e)
+    error = (e[:, :1] - e[:, 1:]).square().sum() / (e[:, :-1] - e[:, 1:]).square().sum()
+    assert float(told) == pytest.approx(float(error), rel=1e-5)
+    assert float(told) < 0.1 * float(one_step_ratio(e[:, :1].expand(-1, 4, -1, -1, -1), e).mean())
+    assert float(pooled_one_step_ratio(e[:, :-1], e)) == pytest.approx(1)

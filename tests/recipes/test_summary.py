@@ -100,6 +100,24 @@ def test_what_was_drawn_is_told_beside_it(folder, tmp_path):
         summarise(folder)
 
 
+def test_a_claim_about_a_constant_z_is_untested(folder, tmp_path):
+    scales = {"dila": (0.3, 0.25, 0.2), "baseline:lapa": (0.0, 0.0, 0.1), "ablation:gaussian": (0.001, 0.6, 0.5)}
+    for name, its in scales.items():
+        for seed, scale in enumerate(its):
+            path = folder / "results" / f"{slug(name, seed)}.json"
+            path.write_text(json.dumps(run(name, seed, held_out={"scale_z": scale})))
+    out = tmp_path / "results.md"
+    assert main(["compare", "summary", str(folder), "--out", str(out)]) == 0
+    page = out.read_text()
+    assert re.search(
+        r"LAPA .* rollout error over copying ↓ .* \*\*untested: z of baseline:lapa is constant in 2 of 3 seeds\*\* \|$",
+        page, re.M,
+    )  # fmt: skip
+    assert re.search(r"than those of DiLA with a Gaussian z .* \*\*open\*\* \|", page)
+    assert re.search(r"^\| dila \| 3 .* \| 0\.250 \(0\.200\) \| 100 \|$", page, re.M)
+    assert re.search(r"^\| ablation:z-2 \| 3 .* \|  \| 100 \|$", page, re.M)
+
+
 def test_text_around_the_summary_stays(folder, tmp_path):
     out = tmp_path / "results.md"
     out.write_text(f"# Mine\n\nbefore\n\n{BEGIN}\nstale words\n{END}\n\nafter\n")

@@ -71,19 +71,11 @@ def mean_interval(values: Float[Tensor, " N"], episode: Int[Tensor, " N"]) -> In
 
 
 def seed_interval(values: Sequence[float]) -> Interval | None:
-    """Student's interval of the mean over seeds; None for fewer than two, or where a value is not finite.
-
-    Raises:
-        MissingExtra: scipy is not installed.
-    """
+    """Student's interval of the mean over seeds; None for fewer than two, or where a value is not finite."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
-    try:
-        from scipy.stats import t
-    except ImportError as error:
-        raise MissingExtra("an interval over seeds", "scipy", "analysis") from error
     x = torch.tensor(values, dtype=torch.float64)
-    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * float(x.std()) / len(values) ** 0.5
+    half = students_t(len(values) - 1) * float(x.std()) / len(values) ** 0.5
     return Interval(float(x.mean()) - half, float(x.mean()) + half)
 
 
@@ -100,8 +92,10 @@ def compare_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> Pa
     interval = seed_interval(differences)
     if interval is None:
         return None
-    from scipy.stats import t
-
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise MissingExtra("a test over seeds", "scipy", "analysis") from error
     x = torch.tensor(differences, dtype=torch.float64)
     none = ROUNDING * max(map(abs, (*first.values(), *second.values())))
     mean, error = float(x.mean()), float(x.std()) / len(x) ** 0.5

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dila.analysis.intervals import students_t
+from dila.analysis.intervals import Interval, students_t
 from dila.errors import DilaError
 from dila.shapes import Bool, Features, Float, Int, Tensor
 
@@ -33,14 +33,6 @@ predictions at the new inputs and the penalty that was chosen."""
 
 
 @dataclass(frozen=True)
-class Interval:
-    """95%, Student's, by how far the score goes when a held-out episode is left out."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class ProbeResult:
     """Scores on held-out episodes.
 
@@ -50,7 +42,7 @@ class ProbeResult:
 
     r2: float
     r2_interval: Interval | None
-    """None, as of the error, for one held-out episode."""
+    """By how far it goes when a held-out episode is left out; None, as of the error, for one episode."""
     r2_by_component: tuple[float | None, ...]
     """None for a component that does not vary among the held-out rows."""
     mse: float
@@ -66,7 +58,8 @@ class ProbeResult:
     def to_json(self) -> dict[str, Any]:
         """All fields as plain numbers, lists and objects."""
         lists = {"r2_by_component": list(self.r2_by_component), "mse_by_episode": list(self.mse_by_episode)}
-        return asdict(self) | lists
+        intervals = {"r2_interval": self.r2_interval, "mse_interval": self.mse_interval}
+        return asdict(self) | lists | {name: its and its._asdict() for name, its in intervals.items()}
 
 
 def probe(

@@ -66,7 +66,7 @@ def evaluate(
         pairs: transitions that a probe is fitted to.
         pictures: clips drawn.
         still: for sceptic, the same recording with a background that stands still.
-        source: for transfer, data whose clips give the actions.
+        source: for transfer, other data whose held-out clips give the actions.
         i3d: TorchScript file of I3D, for the published Fréchet video distance.
         seed: of probes and controls.
         tables: with all, only these.

@@ -21,7 +21,9 @@ from dila.evaluate.factors import Factor, find_factors, tell_unknown
 from dila.evaluate.pins import Pin, Pins, check_pins, make_pins, read_pins
 from dila.evaluate.result import Result, Score, Subject
 from dila.evaluate.trained import Trained
+from dila.files import at_home
 from dila.imagine.label import hash_world
+from dila.imagine.pictures import write_clip, write_sheet
 from dila.imagine.world import World
 from dila.interop.pretrained import WEIGHTS, load_pretrained
 from dila.protocols import Episode, FrameDecoder
@@ -53,7 +55,7 @@ class Settings:
         pairs: transitions that a probe is fitted to.
         pictures: clips drawn.
         still: for the sceptic's test: the same recording with a background that stands still.
-        source: for transfer: data whose clips give the actions, when they are not the data's own.
+        source: for transfer: data whose held-out clips give the actions, when they are not the data's own.
         i3d: TorchScript file of I3D, for the published FVD.
         seed: of probes and controls.
     """
@@ -102,13 +104,13 @@ class Bench:
     settings: Settings
     out: Path
     """Folder of pictures, and of the JSON."""
+    source: Sequence[Episode] = ()
+    """The held-out episodes of `Settings.source`, as pictures."""
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        if isinstance(self.world.model, nn.Module):
-            return next((p.device for p in self.world.model.parameters()), torch.device("cpu"))
-        return torch.device("cpu")
+        return self.world.device
 
     @property
     def owners(self) -> Int[Tensor, " N"]:
@@ -151,6 +153,13 @@ class Bench:
     def cut(self, episodes: Sequence[Episode]) -> "PinnedClips":
         """How pinned clips are read from these episodes."""
         return PinnedClips(episodes, self.pins)
+
+    def show(self, name: str, rows: Mapping[str, UInt8[Tensor, "_ 3 Y X"]], caption: str) -> dict[str, str]:
+        """Clips under one another as a sheet and as a film; gives the files' captions."""
+        sheet, film = (self.out / f"{name}{suffix}" for suffix in (".png", ".mp4"))
+        write_sheet(sheet, rows, columns=min(9, max(map(len, rows.values()))))
+        write_clip(film, rows, max(1, round(1 / self.world.stride)))
+        return {sheet.name: caption, film.name: caption}
 
     def finish(
         self,
@@ -248,6 +257,7 @@ def open_bench(
     if trained:
         pinned = pins.fingerprints if pins else {}
         trained.refuse(data, [*held, *(episode for episode in train if episode.id in pinned)])
+    source = _open_source(settings.source, data, share, trained) if settings.source else ()
     encoder: Any = world.encoder
     cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=sys.stderr.isatty())
     cached_train, cached_held = cache.episodes(train), cache.episodes(held)
@@ -260,8 +270,30 @@ def open_bench(
         raise DilaError(f"context = {settings.context} leaves nothing to imagine of clips of {pins.frames} frames")
     subject = describe(model, world, name, seed)
     return Bench(
-        world, subject, str(data), dict(corpus.names), cached_train, cached_held, held_frames, pins, settings, out
+        world,
+        subject,
+        str(data),
+        dict(corpus.names),
+        cached_train,
+        cached_held,
+        held_frames,
+        pins,
+        settings,
+        out,
+        source,
     )
+
+
+def _open_source(source: str, data: str, share: float, trained: Trained | None) -> Sequence[Episode]:
+    """What `data` are not, and the model was not trained on."""
+    if at_home(source).resolve() == at_home(data).resolve():
+        raise DilaError(f"--source: {source} is what is judged; leave it out, and scenes and actions are both of it")
+    _, held = split_episodes(open_corpus(source), share)
+    if not held:
+        raise DilaError(f"--source: no episode of {source} is held out; give more than one, and --held-out above 0")
+    if trained:
+        trained.refuse(source, held)
+    return held
 
 
 def borrow_decoder(path: str | Path, world: World, device: str) -> FrameDecoder:

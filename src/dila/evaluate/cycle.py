@@ -18,7 +18,6 @@ from dila.evaluate.bench import PART, Bench, Pictures
 from dila.evaluate.generation import feature_errors, imagine, make_judge
 from dila.evaluate.judge import BETTER, Judge, repeat_frames
 from dila.evaluate.result import Result, score_ratio, score_rows
-from dila.imagine.pictures import write_clip, write_sheet
 from dila.imagine.transfer import Cycle, cycle
 from dila.imagine.windows import infer_long
 from dila.model.dila import DiLA
@@ -128,9 +127,5 @@ def _draw(bench: Bench, a: Features, b: Features, made: Cycle, place: int, count
             "A's actions in B's scene": bench.world.draw(torch.cat([b[row, :1], made.there[row].float()])),
             "read again there, back in A's scene": bench.world.draw(torch.cat([a[row, :1], made.back[row].float()])),
         }
-        sheet, clip = (bench.out / f"cycle_{place + row}{suffix}" for suffix in (".png", ".mp4"))
-        write_sheet(sheet, rows, columns=min(9, a.shape[1]))
-        write_clip(clip, rows, max(1, round(1 / bench.world.stride)))
-        caption = f"{bench.rows[place + row]}: there and back again"
-        written |= {sheet.name: caption, clip.name: caption}
+        written |= bench.show(f"cycle_{place + row}", rows, f"{bench.rows[place + row]}: there and back again")
     return written

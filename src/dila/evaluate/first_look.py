@@ -5,23 +5,26 @@ repeating the context frame (below 1 is better than that). Probe: how well a lin
 known quantity off z, on held-out episodes, against shuffled labels and against raw feature differences.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
 
-from dila.analysis.probe import ProbeResult, chance, feature_changes, probe
+from dila.analysis.probe import ProbeResult, chance, probe
 from dila.data import Clips, collate_clips
-from dila.errors import DilaError
-from dila.evaluate.factors import Factor, known_rows
+from dila.evaluate.cycle import one_step
+from dila.evaluate.factors import Factor
+from dila.evaluate.probing import Read, Transitions, gather, infer, inputs_of, joined, spread
 from dila.imagine.pictures import fit_colours, paint, write_clip, write_sheet
 from dila.imagine.rollout import rollout
+from dila.imagine.windows import infer_long
 from dila.imagine.world import World
-from dila.metrics.features import one_step_ratio, pooled_rollout_ratio, rollout_ratio
+from dila.metrics.features import one_step_ratio, pooled_one_step_ratio, pooled_rollout_ratio, rollout_ratio
 from dila.protocols import Episode
-from dila.shapes import Bool, Features, Float, Int, Tensor, UInt8
+from dila.shapes import Bool, Features, Tensor, UInt8
 
 PART = 8
 """Clips that go through the model at once."""
@@ -37,7 +40,9 @@ class Rollouts:
     pooled: float
     by_horizon: tuple[float, ...]
     one_step: float
-    """Teacher-forced, over repeating the frame before."""
+    """Teacher-forced, over repeating the frame before, over all places of a clip together."""
+    first_step: float
+    """The same of the first alone, where models that begin with the first frame or with the frame before are alike."""
     clips: int
 
 
@@ -56,15 +61,6 @@ class Probes:
         return {"target": self.target} | {name: getattr(self, name).to_json() for name in ("z", "shuffled", "features")}
 
 
-class Transitions(NamedTuple):
-    """What probes are made of, one row a transition."""
-
-    z: Float[Tensor, "N Dz"]
-    de: Float[Tensor, "N HWD"]
-    y: Float[Tensor, "N Dy"]
-    episode: Int[Tensor, " N"]
-
-
 @torch.no_grad()
 def measure_rollouts(world: World, episodes: Sequence[Episode], horizon: int = 8, clips: int = 64) -> Rollouts:
     """Rollout errors of clips spread over ``episodes``, whose frames are features (see `dila.vision.FeatureCache`).
@@ -73,20 +69,21 @@ def measure_rollouts(world: World, episodes: Sequence[Episode], horizon: int = 8
         DilaError: no episode is long enough.
     """
     cut = Clips(episodes, horizon + 1, world.stride)
-    chosen = _spread(len(cut), clips)
+    chosen = spread(len(cut), clips)
     true, imagined, stepped = [], [], []
     for start in range(0, len(chosen), PART):
         e = collate_clips([cut[i] for i in chosen[start : start + PART]]).frames.to(world.device)
         with world.running():
-            prediction = cast(Any, world.model)(e)
-            imagined.append(rollout(world.model, e[:, :1], prediction.z).float())
-        stepped.append(prediction.e_hat.float())
+            z = infer_long(world.model, e, world.frames)
+            imagined.append(rollout(world.model, e[:, :1], z).float())
+            stepped.append(one_step(world.model, e, z).float())
         true.append(e)
-    e, e_hat = torch.cat(true), torch.cat(imagined)
+    e, e_hat, once = torch.cat(true), torch.cat(imagined), torch.cat(stepped)
     return Rollouts(
         float(pooled_rollout_ratio(e_hat, e)),
         tuple(round(x, 4) for x in rollout_ratio(e_hat, e).tolist()),
-        float(one_step_ratio(torch.cat(stepped), e).mean()),
+        float(pooled_one_step_ratio(once, e)),
+        float(one_step_ratio(once, e)[0]),
         len(e),
     )
 
@@ -105,12 +102,12 @@ def measure_probe(
     Raises:
         DilaError: there is no such column, nothing of it is known, or as `probe`.
     """
-    both, test = _both(world, train, held, factors)
+    both, test = _both(world, train, held, factors, inputs_of(world))
     return Probes(
         target,
-        probe(both.z, both.y, both.episode, held_out=test),
-        chance(both.z, both.y, both.episode, held_out=test),
-        probe(both.de, both.y, both.episode, held_out=test),
+        probe(both.x["z"], both.y, both.episode, held_out=test),
+        chance(both.x["z"], both.y, both.episode, held_out=test),
+        probe(both.x["features"], both.y, both.episode, held_out=test),
     )
 
 
@@ -118,8 +115,8 @@ def measure_z_probe(
     world: World, train: Sequence[Episode], held: Sequence[Episode], factors: Sequence[Factor]
 ) -> ProbeResult:
     """The probe from z alone: `measure_probe` without its controls, which are the same for all models."""
-    both, test = _both(world, train, held, factors)
-    return probe(both.z, both.y, both.episode, held_out=test)
+    both, test = _both(world, train, held, factors, {"z": partial(infer, world, world.model)})
+    return probe(both.x["z"], both.y, both.episode, held_out=test)
 
 
 def draw_rollouts(world: World, frames: Sequence[Episode], out: Path, horizon: int = 8, clips: int = 3) -> list[Path]:
@@ -184,41 +181,19 @@ def to_json(rollouts: Rollouts, probes: Probes) -> dict[str, Any]:
 
 
 def _both(
-    world: World, train: Sequence[Episode], held: Sequence[Episode], factors: Sequence[Factor]
+    world: World,
+    train: Sequence[Episode],
+    held: Sequence[Episode],
+    factors: Sequence[Factor],
+    inputs: Mapping[str, Read],
 ) -> tuple[Transitions, Bool[Tensor, " N"]]:
     """Transitions of both parts, and which rows are held out."""
-    fitted, scored = (_transitions(world, part, factors) for part in (train, held))
-    both = zip(fitted, scored._replace(episode=-1 - scored.episode), strict=True)
-    rows = Transitions(*(torch.cat(pair) for pair in both))
-    return rows, rows.episode < 0
-
-
-def _transitions(world: World, episodes: Sequence[Episode], factors: Sequence[Factor]) -> Transitions:
-    cut = Clips(episodes, world.frames, world.stride, hop=world.frames)
-    if missing := [factor.column for factor in factors if factor.column not in cut[0].columns]:
-        raise DilaError(f"the episodes have no column {missing[0]!r} to probe for; record them with their true states")
-    parts = []
-    for i in _spread(len(cut), max(1, PAIRS // (world.frames - 1))):
-        clip = cut[i]
-        with torch.no_grad(), world.running():
-            z = world.model.infer(clip.frames[None].to(world.device)).float()[0]
-        columns = {name: values[None] for name, values in clip.columns.items()}
-        y = torch.cat([factor.change(columns)[0] for factor in factors], dim=-1)
-        episode = torch.full((len(z),), int(clip.episode))
-        parts.append(Transitions(z, feature_changes(clip.frames[None].float()), y, episode))
-    rows = Transitions(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    known = known_rows(rows.y, factors)
-    return Transitions(*(part[known] for part in rows))
+    return joined(*(gather(world, part, factors, PAIRS, inputs) for part in (train, held)))
 
 
 def _some_clips(world: World, frames: Sequence[Episode], length: int, count: int) -> list[UInt8[Tensor, "T 3 Y X"]]:
     cut = Clips(frames, length, world.stride)
-    return [cut[i].frames for i in _spread(len(cut), count)]
-
-
-def _spread(length: int, count: int) -> list[int]:
-    count = min(length, count)
-    return ((torch.arange(count) + 0.5) * length / count).long().tolist()
+    return [cut[i].frames for i in spread(len(cut), count)]
 
 
 def _dila(world: World) -> Any:

@@ -21,7 +21,6 @@ import torch
 from dila.evaluate.bench import Batch, Bench
 from dila.evaluate.judge import BETTER, Judge, Seen, repeat_frames
 from dila.evaluate.result import Result, Score, score_ratio, score_rows
-from dila.imagine.pictures import write_clip, write_sheet
 from dila.imagine.rollout import rollout
 from dila.imagine.windows import infer_long
 from dila.imagine.world import World
@@ -29,6 +28,15 @@ from dila.metrics.video import frechet_distance
 from dila.shapes import Features, Float, Tensor
 
 Rows = dict[str, list[Tensor]]
+
+PAIRS = {
+    "imagined": ("imagined", "true"),
+    "imagined_drawn": ("imagined", "drawn"),
+    "decoder": ("drawn", "true"),
+    "copying": ("copied", "true"),
+    "copying_drawn": ("copied_drawn", "drawn"),
+}
+"""The five comparisons of the head of this file: which of what `look` gives is compared with which."""
 
 
 def measure_generation(bench: Bench) -> Result:
@@ -103,17 +111,10 @@ def look(world: World, judge: Judge, e_hat: Features, batch: Batch, context: int
 
 
 def compare_all(judge: Judge, looks: Mapping[str, Seen]) -> dict[str, Float[Tensor, "B K"]]:
-    """The five comparisons of the head of this file, under every measure."""
-    pairs = {
-        "imagined": ("imagined", "true"),
-        "imagined_drawn": ("imagined", "drawn"),
-        "decoder": ("drawn", "true"),
-        "copying": ("copied", "true"),
-        "copying_drawn": ("copied_drawn", "drawn"),
-    }
+    """The five comparisons, under every measure."""
     return {
         f"{measure}/{name}": values
-        for name, (first, second) in pairs.items()
+        for name, (first, second) in PAIRS.items()
         for measure, values in judge.compare(looks[first], looks[second]).items()
     }
 
@@ -133,15 +134,9 @@ def _scores(told: Mapping[str, Tensor], bench: Bench) -> list[Score]:
 
 
 def _frechet(clips: Mapping[str, Tensor], judge: Judge) -> list[Score]:
-    pairs = {
-        "imagined": ("imagined", "true"),
-        "imagined_drawn": ("imagined", "drawn"),
-        "decoder": ("drawn", "true"),
-        "copying": ("copied", "true"),
-    }
     return [
         Score(f"{judge.frechet}/{name}", frechet_distance(clips[a], clips[b]), better="lower")
-        for name, (a, b) in pairs.items()
+        for name, (a, b) in PAIRS.items()
     ]
 
 
@@ -161,11 +156,8 @@ def _strips(bench: Bench, batch: Batch, e_hat: Features, done: int) -> dict[str,
             "true features, drawn": bench.world.draw(batch.e[row]),
             f"imagined from {context} frame{'s' if context > 1 else ''}": bench.world.draw(e_hat[row]),
         }
-        sheet, clip = (bench.out / f"rollout_{number}{suffix}" for suffix in (".png", ".mp4"))
-        write_sheet(sheet, rows, columns=min(9, bench.pins.frames))
-        write_clip(clip, rows, max(1, round(1 / bench.world.stride)))
         caption = f"{bench.rows[place]}: what happened, and what was imagined under its latent actions"
-        written |= {sheet.name: caption, clip.name: caption}
+        written |= bench.show(f"rollout_{number}", rows, caption)
     return written
 
 

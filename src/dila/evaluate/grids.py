@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from dila.data import Clips, open_corpus, write_video
+from dila.data import Clips, write_video
 from dila.errors import DilaError
 from dila.evaluate.bench import Bench
-from dila.evaluate.pins import Pin
+from dila.evaluate.pins import Pin, longest
 from dila.evaluate.probing import spread
 from dila.evaluate.result import Result, score_rows
 from dila.imagine.pictures import write_sheet
@@ -39,7 +39,7 @@ def measure_transfer(bench: Bench) -> Result:
     """Transfer between clips of different episodes, or from another data set, ``--source``.
 
     Raises:
-        DilaError: too few episodes, or the source cannot be read.
+        DilaError: too few episodes or clips.
     """
     began = time.monotonic()
     count = max(2, bench.settings.pictures)
@@ -102,11 +102,11 @@ def _scenes(bench: Bench) -> list[Shot]:
 
 
 def _sources(bench: Bench) -> list[Shot]:
-    """As many clips of the other data set, spread over it."""
-    corpus = open_corpus(str(bench.settings.source))
-    cut = Clips(corpus.episodes, bench.pins.frames, bench.world.stride)
+    """As many clips of the other data set, spread over it, shortened to what it allows."""
+    frames = longest(bench.source, bench.world.stride, bench.pins.frames)
+    cut = Clips(bench.source, frames, bench.world.stride)
     if len(cut) < 2:
-        raise DilaError(f"{bench.settings.source} has one clip of {bench.pins.frames} frames; transfer needs two")
+        raise DilaError(f"{bench.settings.source} has one held-out clip of {frames} frames; transfer needs two")
     shots = [_shot(cut, i) for i in spread(len(cut), bench.settings.clips)]
     return [shot._replace(e=bench.world.encoder.encode(shot.e[None])[0]) for shot in shots]
 

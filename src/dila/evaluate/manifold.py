@@ -8,6 +8,7 @@ and correlations of decoded directions and turns with the true ones, around the 
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,19 +16,19 @@ import torch
 
 from dila.analysis.manifold import Plane, angular_correlation, pca, trustworthiness, umap
 from dila.analysis.probe import predict, probe
-from dila.data import KINDS, Clips, collate_clips
+from dila.data import KINDS, Clip
 from dila.errors import MissingExtra
-from dila.evaluate.bench import PART, Bench
-from dila.evaluate.factors import Factor, known_rows
+from dila.evaluate.bench import Bench
+from dila.evaluate.factors import Factor
 from dila.evaluate.plots import Arrow, draw_points
 from dila.evaluate.probing import (
     STILL,
     check_varies,
+    gather,
+    infer,
     radians,
     score_r2,
-    spread,
     target_names,
-    targets,
     wanted_components,
 )
 from dila.evaluate.result import Result, Score
@@ -54,9 +55,10 @@ def measure_manifold(bench: Bench) -> Result:
         DilaError: the data have no such column, or it does not vary.
     """
     began = time.monotonic()
-    train, held = _gather(bench, bench.train, bench.settings.pairs), _gather(bench, bench.held, SHOWN)
-    check_varies(bench, held.y)
     factors = wanted_components(bench)
+    train = _gather(bench, bench.train, factors, bench.settings.pairs)
+    held = _gather(bench, bench.held, factors, SHOWN)
+    check_varies(bench, held.y)
     names = target_names(factors, bench.settings.change)
     scores = _decoding(train, held, factors, bench)
     plane = pca(held.z)
@@ -74,23 +76,15 @@ def measure_manifold(bench: Bench) -> Result:
     return bench.finish("manifold", began, scores, rows=(), notes=notes, pictures=pictures)
 
 
-def _gather(bench: Bench, episodes: Sequence[Episode], count: int) -> Latents:
-    world, settings = bench.world, bench.settings
-    cut = Clips(episodes, world.frames, world.stride, hop=world.frames)
-    factors = wanted_components(bench, cut)
-    chosen = spread(len(cut), -(-count // (world.frames - 1)))
-    parts = []
-    for start in range(0, len(chosen), PART):
-        batch = collate_clips([cut[i] for i in chosen[start : start + PART]])
-        with world.running():
-            z = world.model.infer(batch.frames.to(bench.device)).float().cpu()
-        y = targets(batch.columns, factors, settings.change)
-        kind = batch.columns.get("kind", torch.zeros(*batch.index.shape, 1))[:, :-1, 0].long()
-        episode = torch.as_tensor(batch.episode)[:, None].expand(-1, z.shape[1])
-        parts.append(Latents(*(part.flatten(0, 1) for part in (z, y, kind, episode))))
-    rows = Latents(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    known = known_rows(rows.y, factors)
-    return Latents(*(part[known] for part in rows))
+def _gather(bench: Bench, episodes: Sequence[Episode], factors: Sequence[Factor], count: int) -> Latents:
+    inputs = {"z": partial(infer, bench.world, bench.world.model), "kind": _kinds}
+    x, y, episode = gather(bench.world, episodes, factors, count, inputs, bench.settings.change)
+    return Latents(x["z"], y, x["kind"], episode)
+
+
+def _kinds(batch: Clip) -> Int[Tensor, " N"]:
+    """Of transform; all alike where the data know none."""
+    return batch.columns.get("kind", torch.zeros(*batch.index.shape, 1))[:, :-1, 0].long().flatten()
 
 
 def _decoding(train: Latents, held: Latents, factors: Sequence[Factor], bench: Bench) -> list[Score]:

@@ -6,20 +6,22 @@ before any learning), and z of an untrained model of the same config. A learning
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from dila.analysis.mlp_probe import fit_mlp
 from dila.analysis.probe import Fit, ProbeResult, chance, feature_changes, probe
-from dila.data import Clips, collate_clips
+from dila.data import Clip, Clips, collate_clips
 from dila.errors import DilaError
 from dila.evaluate.bench import PART, Bench
 from dila.evaluate.factors import Factor, components, known_rows
 from dila.evaluate.result import Better, Result, Score, edges
+from dila.imagine.world import World
 from dila.protocols import Episode, LatentActionModel
 from dila.shapes import Float, Int, Tensor
 
@@ -29,15 +31,21 @@ STILL = 1e-6
 """A number that spreads no more than this is constant."""
 FITS: dict[str, Fit | None] = {"ridge": None, "mlp": fit_mlp}
 
+Read = Callable[[Clip], Tensor]
+"""What a batch of clips has to say of its transitions, a row each, clip after clip."""
+
 
 class Transitions(NamedTuple):
     """One row a transition."""
 
-    z: Float[Tensor, "N Dz"]
-    untrained: Float[Tensor, "N Dz"]
-    features: Float[Tensor, "N HWD"]
+    x: Mapping[str, Tensor]
+    """What is probed, by name."""
     y: Float[Tensor, "N Dy"]
     episode: Int[Tensor, " N"]
+
+    def at(self, rows: Tensor) -> "Transitions":
+        """Those of some rows."""
+        return Transitions({name: part[rows] for name, part in self.x.items()}, self.y[rows], self.episode[rows])
 
 
 def measure_probe(bench: Bench) -> Result:
@@ -49,51 +57,69 @@ def measure_probe(bench: Bench) -> Result:
     began = time.monotonic()
     wanted = bench.settings.pairs
     untrained = untrained_like(bench.world.model, bench.settings.seed)
-    train = gather(bench, bench.train, wanted, untrained)
-    held = gather(bench, bench.held, max(wanted, 400), untrained)
+    factors, inputs = wanted_components(bench), inputs_of(bench.world, untrained)
+    train, held = (
+        gather(bench.world, episodes, factors, count, inputs, bench.settings.change)
+        for episodes, count in ((bench.train, wanted), (bench.held, max(wanted, 400)))
+    )
     check_varies(bench, held.y)
     scores: list[Score] = []
-    inputs = ("z", "untrained", "features") if untrained else ("z", "features")
     for kind, fit in FITS.items():
-        scores += _score_inputs(train, held, inputs, kind, fit, bench)
-    scores += _curves(train, held, inputs, bench)
+        scores += _score_inputs(train, held, kind, fit, bench)
+    scores += _curves(train, held, bench)
     notes = [] if untrained else ["no untrained control: this model cannot be made anew from its config"]
     sizes = tuple(size for size in CURVE if size <= len(train.y))
     rows = tuple(bench.held[number].id for number in sorted(set(held.episode.tolist())))
     return bench.finish("probe", began, scores, rows=rows, steps=sizes, notes=notes)
 
 
+def inputs_of(world: World, untrained: LatentActionModel | None = None) -> dict[str, Read]:
+    """z, z of an untrained model where there is one, and raw feature differences."""
+    control = {"untrained": partial(infer, world, untrained)} if untrained else {}
+    return {
+        "z": partial(infer, world, world.model),
+        **control,
+        "features": lambda clip: feature_changes(clip.frames.float()),
+    }
+
+
+def infer(world: World, model: LatentActionModel, batch: Clip) -> Float[Tensor, "N Dz"]:
+    """z of every transition, by a model beside which `world` is."""
+    with world.running():
+        return model.infer(batch.frames.to(world.device)).float().cpu().flatten(0, 1)
+
+
 def gather(
-    bench: Bench, episodes: Sequence[Episode], pairs: int, untrained: LatentActionModel | None = None
+    world: World,
+    episodes: Sequence[Episode],
+    factors: Sequence[Factor],
+    pairs: int,
+    inputs: Mapping[str, Read],
+    change: bool = True,
 ) -> Transitions:
-    """About so many transitions, spread over the episodes, those left out whose target is not known.
+    """At most so many transitions, each once, spread over the episodes; those left out whose target is not known.
 
     Raises:
-        DilaError: there is no such column or component, or none is known.
+        DilaError: there is no such column, or none is known.
     """
-    world, settings = bench.world, bench.settings
-    cut = Clips(episodes, world.frames, world.stride, hop=max(1, world.frames // 2))
-    factors = wanted_components(bench, cut)
-    clips = -(-pairs // (world.frames - 1))
-    chosen = spread(len(cut), clips)
+    cut = Clips(episodes, world.frames, world.stride, hop=max(1, world.frames - 1))
+    _check_column(cut, factors[0].column)
+    chosen = spread(len(cut), -(-pairs // (world.frames - 1)))
     parts: list[Transitions] = []
+    starts: list[Tensor] = []
     for start in range(0, len(chosen), PART):
         batch = collate_clips([cut[i] for i in chosen[start : start + PART]])
-        e = batch.frames.to(bench.device)
-        with world.running():
-            z = world.model.infer(e).float().cpu()
-            blank = untrained.infer(e).float().cpu() if untrained else torch.zeros_like(z)
-        y = targets(batch.columns, factors, settings.change)
-        episode = torch.as_tensor(batch.episode)[:, None].expand(-1, z.shape[1])
-        parts.append(
-            Transitions(z.flatten(0, 1), blank.flatten(0, 1), feature_changes(batch.frames.float()), y.flatten(0, 1),
-                        episode.flatten())
-        )  # fmt: skip
-    rows = Transitions(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    known = known_rows(rows.y, factors)
-    rows = Transitions(*(part[known] for part in rows))
-    keep = torch.tensor(spread(len(rows.y), pairs))
-    return Transitions(*(part[keep] for part in rows))
+        y = targets(batch.columns, factors, change)
+        episode = torch.as_tensor(batch.episode)[:, None].expand(-1, y.shape[1])
+        x = {name: read(batch) for name, read in inputs.items()}
+        parts.append(Transitions(x, y.flatten(0, 1), episode.flatten()))
+        starts.append(batch.index[:, :-1].flatten())
+    rows = _stacked(parts)
+    # Windows share transitions where the raw frames of one and the hop have a divisor in common.
+    _, first = np.unique(np.stack([rows.episode, torch.cat(starts)]), axis=1, return_index=True)
+    rows = rows.at(torch.from_numpy(np.sort(first)))
+    rows = rows.at(known_rows(rows.y, factors))
+    return rows.at(torch.tensor(spread(len(rows.y), pairs)))
 
 
 def targets(columns: Mapping[str, Tensor], factors: Sequence[Factor], change: bool) -> Float[Tensor, "B K A"]:
@@ -126,20 +152,14 @@ def radians(y: Float[Tensor, "N A"], factors: Sequence[Factor], change: bool) ->
     return told
 
 
-def wanted_components(bench: Bench, cut: Clips | None = None) -> list[Factor]:
-    """The components that the settings ask for, of the held-out clips or of others.
+def wanted_components(bench: Bench) -> list[Factor]:
+    """The components that the settings ask for, of the held-out clips.
 
     Raises:
         DilaError: no such column or component.
     """
-    cut, settings = cut or Clips(bench.held, bench.world.frames, bench.world.stride), bench.settings
-    if settings.column not in cut.column_shapes:
-        why = cut.dropped.get(settings.column)
-        have = ", ".join(cut.column_shapes) or "none"
-        raise DilaError(
-            f"the data have no column {settings.column!r} to probe for{f', because {why}' if why else ''}; "
-            f"they have {have}"
-        )
+    cut, settings = Clips(bench.held, bench.world.frames, bench.world.stride), bench.settings
+    _check_column(cut, settings.column)
     return components(settings.column, settings.components, cut.column_shapes[settings.column][-1], bench.names)
 
 
@@ -176,8 +196,22 @@ def spread(length: int, count: int) -> list[int]:
 
 def joined(train: Transitions, held: Transitions) -> tuple[Transitions, Tensor]:
     """Rows of both sides, and which are held out; their episodes are told apart."""
-    both = Transitions(*(torch.cat(pair) for pair in zip(train, held._replace(episode=-1 - held.episode), strict=True)))
+    both = _stacked([train, held._replace(episode=-1 - held.episode)])
     return both, both.episode < 0
+
+
+def _stacked(parts: Sequence[Transitions]) -> Transitions:
+    x = {name: torch.cat([part.x[name] for part in parts]) for name in parts[0].x}
+    return Transitions(x, torch.cat([part.y for part in parts]), torch.cat([part.episode for part in parts]))
+
+
+def _check_column(cut: Clips, column: str) -> None:
+    if column not in cut.column_shapes:
+        why = cut.dropped.get(column)
+        have = ", ".join(cut.column_shapes) or "none"
+        raise DilaError(
+            f"the data have no column {column!r} to probe for{f', because {why}' if why else ''}; they have {have}"
+        )
 
 
 def _on_circle(factor: Factor, change: bool) -> bool:
@@ -185,13 +219,11 @@ def _on_circle(factor: Factor, change: bool) -> bool:
     return factor.kind == "angle" and not change and factor.column != "action"
 
 
-def _score_inputs(
-    train: Transitions, held: Transitions, inputs: Sequence[str], kind: str, fit: Fit | None, bench: Bench
-) -> list[Score]:
+def _score_inputs(train: Transitions, held: Transitions, kind: str, fit: Fit | None, bench: Bench) -> list[Score]:
     both, test = joined(train, held)
     run = partial(probe, y=both.y, episode=both.episode, held_out=test, seed=bench.settings.seed, fit=fit)
-    told = {name: run(getattr(both, name)) for name in inputs}
-    told["shuffled"] = chance(both.z, both.y, both.episode, held_out=test, seed=bench.settings.seed, fit=fit)
+    told = {name: run(x) for name, x in both.x.items()}
+    told["shuffled"] = chance(both.x["z"], both.y, both.episode, held_out=test, seed=bench.settings.seed, fit=fit)
     scores = [score for name, result in told.items() for score in score_probe(f"{name}/{kind}", result)]
     names = target_names(wanted_components(bench), bench.settings.change)
     by_component = zip(names, told["z"].r2_by_component, strict=True)
@@ -213,15 +245,14 @@ def score_r2(name: str, result: ProbeResult, better: Better = "higher") -> Score
     return Score(name, result.r2, *edges(result.r2_interval), better)
 
 
-def _curves(train: Transitions, held: Transitions, inputs: Sequence[str], bench: Bench) -> list[Score]:
+def _curves(train: Transitions, held: Transitions, bench: Bench) -> list[Score]:
     """R² of the ridge probe by the number of pairs that it is fitted to; those are spread over all episodes."""
     sizes = [size for size in CURVE if size <= len(train.y)]
     curves = []
-    for name in inputs:
+    for name in train.x:
         told = []
         for size in sizes:
-            part = Transitions(*(column[torch.tensor(spread(len(train.y), size))] for column in train))
-            both, test = joined(part, held)
-            told.append(probe(getattr(both, name), both.y, both.episode, held_out=test, seed=bench.settings.seed).r2)
+            both, test = joined(train.at(torch.tensor(spread(len(train.y), size))), held)
+            told.append(probe(both.x[name], both.y, both.episode, held_out=test, seed=bench.settings.seed).r2)
         curves.append(Score(f"r2_by_pairs/{name}", told[-1] if told else None, by_step=tuple(told)))
     return curves

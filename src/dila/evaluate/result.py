@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dila.analysis.intervals import Interval, mean_interval, ratio_interval
-from dila.analysis.probe import Interval as ProbeInterval
 from dila.configs import from_json, to_json
 from dila.errors import DilaError
 from dila.files import at_home, write_json
@@ -155,7 +154,7 @@ def score_ratio(
     return Score(name, ratio, *edges(interval), better, by_step=steps)
 
 
-def edges(interval: Interval | ProbeInterval | None) -> tuple[float | None, float | None]:
+def edges(interval: Interval | None) -> tuple[float | None, float | None]:
     """Low and high of an interval, where there is one."""
     return (None, None) if interval is None else (interval.low, interval.high)
 

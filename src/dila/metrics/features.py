@@ -18,8 +18,7 @@ def rollout_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tenso
 
 def pooled_rollout_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, ""]:
     """As `rollout_ratio`, over all horizons together: total error over the total error of copying."""
-    copied = (e[:, :1].float() - e[:, 1:].float()).square().mean()
-    return (e_hat.float() - e[:, 1:].float()).square().mean() / copied.clamp_min(1e-8)
+    return _pooled(e_hat, e[:, 1:], e[:, :1])
 
 
 def one_step_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, " K"]:
@@ -30,6 +29,16 @@ def one_step_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tens
         e: true frames 0..K.
     """
     return _ratio(e_hat, e[:, 1:], e[:, :-1])
+
+
+def pooled_one_step_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, ""]:
+    """As `one_step_ratio`, over all places together: total error over the total error of copying."""
+    return _pooled(e_hat, e[:, 1:], e[:, :-1])
+
+
+def _pooled(e_hat: Tensor, e: Tensor, copied: Tensor) -> Tensor:
+    error, copying = ((frames.float() - e.float()).square().mean() for frames in (e_hat, copied))
+    return error / copying.clamp_min(1e-8)
 
 
 def _ratio(e_hat: Tensor, e: Tensor, copied: Tensor) -> Tensor:

@@ -1,23 +1,8 @@
 """Is the latent action space alive? Numbers that fall when z collapses, for training logs and results."""
 
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
 
-from dila.shapes import Float, LatentActions, Tensor
-
-IN_USE = 0.1
-"""A channel is in use if its spread is at least this share of the widest channel's."""
-
-
-class LatentSummary(NamedTuple):
-    """All of this file in plain numbers, JSON-ready by ``_asdict``."""
-
-    effective_rank: float
-    mean_std: float
-    usage: float
-    norm: float
+from dila.shapes import Float, Tensor
 
 
 def effective_rank(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, ""]:
@@ -39,29 +24,6 @@ def effective_rank(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, ""]:
 def scale(x: Float[Tensor, "*batch C"]) -> Float[Tensor, ""]:
     """Standard deviation over everything but the channels, averaged over them; 0 where nothing varies."""
     return x.detach().float().flatten(0, -2).std(dim=0, correction=0).mean()
-
-
-def channel_std(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, " Dz"]:
-    """Standard deviation of each number of z over everything before the last axis; 0 for a single action."""
-    return _flat(z).std(0, correction=0)
-
-
-def usage(z: Float[Tensor, "*batch Dz"], threshold: float = IN_USE) -> Float[Tensor, ""]:
-    """Share of the channels of z in use: spread of at least ``threshold`` of the widest. 0 if none moves."""
-    spread = channel_std(z)
-    return ((spread >= threshold * spread.max()) & (spread > 0)).double().mean()
-
-
-def direction_cosine(z_forward: LatentActions, z_backward: LatentActions) -> Float[Tensor, ""]:
-    """Mean cosine of the actions there and back: -1 where the way back is the way there, reversed (paper, Lreg)."""
-    return F.cosine_similarity(z_forward.detach().cpu().double(), z_backward.detach().cpu().double(), dim=-1).mean()
-
-
-def summarise(z: Float[Tensor, "*batch Dz"]) -> LatentSummary:
-    """Rank, mean spread of a channel, usage and mean norm of a set of latent actions."""
-    return LatentSummary(
-        float(effective_rank(z)), float(scale(z)), float(usage(z)), float(_flat(z).norm(dim=-1).mean())
-    )
 
 
 def _flat(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, "N Dz"]:

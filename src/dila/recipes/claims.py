@@ -27,7 +27,7 @@ FIGURES: dict[str, tuple[str, Better, str]] = {
     "figure3/own": ("z read again, its source's ↑", "higher", "transfer/z_cosine/its_source"),
     "figure3/other": ("another's ↓", "lower", "transfer/z_cosine/another_source"),
     "figure4/layout": ("rebound: layout kept ↑", "higher", "motion/layout_r2/structure_clip/[^/]+/s"),
-    "figure4/other": ("the other clip's ↓", "lower", "motion/layout_r2/content_clip/[^/]+/s"),
+    "figure4/nearer": ("rebound: nearer to that layout ↑", "higher", "motion/layout_distance/[^/]+/s"),
     "figure4/still": ("s frozen: motion left ↓", "lower", "motion/motion_left"),
     "figure5/change_z": ("changes of the state off z ↑", "higher", "disentangle/r2/change of [^/]+/z"),
     "figure5/change_s": ("off changes of s ↑", "higher", "disentangle/r2/change of [^/]+/ds"),

@@ -20,7 +20,7 @@ from dila.evaluate.seeds import SeedTest, by_seed, judge, pair_seeds
 from dila.files import write_json, write_text
 from dila.recipes.claims import ALONE, BACK, CLAIMS, DRAWN, FIGURES, POOLED, PROBE, SCORES, SEEN, beside
 from dila.recipes.compared import DILA, GROUPS, Settings, run_of
-from dila.recipes.results import ONE, at, read_result, slug, spelled
+from dila.recipes.results import ONE, at, read_result, scales_of_z, slug, spelled, untested
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
 """What stands between these lines of a page is written anew, and the rest of it is left alone."""
@@ -175,10 +175,8 @@ def _result(run: Mapping[str, Any], runs: Path) -> Result:
     file = runs / slug(run["name"], run["seed"]) / "evaluation.json"
     judged = read_results(file) if file.is_file() else []
     drawn = {f"{told.what}/{score.name}": score for told in judged for score in told.scores}
-    wanted = [name for score in DRAWN for name in (score, *(beside(score, side) for side in ALONE))]
-    scores += [
-        Score(name, drawn[name].value, better=drawn[name].better) for name in dict.fromkeys(wanted) if name in drawn
-    ]
+    wanted = dict.fromkeys(name for score in DRAWN for name in (score, *(beside(score, side) for side in ALONE)))
+    scores += [Score(name, drawn[name].value, better=drawn[name].better) for name in wanted if name in drawn]
     for figure, (_, better, of) in FIGURES.items():
         matching = (score.value for name, score in drawn.items() if re.fullmatch(of, name))
         if values := [value for value in matching if value is not None]:
@@ -195,8 +193,7 @@ def _lost(results: Sequence[Result]) -> dict[tuple[str, int], str]:
     """Which scores of a run are not finite, and so left out."""
     lost = {}
     for result in results:
-        names = [_heading(score.name) for score in result.scores if not _finite(score)]
-        if names:
+        if names := [_heading(score.name) for score in result.scores if not _finite(score)]:
             lost[result.subject.name, result.subject.seed] = f"left out, as not finite: {', '.join(names)}"
     return lost
 
@@ -220,16 +217,18 @@ def _family(summary: Summary, models: Sequence[str]) -> list[str]:
 def _score_table(summary: Summary, models: Sequence[str]) -> list[str]:
     cells = _cells(summary)
     shown = [name for name in SCORES if name in cells]
-    head = ["model", "seeds", "parameters", *(SCORES[name][0] for name in shown), "s to train"]
+    head = ["model", "seeds", "parameters", *(SCORES[name][0] for name in shown), "scale of z (least)", "s to train"]
     lines = []
     for model in models:
         runs = [run for run in summary.told if run["name"] == model and "failed" not in run]
         if not runs:
-            lines.append([model, "0", "", *([""] * len(shown)), "failed"])
+            lines.append([model, "0", "", *([""] * len(shown)), "", "failed"])
             continue
-        seconds = sum(run["seconds_training"] for run in runs) / len(runs)
+        scales = scales_of_z(runs, model)
+        wide = f"{fmean(scales):.3f} ({min(scales):.3f})" if scales else ""
+        seconds = fmean(run["seconds_training"] for run in runs)
         scored = [_cell(cells[name].get(model)) for name in shown]
-        lines.append([model, str(len(runs)), f"{runs[0]['parameters']:,}", *scored, f"{seconds:,.0f}"])
+        lines.append([model, str(len(runs)), f"{runs[0]['parameters']:,}", *scored, wide, f"{seconds:,.0f}"])
     return _table(head, lines)
 
 
@@ -303,10 +302,11 @@ def _test_table(summary: Summary, scores: Mapping[str, tuple[str, Any]], models:
 def _claim_table(summary: Summary) -> list[str]:
     lines = []
     for claim in CLAIMS:
-        for test, verdict in judge(claim, summary.tests).values():
+        for other, (test, verdict) in judge(claim, summary.tests).items():
             found = f"{_signed(test.difference, test.low, test.high)}, {test.seeds} seeds"
             by, _ = (SCORES | DRAWN)[claim.score]
-            lines.append([claim.text, claim.source, claim.published, by, found, f"**{verdict}**"])
+            told = untested(summary.told, claim.best, other) or verdict
+            lines.append([claim.text, claim.source, claim.published, by, found, f"**{told}**"])
     if not lines:
         return []
     head = ["the paper's claim", "where", "published", "judged here by", "difference", "here"]

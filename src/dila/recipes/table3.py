@@ -30,7 +30,7 @@ from dila.configs import to_json
 from dila.errors import DilaError
 from dila.evaluate.bench import Settings as Probed
 from dila.evaluate.bench import open_bench
-from dila.evaluate.probing import gather, joined, score_probe, untrained_like
+from dila.evaluate.probing import gather, inputs_of, joined, score_probe, untrained_like, wanted_components
 from dila.evaluate.result import Result, Score, read_results, write_results
 from dila.evaluate.seeds import Claim, by_seed, judge, pair_seeds
 from dila.files import write_json
@@ -128,11 +128,16 @@ def _probed(settings: Settings, data: str, run: Path, out: Path) -> Result:
     bench = open_bench(run, data, out.parent, probed, device=settings.device, cache_dir=settings.cache_dir)
     controlled = bench.subject.name == DILA
     untrained = untrained_like(bench.world.model, bench.settings.seed) if controlled else None
-    train, held = (gather(bench, episodes, settings.pairs, untrained) for episodes in (bench.train, bench.held))
-    both, test = joined(train, held)
+    factors, inputs = wanted_components(bench), inputs_of(bench.world, untrained)
+    both, test = joined(
+        *(
+            gather(bench.world, episodes, factors, settings.pairs, inputs, settings.change)
+            for episodes in (bench.train, bench.held)
+        )
+    )
     scores: list[Score] = []
     for name in ("z", *CONTROLS) if controlled else ("z",):
-        told = probe(getattr(both, name), both.y, both.episode, held_out=test, seed=bench.settings.seed)
+        told = probe(both.x[name], both.y, both.episode, held_out=test, seed=bench.settings.seed)
         scores += score_probe(f"{name}/ridge", told)
     result = bench.finish("probe", began, scores, rows=())
     write_results(out, [result])
