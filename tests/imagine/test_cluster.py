@@ -118,12 +118,10 @@ def test_parts_come_in_order_and_once_though_a_worker_is_killed(cluster, tmp_pat
     assert each_part(Notes(tmp_path), range(4), "local", 1, lambda _: None) == [0, 1, 4, 9]
 
 
-def test_parts_hold_whole_episodes_up_to_a_number_of_frames():
-    def films(*lengths):
-        return [SimpleNamespace(times=np.arange(length)) for length in lengths]
-
+def test_parts_hold_whole_episodes_up_to_a_number_of_frames(fake_episode):
     def cut(*lengths, most=32):
-        return [[len(e.times) for e in part] for part in cut_parts(films(*lengths), most)]
+        films = [fake_episode(torch.zeros(0), np.arange(length) / 10) for length in lengths]
+        return [[len(e.times) for e in part] for part in cut_parts(films, most)]
 
     assert cut() == []
     assert cut(20_000) == [[20_000]]

@@ -148,7 +148,10 @@ def test_long_videos_are_parts_of_their_own_and_parts_of_before_neither_double_n
     monkeypatch.setattr(module, "_label_part", lambda *args: done.append(1) or original(*args))
     label(world, videos, tmp_path / "z.parquet", progress=False)
     assert len(done) > 1
-    assert pq.read_table(tmp_path / "z.parquet").equals(pq.read_table(tmp_path / "whole.parquet"), check_metadata=True)
+    cut, whole = (pq.read_table(tmp_path / name) for name in ("z.parquet", "whole.parquet"))
+    assert cut.drop(["z"]).equals(whole.drop(["z"]))
+    a, b = (torch.tensor([z for z in table["z"].to_pylist() if z]) for table in (cut, whole))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # other windows went through the model together
 
 
 def test_frames_are_counted_as_they_pass(model, encoder, fake_episode, frames_of, monkeypatch):

@@ -57,7 +57,7 @@ class Converted(NamedTuple):
     """Columns that are text, or that not every episode has."""
     labelled: tuple[int, int] | None = None
     """Of `labels`: frames that have one, and frames there are."""
-    paced: Mapping[float, int] = {}
+    paced: Mapping[int | float, int] = {}
     """Of a given `fps`: recordings by the rate that their own files say, where it is another."""
 
 
@@ -336,7 +336,7 @@ def _even(corpus: Corpus) -> tuple[int | float, list[Episode], list[Skipped]]:
     return rate, [e for e in corpus.episodes if rates[e.id] == rate], skipped
 
 
-def _paced(episodes: Sequence[Episode], rate: int | float) -> dict[float, int]:
+def _paced(episodes: Sequence[Episode], rate: int | float) -> dict[int | float, int]:
     """How many say of themselves that they have another rate, and which."""
     own = Counter(even_rate(times) for times in map(stored_times, episodes) if times is not None)
     return {found: count for found, count in own.items() if found and abs(found / rate - 1) > 0.01}

@@ -96,27 +96,30 @@ def _pairs(times: np.ndarray, pairs: int, gap: int | float) -> tuple[np.ndarray,
     return first[inside], second[inside]
 
 
-def _motion(first: Float[Tensor, "N 3 Y X"], second: Float[Tensor, "N 3 Y X"], seconds: Float[Tensor, " N"]) -> Motion:
-    one, two = (frames.mean(1, keepdim=True) for frames in (first, second))
+def _motion(one: Float[Tensor, "N 3 Y X"], two: Float[Tensor, "N 3 Y X"], seconds: Float[Tensor, " N"]) -> Motion:
     # A camera's exposure is no motion: the second frame is brought to the brightness of the first.
-    gain = one.flatten(1).median(dim=1).values.clamp(min=1) / two.flatten(1).median(dim=1).values.clamp(min=1)
-    gain = gain.clamp(0.5, 2)[:, None, None, None]
-    two = two * gain
-    affine = _fit(one, two)
+    bright, other = (frames.mean(1).flatten(1).median(dim=1).values.clamp(min=1) for frames in (one, two))
+    two = two * (bright / other).clamp(0.5, 2)[:, None, None, None]
+    affine = _fit(_grey(one), _grey(two))
     back, inside = _warp(two, affine)
-    before, after = ((one - two).abs() * inside, (one - back).abs() * inside)
     area = inside.sum((1, 2, 3)).clamp(min=1)
-    # Red on blue may be as bright, so the colour that differs most counts.
-    colours = (first - second * gain).abs().amax(1, keepdim=True) * inside
-    changed = ((colours > CHANGED).float().sum((1, 2, 3)) / area).max()
-    own = ((after > CHANGED).float().sum((1, 2, 3)) / area).max()
+    changed, own = ((_differs(one, frames) * inside).sum((1, 2, 3)) / area for frames in (two, back))
+    before, after = ((_grey(one - frames).abs() * inside).sum((1, 2, 3)) for frames in (two, back))
     corners = torch.tensor([[-1.0, -1, 1], [1, -1, 1], [-1, 1, 1], [1, 1, 1]])
     moved = torch.einsum("nij,cj->nci", affine - torch.eye(2, 3), corners).norm(dim=2).mean(1) / 2
-    spread = before.sum((1, 2, 3))
-    followed = 1 - after.sum((1, 2, 3)) / spread.clamp(min=1e-6)
-    real = spread / area > 1.0
+    followed = 1 - after / before.clamp(min=1e-6)
+    real = before / area > 1.0
     share = followed[real].median() if real.any() else torch.tensor(0.0)
-    return Motion(*(round(float(x), 4) for x in (changed, (moved / seconds).median(), share, own)))
+    return Motion(*(round(float(x), 4) for x in (changed.max(), (moved / seconds).median(), share, own.max())))
+
+
+def _grey(frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N 1 Y X"]:
+    return frames.mean(1, keepdim=True)
+
+
+def _differs(one: Float[Tensor, "N 3 Y X"], two: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N 1 Y X"]:
+    """1 where a colour does: red on blue may be as bright."""
+    return ((one - two).abs().amax(1, keepdim=True) > CHANGED).float()
 
 
 def _fit(one: Float[Tensor, "N 1 Y X"], two: Float[Tensor, "N 1 Y X"]) -> Float[Tensor, "N 2 3"]:
@@ -157,7 +160,7 @@ def _slope(frames: Float[Tensor, "N 1 Y X"]) -> tuple[Tensor, Tensor]:
     )
 
 
-def _warp(frames: Float[Tensor, "N 1 Y X"], affine: Float[Tensor, "N 2 3"]) -> tuple[Tensor, Tensor]:
+def _warp(frames: Float[Tensor, "N C Y X"], affine: Float[Tensor, "N 2 3"]) -> tuple[Tensor, Tensor]:
     """Second frames drawn back to where the first ones were, and 1 where they reach."""
     grid = F.affine_grid(affine, list(frames.shape), align_corners=False)
     inside = (grid.abs() <= 1).all(dim=3)[:, None].float()
