@@ -51,10 +51,10 @@ def convert(
         print(f"  columns left out, since they are text or not every episode has them: {', '.join(done.dropped)}")
     if done.labelled:
         print("  {} of {} frames have a label".format(*done.labelled))
-    for rate, count in done.paced.items():
-        print(
-            f"  --fps {fps:g} plays {count} of them {fps / rate:.3g} times as fast as their files, which say {rate:g}"
-        )
+    if fps:
+        for rate, count in done.paced.items():
+            told = f"{fps / rate:.3g} times as fast as their files, which say {rate:g}"
+            print(f"  --fps {fps:g} plays {count} of them {told}")
 
 
 def main(arguments: Sequence[str]) -> None:
