@@ -167,3 +167,23 @@ def test_the_site_builds_strictly(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     assert (tmp_path / "site" / "tutorials" / "my_videos" / "index.html").is_file()
+
+
+def test_the_lines_that_bring_a_csv_to_the_frames_do(tmp_path, monkeypatch):
+    import numpy as np
+    import torch
+
+    from dila.data import open_corpus, write_video
+
+    t = np.arange(0, 1, 0.01)
+    for number in range(2):
+        write_video(tmp_path / "teleop" / f"{number}.mp4", torch.zeros(10, 3, 16, 16, dtype=torch.uint8), 10)
+        rows = np.stack([t, t * 100, np.full(100, number)], axis=1)
+        np.savetxt(tmp_path / "teleop" / f"{number}.csv", rows, delimiter=",", header="t,joint,gripper")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", (DOCS / "data.md").read_text(), re.S) if "loadtxt" in c]
+    exec(code, {})
+    corpus = open_corpus(tmp_path / "teleop")
+    assert corpus.names["action"] == ("joint", "gripper")
+    for number, episode in enumerate(corpus.episodes):
+        assert episode.columns["action"].tolist() == [[10 * f, number] for f in range(10)]

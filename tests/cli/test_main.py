@@ -201,6 +201,18 @@ def test_no_data_is_refused(refused, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_among_its_data_is_refused(refused, short_video):
+    folder = short_video.parent
+    assert "is the data itself" in refused("train", "tiny_pusht", "--data", folder, "--out", f"{folder}/x/..")
+
+
+@pytest.mark.parametrize("name", ["tiny_pusht", "adaworld_diffusion", "baseline:moto"])
+def test_sizes_that_follow_the_encoder_are_refused(name, refused, short_video):
+    told = refused("train", name, "--data", short_video, "--model.grid", 3, 4)
+    assert "model.grid = " in told
+    assert "(now [3, 4]) follows the encoder" in told
+
+
 @pytest.mark.parametrize("verb", ["label", "rollout", "isolate"])
 def test_a_model_that_is_not_there_is_refused(verb, refused, short_video, tmp_path):
     assert "no-model" in refused(verb, tmp_path / "no-model", short_video)

@@ -62,7 +62,7 @@ def test_every_fault_is_told_as_error_or_warning(sound):
     report = check(sound)
     errors, warnings = kinds(report.errors), kinds(report.warnings)
     assert set(errors) == {"unreadable"}
-    assert [item.split(": ")[0].rpartition("/")[2] for item in errors["unreadable"]] == ["cut.mp4", "empty.mp4"]
+    assert [item.split(": ")[0] for item in errors["unreadable"]] == ["cut.mp4", "empty.mp4"]
     assert set(warnings) == {"static", "duplicates", "copies", "frame_rates", "sizes", "columns"}
     assert warnings["static"] == ("still.mp4",)
     assert warnings["duplicates"] == ("twice.mp4: 1 of 20",)
@@ -81,7 +81,7 @@ def test_frames_that_do_not_decode_are_an_error_though_the_file_opens(sound, mon
     monkeypatch.setattr(module.open_corpus(sound).episodes[0].__class__, "read", fails)
     report = check(sound)
     assert kinds(report.errors) == {"unreadable": ("1.mp4: 1.mp4 does not decode at frame 16",)}
-    assert report.looked_at == 40
+    assert (report.episodes, report.frames, report.looked_at) == (2, 40, 40)
 
 
 def test_times_out_of_order_are_an_error_and_gaps_a_warning(sound, monkeypatch):
@@ -107,12 +107,12 @@ def test_values_that_are_not_finite_are_told(sound):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("0", "1", "2"), '60 rows of 3 episodes that are not there, the first "0"; did you mean "0.mp4"?'),
+        (("0", "1", "2"), '60 rows of 3 episodes not in this corpus, the first "0"; did you mean "0.mp4"?'),
         (
             ("0.mp4", "1.mp4", "2.mp5"),
-            '20 rows of 1 episodes that are not there, the first "2.mp5"; did you mean "2.mp4"?',
+            '20 rows of 1 episode not in this corpus, the first "2.mp5"; did you mean "2.mp4"?',
         ),
-        (("0.mp4", "1.mp4", "2.mp4", "old"), '20 rows of 1 episodes that are not there, the first "old"'),
+        (("0.mp4", "1.mp4", "2.mp4", "old"), '20 rows of 1 episode not in this corpus, the first "old"'),
     ],
 )
 def test_rows_of_episodes_that_are_not_there_are_told(names, words, sound):
@@ -137,6 +137,29 @@ def test_episodes_of_one_frame_and_images_beside_a_video_are_warned_of(sound):
     assert report.errors == []
     assert warnings["short"] == ("0.mp4",)
     assert [item.partition(" holds ")[2][:8] for item in warnings["left_out"]] == ["3 images"]
+
+
+def test_folders_that_look_like_cameras_and_tables_that_nothing_reads_are_warned_of(tmp_path):
+    for name, seed in (("left", 0), ("right", 2)):
+        for number in range(2):
+            write_video(tmp_path / name / f"ep {number}.mp4", moving(12 + number, seed + number), 10)
+    (tmp_path / "left" / "ep 0.csv").write_text("t,x\n0,1\n")
+    (tmp_path / "ep 1.csv").write_text("t,x\n0,1\n")
+    warnings = kinds(check(tmp_path).warnings)
+    assert warnings["cameras"] == ("left and right: 2 names",)
+    assert [item.split(":")[0] for item in warnings["left_out"]] == ["ep 1.csv", "left/ep 0.csv"]
+    write_video(tmp_path / "right" / "ep 1.mp4", moving(20), 10)
+    assert "cameras" not in kinds(check(tmp_path).warnings)
+
+
+def test_milliseconds_hide_no_frame_rate(sound, monkeypatch):
+    from dataclasses import replace
+
+    corpus = module.open_corpus(sound)
+    rounded = (np.arange(20) * 1000 / 30).round() / 1000
+    told = tuple(replace(e, info=replace(e.info, times=rounded)) for e in corpus.episodes)
+    monkeypatch.setattr(module, "open_corpus", lambda *_: replace(corpus, episodes=told))
+    assert check(sound).fps == {"30": 3}
 
 
 def test_what_is_looked_at_lies_evenly_and_misses_no_pair_when_it_is_all():

@@ -52,9 +52,11 @@ def test_what_fits_is_written_and_what_does_not_is_told(corpus, tmp_path):
     done = convert(corpus, tmp_path / "out", task="wipe", progress=False)
     assert done.episodes == 3
     reasons = {str(s.path): s.reason for s in done.skipped}
-    assert "25 frames a second" in reasons["fast.mp4"]
+    assert "from a folder of its own" in reasons["fast.mp4"]
+    assert "has 25 frames a second, most episodes have 10" in reasons["fast.mp4"]
+    assert reasons["fast.mp4"].endswith("10 would play it 0.4 times as fast")
     assert "frames of 48 x 32, the first episode of 24 x 16; give a --size" in reasons["large.mp4"]
-    assert "not a readable video" in reasons[str(corpus / "broken.mp4")]
+    assert "not a readable video" in reasons["broken.mp4"]
     data = reader.read(tmp_path / "out")
     assert [row["source"] for row in data.rows] == ["a.mp4", "sub/b.mp4", "ü c.mp4"]
     assert data.info["features"]["action"]["names"] == ["x", "y"]
@@ -90,10 +92,16 @@ def test_a_size_takes_all_sizes_and_chunks_change_nothing(corpus, tmp_path, monk
     assert reader.read(tmp_path / "a").episodes[0].frames[CAMERA].shape[1:] == (20, 20, 3)
 
 
-def test_a_rate_given_holds_for_all(corpus, tmp_path):
-    done = convert(corpus, tmp_path / "out", fps=30, size=16, progress=False)
-    assert done.episodes == 5
+def test_a_rate_given_holds_for_all_and_what_it_does_to_their_speed_is_told(corpus, tmp_path, capsys):
+    line = ["data", "convert", str(corpus), str(tmp_path / "out"), "--fps", "30", "--size"]
+    assert main([*line, "16"]) == 0
     assert reader.read(tmp_path / "out").info["fps"] == 30
+    told = capsys.readouterr().out
+    assert "5 episodes, 1 skipped" in told
+    assert "--fps 30 plays 4 of them 3 times as fast as their files, which say 10" in told
+    assert "--fps 30 plays 1 of them 1.2 times as fast as their files, which say 25" in told
+    assert main([*line, "33"]) == 2
+    assert "size = 33 even" in capsys.readouterr().err
 
 
 def test_what_another_process_converts_is_left_to_it(corpus, held, tmp_path):

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -96,6 +98,35 @@ def test_one_camera_or_one_size_can_be_asked_for(source, tmp_path, capsys):
     assert {tuple(e.read([0]).shape) for e in open_corpus(tmp_path / "b").episodes} == {(1, 3, 16, 16)}
     with pytest.raises(DilaError, match="cameras"):  # the same folder with other cameras
         convert(source, tmp_path / "a", progress=False)
+
+
+def test_labels_are_those_of_the_first_camera_that_has_any(source, tmp_path, capsys):
+    path = tmp_path / "z.parquet"
+
+    def label(camera, z):
+        told = {"file": [f"episode_000000/{camera}"] * 2, "frame": [0, 1], "time": [0.0, 0.1]}
+        table = pa.table({**told, "valid": [bool(each) for each in z], "z": pa.array(z, pa.list_(pa.float32(), 2))})
+        pq.write_table(table.replace_schema_metadata({b"dila": b"{}"}), path)
+
+    label(WRIST, [[1, 2], [3, 4]])
+    assert main(["data", "convert", str(source), str(tmp_path / "out"), "--labels", str(path)]) == 0
+    assert "  2 of 26 frames have a label" in capsys.readouterr().out
+    seen = {e.id: e.columns["latent_action"] for e in open_corpus(tmp_path / "out", camera=FRONT).episodes}
+    assert seen[f"episode_000000/{FRONT}"][:2].tolist() == [[1, 2], [3, 4]]
+    label(FRONT, [None, None])
+    with pytest.raises(DilaError, match="no frame of what would be converted has a label"):
+        convert(source, tmp_path / "front", camera=FRONT, labels=path)
+
+
+def test_what_is_text_is_told_of(source, tmp_path, capsys):
+    info = source / "meta" / "info.json"
+    told = json.loads(info.read_text())
+    told["features"]["language_instruction"] = {"dtype": "string", "shape": [1], "names": None}
+    info.write_text(json.dumps(told))
+    assert main(["data", "convert", str(source), str(tmp_path / "out")]) == 0
+    assert "left out, since they are text or not every episode has them: language_instruction (text)" in (
+        capsys.readouterr().out
+    )
 
 
 def test_recordings_with_other_cameras_are_told(source, tmp_path):

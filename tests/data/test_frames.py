@@ -37,6 +37,23 @@ def test_frame_rate_from_argument_then_meta_then_ten(tmp_path):
     np.testing.assert_allclose(open_corpus(tmp_path, fps=5).episodes[1].times, np.arange(5) / 5)
 
 
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["f_7", "f_8", "f_10", "f_11", "f_12"], [0, 1, 3, 4, 5]),
+        (["0002", "0004", "0008", "0010"], [0, 1, 3, 4]),
+        (["a", "b", "d"], [0, 1, 2]),
+        (["a_1", "a_2", "b_9"], [0, 1, 2]),
+        (["f_1", "f_01", "f_9"], [0, 1, 2]),
+        ([str(1_700_000_000_000 + t) for t in (0, 33, 67, 100, 180)], [0, 1, 2, 3, 4]),
+    ],
+)
+def test_missing_numbers_are_gaps_in_the_times(tmp_path, names, places):
+    for name in names:
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{name}.png")
+    assert open_corpus(tmp_path, fps=10).episodes[0].times.tolist() == [place / 10 for place in places]
+
+
 @pytest.mark.parametrize("text", ["{", '{"fps": 0}', '{"fps": "x"}', "[1]", '{"fps": NaN}'])
 def test_bad_meta_is_named(tmp_path, text):
     save(tmp_path / "a", 2)

@@ -22,13 +22,14 @@ def root(tmp_path):
     return tmp_path / "videos"
 
 
-def write_labels(path, files, about=None):
+def write_labels(path, files, about=None, fps=10):
     """Of each file the frames, with z counting them, the last of each without."""
     rows = [(name, frame, frame < frames[-1]) for name, frames in files.items() for frame in frames]
     z = [[frame + 0.5, -frame] if valid else None for _, frame, valid in rows]
     columns = {
         "file": pa.array([name for name, *_ in rows]),
         "frame": pa.array([frame for _, frame, _ in rows], pa.int64()),
+        "time": pa.array([frame / fps for _, frame, _ in rows]),
         "z": pa.array(z, pa.list_(pa.float32(), 2)),
         "valid": pa.array([valid for *_, valid in rows]),
     }
@@ -63,9 +64,18 @@ def test_labels_of_other_videos_are_refused(root, tmp_path):
         with_labels(open_corpus(root), tmp_path / "actions.parquet")
 
 
+def test_labels_of_other_frame_times_are_refused(root, labels, tmp_path):
+    with pytest.raises(DilaError, match=r"labels frames of a\.mp4 at other times .* label with the same --fps"):
+        with_labels(open_corpus(root, 30), labels)
+    at_30 = write_labels(tmp_path / "at_30.parquet", {"a.mp4": [0, 6]}, fps=30)
+    with pytest.raises(DilaError, match="which has 6; label it again"):
+        with_labels(open_corpus(root, 30), at_30)
+
+
 def test_they_go_into_a_lerobot_data_set(root, labels, tmp_path, capsys):
     line = ["data", "convert", str(root), str(tmp_path / "out"), "--labels", str(labels)]
     assert main(line) == 0
+    assert "  9 of 19 frames have a label" in capsys.readouterr().out
     corpus = open_corpus(tmp_path / "out")
     before = {e.id: e.columns[COLUMN] for e in with_labels(open_corpus(root), labels).episodes}
     for episode, name in zip(corpus.episodes, ["a.mp4", "c.mp4", "sub/b.mp4"], strict=True):

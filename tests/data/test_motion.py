@@ -68,6 +68,17 @@ def test_clips_that_stand_still_or_are_moved_by_their_camera_are_told(seen, seed
     assert judge(motion) == verdict, motion
 
 
+def test_what_moves_in_colour_alone_is_seen(tmp_path):
+    """A red square on a blue ground that is as bright."""
+    frames = torch.tensor([30, 60, 180], dtype=torch.uint8)[None, :, None, None].repeat(24, 1, ROWS, COLUMNS)
+    for f in range(24):
+        frames[f, :, 40:70, 4 * f : 4 * f + 30] = torch.tensor([180, 60, 30], dtype=torch.uint8)[:, None, None]
+    write_video(tmp_path / "disc.mp4", frames, FPS)
+    motion = measure_motion(VideoEpisode("disc", tmp_path / "disc.mp4", probe_video(tmp_path / "disc.mp4")))
+    assert motion.changed > 0.02
+    assert judge(motion) is None
+
+
 def test_the_numbers_mean_what_they_say(seen):
     pan = measure_motion(seen(0, pan=0.25))
     assert abs(pan.camera - 0.25) < 0.01  # widths a second

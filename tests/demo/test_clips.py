@@ -26,6 +26,12 @@ def test_a_video_within_the_limits_is_taken_and_read_at_the_models_stride(video,
     assert read_frames(box, path, start=last_start(box, path)).shape[0] == 2
 
 
+def test_a_gif_is_a_video_within_the_same_limits(video, box):
+    assert read_frames(box, accept(video("mine.gif"))).shape == (10, 3, 64, 64)
+    with pytest.raises(DilaError, match=r"long\.gif lasts 99 s, but 60 is the most"):
+        accept(video("long.gif", frames=100, size=(16, 16), fps=1))
+
+
 def test_large_pictures_are_kept_small(video, box):
     assert read_frames(box, video(size=(300, 600))).shape[-2:] == (128, 256)
 

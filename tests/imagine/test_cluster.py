@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from dila.data import open_corpus
 from dila.errors import DilaError, MissingExtra
-from dila.imagine.cluster import _join, _Worker, each_part
+from dila.imagine.cluster import _join, _Worker, cut_parts, each_part
 from dila.imagine.encode import encode_corpus
 from dila.imagine.label import label
 from dila.imagine.world import World
@@ -109,12 +110,23 @@ def cluster():
 def test_parts_come_in_order_and_once_though_a_worker_is_killed(cluster, tmp_path):
     counted = []
     work = Dying(Notes(tmp_path), tmp_path / "killed")
-    assert each_part(work, range(8), "ray", 2, lambda: counted.append(1)) == [n * n for n in range(8)]
+    assert each_part(work, range(8), "ray", 2, counted.append) == [n * n for n in range(8)]
     assert (tmp_path / "killed").exists()
-    assert len(counted) == 8
+    assert sorted(counted) == list(range(8))
     assert sorted(p.stem for p in tmp_path.glob("*.txt")) == [str(n) for n in range(8)]
     assert len({p.read_text() for p in tmp_path.glob("*.txt")}) >= 2
-    assert each_part(Notes(tmp_path), range(4), "local", 1, lambda: None) == [0, 1, 4, 9]
+    assert each_part(Notes(tmp_path), range(4), "local", 1, lambda _: None) == [0, 1, 4, 9]
+
+
+def test_parts_hold_whole_episodes_up_to_a_number_of_frames(fake_episode):
+    def cut(*lengths, most=32):
+        films = [fake_episode(torch.zeros(0), np.arange(length) / 10) for length in lengths]
+        return [[len(e.times) for e in part] for part in cut_parts(films, most)]
+
+    assert cut() == []
+    assert cut(20_000) == [[20_000]]
+    assert cut(4000, 1000, 1, 18_000, 5) == [[4000, 1000], [1], [18_000], [5]]
+    assert cut(1, 1, 1, most=2) == [[1, 1], [1]]
 
 
 def test_a_refusal_comes_back_as_its_sentence(tmp_path):
@@ -144,7 +156,7 @@ def test_encoded_features_are_those_of_the_local_engine(cluster, videos, tmp_pat
     encoder = killing(Cells(), tmp_path / "killed", 2)
     done = encode_corpus(videos, encoder, tmp_path / "ray", engine="ray", workers=2, part=1, progress=False)
     assert (tmp_path / "killed").exists()
-    assert (done.episodes, done.new, list(done.skipped)) == (5, 5, [str(videos / "take0" / "broken.mp4")])
+    assert (done.episodes, done.new, list(done.skipped)) == (5, 5, ["take0/broken.mp4"])
     local = encode_corpus(videos, Cells(), tmp_path / "local", progress=False)
     assert done._replace(folder=None) == local._replace(folder=None)
     episodes = open_corpus(videos).episodes
@@ -169,10 +181,10 @@ def test_encoding_goes_on_with_what_is_missing(videos, tmp_path, capsys):
 
 def test_what_is_asked_of_the_engine_is_checked(tmp_path, monkeypatch):
     with pytest.raises(DilaError, match="workers = 0"):
-        each_part(Notes(tmp_path), [1], "local", 0, lambda: None)
+        each_part(Notes(tmp_path), [1], "local", 0, lambda _: None)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"dila-wm\[cluster\]"):
-        each_part(Notes(tmp_path), [1], "ray", 1, lambda: None)
+        each_part(Notes(tmp_path), [1], "ray", 1, lambda _: None)
 
 
 def test_sigterm_ends_a_process_as_it_did_before_it_joined(monkeypatch):

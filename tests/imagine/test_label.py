@@ -131,6 +131,37 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(world, videos, tmp_path, 
     assert pq.read_table(tmp_path / "z.parquet").equals(pq.read_table(tmp_path / "whole.parquet"), check_metadata=True)
 
 
+def test_long_videos_are_parts_of_their_own_and_parts_of_before_neither_double_nor_lose_rows(
+    world, videos, tmp_path, monkeypatch
+):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    label(world, videos, tmp_path / "whole.parquet", progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_assemble", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            label(world, videos, tmp_path / "z.parquet", progress=False)
+    assert len(list((tmp_path / ".z.parquet.parts").iterdir())) == 1
+    monkeypatch.setattr("dila.imagine.cluster.FRAMES_PER_PART", 30)
+    done, original = [], module._label_part
+    monkeypatch.setattr(module, "_label_part", lambda *args: done.append(1) or original(*args))
+    label(world, videos, tmp_path / "z.parquet", progress=False)
+    assert len(done) > 1
+    cut, whole = (pq.read_table(tmp_path / name) for name in ("z.parquet", "whole.parquet"))
+    assert cut.drop(["z"]).equals(whole.drop(["z"]))
+    a, b = (torch.tensor([z for z in table["z"].to_pylist() if z]) for table in (cut, whole))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # other windows went through the model together
+
+
+def test_frames_are_counted_as_they_pass(model, encoder, fake_episode, frames_of, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 16)
+    monkeypatch.setattr("dila.imagine.windows.CHUNK", 16)
+    world, passed = World(model, encoder, stride=0.3, frames=8), []
+    module._label_part(world, [fake_episode(frames_of(101), np.arange(101) / 10)], 8, False, passed.append)
+    assert (len(passed), sum(passed)) == (3, 101)
+
+
 def test_parts_of_another_model_are_not_reused(world, videos, tmp_path, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt

@@ -72,13 +72,16 @@ def test_rollout_follows_the_given_actions_or_its_own(world, frames_of):
 
 def test_rollout_refuses_what_it_cannot_do(world, frames_of):
     frames = frames_of(5)
-    with pytest.raises(DilaError, match="steps = 9 cannot be imagined under 4"):
-        world.rollout(frames, steps=9)
+    for steps in (9, 0, -1):
+        with pytest.raises(DilaError, match=f"steps = {steps} must be 1 to 4"):
+            world.rollout(frames, steps=steps)
+    for context in (5, 0):
+        with pytest.raises(DilaError, match=f"context = {context} must be 1 to 4, so that a frame is left to imagine"):
+            world.rollout(frames, context=context)
     with pytest.raises(DilaError, match="context = 6"):
         world.rollout(frames, torch.zeros(3, 6), context=6)
-    for z in (None, torch.zeros(3, 6)):
-        with pytest.raises(DilaError, match="context = 0 must be at least 1"):
-            world.rollout(frames, z, context=0)
+    with pytest.raises(DilaError, match="context = 0 must be at least 1"):
+        world.rollout(frames, torch.zeros(3, 6), context=0)
     with pytest.raises(DilaError, match="context = -1 must be at least 1"):
         world.transfer(frames, frames, context=-1)
     for limit in (0, -3):

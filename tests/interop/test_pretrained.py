@@ -335,7 +335,7 @@ def test_a_model_of_ones_own_is_not_saved_but_told(pretrained, tmp_path):
 
 def test_devices():
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(DilaError, match="device 'abacus' cannot be used here"):
+    with pytest.raises(DilaError, match="device 'abacus' is not known; choose auto, cpu, cuda or mps"):
         pick_device("abacus")
 
 

@@ -96,6 +96,7 @@ def test_actions_that_differ_between_data_sets_are_refused_by_name(folders, tmp_
     [
         (0, (0.5, 0.5), r"weights has 2 numbers for 1 data set\(s\)"),
         (1, (1.0,), r"weights has 1 numbers for 2 data set\(s\)"),
+        (1, (1.0, 0.0), r"weights = 1 0 must all be above 0"),
         (2, None, "is given twice"),
         (3, None, "data names nothing to train on"),
     ],
@@ -103,7 +104,8 @@ def test_actions_that_differ_between_data_sets_are_refused_by_name(folders, tmp_
 def test_what_does_not_fit_is_refused(folders, tmp_path, cache, data, weights, told):
     chosen = (folders[0], folders, [folders[0], folders[0]], [])[data]
     with pytest.raises(DilaError, match=told):
-        train(small_run(weights=weights), chosen, tmp_path / "out", cache_dir=cache, progress=False)
+        train(small_run(weights=weights), chosen, tmp_path / "out", cache_dir=tmp_path / "none", progress=False)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_data_set_without_clips_is_refused_by_name(folders, tmp_path, cache):

@@ -27,7 +27,8 @@ def check(
 
     Errors: files or tables that cannot be read, time stamps out of order. Warnings: static episodes, repeated frames,
     gaps in time, copies of a recording, mixed rates or sizes, columns that some episodes lack or that are not finite,
-    episodes of one frame, rows of episodes that are not there, images and training runs that are left out.
+    episodes of one frame, rows of episodes that are not there, folders that look like cameras of one recording, and
+    images, tables and training runs that are left out.
 
     Args:
         path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
@@ -64,13 +65,15 @@ def _text(report: "Report") -> str:
     for word, findings in (("ERROR", report.errors), ("warning", report.warnings)):
         for finding in findings:
             told += _finding(word, finding)
-    verdict = f"{len(report.errors)} kinds of errors, {len(report.warnings)} of warnings"
+    kinds = "kind" if len(report.errors) == 1 else "kinds"
+    verdict = f"{len(report.errors)} {kinds} of errors, {len(report.warnings)} of warnings"
     return "\n".join([*told, verdict if report.errors or report.warnings else "nothing is wrong with it"])
 
 
 def _column(name: str, told: dict, episodes: int) -> str:
     named = f" ({', '.join(told['names'])})" if told["names"] else ""
-    where = "" if told["episodes"] == episodes else f" in {told['episodes']} episodes"
+    has = told["episodes"]
+    where = "" if has == episodes else f" in {has} episode{'s' * (has != 1)}"
     return f"{name}: {told['numbers']}{named}{where}"
 
 

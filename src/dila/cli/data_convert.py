@@ -29,9 +29,11 @@ def convert(
     Args:
         path: a video, a folder of frames, or a folder with any number of them at any depth.
         out: folder of the data set.
-        fps: frames a second, instead of what the files say; without it, episodes of the most common rate are taken.
+        fps: frames a second that are declared, instead of what the files say: nothing is resampled, so another rate
+            than theirs plays them too fast or slow; without it, episodes of the most common rate are taken.
         camera: of recordings that several cameras saw, this one alone, such as observation.images.front.
-        size: pixels a side to resize to; without it, episodes of the first one's size are taken.
+        size: pixels a side (even) to resize to, without keeping the ratio; without it, episodes of the first one's size
+            are taken.
         task: what is done in the videos, in words, in all of them; without it, what the data says of each.
         workers: processes.
         moving: leave out what stands still or is moved by its camera, by the limits in docs/data.md.
@@ -46,7 +48,13 @@ def convert(
     if len(done.skipped) > SHOWN:
         print(f"  and {len(done.skipped) - SHOWN} more")
     if done.dropped:
-        print(f"  columns left out, since not every episode has them: {', '.join(done.dropped)}")
+        print(f"  columns left out, since they are text or not every episode has them: {', '.join(done.dropped)}")
+    if done.labelled:
+        print("  {} of {} frames have a label".format(*done.labelled))
+    if fps:
+        for rate, count in done.paced.items():
+            told = f"{fps / rate:.3g} times as fast as their files, which say {rate:g}"
+            print(f"  --fps {fps:g} plays {count} of them {told}")
 
 
 def main(arguments: Sequence[str]) -> None:

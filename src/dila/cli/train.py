@@ -10,6 +10,8 @@ import tyro
 
 from dila.cli.arguments import Data, read
 from dila.configs import to_json
+from dila.errors import DilaError
+from dila.files import at_home
 from dila.recipes import ABLATION, ABLATIONS, ABOUT, BASELINE, RECIPES, recipe
 from dila.recipes.command import encoder_flags
 from dila.train.run import Run
@@ -68,9 +70,33 @@ def _trainer(name: str, arguments: Sequence[str]) -> Callable[..., Path]:
         """
         from dila.train.loop import train
 
+        _check_apart(out, data)
+        _check_followed(run, made)
         return train(replace(run, encoder=to_json(encoder)), data, out, cache_dir=cache_dir, resume=not fresh)
 
     return train
+
+
+def _check_apart(out: Path, data: Sequence[str]) -> None:
+    """Refuse to write a run among the data; a corpus may be the folder of a run."""
+    from dila.data.remote import is_remote
+    from dila.train.folder import RUN
+
+    out = at_home(out)
+    same = any(not is_remote(path) and at_home(path).resolve() == out.resolve() for path in data)
+    if same and not (out / RUN).is_file():
+        raise DilaError(f"--out {out} is the data itself; choose another folder for the run")
+
+
+def _check_followed(run: Run, made: Run) -> None:
+    """Refuse sizes of the model that would be those of the encoder after all."""
+    from dila.train.begin import differences
+
+    for told in differences(to_json(made.model), to_json(run.model), "model"):
+        if told.partition(" = ")[0].endswith((".grid", ".feature_dim")):
+            raise DilaError(
+                f"{told} follows the encoder; leave it out, or give another --encoder.size or --encoder.name"
+            )
 
 
 def _listing(named: Mapping[str, object]) -> str:

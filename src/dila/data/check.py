@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from dila.data.beside import camera_folders, unread_tables
 from dila.data.corpus import READERS, Corpus, open_corpus
 from dila.data.examples import example
+from dila.data.rate import even_rate
 from dila.data.remote import is_remote
 from dila.data.table import TABLE, count_rows
 from dila.errors import DilaError, refuse_shortage
@@ -49,7 +51,7 @@ class Report:
 
     path: str
     readers: dict[str, int]
-    """Episodes by what reads them."""
+    """Episodes by what reads them; here and below, those that can be read."""
     episodes: int
     frames: int
     hours: float
@@ -85,7 +87,8 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
     Errors are what training cannot use: files that cannot be read, times out of order. Warnings are what it would use
     and the user may not want: static episodes, frames that repeat the one before to the pixel, gaps in time, the same
     recording twice, mixed rates or sizes, columns that some episodes lack or that hold values that are not finite,
-    episodes of one frame, rows of episodes that are not there, images where they are no episode.
+    episodes of one frame, rows of episodes that are not there, images where they are no episode, tables that nothing
+    reads, folders that look like cameras of one recording.
 
     Args:
         path: as `dila.data.open_corpus` takes it.
@@ -100,7 +103,7 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
         raise DilaError(f"frames = {frames} must be at least 1, or 0 for all")
     corpus = open_corpus(path, fps, camera)
     seen: dict[str, _Seen] = {}
-    unreadable = [(str(s.path), s.reason) for s in corpus.skipped if s.fault]
+    unreadable = [(s.path.as_posix(), s.reason) for s in corpus.skipped if s.fault]
     for episode in corpus.episodes:
         try:
             seen[episode.id] = _look(episode, frames)
@@ -119,19 +122,20 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
 
 def _described(path: str, corpus: Corpus, seen: Mapping[str, _Seen], size: int) -> Report:
     sizes = Counter(f"{s.size[1]} x {s.size[0]}" for s in seen.values() if s.size)
-    cameras = Counter(str(getattr(e, "camera", None) or "") for e in corpus.episodes)
+    episodes = _sound(corpus, seen)
+    cameras = Counter(str(getattr(e, "camera", None) or "") for e in episodes)
     cameras.pop("", None)
     return Report(
         path=path,
-        readers=dict(Counter(_reader_of(e) for e in corpus.episodes)),
-        episodes=len(corpus),
-        frames=sum(len(e.times) for e in corpus.episodes),
-        hours=round(sum(_seconds(e.times) for e in corpus.episodes) / 3600, 6),
+        readers=dict(Counter(_reader_of(e) for e in episodes)),
+        episodes=len(episodes),
+        frames=sum(len(e.times) for e in episodes),
+        hours=round(sum(_seconds(e.times) for e in episodes) / 3600, 6),
         looked_at=sum(s.looked_at for s in seen.values()),
-        fps=dict(Counter(_rate(e.times) for e in corpus.episodes)),
+        fps=dict(Counter(_rate(e.times) for e in episodes)),
         sizes=dict(sizes),
         cameras=dict(cameras),
-        columns=_columns(_sound(corpus, seen), corpus.names),
+        columns=_columns(episodes, corpus.names),
         bytes=size,
     )
 
@@ -158,34 +162,44 @@ def _errors(episodes: Sequence[Episode], unreadable: Sequence[tuple[str, str]]) 
         yield Finding("unreadable", f"{len(told)} cannot be read, and would be left out", told)
     order = [e.id for e in episodes if (np.diff(_stamps(e)) <= 0).any() or not np.isfinite(_stamps(e)).all()]
     if order:
-        yield Finding("times", f"{len(order)} episodes have time stamps out of order", tuple(order))
+        yield Finding("times", f"time stamps are out of order in {_episodes(order)}", tuple(order))
 
 
 def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iterator[Finding]:
-    beside = tuple(s.reason for s in corpus.skipped if not s.fault)
+    beside = tuple(s.reason for s in corpus.skipped if not s.fault) + unread_tables(corpus)
     if beside:
-        yield Finding("left_out", f"{len(beside)} folders hold what looks like data, and are left out", beside)
-    short = tuple(e.id for e in corpus.episodes if len(e.times) < 2)
+        yield Finding("left_out", f"what looks like data is left out in {_count(beside, 'place')}", beside)
+    episodes, total = _sound(corpus, seen), _episodes(seen)
+    cameras = tuple(camera_folders(episodes))
+    if cameras:
+        told = (
+            "these folders look like cameras of one recording, with the same names and lengths; a split may part them"
+        )
+        yield Finding("cameras", told, cameras)
+    short = tuple(e.id for e in episodes if len(e.times) < 2)
     if short:
-        yield Finding("short", f"{len(short)} of {report.episodes} episodes have fewer than 2 frames: no clip", short)
+        yield Finding("short", f"there are fewer than 2 frames, so no clip, in {len(short)} of {total}", short)
     static = [name for name, s in seen.items() if s.static]
     if static:
-        yield Finding("static", f"nothing moves in {len(static)} of {report.episodes} episodes", tuple(static))
+        yield Finding("static", f"nothing moves in {len(static)} of {total}", tuple(static))
     repeated = {name: s for name, s in seen.items() if s.duplicates and not s.static}
     if repeated:
         told = tuple(f"{name}: {s.duplicates} of {s.looked_at}" for name, s in repeated.items())
         count = sum(s.duplicates for s in repeated.values())
-        yield Finding("duplicates", f"{count} frames are the frame before again, in {len(told)} episodes", told)
-    episodes = _sound(corpus, seen)
+        yield Finding(
+            "duplicates", f"the frame before comes again {_count(range(count), 'time')}, in {_episodes(told)}", told
+        )
     gaps = [e.id for e in episodes if len(e.times) > 2 and _gaps(_stamps(e))]
     if gaps:
-        yield Finding("gaps", f"{len(gaps)} episodes have gaps in time, which clips will not cross", tuple(gaps))
+        yield Finding("gaps", f"gaps in time, which clips will not cross, are in {_episodes(gaps)}", tuple(gaps))
     twins = list(_twins(episodes))
     if twins:
-        yield Finding("copies", f"{len(twins)} episodes are copies of others, and a split may part them", tuple(twins))
+        yield Finding(
+            "copies", f"{_episodes(twins)} of the same file as another, and a split may part them", tuple(twins)
+        )
     for kind, found in (("frame rates", report.fps), ("sizes", report.sizes)):
         if len(found) > 1:
-            told = tuple(f"{name}: {count} episodes" for name, count in found.items())
+            told = tuple(f"{name}: {_episodes(range(count))}" for name, count in found.items())
             yield Finding(kind.replace(" ", "_"), f"there are {len(found)} {kind}", told)
     yield from _columns_amiss(episodes, report)
 
@@ -200,7 +214,7 @@ def _strangers(corpus: Corpus) -> Iterator[Finding]:
     first, free = next(iter(lost)), [e.id for e in corpus.episodes if e.id not in told]
     alike = [name for name in free if PurePosixPath(name).stem == PurePosixPath(first).stem]
     meant = (alike or get_close_matches(first, free, 1))[:1]
-    sentence = f'{TABLE} has {sum(lost.values())} rows of {len(lost)} episodes that are not there, the first "{first}"'
+    sentence = f'{TABLE} has {sum(lost.values())} rows of {_episodes(lost)} not in this corpus, the first "{first}"'
     sentence += "".join(f'; did you mean "{name}"?' for name in meant)
     yield Finding("table", sentence, tuple(f"{name}: {rows} rows" for name, rows in lost.items()))
 
@@ -209,10 +223,10 @@ def _columns_amiss(episodes: Sequence[Episode], report: Report) -> Iterator[Find
     for name, told in report.columns.items():
         if told["episodes"] < len(episodes):
             lacking = tuple(e.id for e in episodes if name not in e.columns)
-            yield Finding("columns", f"{len(lacking)} episodes have no {name}, so clips will leave it out", lacking)
+            yield Finding("columns", f"there is no {name} in {_episodes(lacking)}, so clips will leave it out", lacking)
         odd = tuple(e.id for e in episodes if name in e.columns and not _finite(e.columns[name]))
         if odd:
-            yield Finding("values", f"{name} holds values that are not finite in {len(odd)} episodes", odd)
+            yield Finding("values", f"{name} holds values that are not finite in {_episodes(odd)}", odd)
 
 
 def _look(episode: Episode, frames: int) -> _Seen:
@@ -248,6 +262,14 @@ def _cells(pictures: Tensor) -> Float[Tensor, "N 3 _ _"]:
     return F.adaptive_avg_pool2d(pictures.to(torch.float32), (rows, columns))
 
 
+def _episodes(some: Collection[Any]) -> str:
+    return _count(some, "episode")
+
+
+def _count(some: Collection[Any], noun: str) -> str:
+    return f"{len(some)} {noun}{'' if len(some) == 1 else 's'}"
+
+
 def _reader_of(episode: Any) -> str:
     names = {getattr(reader, "__name__", name): name for name, reader in READERS.items()}
     module = type(episode).__module__
@@ -259,6 +281,8 @@ def _seconds(times: np.ndarray) -> float:
 
 
 def _rate(times: np.ndarray) -> str:
+    if rate := even_rate(times):
+        return f"{rate:.4g}"
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     return f"{1 / step:.4g}" if step > 0 else "unknown"
 

@@ -18,7 +18,9 @@ import numpy as np
 
 from dila.data.clips import resized
 from dila.data.corpus import Corpus, Skipped, open_corpus
-from dila.data.labels import read_about, with_labels
+from dila.data.labels import COLUMN, read_about, with_column, with_labels
+from dila.data.lerobot import claims
+from dila.data.lerobot_meta import text_features
 from dila.data.lerobot_write import (
     CAMERA,
     About,
@@ -30,6 +32,7 @@ from dila.data.lerobot_write import (
 )
 from dila.data.motion import MotionLimits, judge, measure_motion
 from dila.data.pool import run_jobs
+from dila.data.rate import even_rate, stored_times
 from dila.data.recording import begin
 from dila.data.remote import is_remote
 from dila.errors import DilaError, refuse_shortage
@@ -39,9 +42,6 @@ from dila.shapes import Tensor
 
 CHUNK_BYTES = 2**27
 """Of frames read at once."""
-NTSC = 1.001
-SLACK = 5e-4
-"""By which a measured rate may differ from a whole number (or one over 1.001), relative."""
 UNMOVED = {"static": "stands still", "camera": "is moved by its camera"}
 """Why a recording is left out, by the verdict of `dila.data.motion.judge`."""
 
@@ -54,7 +54,11 @@ class Converted(NamedTuple):
     skipped: tuple[Skipped, ...]
     """Episodes that are not in the result, and why."""
     dropped: tuple[str, ...]
-    """Columns that not every episode has."""
+    """Columns that are text, or that not every episode has."""
+    labelled: tuple[int, int] | None = None
+    """Of `labels`: frames that have one, and frames there are."""
+    paced: Mapping[int | float, int] = {}
+    """Of a given `fps`: recordings by the rate that their own files say, where it is another."""
 
 
 def convert(
@@ -75,8 +79,10 @@ def convert(
     Args:
         path: what `open_corpus` takes.
         out: folder of the data set.
-        fps: frames a second, instead of what the files say; without it the most common rate, and only episodes of it.
-        size: pixels a side that frames are resized to; without it the first recording's, and only recordings of it.
+        fps: frames a second that are declared, instead of what the files say; nothing is resampled. Without it the most
+            common rate, and only episodes of it.
+        size: pixels a side, even, that frames are resized to without keeping their ratio; without it the first
+            recording's, and only recordings of it.
         task: what is done, in words, in all; when None what the data set says of each, else the name of `path`.
         workers: processes.
         progress: show a progress bar.
@@ -84,15 +90,15 @@ def convert(
         moving: leave out recordings that stand still or whose camera moves, as `dila.data.motion` judges the first
             camera's.
         labels: of these videos, as ``dila label`` wrote them; they become a column, see `dila.data.labels`. Of
-            recordings that several cameras saw those of the first.
+            recordings that several cameras saw those of the first that has any.
 
     Raises:
-        DilaError: nothing readable, no two frames anywhere, labels of other videos, or `out` lies in the corpus,
-            holds something else or what has changed there since, or is worked on by another process.
+        DilaError: nothing readable, no two frames anywhere, labels of other videos or frame times, or `out` lies in
+            the corpus, holds something else or what has changed there since, or is worked on by another process.
     """
     told, out = str(path) if is_remote(path) else str(at_home(path).resolve()), at_home(out)
-    if workers < 1 or (size is not None and not 16 <= size <= 4096):
-        raise DilaError(f"workers = {workers} must be at least 1 and size = {size} from 16 to 4096")
+    if workers < 1 or (size is not None and not (16 <= size <= 4096 and size % 2 == 0)):
+        raise DilaError(f"workers = {workers} must be at least 1 and size = {size} even, from 16 to 4096")
     if out.resolve().is_relative_to(told):
         raise DilaError(f"{out} lies in the corpus itself; choose another folder for the result")
     corpus = open_corpus(path, fps, camera)
@@ -104,6 +110,7 @@ def convert(
     if not recordings:
         raise DilaError(f"{path} gave no episode: {len(skipped)} skipped, the first because {skipped[0].reason}")
     sizes = {key: (size, size) if size else _size(e) for key, e in recordings[0].cameras.items()}
+    recordings, labelled = _labelled(recordings) if labels else (recordings, None)
     columns, dropped = _common([r.first for r in recordings])
     # What was decided is a setting: a corpus that grew must not go on with another size or other columns.
     alike = len(set(sizes.values())) == 1
@@ -130,7 +137,9 @@ def convert(
     written = len(sources(out))
     if not written:
         raise DilaError(f"{path} gave no episode: {len(skipped)} skipped, the first because {skipped[0].reason}")
-    return Converted(out, written, tuple(skipped), dropped)
+    texts = text_features(corpus.root) if claims(corpus.root) else ()
+    paced = _paced([r.first for r in recordings], rate) if fps else {}
+    return Converted(out, written, tuple(skipped), (*dropped, *texts), labelled, paced)
 
 
 class _Recording(NamedTuple):
@@ -143,6 +152,11 @@ class _Recording(NamedTuple):
     @property
     def first(self) -> Episode:
         return next(iter(self.cameras.values()))
+
+    def with_column(self, name: str, values: np.ndarray) -> "_Recording":
+        """The same with a column of the first camera's."""
+        key, first = next(iter(self.cameras.items()))
+        return _Recording(self.id, {**self.cameras, key: with_column(first, name, values)})
 
 
 class _Job(NamedTuple):
@@ -222,6 +236,25 @@ def _with_columns(recordings: Sequence[_Recording]) -> tuple[list[_Recording], l
     return kept, skipped
 
 
+def _labelled(recordings: Sequence[_Recording]) -> tuple[list[_Recording], tuple[int, int]]:
+    """The first camera, whose columns are taken, gets the labels of the first that has any; frames with one, and all.
+
+    Raises:
+        DilaError: no camera has any.
+    """
+    known = {
+        key: sum(int((~np.isnan(r.cameras[key].columns[COLUMN][:, 0])).sum()) for r in recordings)
+        for key in recordings[0].cameras
+    }
+    source = next((key for key, count in known.items() if count), None)
+    if source is None:
+        raise DilaError(
+            "no frame of what would be converted has a label; label these videos, or convert those labelled"
+        )
+    frames = sum(len(r.first.times) for r in recordings)
+    return [r.with_column(COLUMN, r.cameras[source].columns[COLUMN]) for r in recordings], (known[source], frames)
+
+
 def _feature(camera: str) -> str:
     """The key that a camera gets: LeRobot looks for pictures below this prefix, and allows no slash."""
     name = camera.replace("/", ".")
@@ -288,7 +321,7 @@ def _size(episode: Episode) -> tuple[int, int]:
 
 def _even(corpus: Corpus) -> tuple[int | float, list[Episode], list[Skipped]]:
     """The most common rate, the episodes that keep it, and the rest."""
-    rates = {e.id: _rate(e.times) for e in corpus.episodes}
+    rates = {e.id: even_rate(e.times) for e in corpus.episodes}
     common = Counter(rate for rate in rates.values() if rate).most_common(1)
     if not common:
         if all(len(e.times) < 2 for e in corpus.episodes):
@@ -302,19 +335,17 @@ def _even(corpus: Corpus) -> tuple[int | float, list[Episode], list[Skipped]]:
             skipped.append(Skipped(Path(episode.id), "has one frame; two at least make an episode of a data set"))
         elif found != rate:
             what = f"{found:g} frames a second" if found else "no even frame rate"
-            skipped.append(Skipped(Path(episode.id), f"has {what}, most episodes have {rate:g}; give --fps"))
+            mend = "convert it from a folder of its own, as --fps declares a rate and resamples nothing"
+            faster = f": {rate:g} would play it {rate / found:.3g} times as fast" if found else ""
+            told = f"has {what}, most episodes have {rate:g}; {mend}{faster}"
+            skipped.append(Skipped(Path(episode.id), told))
     return rate, [e for e in corpus.episodes if rates[e.id] == rate], skipped
 
 
-def _rate(times: np.ndarray) -> int | float | None:
-    """Frames a second of even times, which containers round to milliseconds; None where they are not even."""
-    if len(times) < 2:
-        return None
-    found = (len(times) - 1) / float(times[-1] - times[0])
-    near = [rate for rate in (round(found), round(found * NTSC) / NTSC) if rate and abs(found / rate - 1) < SLACK]
-    rate = min(near, key=lambda each: abs(found / each - 1)) if near else round(found, 3)
-    even = np.abs(times - times[0] - np.arange(len(times)) / rate).max() < 0.5 / rate
-    return rate if even else None
+def _paced(episodes: Sequence[Episode], rate: int | float) -> dict[int | float, int]:
+    """How many say of themselves that they have another rate, and which."""
+    own = Counter(even_rate(times) for times in map(stored_times, episodes) if times is not None)
+    return {found: count for found, count in own.items() if found and abs(found / rate - 1) > 0.01}
 
 
 def _common(episodes: Sequence[Episode]) -> tuple[tuple[str, ...], tuple[str, ...]]:

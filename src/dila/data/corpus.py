@@ -66,6 +66,7 @@ class Corpus:
     root: Path
     episodes: tuple[Episode, ...]
     skipped: tuple[Skipped, ...]
+    """Their paths are relative to `root`, as the ids are."""
     names: Mapping[str, tuple[str, ...]]
     """What the components of each column are called; columns without names are absent."""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -119,7 +120,8 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     finds.keep(camera, path)
     columns, names = _table(root, finds.episodes)
     attached = (replace(e, columns={**e.columns, **columns[e.id]}) if e.id in columns else e for e in finds.episodes)
-    return Corpus(root, tuple(attached), tuple(skipped), {**finds.names, **names}, finds.splits)
+    left_out = tuple(replace(s, path=_below(s.path, root)) for s in skipped)
+    return Corpus(root, tuple(attached), left_out, {**finds.names, **names}, finds.splits)
 
 
 class _Finds:
@@ -196,6 +198,11 @@ def _timeless(episode: Any) -> str | None:
             f"{episode.id} claims to last from {first:g} to {last:g} s: its times fall or are no numbers; give its fps"
         )
     return f"{episode.id} claims to last from {first:g} to {last:g} s, more than {MAX_SECONDS / 86400:g} days; split it"
+
+
+def _below(path: Path, root: Path) -> Path:
+    """What was left out is called as episodes are."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def _name(source: Path, root: Path) -> str:

@@ -1,6 +1,7 @@
 """Episodes stored as a folder of images, one file a frame, in natural order (frame_2.jpg before frame_10.jpg).
 
-The frame rate comes from `meta.json` beside the images, ``{"fps": 10}``, or from the caller.
+Numbers that are missing from the names are gaps in the times. The frame rate comes from `meta.json` beside the images,
+``{"fps": 10}``, or from the caller.
 """
 
 import hashlib
@@ -78,7 +79,24 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEp
     names.sort(key=natural_order)
     size = _image_size(path / names[0])
     rate = fps or _stored_fps(path / "meta.json") or DEFAULT_FPS
-    yield FrameEpisode(name, path, tuple(names), size, np.arange(len(names)) / rate)
+    yield FrameEpisode(name, path, tuple(names), size, _places(names) / rate)
+
+
+def _places(names: Sequence[str]) -> np.ndarray:
+    """The place of each frame among those there would be if no number were missing; int64.
+
+    Names count that are one text and a number each, whose steps are multiples of the usual one: every second number is
+    no gap, and time stamps that waver tell nothing.
+    """
+    told = [re.fullmatch(r"(.*?)(\d{1,18})\.\w+", name, re.ASCII) for name in names]
+    if len(names) < 3 or len({match and match[1] for match in told}) > 1 or None in told:
+        return np.arange(len(names))
+    numbers = np.array([int(match[2]) for match in told if match])
+    steps = np.diff(numbers)
+    usual = int(np.median(steps))
+    if usual < 1 or (steps % usual).any() or not steps.all():
+        return np.arange(len(names))
+    return (numbers - numbers[0]) // usual
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:

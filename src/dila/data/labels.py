@@ -14,6 +14,8 @@ from dila.errors import DilaError
 from dila.files import at_home
 
 COLUMN = "latent_action"
+SAME = 1e-3
+"""Seconds by which the time of a frame may differ from the one it was labelled at: what containers round to."""
 METADATA_KEY = b"dila"
 """Of the schema: says what made the labels."""
 
@@ -46,13 +48,13 @@ def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
         path: what ``dila label`` wrote.
 
     Raises:
-        DilaError: it holds no labels, or none of these videos, or of frames that a video has not.
+        DilaError: it holds no labels, or none of these videos, or of frames that a video has not or has at other times.
     """
     path = at_home(path)
     parquet = open_table(path)
     _about(path, parquet)
-    table = read_columns(path, parquet, ["file", "frame", "z", "valid"])
-    files, frame, valid = (table[name].to_numpy() for name in ("file", "frame", "valid"))
+    table = read_columns(path, parquet, ["file", "frame", "time", "z", "valid"])
+    files, frame, time, valid = (table[name].to_numpy() for name in ("file", "frame", "time", "valid"))
     z = np.zeros((len(table), table.schema.field("z").type.list_size), np.float32)
     z[valid] = table["z"].combine_chunks().flatten().to_numpy().reshape(-1, z.shape[1])
     edges = np.flatnonzero(np.concatenate([[True], files[1:] != files[:-1], [True]]))
@@ -69,11 +71,17 @@ def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
                 f"{path} labels {frame[mine].max() + 1} frames of {episode.id}, which has {len(episode.times)}; "
                 "label it again"
             )
+        if (np.abs(time[mine] - episode.times[frame[mine]]) > SAME).any():
+            raise DilaError(
+                f"{path} labels frames of {episode.id} at other times than they have here, so that z is of another "
+                "stride; label with the same --fps"
+            )
         known, column = valid[mine], np.full((len(episode.times), z.shape[1]), np.nan, np.float32)
         column[frame[mine][known]] = z[mine][known]
-        episodes.append(_with(episode, column))
+        episodes.append(with_column(episode, COLUMN, column))
     return replace(corpus, episodes=tuple(episodes))
 
 
-def _with(episode: Any, column: np.ndarray) -> Any:
-    return replace(episode, columns={**episode.columns, COLUMN: column})
+def with_column(episode: Any, name: str, values: np.ndarray) -> Any:
+    """The episode with one column more, or another of that name."""
+    return replace(episode, columns={**episode.columns, name: values})

@@ -94,6 +94,12 @@ def features(path: Path, info: Mapping[str, Any]) -> tuple[dict[str, str], dict[
     return cameras, numbers
 
 
+def text_features(path: Path) -> tuple[str, ...]:
+    """Keys of what a data set says in words at each frame, which no column holds."""
+    declared = read_info(path)["features"]
+    return tuple(f"{key} (text)" for key, feature in declared.items() if feature["dtype"] == "string")
+
+
 def _is_depth(feature: Mapping[str, Any]) -> bool:
     told = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
     return bool(told.get("is_depth_map") or told.get("video.is_depth_map"))

@@ -1,7 +1,7 @@
 """How much moves in a clip, and whether it is the camera: a filter for corpora such as Something-Something-V2.
 
 The paper leaves out clips that stand still or whose camera moves; its lists were never published. This filter is our
-own. It looks at a few pairs of frames, small and grey, and fits to each the affine motion that most of the picture
+own. It looks at a few pairs of frames, small, and fits to each, in grey, the affine motion that most of the picture
 follows (shift, turn, zoom; Gauss-Newton on three scales, with weights that forget what moves on its own). What the
 fit explains is the camera's; what changes though the fit is undone is the content's.
 """
@@ -23,14 +23,14 @@ SIDE = 64
 SCALES = (16, 32, 64)
 ROUNDS = 6
 CHANGED = 12.0
-"""Grey levels out of 255 by which a pixel must differ to count as changed: above the noise of a compressed video."""
+"""Levels out of 255 by which a pixel must differ to count as changed: above the noise of a compressed video."""
 
 
 class Motion(NamedTuple):
     """What was measured; all are medians or shares over the pairs of frames looked at."""
 
     changed: float
-    """Share of the picture that differs between frames `gap` apart: the largest of all pairs."""
+    """Share of the picture that differs in any colour between frames `gap` apart: the largest of all pairs."""
     camera: float
     """Widths of the picture a second that the picture as a whole moves, at its corners: median."""
     followed: float
@@ -69,8 +69,8 @@ def measure_motion(episode: Episode, pairs: int = 8, gap: int | float = 0.25) ->
     frames = episode.read(wanted.tolist())
     if frames.dtype != torch.uint8:
         raise DilaError(f"{episode.id} gives features, not frames; measure motion before they are cached")
-    grey = _grey(frames)
-    one, two = (grey[np.searchsorted(wanted, side)] for side in (first, second))
+    small = F.interpolate(frames.float(), (SIDE, SIDE), mode="area")
+    one, two = (small[np.searchsorted(wanted, side)] for side in (first, second))
     return _motion(one, two, torch.from_numpy(episode.times[second] - episode.times[first]).float())
 
 
@@ -96,28 +96,30 @@ def _pairs(times: np.ndarray, pairs: int, gap: int | float) -> tuple[np.ndarray,
     return first[inside], second[inside]
 
 
-def _grey(frames: Tensor) -> Float[Tensor, "N 1 Y X"]:
-    small = F.interpolate(frames.float(), (SIDE, SIDE), mode="area")
-    return small.mean(1, keepdim=True)
-
-
-def _motion(one: Float[Tensor, "N 1 Y X"], two: Float[Tensor, "N 1 Y X"], seconds: Float[Tensor, " N"]) -> Motion:
+def _motion(one: Float[Tensor, "N 3 Y X"], two: Float[Tensor, "N 3 Y X"], seconds: Float[Tensor, " N"]) -> Motion:
     # A camera's exposure is no motion: the second frame is brought to the brightness of the first.
-    gain = one.flatten(1).median(dim=1).values.clamp(min=1) / two.flatten(1).median(dim=1).values.clamp(min=1)
-    two = two * gain.clamp(0.5, 2)[:, None, None, None]
-    affine = _fit(one, two)
+    bright, other = (frames.mean(1).flatten(1).median(dim=1).values.clamp(min=1) for frames in (one, two))
+    two = two * (bright / other).clamp(0.5, 2)[:, None, None, None]
+    affine = _fit(_grey(one), _grey(two))
     back, inside = _warp(two, affine)
-    before, after = ((one - two).abs() * inside, (one - back).abs() * inside)
     area = inside.sum((1, 2, 3)).clamp(min=1)
-    changed = ((before > CHANGED).float().sum((1, 2, 3)) / area).max()
-    own = ((after > CHANGED).float().sum((1, 2, 3)) / area).max()
+    changed, own = ((_differs(one, frames) * inside).sum((1, 2, 3)) / area for frames in (two, back))
+    before, after = ((_grey(one - frames).abs() * inside).sum((1, 2, 3)) for frames in (two, back))
     corners = torch.tensor([[-1.0, -1, 1], [1, -1, 1], [-1, 1, 1], [1, 1, 1]])
     moved = torch.einsum("nij,cj->nci", affine - torch.eye(2, 3), corners).norm(dim=2).mean(1) / 2
-    spread = before.sum((1, 2, 3))
-    followed = 1 - after.sum((1, 2, 3)) / spread.clamp(min=1e-6)
-    real = spread / area > 1.0
+    followed = 1 - after / before.clamp(min=1e-6)
+    real = before / area > 1.0
     share = followed[real].median() if real.any() else torch.tensor(0.0)
-    return Motion(*(round(float(x), 4) for x in (changed, (moved / seconds).median(), share, own)))
+    return Motion(*(round(float(x), 4) for x in (changed.max(), (moved / seconds).median(), share, own.max())))
+
+
+def _grey(frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N 1 Y X"]:
+    return frames.mean(1, keepdim=True)
+
+
+def _differs(one: Float[Tensor, "N 3 Y X"], two: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N 1 Y X"]:
+    """1 where a colour does: red on blue may be as bright."""
+    return ((one - two).abs().amax(1, keepdim=True) > CHANGED).float()
 
 
 def _fit(one: Float[Tensor, "N 1 Y X"], two: Float[Tensor, "N 1 Y X"]) -> Float[Tensor, "N 2 3"]:
@@ -158,7 +160,7 @@ def _slope(frames: Float[Tensor, "N 1 Y X"]) -> tuple[Tensor, Tensor]:
     )
 
 
-def _warp(frames: Float[Tensor, "N 1 Y X"], affine: Float[Tensor, "N 2 3"]) -> tuple[Tensor, Tensor]:
+def _warp(frames: Float[Tensor, "N C Y X"], affine: Float[Tensor, "N 2 3"]) -> tuple[Tensor, Tensor]:
     """Second frames drawn back to where the first ones were, and 1 where they reach."""
     grid = F.affine_grid(affine, list(frames.shape), align_corners=False)
     inside = (grid.abs() <= 1).all(dim=3)[:, None].float()

@@ -146,11 +146,20 @@ class EpochSampler(Sampler[int]):
 _FIXED = ("lengths", "weights", "batch_size", "seed", "world")
 
 
-def _normalised(weights: Sequence[int | float], lengths: Sequence[int], world: int) -> list[float]:
-    if len(weights) != len(lengths):
-        raise DilaError(f"weights has {len(weights)} numbers for {len(lengths)} data set(s); give one for each")
+def check_weights(weights: Sequence[int | float], count: int) -> None:
+    """See that so many data sets can be mixed by these weights.
+
+    Raises:
+        DilaError: there are more or fewer, or one is not above 0.
+    """
+    if len(weights) != count:
+        raise DilaError(f"weights has {len(weights)} numbers for {count} data set(s); give one for each")
     if not all(isfinite(w) and w > 0 for w in weights):
         raise DilaError(f"weights = {' '.join(f'{w:g}' for w in weights)} must all be above 0; leave out unused data")
+
+
+def _normalised(weights: Sequence[int | float], lengths: Sequence[int], world: int) -> list[float]:
+    check_weights(weights, len(lengths))
     if min(lengths) < world:
         raise DilaError(
             f"a data set has {min(lengths)} clips for {world} processes; use fewer processes or leave it out"

@@ -67,7 +67,8 @@ def read_table(
         if stop - start != lengths[name] or not np.array_equal(frame[start:stop], np.arange(stop - start)):
             raise DilaError(
                 f"{path} has {stop - start} rows for {name!r}, which has {lengths[name]} frames; it needs one row for "
-                f"each frame, numbered 0 to {lengths[name] - 1}"
+                f"each frame, numbered 0 to {lengths[name] - 1}; docs/data.md has the lines that bring rows of "
+                "another rate to the frames"
             )
         columns[name] = {column: array[start:stop] for column, array in values.items()}
     return columns, names

@@ -69,6 +69,11 @@ class VideoInfo:
     def __len__(self) -> int:
         return len(self.times)
 
+    @property
+    def stored(self) -> np.ndarray | None:
+        """Seconds of each frame as the file has them, whatever `times` are; None where it was counted."""
+        return None if self.pts is None else (self.pts - self.pts[0]) * self.tick
+
 
 @dataclass(frozen=True, eq=False)
 class VideoEpisode:

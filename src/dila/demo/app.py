@@ -183,7 +183,7 @@ def _freeze_tab(gr: Any, stage: Stage) -> None:
 def _look_tab(gr: Any, stage: Stage) -> None:
     with gr.Row():
         clip, upload = _picker(gr, stage, "clip")
-        method = gr.Radio(["PCA", "UMAP"], value="PCA", label="plane of z")
+        method = gr.Radio(["PCA", "UMAP"], value="PCA", label="plane of z (the first UMAP takes minutes)")
     press = gr.Button("Look inside", variant="primary")
     maps = gr.Image(show_label=False, interactive=False, buttons=[])
     dots, told = gr.HTML(elem_id="plane"), gr.Progress()

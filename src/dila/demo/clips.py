@@ -14,7 +14,7 @@ from dila.imagine.windows import sample
 from dila.imagine.world import World
 from dila.shapes import Tensor, UInt8
 
-SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi")
+SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif")
 MEGABYTES = 20
 SECONDS = 60
 SIDE = 1920

@@ -13,9 +13,30 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from dila.errors import DilaError, MissingExtra
+from dila.protocols import Episode
 
 Engine = Literal["local", "ray"]
 """Where parts are done: one after the other here, or on a Ray cluster."""
+
+
+EPISODES_PER_PART, FRAMES_PER_PART = 32, 5000
+"""At most, but of one episode that has more frames."""
+
+
+def cut_parts(episodes: Sequence[Episode], most: int = EPISODES_PER_PART) -> list[list[Episode]]:
+    """Whole episodes by the part, in order: what an interruption can lose."""
+    parts: list[list[Episode]] = []
+    for episode in episodes:
+        frames = len(episode.times) + (count_frames(parts[-1]) if parts else 0)
+        if not parts or len(parts[-1]) == most or frames > FRAMES_PER_PART:
+            parts.append([])
+        parts[-1].append(episode)
+    return parts
+
+
+def count_frames(episodes: Sequence[Episode]) -> int:
+    """Of all of them."""
+    return sum(len(episode.times) for episode in episodes)
 
 
 @runtime_checkable
@@ -31,7 +52,7 @@ class Work(Protocol):
         ...
 
 
-def each_part(work: Work, parts: Sequence[Any], engine: Engine, workers: int, done: Callable[[], Any]) -> list[Any]:
+def each_part(work: Work, parts: Sequence[Any], engine: Engine, workers: int, done: Callable[[Any], Any]) -> list[Any]:
     """What `work` gives for each part, in the order of the parts.
 
     Args:
@@ -39,7 +60,7 @@ def each_part(work: Work, parts: Sequence[Any], engine: Engine, workers: int, do
         parts: anything that can be pickled.
         engine: where.
         workers: processes on the cluster; with ``local`` there is one, this.
-        done: called after each part that is known to be done.
+        done: called with each part that is known to be done.
 
     Raises:
         DilaError: as `work` does, or workers below 1.
@@ -52,7 +73,7 @@ def each_part(work: Work, parts: Sequence[Any], engine: Engine, workers: int, do
     results = []
     for part in parts:
         results.append(work(part))
-        done()
+        done(part)
     return results
 
 
@@ -76,7 +97,7 @@ class _Worker:
         return {"number": list(batch["number"]), "result": results}
 
 
-def _on_ray(work: Work, parts: Sequence[Any], workers: int, done: Callable[[], Any]) -> list[Any]:
+def _on_ray(work: Work, parts: Sequence[Any], workers: int, done: Callable[[Any], Any]) -> list[Any]:
     try:
         import ray
         import ray.data
@@ -101,7 +122,7 @@ def _on_ray(work: Work, parts: Sequence[Any], workers: int, done: Callable[[], A
         if refusal is not None:
             raise DilaError(refusal)
         results[int(row["number"])] = result
-        done()
+        done(parts[int(row["number"])])
     return [results[number] for number in range(len(parts))]
 
 

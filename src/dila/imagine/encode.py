@@ -12,10 +12,8 @@ from tqdm import tqdm
 
 from dila.data import open_corpus
 from dila.errors import DilaError
-from dila.imagine.cluster import Engine, each_part
+from dila.imagine.cluster import EPISODES_PER_PART, Engine, count_frames, cut_parts, each_part
 from dila.vision import FeatureCache, FrozenEncoder
-
-EPISODES_PER_PART = 32
 
 
 class Encoded(NamedTuple):
@@ -69,7 +67,7 @@ def encode_corpus(
         camera: of episodes that several cameras saw, this one alone.
         engine: ``local``, or ``ray`` for a cluster.
         workers: processes on the cluster.
-        part: episodes that a worker does at a time.
+        part: episodes that a worker does at a time at most, see `dila.imagine.cluster.cut_parts`.
         progress: show a bar on standard error.
 
     Raises:
@@ -81,11 +79,11 @@ def encode_corpus(
     corpus = open_corpus(path, fps, camera)
     cache = FeatureCache(encoder, out, progress=progress)
     missing = cache.missing(corpus.episodes)
-    skipped = {str(s.path): s.reason for s in corpus.skipped} | cache.skipped
+    skipped = {s.path.as_posix(): s.reason for s in corpus.skipped} | cache.skipped
     cache.check_room(missing)
-    parts = [missing[first : first + part] for first in range(0, len(missing), part)]
-    with tqdm(total=len(parts), unit="part", desc="encoding", disable=not progress) as bar:
-        for failed in each_part(_Part(encoder, Path(out)), parts, engine, workers, bar.update):
+    with tqdm(total=count_frames(missing), unit="frame", desc="encoding", disable=not progress) as bar:
+        work, parts = _Part(encoder, Path(out)), cut_parts(missing, part)
+        for failed in each_part(work, parts, engine, workers, lambda each: bar.update(count_frames(each))):
             skipped |= failed
     kept = [episode for episode in corpus.episodes if episode.id not in skipped]
     if not kept:
@@ -97,4 +95,4 @@ def encode_corpus(
             "machines of the cluster see, and run again"
         )
     new = len([episode for episode in missing if episode.id not in skipped])
-    return Encoded(cache.folder, len(kept), sum(len(e.times) for e in kept), new, skipped)
+    return Encoded(cache.folder, len(kept), count_frames(kept), new, skipped)

@@ -27,7 +27,8 @@ run would have given.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,7 +41,7 @@ from dila.data import Corpus, open_corpus
 from dila.data.labels import METADATA_KEY
 from dila.errors import DilaError, refuse_shortage
 from dila.files import alone, at_home, replacing, write_json, writing
-from dila.imagine.cluster import Engine, each_part
+from dila.imagine.cluster import EPISODES_PER_PART, Engine, count_frames, cut_parts, each_part
 from dila.imagine.windows import CHUNK, Window, Windows, encode, infer_windows, sample, sample_every
 from dila.protocols import Episode
 from dila.version import version
@@ -48,7 +49,6 @@ from dila.version import version
 if TYPE_CHECKING:
     from dila.imagine.world import World
 
-EPISODES_PER_PART = 32
 _SKIPPED_KEY = b"skipped"
 
 
@@ -106,9 +106,10 @@ def label(
         out: the file to write; ends in ``.parquet``.
         fps: frames a second, instead of what the files say.
         camera: of episodes that several cameras saw, this one alone.
-        every_frame: label each frame of a video, not one a stride; a stride of n frames costs n times as much.
+        every_frame: label each frame of a video, not one a stride; a stride of n frames costs up to n times as much.
         batch: windows that go through the model at once, across videos.
-        part: videos between two saves: what an interruption can lose, and what a worker does at a time.
+        part: videos between two saves at most, fewer where they are long (`dila.imagine.cluster.cut_parts`): what an
+            interruption can lose, and what a worker does at a time.
         engine: ``local``, or ``ray`` for a cluster (`dila.imagine.cluster`), whose machines must all see ``out``'s
             folder and the videos.
         workers: processes on the cluster.
@@ -127,14 +128,18 @@ def label(
     with alone(out), writing(out):
         folder.mkdir(parents=True, exist_ok=True)
         about = _about(world, every_frame)
-        cuts = [corpus.episodes[first : first + part] for first in range(0, len(corpus), part)]
+        cuts = cut_parts(corpus.episodes, part)
+        firsts = accumulate(map(len, cuts[:-1]), initial=0)
         parts = [
-            folder / f"{place * part:09d}-{_identity(about, batch, episodes)}.parquet"
-            for place, episodes in enumerate(cuts)
+            folder / f"{first:09d}-{_identity(about, batch, episodes)}.parquet"
+            for first, episodes in zip(firsts, cuts, strict=True)
         ]
         todo = [(path, episodes) for path, episodes in zip(parts, cuts, strict=True) if not path.is_file()]
-        with tqdm(total=len(todo), unit="part", desc="labelling", disable=not progress) as bar:
-            each_part(_Part(world, batch, every_frame), todo, engine, workers, bar.update)
+        frames = sum(count_frames(episodes) for _, episodes in todo)
+        with tqdm(total=frames, unit="frame", desc="labelling", disable=not progress) as bar:
+            local = engine == "local"  # where frames are counted as they pass
+            work = _Part(world, batch, every_frame, bar.update if local else None)
+            each_part(work, todo, engine, workers, lambda each: local or bar.update(count_frames(each[1])))
         labelled = _assemble(corpus, parts, out, about)
         shutil.rmtree(folder)
     return labelled
@@ -164,6 +169,8 @@ class _Part(NamedTuple):
     world: "World"
     batch: int
     every_frame: bool
+    passed: Callable[[int], Any] | None = None
+    """Told how many frames more have passed, each time that some have."""
 
     def to(self, device: str) -> None:
         self.world.to(device)
@@ -171,16 +178,24 @@ class _Part(NamedTuple):
     def __call__(self, part: tuple[Path, Sequence[Episode]]) -> None:
         path, episodes = part
         if not path.is_file():
-            _write(_label_part(self.world, episodes, self.batch, self.every_frame), path)
+            _write(_label_part(self.world, episodes, self.batch, self.every_frame, self.passed), path)
 
 
-def _label_part(world: "World", episodes: Sequence[Episode], batch: int, every_frame: bool = False) -> Any:
+def _label_part(
+    world: "World",
+    episodes: Sequence[Episode],
+    batch: int,
+    every_frame: bool = False,
+    passed: Callable[[int], Any] | None = None,
+) -> Any:
     """The table of these episodes; those that could not be read are in its metadata instead."""
     runs: dict[_Run, np.ndarray] = {}
     failed: dict[str, str] = {}
     found: dict[_Run, list[np.ndarray]] = {}
+    passed = passed or (lambda frames: None)
     with world.running():
-        for run, z in infer_windows(world.model, _windows(world, episodes, every_frame, runs, failed), batch):
+        windows = _windows(world, episodes, every_frame, runs, failed, passed)
+        for run, z in infer_windows(world.model, windows, batch):
             found.setdefault(run, []).append(z[0].cpu().numpy())
     labels = [
         _labels(
@@ -198,6 +213,7 @@ def _windows(
     every_frame: bool,
     runs: dict[_Run, np.ndarray],
     failed: dict[str, str],
+    passed: Callable[[int], Any],
 ) -> Iterator[tuple[_Run, Window]]:
     """Windows of all episodes, one after the other; notes the runs found and the episodes that cannot be read."""
     for place, episode in enumerate(episodes):
@@ -205,16 +221,19 @@ def _windows(
             sampled = (sample_every if every_frame else sample)(episode, world.stride)
             mine = {_Run(place, number): index for number, index in enumerate(sampled)}
             runs |= mine
-            yield from _cut(world, episode, mine)
+            yield from _cut(world, episode, mine, passed)
         except (DilaError, OSError) as error:
             refuse_shortage(error)
             failed[episode.id] = str(error)
 
 
-def _cut(world: "World", episode: Episode, runs: dict[_Run, np.ndarray]) -> Iterator[tuple[_Run, Window]]:
+def _cut(
+    world: "World", episode: Episode, runs: dict[_Run, np.ndarray], passed: Callable[[int], Any]
+) -> Iterator[tuple[_Run, Window]]:
     """Windows of the runs of one episode, whose frames are read and encoded once, in order."""
     frames = np.unique(np.concatenate([np.empty(0, np.int64), *runs.values()]))
     cuts = {run: Windows(world.frames) for run in runs}
+    reached = 0
     for start, e in zip(range(0, len(frames), CHUNK), encode(world.encoder, episode, frames), strict=True):
         chunk = frames[start : start + CHUNK]
         for run, cut in list(cuts.items()):
@@ -223,6 +242,9 @@ def _cut(world: "World", episode: Episode, runs: dict[_Run, np.ndarray]) -> Iter
             if runs[run][-1] <= chunk[-1]:
                 for window in cuts.pop(run).end():
                     yield run, window
+        upto = len(episode.times) if chunk[-1] == frames[-1] else int(chunk[-1]) + 1
+        passed(upto - reached)
+        reached = upto
 
 
 def _labels(episode: Episode, runs: Sequence[tuple[np.ndarray, list[np.ndarray]]], every_frame: bool) -> _Labels:
@@ -265,7 +287,7 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    skipped = {s.path.relative_to(corpus.root).as_posix(): s.reason for s in corpus.skipped}
+    skipped = {s.path.as_posix(): s.reason for s in corpus.skipped}
     schemas = [pq.read_schema(path) for path in parts]
     for schema in schemas:
         skipped |= json.loads(schema.metadata[_SKIPPED_KEY])

@@ -103,14 +103,14 @@ class World(Generic[Model]):
         """
         with self.running():
             e = self._features(video, max(1, context)) if z is not None else self._features(video, least=2)
-            _check_context(context, e)
+            _check_context(context, e, left=0 if z is not None else 1)
             if z is None:
                 followed = infer_long(self.model, e, self.frames)[:, context - 1 :]
             else:
                 followed = self._actions(z, len(e)).to(e.device)
             steps = followed.shape[1] if steps is None else steps
             if not 0 < steps <= followed.shape[1]:
-                raise DilaError(f"steps = {steps} cannot be imagined under {followed.shape[1]} latent actions")
+                raise DilaError(f"steps = {steps} must be 1 to {followed.shape[1]}, as many as latent actions follow")
             return _first_if(_alone(video), rollout(self.model, e[:, :context], followed[:, :steps]).float())
 
     def transfer(self, source: Video, target: Video, context: int = 1) -> Transfer:
@@ -273,7 +273,9 @@ def _check_length(what: str, frames: int, least: int) -> None:
         raise DilaError(f"{what} has {frames} frame(s), but {least} are needed; give a longer one")
 
 
-def _check_context(context: int, e: Tensor) -> None:
+def _check_context(context: int, e: Tensor, left: int = 0) -> None:
+    if left and not 1 <= context <= e.shape[1] - left:
+        raise DilaError(f"context = {context} must be 1 to {e.shape[1] - left}, so that a frame is left to imagine")
     if not 1 <= context <= e.shape[1]:
         raise DilaError(f"context = {context} must be at least 1 and no more than the {e.shape[1]} frames of the video")
 

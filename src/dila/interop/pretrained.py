@@ -172,6 +172,9 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+    except RuntimeError as error:  # whose text names twenty devices
+        raise DilaError(f"device {name!r} is not known; choose auto, cpu, cuda or mps") from error
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DilaError(f"device {name!r} cannot be used here: {first_line(error)}; try auto or cpu") from error

@@ -23,6 +23,7 @@ from dila.data import (
     open_corpus,
     split_episodes,
 )  # fmt: skip
+from dila.data.order import check_weights
 from dila.data.relative import relative_actions
 from dila.errors import DilaError
 from dila.nn.real_actions import mean_and_std
@@ -93,13 +94,13 @@ def open_data(run: Run, data: str | Path | Sequence[str | Path]) -> dict[str, Co
     """The corpora of a run by their names.
 
     Raises:
-        DilaError: there is none, one cannot be read or is given twice, or weights are given for another number.
+        DilaError: there is none, one cannot be read or is given twice, or weights do not fit.
     """
     paths = [str(path) for path in ([data] if isinstance(data, str | Path) else data)]
     if not paths:
         raise DilaError("data names nothing to train on; give the path of a video, a folder or a data set")
-    if run.weights is not None and len(run.weights) != len(paths):
-        raise DilaError(f"weights has {len(run.weights)} numbers for {len(paths)} data set(s); give one for each")
+    if run.weights is not None:
+        check_weights(run.weights, len(paths))
     clips = run.clips
     corpora = {
         name: open_corpus(path, clips.fps, clips.camera) for name, path in zip(name_data(paths), paths, strict=True)
