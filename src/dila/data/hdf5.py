@@ -246,7 +246,7 @@ def _demo(path: Path, group: Any, demo: str, recording: str, rate: float) -> lis
     low = (key for key in observed if key not in cameras and observed[key].ndim <= 2 and _is_numbers(observed[key]))
     places |= {key: (f"data/{demo}/obs/{key}",) for key in low}
     _check_lengths(group.file, places, 0, count)
-    columns = LazyColumns(tuple(places), partial(_columns, path, tuple(places.items()), 0, count))
+    columns = LazyColumns(_widths(group.file, places), partial(_columns, path, tuple(places.items()), 0, count))
     times = np.arange(count) / rate
     if any(len(observed[key]) != count for key in cameras):
         raise DilaError(f"its cameras {cameras} have different numbers of frames")
@@ -275,6 +275,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
         _own(path, file, key)
     numbers = [key for key in columns if file[key].ndim <= 2 and _is_numbers(file[key])]
     places = {("state" if key == "proprio" and "state" not in numbers else key): (key,) for key in numbers}
+    widths = _widths(file, places)
     for number, (length, first) in enumerate(zip(lengths.tolist(), offsets.tolist(), strict=True)):
         recording = join(name, f"episode_{number:06d}")
         short = [key for key in [*cameras, *numbers] if len(file[key]) < first + length]
@@ -283,7 +284,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
             continue
         check_length(f"{path}: {recording}", length)
         load = partial(_columns, path, tuple(places.items()), first, length)
-        lazy = LazyColumns(tuple(places), load)
+        lazy = LazyColumns(widths, load)
         times = np.arange(length) / (fps or WORLDMODEL_FPS)
         for key in cameras:
             yield Hdf5Episode(join(recording, key), recording, key, path, key, first, times, lazy)
@@ -302,7 +303,7 @@ def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterato
     count = check_length(f"{path}: images/rgb_left", len(_own(path, file, "images/rgb_left")))
     places = {c: parts for c, parts in RECON_COLUMNS.items() if all(part in file for part in parts)}
     _check_lengths(file, places, 0, count)
-    columns = LazyColumns(tuple(places), partial(_columns, path, tuple(places.items()), 0, count))
+    columns = LazyColumns(_widths(file, places), partial(_columns, path, tuple(places.items()), 0, count))
     named = {"action": ("linear_velocity", "angular_velocity"), "state": ("x", "y", "z", "yaw")}
     yield Names({column: parts for column, parts in named.items() if column in places})
     times = np.arange(count) / (fps or RECON_FPS)
@@ -315,6 +316,11 @@ def _check_lengths(file: Any, places: Mapping[str, Sequence[str]], first: int, c
             rows_there = len(file[part]) - first
             if rows_there != count and not (column == "action" and rows_there == count - 1):
                 raise DilaError(f"{part} has {rows_there} rows for {count} frames; one a frame is needed")
+
+
+def _widths(file: Any, places: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """How many numbers a frame each column has."""
+    return {column: sum(prod(file[part].shape[1:]) for part in parts) for column, parts in places.items()}
 
 
 def _columns(path: Path, places: Places, first: int, count: int) -> dict[str, np.ndarray]:

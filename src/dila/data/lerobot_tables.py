@@ -1,5 +1,6 @@
 """The tables of LeRobot data sets: numbers and encoded images, by episode. Kept for a few files a process."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -10,14 +11,12 @@ import numpy as np
 from dila.data.reading import Stamp, open_table, read_columns, rows, stamp
 from dila.errors import DilaError
 
-RENAMED = {"action": "action", "observation.state": "state"}
-"""What columns of the paper's terms are called here; others keep their names."""
 ADDRESS = frozenset({"timestamp", "frame_index", "episode_index", "index"})
 """Columns that only say where a row belongs."""
 
 
-def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
-    """Numeric columns of one episode.
+def columns(path: Path, episode: int, length: int, numbers: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Numeric columns of one episode, under the names that `numbers` gives them.
 
     Raises:
         DilaError: its rows are not exactly its frames.
@@ -30,7 +29,7 @@ def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
             f"{path} has {last - first} rows for episode {episode}, which has {length} frames; it needs one row for "
             f"each frame, numbered 0 to {length - 1}"
         )
-    return {name: values[first:last] for name, values in stored["columns"].items()}
+    return {name: stored["columns"][key][first:last] for key, name in numbers.items()}
 
 
 def stamps(path: Path, episode: int) -> np.ndarray | None:
@@ -52,7 +51,7 @@ def table(version: Stamp) -> dict[str, Any]:
     number = read["episode_index"].to_numpy()
     edges = np.flatnonzero(np.concatenate([[True], number[1:] != number[:-1], [True]])) if len(number) else [0]
     places = {int(number[a]): (int(a), int(b)) for a, b in pairwise(edges)}
-    values = {RENAMED.get(name, name): _numbers(path, name, read[name]) for name in wanted if name not in ADDRESS}
+    values = {name: _numbers(path, name, read[name]) for name in wanted if name not in ADDRESS}
     stamps = read["timestamp"] if "timestamp" in wanted else None
     return {"rows": places, "frame": read["frame_index"].to_numpy(), "columns": values, "stamps": stamps}
 
