@@ -1,6 +1,8 @@
 import json
 import shutil
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from dila.data import check as module
 from dila.data.check import check, stretches
+from dila.data.reading import LazyColumns
 from dila.data.table import write_table
 from dila.data.video import write_video
 from dila.errors import DilaError
@@ -85,8 +88,6 @@ def test_frames_that_do_not_decode_are_an_error_though_the_file_opens(sound, mon
 
 
 def test_times_out_of_order_are_an_error_and_gaps_a_warning(sound, monkeypatch):
-    from dataclasses import replace
-
     corpus = module.open_corpus(sound)
     back, gap = np.arange(20) / 10, np.arange(20) / 10
     back[9] = back[7]
@@ -102,6 +103,51 @@ def test_values_that_are_not_finite_are_told(sound):
     columns = {f"{n}.mp4": {"action": np.full((20, 2), np.nan if n == 1 else 1.0, np.float32)} for n in range(3)}
     write_table(sound / "actions.parquet", columns, {})
     assert kinds(check(sound).warnings) == {"values": ("1.mp4",)}
+
+
+def test_columns_of_unlike_widths_are_told(sound, monkeypatch):
+    corpus = module.open_corpus(sound)
+    wide = replace(corpus.episodes[1], columns={"action": np.ones((20, 3), np.float32)})
+    changed = replace(corpus, episodes=(corpus.episodes[0], wide, corpus.episodes[2]))
+    monkeypatch.setattr(module, "open_corpus", lambda *_: changed)
+    (told,) = check(sound).warnings
+    assert (told.kind, told.items) == ("columns", ("1.mp4: 3",))
+    assert told.sentence == "action has 2 numbers a frame, and others in 1 episodes, so clips will leave it out"
+
+
+def test_columns_and_time_stamps_are_read_once(sound, monkeypatch):
+    read = []
+
+    @dataclass(frozen=True)
+    class Counted:
+        id: str
+        times: np.ndarray
+        columns: LazyColumns
+        stamps: partial
+
+        def read(self, frames):
+            return moving(20)[list(frames)]
+
+        def fingerprint(self):
+            return self.id
+
+    def told(name, what, values):
+        read.append((name, what))
+        return values
+
+    times, rows = np.arange(20) / 10, {"action": np.ones((20, 2), np.float32)}
+    episodes = tuple(
+        Counted(name, times, LazyColumns({"action": 2}, partial(told, name, "rows", rows)),
+                partial(told, name, "stamps", times))
+        for name in ("a", "b")
+    )  # fmt: skip
+    changed = replace(module.open_corpus(sound), episodes=episodes)
+    monkeypatch.setattr(module, "open_corpus", lambda *_: changed)
+    del read[:]  # checks of types that tests run with look into mappings
+    check(sound)
+    assert Counter(what for what in read if what[1] == "stamps") == {("a", "stamps"): 1, ("b", "stamps"): 1}
+    firsts = [read.index(("a", "rows")), read.index(("b", "rows"))]
+    assert all(name == "b" for name, _ in read[firsts[1] :])
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from dila.data import clips as module
 from dila.data.clips import Clips, Unreadable, collate_clips, resized
 from dila.data.corpus import open_corpus
+from dila.data.reading import LazyColumns
 from dila.data.table import write_table
 from dila.data.video import write_video
 from dila.errors import DilaError
@@ -57,6 +59,25 @@ def test_windows_start_every_hop_and_stay_inside():
         clips[3]
 
 
+@pytest.mark.parametrize("stride", [None, 0.2])
+@pytest.mark.parametrize("hop", [1, 3])
+def test_long_episodes_are_cut_piece_by_piece_into_the_same(monkeypatch, stride, hop):
+    times = np.delete(np.arange(60) / 10, [17, 18, 40])
+    episodes = [Numbered(times), Numbered(np.arange(2), "b"), Numbered(np.arange(9) / 10, "c")]
+    whole = Clips(episodes, frames=4, stride=stride, hop=hop)
+    monkeypatch.setattr(module, "CHUNK", 7)
+    held, usable = [], module._usable
+    monkeypatch.setattr(
+        module, "_usable", lambda times, index, how: held.append(len(index)) or usable(times, index, how)
+    )
+    cut = Clips(episodes, frames=4, stride=stride, hop=hop)
+    assert max(held) == 7
+    assert (cut._owner.tolist(), cut._start.tolist(), cut._steps) == (
+        whole._owner.tolist(), whole._start.tolist(), whole._steps,
+    )  # fmt: skip
+    assert cut.too_short == whole.too_short
+
+
 def test_windows_never_cross_episodes():
     clips = Clips([Numbered(np.arange(n) / 10, str(n)) for n in (4, 7, 2)], frames=4)
     assert [(c.episode, *c.index.tolist()) for c in clips] == [
@@ -92,6 +113,44 @@ def test_columns_that_some_episodes_lack_are_dropped():
     clips = Clips([Numbered(np.arange(9)), Numbered(np.arange(9), "b", columns=("action",))], frames=3)
     assert set(clips[0].columns) == {"action"}
     assert "state" in clips.dropped
+
+
+def never():
+    raise AssertionError("a table is read")
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_columns_of_unlike_widths_are_dropped_before_any_is_read(lazy):
+    one, other = Numbered(np.arange(9)), Numbered(np.arange(9), "b")
+    other.columns["state"] = np.zeros((9, 3), np.float32)
+    if lazy:
+        one.columns, other.columns = (LazyColumns({"action": 1, "state": width}, never) for width in (2, 3))
+    clips = Clips([one, other, one], frames=3)
+    told = "episodes differ in it: a has 2 numbers a frame and b has 3 numbers a frame"
+    assert clips.dropped == {"state": told}
+    if not lazy:
+        assert {tuple(clip.columns) for clip in clips} == {("action",)}
+
+
+def test_a_table_unlike_what_was_declared_is_named():
+    one, other = Numbered(np.arange(9)), Numbered(np.arange(9), "b")
+    stored = {**other.columns, "state": np.zeros((9, 3), np.float32)}
+    other.columns = LazyColumns({"action": 1, "state": 2}, lambda: stored)
+    clips = Clips([one, other], frames=3)
+    assert clips[0].columns["state"].shape == (3, 2)
+    with pytest.raises(Unreadable, match=r"b from frame 1: episodes differ in 'state': a has 2 .* and b has 3 .*;"):
+        clips[8]
+
+
+def test_actions_and_states_in_whole_numbers_stack_with_others():
+    one, other = Numbered(np.arange(9)), Numbered(np.arange(9), "b")
+    other.columns = {**{name: rows.astype(int) for name, rows in other.columns.items()}, "kind": np.zeros((9, 1), int)}
+    one.columns["kind"] = other.columns["kind"]
+    assert all(
+        {name: rows.dtype for name, rows in clip.columns.items()}
+        == {"action": torch.float32, "state": torch.float32, "kind": torch.int64}
+        for clip in Clips([one, other], frames=3)
+    )
 
 
 @pytest.mark.parametrize(

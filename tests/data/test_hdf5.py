@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dila.data import hdf5, reading
+from dila.data.clips import Clips
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.hdf5 import Hdf5Episode, opened
 from dila.data.hdf5_heap import HeapChecked
@@ -121,6 +122,22 @@ def test_a_file_is_hashed_once_for_all_its_episodes(robomimic, monkeypatch):
     with h5py.File(robomimic, "a") as file:
         file["more"] = 1
     assert not {episode.fingerprint() for episode in episodes} & set(before)
+
+
+def test_columns_that_files_have_in_unlike_widths_are_dropped_from_clips(robomimic, monkeypatch):
+    other = robomimic.with_name("other.hdf5")
+    shutil.copy(robomimic, other)
+    with h5py.File(other, "r+") as file:
+        for demo, count in LENGTHS.items():
+            del file[f"data/{demo}/states"]
+            file[f"data/{demo}/states"] = np.zeros((count, 3))
+    episodes = open_corpus(robomimic.parent).episodes
+    with monkeypatch.context() as patch:
+        patch.setattr(hdf5, "_read_columns", None)
+        clips = Clips(episodes, frames=4)
+    assert set(clips.dropped) == {"state"}
+    assert clips.column_shapes == {"action": (3, 1, 2), "rewards": (4, 1), "robot0_eef_pos": (4, 3)}
+    assert {tuple(clip.columns) for clip in clips} == {("action", "rewards", "robot0_eef_pos")}
 
 
 def test_masks_are_splits_and_cameras_stay_together(robomimic):

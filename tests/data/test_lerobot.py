@@ -19,6 +19,7 @@ from dila.data.check import check
 from dila.data.clips import Clips, collate_clips
 from dila.data.convert import convert
 from dila.data.corpus import open_corpus, split_episodes
+from dila.data.reading import row_shapes
 from dila.data.video import write_video
 from dila.errors import DilaError
 
@@ -157,6 +158,28 @@ def test_every_camera_of_every_episode_is_one_and_aligned(either, check_alignmen
 
     count = check_alignment(corpus.episodes, lambda p, f: [at(p, f), -at(p, f)], lambda p, f: [at(p, f)])
     assert count == 2 * sum(length - 3 for length in LENGTHS)
+
+
+def test_what_columns_are_is_known_before_any_is_read(either, monkeypatch):
+    corpus = open_corpus(either)
+    monkeypatch.setattr(lerobot_tables, "_around", None)
+    widths = {"action": 2, "state": 1, "observation.matrix": 4, "next.done": 1, "task_index": 1}
+    assert row_shapes(corpus.episodes[0]) == {name: (width,) for name, width in widths.items()}
+    assert all("action" in e.columns and "observation.state" not in e.columns for e in corpus.episodes)
+
+
+def test_a_feature_gives_its_name_to_no_other(v21):
+    info = json.loads((v21 / "meta/info.json").read_text())
+    write_info(v21, "v2.1", features={**info["features"], "state": feature("float32", [3])})
+    for e in range(4):
+        added = pa.array([[7.0, 8.0, 9.0]] * LENGTHS[e], pa.list_(pa.float32()))
+        save(table([e]).append_column("state", added), v21 / f"data/chunk-{e // 2:03d}/episode_{e:06d}.parquet")
+    out = v21.parent / "out"
+    convert(v21, out, progress=False)
+    for root in (v21, out):
+        columns = open_corpus(root).episodes[0].columns
+        assert columns["state"][0].tolist() == [7, 8, 9]
+        assert columns["observation.state"][:, 0].tolist() == list(range(LENGTHS[0]))
 
 
 def test_one_camera_can_be_chosen_and_ids_stay(either):
@@ -320,7 +343,7 @@ def test_a_table_with_other_rows_than_frames_is_left_out(v21, v3):
     shuffled = table([2, 3]).take([1, 0, *range(2, 15)])
     save(shuffled, v3 / "data/chunk-000/file-001.parquet")
     with pytest.raises(DilaError, match=r"file-001\.parquet has 9 rows for episode 2.* numbered 0 to 8"):
-        lerobot_tables.columns(v3 / "data/chunk-000/file-001.parquet", 2, 9)
+        lerobot_tables.columns(v3 / "data/chunk-000/file-001.parquet", 2, 9, {})
 
 
 def test_files_that_vanish_or_shrink_later_are_named(v3, shades):

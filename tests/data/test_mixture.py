@@ -85,7 +85,7 @@ def no_table():
 
 def test_so_does_one_whose_table_is_gone():
     lost = Numbered("x", 9)
-    lost.columns = LazyColumns(("action",), no_table)
+    lost.columns = LazyColumns({"action": 1}, no_table)
     clip = Mixture({"a": clips(Numbered("w", 9), lost)})[6]
     assert clip.episode == 0
     assert clip.skipped[0] == "a: x from frame 1: file-001.parquet is gone"

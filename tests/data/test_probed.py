@@ -79,6 +79,26 @@ def test_a_file_that_was_replaced_is_probed_again(folder, asked, shades, numbers
     assert asked == [path, path]
 
 
+def test_who_is_stopped_forgets_nothing(folder, asked, monkeypatch):
+    open_corpus(folder)
+    for number in range(COUNT):
+        shutil.copy(folder / "ü" / "0.mp4", folder / f"{number}.mp4")  # before the others
+    real = probed.probe_video
+
+    def stopped(path):
+        if len(asked) == 2 * COUNT - 2:
+            raise KeyboardInterrupt
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probed, "probe_video", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            open_corpus(folder)
+    del asked[:]
+    assert len(open_corpus(folder)) == 2 * COUNT
+    assert len(asked) == 2
+
+
 def test_what_cannot_be_read_is_looked_at_each_time(folder, asked):
     (folder / "broken.mp4").write_bytes(b"no video")
     for _ in range(2):

@@ -141,6 +141,17 @@ def test_a_line_cut_by_a_kill_is_no_line(memory):
     assert {json.loads(line)["name"] for line in log.read_text().splitlines()[-1:]} == {"deep/ünï b.mp4"}
 
 
+def test_the_log_is_read_once_however_many_files_come(tmp_path, monkeypatch):
+    (tmp_path / remote.LOG).write_text('{"name": "a.mp4"}\n{"na')
+    log = remote._Log(tmp_path)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    monkeypatch.setattr(Path, "read_text", None)
+    for name in ("b.mp4", "c.mp4"):
+        log.note(remote._File("", name, 3, "x"))
+    monkeypatch.undo()
+    assert list(remote._Log(tmp_path).entries) == ["a.mp4", "b.mp4", "c.mp4"]
+
+
 def test_what_cannot_be_reached_is_said_without_secrets(server, cache):
     with pytest.raises(DilaError, match=r"http://127\.0\.0\.1:\d+/none cannot be fetched|holds no files") as caught:
         fetch(f"{server.url.replace('//', '//me:password@')}/none?token=secret", progress=False)

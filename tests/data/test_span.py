@@ -21,6 +21,15 @@ def write_as(path, **how):
     return write_film(path, count=COUNT, gap=20, **how)
 
 
+def write_gop(path, frames, fps, gap):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"g": str(gap), "bf": "0", "qp": "4"})
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        for picture in frames.permute(0, 2, 3, 1).numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode())
+
+
 @pytest.fixture
 def opens(monkeypatch):
     """How often a file was opened as a video to learn of packets, and to read frames."""
@@ -103,3 +112,18 @@ def test_a_file_that_changes_is_walked_again_and_one_that_goes_is_told(tmp_path,
     path.unlink()
     with pytest.raises(DilaError, match=r"a\.mp4 is gone"):
         read_span(one, [0])
+
+
+@pytest.mark.parametrize("gap", [1, 12])
+@pytest.mark.parametrize(("rate", "film"), [(20, 50), (30, 60), (15, 60), (30, 120), (10, 25), (25, 25)])
+def test_the_frame_is_the_nearest_one(tmp_path, shades, numbers, rate, film, gap):
+    """Where a film has more frames a second than its table, whichever way they are read; of two the earlier."""
+    path, count = tmp_path / "a.mp4", 60
+    write_gop(path, shades(count), film, gap)
+    at, start = np.arange(count) / film, 4 / film
+    one = Span(path, start, rate, int((count - 6) * rate / film))
+    nearest = [int(np.argmin(np.abs(at - time).round(9))) for time in one.times]
+    assert span._known(one) is not None
+    for some in (range(one.count), [one.count - 2], [3, 1]):
+        assert numbers(read_span(one, list(some))) == [nearest[f] for f in some]
+        assert numbers(read_at(path, one.times[list(some)].tolist(), 1 / rate)) == [nearest[f] for f in some]

@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 
@@ -64,6 +65,28 @@ def test_episodes_of_other_data_are_still_drawn_by_hash(recon, shades):
     assert 3 < len(held) < 18
 
 
+def test_each_data_set_holds_out_what_it_keeps_from_training(recon, shades):
+    """RECON calls it test; the other, of lone folders with documents, validation, and has a test beside it."""
+    for number, part in enumerate(["train", "train", "validation", "test"]):
+        write(recon.parent / "own", f"t{number}", shades, 4)
+        folder = recon.parent / "own" / f"t{number}"
+        (folder / "traj_data.pkl").unlink()
+        (folder / "actions.json").write_text(json.dumps({"actions": [[0.0]] * 4, "split": part}))
+    corpus = open_corpus(recon.parent)
+    train, held = split_episodes(corpus)
+    assert {e.id for e in train} == {"own/t0", "own/t1", "recon/jackal_0", "recon/jackal_2"}
+    assert {e.id for e in held} == {"own/t2", "recon/jackal_1"}
+    assert corpus.splits["test"] == ("own/t3", "recon/jackal_1")
+
+
+def test_small_steps_far_from_the_origin_keep_their_length(tmp_path, shades):
+    position = np.array([5e5, 4.4e6]) + np.arange(5)[:, None] * [0.1, 0.0]
+    write(tmp_path, "far", shades, 5, position=position)
+    (episode,) = open_corpus(tmp_path).episodes
+    assert {values.dtype for values in episode.columns.values()} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(episode.columns["action"][:-1], [[0.1, 0, 0]] * 4, atol=1e-6)
+
+
 def test_one_trajectory_alone_is_one_episode(recon):
     corpus = open_corpus(recon / "jackal_1")
     assert [e.id for e in corpus.episodes] == ["jackal_1"]
@@ -84,6 +107,9 @@ def test_what_does_not_fit_is_left_out(recon, shades):
     write(recon, "short", shades, 4, position=np.zeros((3, 2)))
     (recon / "none").mkdir()
     (recon / "none" / "traj_data.pkl").write_bytes(pickle.dumps({}))
+    (recon / "hidden").mkdir()
+    Image.new("RGB", (8, 8)).save(recon / "hidden" / ".0.jpg")
+    (recon / "hidden" / "traj_data.pkl").write_bytes(pickle.dumps({"position": np.zeros((1, 2)), "yaw": np.zeros(1)}))
     (recon / "bare").mkdir()
     Image.new("RGB", (8, 8)).save(recon / "bare" / "0.jpg")
     (recon / "bare" / "traj_data.pkl").write_bytes(pickle.dumps({"steps": 1}))
@@ -93,6 +119,7 @@ def test_what_does_not_fit_is_left_out(recon, shades):
     assert "it may be harmful" in reasons["jackal_0"]
     assert "has 3 positions and 4 yaws for 4 pictures" in reasons["short"]
     assert "no pictures" in reasons["none"]
+    assert "no pictures" in reasons["hidden"]
     assert "no 'position' and 'yaw'" in reasons["bare"]
     with pytest.raises(DilaError, match="may be harmful"):
         open_corpus(recon / "jackal_0")

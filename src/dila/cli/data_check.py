@@ -26,9 +26,9 @@ def check(
     """Tell what a corpus is and what is wrong with it. Exit code 0: fine; 1: errors; 2: it cannot be opened at all.
 
     Errors: files or tables that cannot be read, time stamps out of order. Warnings: static episodes, repeated frames,
-    gaps in time, copies of a recording, mixed rates or sizes, columns that some episodes lack or that are not finite,
-    episodes of one frame, rows of episodes that are not there, folders that look like cameras of one recording, and
-    images, tables and training runs that are left out.
+    gaps in time, copies of a recording, mixed rates or sizes, columns that some episodes lack, that differ in width or
+    are not finite, episodes of one frame, rows of episodes that are not there, folders that look like cameras of one
+    recording, and images, tables and training runs that are left out.
 
     Args:
         path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -79,6 +80,13 @@ class _Seen(NamedTuple):
     """Frames that are their predecessor again, to the pixel."""
     static: bool
     size: tuple[int, int] | None
+    widths: dict[str, int]
+    """How many numbers a frame each column has."""
+    unknown: frozenset[str]
+    """Columns with values that are not finite."""
+    ordered: bool
+    """Whether its time stamps rise."""
+    gaps: bool
 
 
 def check(path: str | Path, fps: int | float | None = None, frames: int = 64, camera: str | None = None) -> Report:
@@ -86,9 +94,9 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
 
     Errors are what training cannot use: files that cannot be read, times out of order. Warnings are what it would use
     and the user may not want: static episodes, frames that repeat the one before to the pixel, gaps in time, the same
-    recording twice, mixed rates or sizes, columns that some episodes lack or that hold values that are not finite,
-    episodes of one frame, rows of episodes that are not there, images where they are no episode, tables that nothing
-    reads, folders that look like cameras of one recording.
+    recording twice, mixed rates or sizes, columns that some episodes lack, that are not equally wide or that hold
+    values that are not finite, episodes of one frame, rows of episodes that are not there, images where they are no
+    episode, tables that nothing reads, folders that look like cameras of one recording.
 
     Args:
         path: as `dila.data.open_corpus` takes it.
@@ -113,7 +121,7 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
             unreadable.append((episode.id, told))
     place = corpus.root if is_remote(path) else example(path) or at_home(path)
     report = _described(str(path), corpus, seen, _disk(place))
-    report.errors += list(_errors(_sound(corpus, seen), unreadable))
+    report.errors += list(_errors(seen, unreadable))
     report.warnings += list(_warnings(corpus, seen, report))
     if camera is None:  # the table speaks of the others too
         report.warnings += list(_strangers(corpus))
@@ -135,34 +143,27 @@ def _described(path: str, corpus: Corpus, seen: Mapping[str, _Seen], size: int) 
         fps=dict(Counter(_rate(e.times) for e in episodes)),
         sizes=dict(sizes),
         cameras=dict(cameras),
-        columns=_columns(episodes, corpus.names),
+        columns=_columns(seen, corpus.names),
         bytes=size,
     )
 
 
-def _sound(corpus: Corpus, seen: Mapping[str, _Seen]) -> list[Episode]:
-    """Episodes whose frames and columns could be read."""
-    return [episode for episode in corpus.episodes if episode.id in seen]
-
-
-def _columns(episodes: Sequence[Episode], names: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+def _columns(seen: Mapping[str, _Seen], names: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     columns: dict[str, dict[str, Any]] = {}
-    for episode in episodes:
-        for name, values in episode.columns.items():
-            told = columns.setdefault(name, {"numbers": int(np.prod(values.shape[1:], dtype=int)), "episodes": 0})
+    for one in seen.values():
+        for name, width in one.widths.items():
+            told = columns.setdefault(name, {"numbers": width, "episodes": 0, "names": list(names.get(name, ()))})
             told["episodes"] += 1
-    for name, told in columns.items():
-        told["names"] = list(names.get(name, ()))
     return columns
 
 
-def _errors(episodes: Sequence[Episode], unreadable: Sequence[tuple[str, str]]) -> Iterator[Finding]:
+def _errors(seen: Mapping[str, _Seen], unreadable: Sequence[tuple[str, str]]) -> Iterator[Finding]:
     if unreadable:
         told = tuple(f"{name}: {reason}" for name, reason in unreadable)
         yield Finding("unreadable", f"{len(told)} cannot be read, and would be left out", told)
-    order = [e.id for e in episodes if (np.diff(_stamps(e)) <= 0).any() or not np.isfinite(_stamps(e)).all()]
+    order = tuple(name for name, s in seen.items() if not s.ordered)
     if order:
-        yield Finding("times", f"time stamps are out of order in {_episodes(order)}", tuple(order))
+        yield Finding("times", f"time stamps are out of order in {_episodes(order)}", order)
 
 
 def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iterator[Finding]:
@@ -189,9 +190,9 @@ def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iter
         yield Finding(
             "duplicates", f"the frame before comes again {_count(range(count), 'time')}, in {_episodes(told)}", told
         )
-    gaps = [e.id for e in episodes if len(e.times) > 2 and _gaps(_stamps(e))]
+    gaps = tuple(name for name, s in seen.items() if s.gaps)
     if gaps:
-        yield Finding("gaps", f"gaps in time, which clips will not cross, are in {_episodes(gaps)}", tuple(gaps))
+        yield Finding("gaps", f"gaps in time, which clips will not cross, are in {_episodes(gaps)}", gaps)
     twins = list(_twins(episodes))
     if twins:
         yield Finding(
@@ -201,7 +202,7 @@ def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iter
         if len(found) > 1:
             told = tuple(f"{name}: {_episodes(range(count))}" for name, count in found.items())
             yield Finding(kind.replace(" ", "_"), f"there are {len(found)} {kind}", told)
-    yield from _columns_amiss(episodes, report)
+    yield from _columns_amiss(seen, report)
 
 
 def _strangers(corpus: Corpus) -> Iterator[Finding]:
@@ -219,18 +220,22 @@ def _strangers(corpus: Corpus) -> Iterator[Finding]:
     yield Finding("table", sentence, tuple(f"{name}: {rows} rows" for name, rows in lost.items()))
 
 
-def _columns_amiss(episodes: Sequence[Episode], report: Report) -> Iterator[Finding]:
+def _columns_amiss(seen: Mapping[str, _Seen], report: Report) -> Iterator[Finding]:
     for name, told in report.columns.items():
-        if told["episodes"] < len(episodes):
-            lacking = tuple(e.id for e in episodes if name not in e.columns)
+        widths = {key: one.widths[name] for key, one in seen.items() if name in one.widths}
+        lacking = tuple(key for key in seen if key not in widths)
+        if lacking:
             yield Finding("columns", f"there is no {name} in {_episodes(lacking)}, so clips will leave it out", lacking)
-        odd = tuple(e.id for e in episodes if name in e.columns and not _finite(e.columns[name]))
+        if other := tuple(f"{key}: {width}" for key, width in widths.items() if width != told["numbers"]):
+            sentence = f"{name} has {told['numbers']} numbers a frame, and others in {_episodes(other)}"
+            yield Finding("columns", f"{sentence}, so clips will leave it out", other)
+        odd = tuple(key for key, one in seen.items() if name in one.unknown)
         if odd:
             yield Finding("values", f"{name} holds values that are not finite in {_episodes(odd)}", odd)
 
 
 def _look(episode: Episode, frames: int) -> _Seen:
-    dict(episode.columns)  # a table that does not fit the frames says so here, of this episode
+    columns = dict(episode.columns)  # a table that does not fit the frames says so here, of this episode
     duplicates, looked_at = 0, set()
     static, size, first = True, None, None
     for stretch in stretches(len(episode.times), frames):
@@ -241,7 +246,17 @@ def _look(episode: Episode, frames: int) -> _Seen:
         cells = _cells(pictures)
         first = cells[:1] if first is None else first
         static = static and float((cells - first).abs().max()) <= STILL
-    return _Seen(len(looked_at), duplicates, static and len(looked_at) > 1, size)
+    stamps = _stamps(episode)
+    return _Seen(
+        looked_at=len(looked_at),
+        duplicates=duplicates,
+        static=static and len(looked_at) > 1,
+        size=size,
+        widths={name: prod(values.shape[1:]) for name, values in columns.items()},
+        unknown=frozenset(name for name, values in columns.items() if not _finite(values)),
+        ordered=not (np.diff(stamps) <= 0).any() and bool(np.isfinite(stamps).all()),
+        gaps=len(stamps) > 2 and _gaps(stamps),
+    )
 
 
 def stretches(length: int, frames: int) -> list[list[int]]:

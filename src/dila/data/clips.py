@@ -1,8 +1,10 @@
 """Windows of an episode at a stride in seconds."""
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from dila.data import room
+from dila.data.reading import row_shapes
 from dila.errors import DilaError, refuse_shortage
 from dila.protocols import Episode
 from dila.shapes import Int, Tensor
@@ -26,6 +29,12 @@ ROUNDED = 0.0012
 
 SHORT = 0.6
 """Of a stride: what frames that are missing may not leave of a transition."""
+
+CHUNK = 65_536
+"""Windows that are cut at once."""
+
+FLOATS = ("action", "state")
+"""Columns that are float32 in every clip: some episodes may have them in whole numbers, and some not."""
 
 
 class Clip(NamedTuple):
@@ -63,9 +72,10 @@ class Clips(Dataset[Clip]):
     and none is further from its time than half a stride or the usual (median) time between frames: nothing is padded,
     repeated or bridged over a gap. Nor does a missing frame make a transition much shorter (`squeezed`).
 
-    Columns that not every usable episode has are dropped. `action` is dropped as well, for all clips, when transitions
-    do not all span the same number of raw frames (a variable frame rate, or a stride that is no multiple of the frame
-    time), since its rows could not be stacked without inventing some; `dropped` then says why.
+    Columns that not every usable episode has, with as many numbers a frame, are dropped. `action` is dropped as well,
+    for all clips, when transitions do not all span the same number of raw frames (a variable frame rate, or a stride
+    that is no multiple of the frame time), since its rows could not be stacked without inventing some; `dropped` then
+    says why. `action` and `state` are float32, whatever they are stored as.
 
     Args:
         episodes: what to cut; see `dila.data.open_corpus`.
@@ -105,14 +115,17 @@ class Clips(Dataset[Clip]):
     def _cut(self) -> None:
         owners, starts, steps = [], [], set()
         for number, episode in enumerate(self.episodes):
-            index = self._windows(episode.times, np.arange(0, len(episode.times), self.hop))
-            good = _usable(episode.times, index, self.stride)
-            if not good.any():
+            found = 0
+            for some in _chunks(np.arange(0, len(episode.times), self.hop)):
+                index = self._windows(episode.times, some)
+                index = index[_usable(episode.times, index, self.stride)]
+                starts.append(index[:, 0].astype(np.int32))
+                steps.update(np.unique(np.diff(index, axis=1)).tolist())
+                found += len(index)
+            if found:
+                owners.append(np.full(found, number, dtype=np.int32))
+            else:
                 self.too_short.append(TooShort(episode.id, self._why_short(episode.times)))
-                continue
-            owners.append(np.full(int(good.sum()), number, dtype=np.int32))
-            starts.append(index[good, 0].astype(np.int32))
-            steps.update(np.unique(np.diff(index[good], axis=1)).tolist())
         if not owners:
             raise DilaError(self._nothing())
         self._owner, self._start = np.concatenate(owners), np.concatenate(starts)
@@ -128,14 +141,22 @@ class Clips(Dataset[Clip]):
 
     def _choose_columns(self) -> None:
         used = [self.episodes[i] for i in np.unique(self._owner)]
-        everywhere = set.intersection(*(set(e.columns) for e in used))
-        for name in sorted(set().union(*(e.columns for e in used)) - everywhere):
-            self.dropped[name] = "not every episode has it"
-        if "action" in everywhere and len(self._steps) > 1:
-            self.dropped["action"] = (
-                f"transitions span {self._steps} raw frames; choose a stride that fits the frame rate"
-            )
-        self._columns = sorted(everywhere - set(self.dropped))
+        holders: Counter[str] = Counter()
+        first: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
+        for episode in used:
+            for name, shape in row_shapes(episode).items():
+                holders[name] += 1
+                first[name].setdefault(shape, episode.id)
+        for name in sorted(holders):
+            if holders[name] < len(used):
+                self.dropped[name] = "not every episode has it"
+            elif len(first[name]) > 1:
+                self.dropped[name] = f"episodes differ in it: {_unlike(first[name])}"
+            elif name == "action" and len(self._steps) > 1:
+                self.dropped[name] = (
+                    f"transitions span {self._steps} raw frames; choose a stride that fits the frame rate"
+                )
+        self._columns = [name for name in sorted(holders) if name not in self.dropped]
 
     def _why_short(self, times: np.ndarray) -> str:
         seconds = float(times[-1] - times[0]) if len(times) else 0.0
@@ -178,7 +199,7 @@ class Clips(Dataset[Clip]):
         try:
             with room.lent_to(self, episode):
                 frames = episode.read(index.tolist())
-            columns = {name: torch.from_numpy(self._rows(name, episode.columns[name], index)) for name in self._columns}
+            columns = {name: torch.from_numpy(self._rows(name, episode, index)) for name in self._columns}
         except Exception as error:  # a damaged file raises whatever its decoder likes
             refuse_shortage(error)
             raise Unreadable(f"{episode.id} from frame {index[0]}: {_told(error)}") from error
@@ -186,21 +207,40 @@ class Clips(Dataset[Clip]):
             frames = resized(frames, self.size)
         return Clip(frames, number, torch.from_numpy(index.astype(np.int64)), columns)
 
-    @property
+    @cached_property
     def column_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each column of a clip: ``K n A`` for `action`, ``T A`` for the others."""
-        of = self.episodes[int(self._owner[0])].columns
+        of = self._first.columns
         length = {"action": (self.frames - 1, self._steps[0])}
         return {name: (*length.get(name, (self.frames,)), *of[name].shape[1:]) for name in self._columns}
 
-    def _rows(self, name: str, column: np.ndarray, index: np.ndarray) -> np.ndarray:
-        if name != "action":
-            return column[index]
-        return column[index[:-1, None] + np.arange(self._steps[0])]
+    @property
+    def _first(self) -> Episode:
+        return self.episodes[int(self._owner[0])]
+
+    def _rows(self, name: str, episode: Episode, index: np.ndarray) -> np.ndarray:
+        column = episode.columns[name]
+        taken = column[index if name != "action" else index[:-1, None] + np.arange(self._steps[0])]
+        if taken.shape != self.column_shapes[name]:  # a table that has others than were declared
+            unlike = {self._first.columns[name].shape[1:]: self._first.id, column.shape[1:]: episode.id}
+            raise DilaError(f"episodes differ in {name!r}: {_unlike(unlike)}; leave one of them out")
+        return taken.astype(np.float32, copy=False) if name in FLOATS else taken
+
+
+def _unlike(names: Mapping[tuple[int, ...], str]) -> str:
+    """Two episodes that have a column in other shapes."""
+    return " and ".join(
+        f"{name} has {' x '.join(map(str, shape))} numbers a frame" for shape, name in islice(names.items(), 2)
+    )
 
 
 def _told(error: Exception) -> str:
     return str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
+
+
+def _chunks(starts: np.ndarray) -> Iterator[np.ndarray]:
+    """A few at a time: T frame numbers and as many times are held of each."""
+    return (starts[first : first + CHUNK] for first in range(0, len(starts), CHUNK))
 
 
 def _usable(times: np.ndarray, index: np.ndarray, stride: int | float | None) -> np.ndarray:

@@ -9,7 +9,8 @@ first that claims a path has it whole; a folder that none claims is searched.
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,7 +57,7 @@ MAX_SECONDS = 30 * 86_400.0
 RUN, OF_RUN = "run.json", ("pictures", "checkpoints")
 """By which the folder of a training run is known, and the folders in it that hold no data."""
 HELD_OUT = ("validation", "valid", "val", "test", "held_out")
-"""What data sets call the episodes that they keep from training, in the order of preference."""
+"""What data sets call the episodes that they keep from training; of several in one data set the first counts."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,17 @@ class Corpus:
     """Their paths are relative to `root`, as the ids are."""
     names: Mapping[str, tuple[str, ...]]
     """What the components of each column are called; columns without names are absent."""
-    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Ids of the episodes in each part that the data set ships, such as ``train``; empty where it ships none."""
+    shipped: tuple[Mapping[str, tuple[str, ...]], ...] = ()
+    """Of each data set in it that ships parts, such as ``train``, the ids of the episodes in each."""
 
     def __len__(self) -> int:
         return len(self.episodes)
+
+    @property
+    def splits(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the episodes in each part, of all data sets; empty where none ships any."""
+        names = dict.fromkeys(chain.from_iterable(self.shipped))
+        return {name: tuple(chain.from_iterable(its.get(name, ()) for its in self.shipped)) for name in names}
 
 
 def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | None = None) -> Corpus:
@@ -121,7 +128,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     columns, names = _table(root, finds.episodes)
     attached = (replace(e, columns={**e.columns, **columns[e.id]}) if e.id in columns else e for e in finds.episodes)
     left_out = tuple(replace(s, path=_below(s.path, root)) for s in skipped)
-    return Corpus(root, tuple(attached), left_out, {**finds.names, **names}, finds.splits)
+    return Corpus(root, tuple(attached), left_out, {**finds.names, **names}, finds.shipped())
 
 
 class _Finds:
@@ -131,11 +138,14 @@ class _Finds:
         self.skipped = skipped
         self.episodes: list[Any] = []
         self.names: dict[str, tuple[str, ...]] = {}
-        self.splits: dict[str, tuple[str, ...]] = {}
+        self._alone: dict[str, list[str]] = {}
+        """Parts of what is one episode by itself, such as a video with a document: together they are a data set."""
+        self._splits = [self._alone]
         self._unclear: set[str] = set()
 
     def take(self, source: Path, reader: Reader, name: str, fps: int | float | None) -> None:
         """Read one source; what cannot be read is noted."""
+        splits: dict[str, list[str]] = {}
         try:
             for find in reader.episodes(source, name, fps):
                 if isinstance(find, Skipped):
@@ -143,7 +153,7 @@ class _Finds:
                 elif isinstance(find, Names):
                     self._name(find.columns)
                 elif isinstance(find, Split):
-                    self.splits[find.name] = self.splits.get(find.name, ()) + find.ids
+                    splits.setdefault(find.name, []).extend(find.ids)
                 elif reason := _timeless(find):
                     self.skipped.append(Skipped(source, reason))
                 else:
@@ -151,6 +161,15 @@ class _Finds:
         except Exception as error:
             refuse_shortage(error)
             self.skipped.append(Skipped(source, _reason(source, error)))
+        if splits and sum(map(len, splits.values())) != 1:
+            self._splits.append(splits)
+            return
+        for part, ids in splits.items():
+            self._alone.setdefault(part, []).extend(ids)
+
+    def shipped(self) -> tuple[dict[str, tuple[str, ...]], ...]:
+        """The parts of each data set that ships any."""
+        return tuple({part: tuple(ids) for part, ids in its.items()} for its in self._splits if its)
 
     def _name(self, columns: Mapping[str, tuple[str, ...]]) -> None:
         """Names count where all sources that give any agree."""
@@ -164,7 +183,7 @@ class _Finds:
     def rename(self, name: str) -> None:
         """Give the only episode another id."""
         self.episodes = [replace(self.episodes[0], id=name)]
-        self.splits = dict.fromkeys(self.splits, (name,))
+        self._splits = [{part: [name] for part in its} for its in self._splits]
 
     def keep(self, camera: str | None, path: Path) -> None:
         """Keep the episodes of one camera."""
@@ -175,7 +194,7 @@ class _Finds:
             raise DilaError(f"{path} has no camera {camera!r}; it has {', '.join(there) or 'none with a name'}")
         self.episodes = [e for e in self.episodes if getattr(e, "camera", None) == camera]
         ids = {e.id for e in self.episodes}
-        self.splits = {split: tuple(i for i in some if i in ids) for split, some in self.splits.items()}
+        self._splits = [{part: [i for i in some if i in ids] for part, some in its.items()} for its in self._splits]
 
 
 def _reason(source: Path, error: Exception) -> str:
@@ -264,7 +283,8 @@ def _drawn(episodes: list[Episode], held_out: int | float, seed: int) -> tuple[l
 def _shipped(corpus: Corpus) -> tuple[set[str], set[str]] | None:
     """Ids on both sides of the split that data sets ship, where there are some on each and none on both."""
     train = set(corpus.splits.get("train", ()))
-    held = next((set(corpus.splits[key]) for key in HELD_OUT if corpus.splits.get(key)), set())
+    kept = (next((its[part] for part in HELD_OUT if its.get(part)), ()) for its in corpus.shipped)
+    held = set(chain.from_iterable(kept))
     return (train, held) if train and held and not train & held else None
 
 

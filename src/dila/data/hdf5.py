@@ -253,7 +253,8 @@ def _demo(path: Path, group: Any, inside: str, recording: str, rate: float) -> l
     for column, (place, stored) in found.items():
         _check_rows(column, place, stored, count)
     places = tuple((column, (place,)) for column, (place, _) in found.items())
-    columns = LazyColumns(tuple(found), partial(_columns, path, places, 0, count))
+    widths = {column: prod(stored.shape[1:]) for column, (_, stored) in found.items()}
+    columns = LazyColumns(widths, partial(_columns, path, places, 0, count))
     times = np.arange(count) / rate
     if any(len(stored) != count for stored in cameras.values()):
         raise DilaError(f"its cameras {list(cameras)} have different numbers of frames")
@@ -284,6 +285,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
     numbers = [key for key, one in columns.items() if one.ndim <= 2 and _is_numbers(one)]
     places = {("state" if key == "proprio" and "state" not in numbers else key): (key,) for key in numbers}
     there = min(len(columns[key]) for key in [*cameras, *numbers])
+    widths = _widths(file, places)
     for number, (length, first) in enumerate(zip(lengths.tolist(), offsets.tolist(), strict=True)):
         recording = join(name, f"episode_{number:06d}")
         if first < 0 or length < 1 or first + length > there:
@@ -291,7 +293,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
             continue
         check_length(f"{path}: {recording}", length)
         load = partial(_columns, path, tuple(places.items()), first, length)
-        lazy = LazyColumns(tuple(places), load)
+        lazy = LazyColumns(widths, load)
         times = np.arange(length) / (fps or WORLDMODEL_FPS)
         for key in cameras:
             yield Hdf5Episode(join(recording, key), recording, key, path, key, first, times, lazy)
@@ -312,7 +314,7 @@ def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterato
     for column, parts in places.items():
         for part in parts:
             _check_rows(column, part, file[part], count)
-    columns = LazyColumns(tuple(places), partial(_columns, path, tuple(places.items()), 0, count))
+    columns = LazyColumns(_widths(file, places), partial(_columns, path, tuple(places.items()), 0, count))
     named = {"action": ("linear_velocity", "angular_velocity"), "state": ("x", "y", "z", "yaw")}
     yield Names({column: parts for column, parts in named.items() if column in places})
     times = np.arange(count) / (fps or RECON_FPS)
@@ -322,6 +324,11 @@ def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterato
 def _check_rows(column: str, place: str, stored: Any, count: int) -> None:
     if len(stored) != count and not (column == "action" and len(stored) == count - 1):
         raise DilaError(f"{place} has {len(stored)} rows for {count} frames; one a frame is needed")
+
+
+def _widths(file: Any, places: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """How many numbers a frame each column has."""
+    return {column: sum(prod(file[part].shape[1:]) for part in parts) for column, parts in places.items()}
 
 
 def _columns(path: Path, places: Places, first: int, count: int) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.data.lerobot_meta import INFO, Row, converted_from, features, list_episodes, names, read_info
+from dila.data.lerobot_meta import INFO, Row, converted_from, features, list_episodes, names, read_info, width
 from dila.data.lerobot_tables import columns, first_row, group_of, image_group, stamps
 from dila.data.reading import (
     LazyColumns,
@@ -135,6 +135,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
     listed = list_episodes(path, info, cameras)
     yield Names(names(info["features"], numbers))
     own, faults, corpus = float(info["fps"]), _Faults(listed, cameras, numbers), converted_from(path)
+    widths = {column: width(info["features"][key]) for key, column in numbers.items()}
     ids: dict[int, list[str]] = {}
     for row in listed:
         recording = join(name, f"episode_{row.number:06d}")
@@ -143,7 +144,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
             continue
         times = np.arange(row.length) / (own if fps is None else fps)
         origin = Origin(corpus, row.source) if corpus and row.source else None
-        lazy = LazyColumns(tuple(numbers.values()), partial(columns, row.data, row.number, row.length))
+        lazy = LazyColumns(widths, partial(columns, row.data, row.number, row.length, numbers))
         for camera, kind in cameras.items():
             if kind == "video":
                 file, start = row.videos[camera]

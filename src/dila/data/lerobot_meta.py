@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.data.lerobot_tables import ADDRESS, RENAMED
+from dila.data.lerobot_tables import ADDRESS
 from dila.data.reading import check_length, open_table, read_columns, read_json, read_text
 from dila.data.recording import SETTINGS
 from dila.errors import DilaError
 
 INFO = "meta/info.json"
+RENAMED = {"observation.state": "state"}
+"""What columns of the paper's terms are called here, where that name is free; others keep theirs."""
 NUMBERS = ("float", "int", "uint", "bool")
 FORM = re.compile(r"(0?[1-9])?d?")
 
@@ -86,12 +88,8 @@ def features(path: Path, info: Mapping[str, Any]) -> tuple[dict[str, str], dict[
     }
     if not cameras:
         raise DilaError(f"{path / INFO} declares no feature of the type video or image; there is nothing to see")
-    numbers = {
-        key: str(RENAMED.get(key, key))
-        for key, feature in declared.items()
-        if str(feature["dtype"]).startswith(NUMBERS) and key not in ADDRESS
-    }
-    return cameras, numbers
+    numeric = [key for key, f in declared.items() if str(f["dtype"]).startswith(NUMBERS) and key not in ADDRESS]
+    return cameras, {key: key if RENAMED.get(key) in numeric else str(RENAMED.get(key, key)) for key in numeric}
 
 
 def text_features(path: Path) -> tuple[str, ...]:
@@ -105,6 +103,11 @@ def _is_depth(feature: Mapping[str, Any]) -> bool:
     return bool(told.get("is_depth_map") or told.get("video.is_depth_map"))
 
 
+def width(feature: Mapping[str, Any]) -> int:
+    """How many numbers a frame a feature has."""
+    return int(np.prod(feature.get("shape") or [1]))
+
+
 def names(declared: Mapping[str, Any], numbers: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """Component names, where the data set gives as many as the column has numbers."""
     found = {}
@@ -113,7 +116,7 @@ def names(declared: Mapping[str, Any], numbers: Mapping[str, str]) -> dict[str, 
         parts = stored
         if isinstance(stored, dict):
             parts = [part for some in stored.values() for part in (some if isinstance(some, list) else [some])]
-        if isinstance(parts, list) and len(parts) == int(np.prod(declared[key].get("shape") or [1])):
+        if isinstance(parts, list) and len(parts) == width(declared[key]):
             found[column] = tuple(map(str, parts))
     return found
 

@@ -54,7 +54,7 @@ class PixelStatistics:
         self._sum, self._squares = np.zeros(3), np.zeros(3)
 
     def watching(self, chunks: Iterable[Tensor]) -> Iterator[np.ndarray]:
-        """The pictures ``Y X 3`` of chunks uint8 ``N 3 Y X``, with sides made even as the encoder wants them."""
+        """The pictures ``Y X 3`` of chunks uint8 ``N 3 Y X``, as they are."""
         for chunk in chunks:
             for picture in chunk.permute(0, 2, 3, 1).contiguous().numpy():
                 self._see(picture)

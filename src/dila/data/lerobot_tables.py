@@ -1,5 +1,6 @@
 """The tables of LeRobot data sets: numbers and encoded images, by episode, read by row groups and kept for a while."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -11,14 +12,12 @@ from dila.data.kept import kept
 from dila.data.reading import Stamp, column_rows, is_numeric, open_table, read_columns, stamp
 from dila.errors import DilaError
 
-RENAMED = {"action": "action", "observation.state": "state"}
-"""What columns of the paper's terms are called here; others keep their names."""
 ADDRESS = frozenset({"timestamp", "frame_index", "episode_index", "index"})
 """Columns that only say where a row belongs."""
 
 
-def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
-    """Numeric columns of one episode.
+def columns(path: Path, episode: int, length: int, numbers: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Numeric columns of one episode, under the names that `numbers` gives them.
 
     Raises:
         DilaError: its rows are not exactly its frames.
@@ -30,7 +29,7 @@ def columns(path: Path, episode: int, length: int) -> dict[str, np.ndarray]:
             f"{path} has {last - first} rows for episode {episode}, which has {length} frames; it needs one row for "
             f"each frame, numbered 0 to {length - 1}"
         )
-    return {name: values[first:last] for name, values in stored["columns"].items()}
+    return {name: stored["columns"][key][first:last] for key, name in numbers.items()}
 
 
 def stamps(path: Path, episode: int) -> np.ndarray | None:
@@ -80,7 +79,7 @@ def _numbers(version: Stamp, low: int, high: int) -> dict[str, Any]:
     parquet = open_table(path)
     wanted = [f.name for f in parquet.schema_arrow if is_numeric(f.type)]
     read = read_columns(path, parquet, wanted, range(low, high))
-    values = {RENAMED.get(name, name): column_rows(path, name, read[name]) for name in wanted if name not in ADDRESS}
+    values = {name: column_rows(path, name, read[name]) for name in wanted if name not in ADDRESS}
     stamps = read["timestamp"] if "timestamp" in wanted else None
     rows, frame = _runs(read["episode_index"].to_numpy()), read["frame_index"].to_numpy()
     first = int(kept(_places, version)["edges"][low])

@@ -21,7 +21,7 @@ with the same number. The row group of ``meta/episodes`` is moved into place las
 is; what a killed process leaves half done is done again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -268,7 +268,7 @@ def _episode_table(
 ) -> dict[str, np.ndarray]:
     """The rows of one episode, by feature, ``[frames]`` or ``[frames, A]``."""
     frame = np.arange(about["frames"])
-    values = {_key(name): array for name, array in arrays.items()}
+    values = {_key(name, arrays): array for name, array in arrays.items()}
     values |= {"timestamp": frame / fps, "frame_index": frame, "episode_index": np.full_like(frame, first["episode"]),
                "index": first["index"] + frame, "task_index": np.full_like(frame, first["task"])}  # fmt: skip
     wanted = [key for key, feature in features.items() if feature["dtype"] != "video"]
@@ -337,7 +337,7 @@ def _features(
     features: dict[str, Any] = {key: _camera(told["size"], fps) for key, told in cameras.items()}
     for name, array in columns.items():
         parts = list(names[name]) if name in names else None
-        features[_key(name)] = {"dtype": str(array.dtype), "shape": list(array.shape[1:]), "names": parts}
+        features[_key(name, columns)] = {"dtype": str(array.dtype), "shape": list(array.shape[1:]), "names": parts}
     return features | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in INDICES.items()}
 
 
@@ -353,9 +353,10 @@ def _cameras(features: Mapping[str, Any]) -> list[str]:
     return [key for key, feature in features.items() if feature["dtype"] == "video"]
 
 
-def _key(name: str) -> str:
-    """The feature that a column becomes; LeRobot allows no slash in it."""
-    return "observation.state" if name == "state" else name.replace("/", ".")
+def _key(name: str, columns: Container[str]) -> str:
+    """The feature that one of these columns becomes; LeRobot allows no slash in it."""
+    state = name == "state" and "observation.state" not in columns
+    return "observation.state" if state else name.replace("/", ".")
 
 
 def _inner(feature: Mapping[str, Any]) -> list[int]:

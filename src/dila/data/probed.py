@@ -22,6 +22,8 @@ from dila.data.video import PROBE, VideoInfo, probe_video
 from dila.errors import DilaError
 from dila.files import replacing
 
+Key = tuple[str, int, int]
+"""Path, time of change and size."""
 VERSION = "2"
 FEWEST = 16
 """Videos that were not known, from which on they are noted: a few are probed faster than a file is written."""
@@ -32,11 +34,13 @@ def remembering(root: Path) -> Iterator[None]:
     """Inside, the video reader probes only files under `root` that are not known from an earlier time."""
     memory = _Memory(root)
     token = PROBE.set(memory.probe)
+    seen_all = False
     try:
         yield
+        seen_all = True
     finally:
         PROBE.reset(token)
-        memory.save()
+        memory.save(seen_all)
 
 
 class _Memory:
@@ -45,8 +49,8 @@ class _Memory:
     def __init__(self, root: Path):
         name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=12).hexdigest()
         self.file = cache_folder() / "probed" / f"{name}.parquet"
-        self.known: dict[tuple[str, int, int], dict[str, Any]] | None = None
-        self.rows: list[dict[str, Any]] = []
+        self.known: dict[Key, dict[str, Any]] | None = None
+        self.rows: dict[Key, dict[str, Any]] = {}
         self.new = 0
 
     def probe(self, path: Path) -> VideoInfo:
@@ -63,25 +67,26 @@ class _Memory:
             self.known = {(r["path"], r["changed"], r["bytes"]): r for r in _read(self.file)}
         key = (os.fsdecode(path.resolve()), told.st_mtime_ns, told.st_size)
         if row := self.known.get(key):
-            self.rows.append(row)
+            self.rows[key] = row
             return _info(row)
         info = probe_video(path)
         after = path.stat()
         # Names that are no text, and files that changed meanwhile, are probed each time.
         if (after.st_mtime_ns, after.st_size) == key[1:] and key[0].isprintable():
-            self.rows.append(_row(key, info))
+            self.rows[key] = _row(key, info)
             self.new += 1
         return info
 
-    def save(self) -> None:
-        """Write down what was asked for, if enough of it is new."""
+    def save(self, seen_all: bool) -> None:
+        """Write down what was asked for, if enough of it is new; and what was known, unless all has been seen."""
         if self.new < FEWEST:
             return
+        rows = self.rows if seen_all else {**(self.known or {}), **self.rows}
         with suppress(OSError, DilaError):  # a cache folder that cannot be written costs time, and nothing else
-            _write(self.file, self.rows)
+            _write(self.file, list(rows.values()))
 
 
-def _row(key: tuple[str, int, int], info: VideoInfo) -> dict[str, Any]:
+def _row(key: Key, info: VideoInfo) -> dict[str, Any]:
     row: dict[str, Any] = dict(zip(("path", "changed", "bytes"), key, strict=True))
     row |= {"height": info.size[0], "width": info.size[1], "tick": info.tick, "counted": info.pts is None}
     row |= {"times": info.times, "pts": info.pts, "keyframes": info.keyframes, "seeks": info.seeks}

@@ -20,6 +20,7 @@ from dila.data import room
 from dila.data.packets import MAX_FRAMES
 from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
 from dila.errors import DilaError, refuse_shortage
+from dila.protocols import Episode
 from dila.shapes import Tensor, UInt8
 
 
@@ -50,26 +51,36 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class LazyColumns(Mapping[str, np.ndarray]):
-    """Columns of an episode whose names are known and whose values are read when they are first asked for.
+    """Columns of an episode whose widths are known and whose values are read when they are first asked for.
 
     Args:
-        names: of the columns.
+        widths: A of each column, by its name.
         load: gives all of them, ``[frames, A]`` each; can be pickled, and caches for itself.
     """
 
-    names: tuple[str, ...]
+    widths: Mapping[str, int]
     load: Callable[[], Mapping[str, np.ndarray]]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.names:
+        if name not in self.widths:
             raise KeyError(name)
         return self.load()[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.widths
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+        return iter(self.widths)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.widths)
+
+
+def row_shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of each column of an episode, without reading any."""
+    if isinstance(columns := episode.columns, LazyColumns):
+        return {name: (width,) for name, width in columns.widths.items()}
+    return {name: values.shape[1:] for name, values in columns.items()}
 
 
 MAX_TEXT = 256 * 2**20
@@ -242,8 +253,8 @@ def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, groups
         raise DilaError(f"{path} is not a readable parquet file: {error}") from error
 
 
-def rows(where: str, name: str, values: Any) -> np.ndarray:
-    """One column as ``[frames, A]``: plain numbers become A = 1, deeper shapes are laid out flat, floats are float32.
+def rows(where: str, name: str, values: Any, floats: type = np.float32) -> np.ndarray:
+    """One column as ``[frames, A]``: plain numbers become A = 1, deeper shapes are laid out flat, floats are `floats`.
 
     Raises:
         DilaError: not numbers, or rows of unequal length.
@@ -255,7 +266,7 @@ def rows(where: str, name: str, values: Any) -> np.ndarray:
     if array.ndim == 0 or array.dtype.kind not in "biuf":
         raise DilaError(f"{where} holds no rows of numbers in {name!r} (its type is {array.dtype}); remove or fix it")
     array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+    return array.astype(floats) if array.dtype.kind == "f" else array
 
 
 def is_numeric(kind: Any) -> bool:

@@ -163,13 +163,14 @@ class _Log:
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / LOG
         self.entries: dict[str, Mapping[str, Any]] = {}
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                    self.entries[entry["name"]] = entry
-                except (ValueError, KeyError, TypeError):
-                    continue
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        self._cut = bool(text) and not text.endswith("\n")
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+                self.entries[entry["name"]] = entry
+            except (ValueError, KeyError, TypeError):
+                continue
 
     def has(self, file: _File) -> bool:
         """Whether the copy is there and of this version."""
@@ -182,10 +183,8 @@ class _Log:
         """Write down that a file is there."""
         self.entries[file.name] = _entry(file)
         with self.path.open("a", encoding="utf-8") as log:
-            log.write("\n" * (log.tell() > 0 and not self._ends()) + json.dumps(_entry(file)) + "\n")
-
-    def _ends(self) -> bool:
-        return self.path.read_bytes()[-1:] == b"\n"
+            log.write("\n" * self._cut + json.dumps(_entry(file)) + "\n")
+        self._cut = False
 
     def forget_all_but(self, names: set[str]) -> None:
         """Delete copies of files that are no longer at the source."""

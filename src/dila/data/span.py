@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dila.data.clips import TIE
 from dila.data.packets import Packets, list_span
-from dila.data.seek import read_at
+from dila.data.seek import late, read_at
 from dila.data.video import VideoInfo, opened, read_packets
 from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
@@ -81,7 +82,9 @@ def _walked(span: Span, changed: int, size: int) -> tuple[VideoInfo, np.ndarray]
         return None
     info = _info(*listed, tick, (first.height, first.width))
     at = np.sort(listed[0]) * tick
-    places = np.minimum(np.searchsorted(at, span.times - half), len(at) - 1)
+    after = np.minimum(np.searchsorted(at, span.times), len(at) - 1)
+    before = np.maximum(after - 1, 0)
+    places = np.where(span.times - at[before] <= at[after] - span.times + TIE, before, after)
     return info, np.where(np.abs(at[places] - span.times) <= half, places, -1)
 
 
@@ -91,7 +94,7 @@ def _keyframe(container: Any, stream: Any, span: Span) -> int | None:
     Containers seek by the time of decoding, which is earlier: what they find may be shown too late.
     """
     tick, frame = float(stream.time_base), 1 / span.fps
-    goal, back = span.start + frame / 4, 0.0
+    goal, back = span.start + late(stream, frame), 0.0
     while True:
         sought = int(max(0.0, goal - back) / tick)
         container.seek(sought, stream=stream, backward=True)

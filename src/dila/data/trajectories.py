@@ -86,19 +86,20 @@ def _lists(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _trajectory(path: Path, name: str, fps: int | float | None) -> FrameEpisode:
-    pictures = [p for p in path.iterdir() if p.suffix.lower() in frames.SUFFIXES]
-    if not pictures:
+    pictures = (p.suffix.lower() in frames.SUFFIXES and not p.name.startswith(".") for p in path.iterdir())
+    if not any(pictures):
         raise DilaError(f"{path} has a {DATA} and no pictures; fetch it again")
     (episode,) = frames.episodes(path, name, fps or (None if (path / "meta.json").exists() else FPS))
     state = _state(path / DATA, len(episode.times))
-    return replace(episode, columns={"state": state, "action": onward(state)})
+    return replace(episode, columns={"state": state.astype(np.float32), "action": onward(state)})
 
 
 def _state(path: Path, count: int) -> np.ndarray:
+    """x, y, yaw as float64: the differences of large coordinates are small."""
     stored = load_arrays(path)
     if not isinstance(stored, dict) or "position" not in stored or "yaw" not in stored:
         raise DilaError(f"{path} holds no 'position' and 'yaw'; write it as process_recon.py does")
-    position, yaw = (rows(str(path), key, stored[key]).astype(np.float32) for key in ("position", "yaw"))
+    position, yaw = (rows(str(path), key, stored[key], np.float64).astype(np.float64) for key in ("position", "yaw"))
     if len(position) != count or len(yaw) != count or position.shape[1] < 2 or yaw.shape[1] != 1:
         raise DilaError(
             f"{path} has {len(position)} positions and {len(yaw)} yaws for {count} pictures; one of each a picture is "
@@ -109,8 +110,7 @@ def _state(path: Path, count: int) -> np.ndarray:
 
 def onward(state: Any) -> np.ndarray:
     """Actions of x, y, yaw ``T 3``: from each frame to the next in the robot's frame, the last row NaN."""
-    step = np.diff(state.astype(np.float64), axis=0)
-    yaw = state[:-1, 2].astype(np.float64)
+    step, yaw = np.diff(state, axis=0), state[:-1, 2]
     forward = np.cos(yaw) * step[:, 0] + np.sin(yaw) * step[:, 1]
     left = -np.sin(yaw) * step[:, 0] + np.cos(yaw) * step[:, 1]
     turn = (step[:, 2] + np.pi) % (2 * np.pi) - np.pi
