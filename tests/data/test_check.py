@@ -112,7 +112,7 @@ def test_columns_of_unlike_widths_are_told(sound, monkeypatch):
     monkeypatch.setattr(module, "open_corpus", lambda *_: changed)
     (told,) = check(sound).warnings
     assert (told.kind, told.items) == ("columns", ("1.mp4: 3",))
-    assert told.sentence == "action has 2 numbers a frame, and others in 1 episodes, so clips will leave it out"
+    assert told.sentence == "action has 2 numbers a frame, and others in 1 episode, so clips will leave it out"
 
 
 def test_columns_and_time_stamps_are_read_once(sound, monkeypatch):

@@ -310,7 +310,10 @@ def test_tables_of_many_episodes_stay_in_memory(tmp_path, monkeypatch):
     for path in paths:
         save(table([1]), path)
     for _ in range(2):
-        assert all(len(lerobot_tables.columns(path, 1, LENGTHS[1])["action"]) == LENGTHS[1] for path in paths)
+        assert all(
+            len(lerobot_tables.columns(path, 1, LENGTHS[1], {"action": "action"})["action"]) == LENGTHS[1]
+            for path in paths
+        )
         monkeypatch.setattr(lerobot_tables, "open_table", None)
 
 

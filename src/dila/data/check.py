@@ -148,6 +148,11 @@ def _described(path: str, corpus: Corpus, seen: Mapping[str, _Seen], size: int) 
     )
 
 
+def _sound(corpus: Corpus, seen: Mapping[str, _Seen]) -> list[Episode]:
+    """Episodes whose frames and columns could be read."""
+    return [episode for episode in corpus.episodes if episode.id in seen]
+
+
 def _columns(seen: Mapping[str, _Seen], names: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     columns: dict[str, dict[str, Any]] = {}
     for one in seen.values():
