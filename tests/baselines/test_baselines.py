@@ -100,8 +100,8 @@ def test_an_action_is_some_entries_of_the_codebook(name):
     config = config_of(name, codes=3, code_dim=2, **({"code_grid": (1, 2)} if name == "lapa" else {"queries": 2}))
     model, e = build(config), torch.randn(40, 6, *GRID, D)
     with torch.no_grad():
-        for _ in range(2):  # after the first batch, unused entries become inputs
-            model.squeeze(e)
+        model.squeeze(e)
+        model.vq.entries.copy_(model.vq.without_dead(model.vq.entries))  # unused entries become inputs
         out = model.eval().squeeze(e)
     assert torch.equal(out.z.unflatten(-1, (2, 2)), model.vq.entries[out.codes])
     assert 1 < len(out.z.flatten(0, 1).unique(dim=0)) <= 3**2

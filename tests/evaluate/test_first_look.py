@@ -68,9 +68,9 @@ def test_a_known_angle_changes_the_shorter_way_round(bench):
 
 
 @pytest.mark.parametrize("frames", [4, 7, 8])
-def test_each_transition_counts_once(frames):
+def test_each_transition_counts_once(bench, frames):
     """Frames of a window are two raw ones apart here, and a hop is of raw frames."""
-    world = World(Seeing(), None, None, 0.2, frames)
+    world = World(Seeing(), bench.world.encoder, None, 0.2, frames)
     yaw = components("state", (), 1, {"state": ("yaw",)})
     rows = gather(world, [Turning(0), Turning(1)], yaw, 1000, {"angle": lambda clip: clip.frames[:, :-1].flatten()})
     angles = rows.x["angle"].tolist()
@@ -88,7 +88,7 @@ class Whole(Seeing):
         return state, state
 
 
-def test_rollouts_infer_no_more_frames_at_once_than_the_model_was_trained_on():
-    told = measure_rollouts(World(Whole(), None, None, 0.1, 8), [Turning(i) for i in range(3)])
+def test_rollouts_infer_no_more_frames_at_once_than_the_model_was_trained_on(bench):
+    told = measure_rollouts(World(Whole(), bench.world.encoder, None, 0.1, 8), [Turning(i) for i in range(3)])
     assert (told.pooled, told.one_step, told.first_step) == pytest.approx((1, 1, 1))
     assert len(told.by_horizon) == 8

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -296,6 +297,17 @@ def test_of_a_value_that_is_not_known_the_row_is_left_out(bench, measure, no_uma
     whole = measure(bench)
     assert [score.name for score in told.scores] == [score.name for score in whole.scores]
     assert all(score.value is None or math.isfinite(score.value) for score in told.scores)
+
+
+@pytest.mark.parametrize("measure", [measure_probe, measure_manifold])
+def test_a_column_of_classes_is_no_number_to_probe_for(bench, measure, no_umap):
+    def labelled(episode):
+        return replace(episode, columns=dict(episode.columns) | {"label": np.ones((len(episode.times), 1), np.int64)})
+
+    sides = {side: [labelled(episode) for episode in getattr(bench, side)] for side in ("train", "held")}
+    named = replace(bench, settings=replace(SETTINGS, column="label", components=()), **sides)
+    with pytest.raises(DilaError, match=r"column 'label' of .* holds classes, no numbers; dila eval disentangle"):
+        measure(named)
 
 
 @pytest.mark.parametrize("measure", [measure_probe, measure_manifold])

@@ -100,7 +100,7 @@ def test_each_frame_is_read_and_encoded_once_for_its_label(model, encoder, fake_
 
 
 def test_the_command_labels_every_frame(world, videos, tmp_path, monkeypatch):
-    monkeypatch.setattr("dila.cli.label.open_world", lambda *_: World(world.model, world.encoder, None, 0.2, 8))
+    monkeypatch.setattr("dila.cli.label.open_world", lambda *_, **__: World(world.model, world.encoder, None, 0.2, 8))
     one = ["label", "a model", str(videos / "take0" / "0.mp4"), "--out", str(tmp_path / "z.parquet")]
     assert main(one) == 0
     assert pq.read_table(tmp_path / "z.parquet")["frame"].to_pylist() == [0, 2, 4, 6, 8]

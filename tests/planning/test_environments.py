@@ -34,7 +34,7 @@ def environment(request):
 
 def some_actions(environment, count=4):
     rng = np.random.default_rng(0)
-    low, high = (limit.numpy() for limit in environment.limits)
+    low, high = environment.limits.low.numpy(), environment.limits.high.numpy()
     return [rng.uniform(low, high).astype(np.float32) for _ in range(count)]
 
 

@@ -156,11 +156,16 @@ def wanted_components(bench: Bench) -> list[Factor]:
     """The components that the settings ask for, of the held-out clips.
 
     Raises:
-        DilaError: no such column or component.
+        DilaError: no such column or component, or a column of classes, of which there is no difference.
     """
     cut, settings = Clips(bench.held, bench.world.frames, bench.world.stride), bench.settings
     _check_column(cut, settings.column)
-    return components(settings.column, settings.components, cut.column_shapes[settings.column][-1], bench.names)
+    width = cut.column_shapes[settings.column][-1]
+    if width == 1 and not cut[0].columns[settings.column].is_floating_point():
+        raise DilaError(
+            f"column {settings.column!r} of {bench.data} holds classes, no numbers; dila eval disentangle scores them"
+        )
+    return components(settings.column, settings.components, width, bench.names)
 
 
 def check_varies(bench: Bench, y: Float[Tensor, "N A"]) -> None:

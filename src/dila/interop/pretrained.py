@@ -226,8 +226,9 @@ def _load_encoder(
     except MissingExtra:
         raise
     except DilaError as error:
-        mend = "; or name another there, or give it: dila.load(..., encoder=...)"
-        raise DilaError(f"{folder / CONFIG}: {error}{mend if 'model' in described['encoder'] else ''}") from error
+        local = isinstance(described["encoder"], Mapping) and "model" in described["encoder"]
+        mend = "; or name another there, or give it: dila.load(..., encoder=...)" if local else ""
+        raise DilaError(f"{folder / CONFIG}: {error}{mend}") from error
 
 
 def _load_decoder(folder: Path, described: Mapping[str, Any], statistics: FeatureStatistics | None) -> Any:
