@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 from pathlib import PurePosixPath
 
 from dila.data.corpus import Corpus
@@ -32,6 +31,9 @@ def camera_folders(episodes: Sequence[Episode]) -> Iterator[str]:
         path = PurePosixPath(episode.id)
         if not hasattr(episode, "camera") and path.parent.name:
             folders[path.parent][path.name] = len(episode.times)
-    for one, other in combinations(folders, 2):
-        if one.parent == other.parent and len(folders[one]) > 1 and folders[one] == folders[other]:
-            yield f"{one} and {other}: {len(folders[one])} names"
+    alike: defaultdict[tuple[PurePosixPath, frozenset[tuple[str, int]]], list[PurePosixPath]] = defaultdict(list)
+    for folder, names in folders.items():
+        alike[folder.parent, frozenset(names.items())].append(folder)
+    for (_, names), (one, *others) in alike.items():
+        for other in others if len(names) > 1 else ():
+            yield f"{one} and {other}: {len(names)} names"
