@@ -13,7 +13,7 @@ from train_world import small_model, small_run
 
 from dila.baselines.presets import BASELINES
 from dila.cli.main import main
-from dila.data import open_corpus
+from dila.data import Clips, open_corpus
 from dila.data.relative import relative_actions
 from dila.errors import DilaError
 from dila.interop.actions import LatentToAction, load_actions
@@ -22,6 +22,7 @@ from dila.interop.seen import read_seen
 from dila.model.config import Discrete, Gaussian
 from dila.model.dila import DiLA
 from dila.nn.real_actions import action_encoder
+from dila.train import adapt as module
 from dila.train import layout
 from dila.train.adapt import Adaptation, Pairs, adapt, fit_encoder, score_encoder, with_encoder
 from dila.train.loop import train
@@ -101,6 +102,27 @@ def test_the_score_is_that_of_the_model_as_it_takes_actions(adapted, trained, co
 def test_all_of_it_is_on_the_device_that_was_asked_for(trained, corpus, cache, tmp_path):
     with pytest.raises(DilaError, match="device 'nowhere' is not known"):
         adapt(trained, corpus, tmp_path, QUICK, cache_dir=cache, device="nowhere", progress=False)
+
+
+def test_a_model_that_knew_other_actions_learns_these(trained, corpus, cache, tmp_path):
+    before = load_pretrained(trained)
+    other = before._replace(model=with_encoder(before.model, action_encoder(5, before.model.config.action_dim)))
+    save_pretrained(tmp_path / "other", other)
+    made = adapt(tmp_path / "other", corpus, tmp_path / "out", QUICK, cache_dir=cache, progress=False)
+    model = load_pretrained(made.folder).model
+    assert model.config.real_action_dim == len(made.space.names) * made.space.repeats != 5
+
+
+def test_actions_are_paired_in_clips_of_the_length_that_was_asked_for(trained, corpus, tmp_path, monkeypatch):
+    """A model of longer clips than the data have can be adapted, and what is too short is refused unencoded."""
+    cut = []
+    monkeypatch.setattr(module, "Clips", lambda *args, **named: cut.append(args[1]) or Clips(*args, **named))
+    how = replace(QUICK, frames=3, steps=0, layout_steps=0)
+    adapt(trained, corpus, tmp_path / "out", how, cache_dir=tmp_path / "cache", progress=False)
+    assert set(cut) == {3}
+    with pytest.raises(DilaError, match="needs"):
+        adapt(trained, corpus, tmp_path / "long", replace(how, frames=99), cache_dir=tmp_path / "none", progress=False)
+    assert not list((tmp_path / "none").rglob("*.safetensors"))
 
 
 def test_an_encoder_goes_where_its_model_is():

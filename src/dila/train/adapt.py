@@ -246,12 +246,12 @@ def collect(
     with_actions = [episode for episode in training if "action" in episode.columns][: how.trajectories]
     if len(with_actions) < 2:
         raise DilaError(f"{corpus.root} has {len(with_actions)} trajectories with true actions; 2 or more are needed")
-    episodes = cache.episodes(with_actions)
-    clips = Clips(episodes, pretrained.frames, pretrained.stride)
+    frames = how.frames or pretrained.frames
+    clips = Clips(with_actions, frames, pretrained.stride)  # refused before anything is encoded
     if "action" in clips.dropped:
         raise DilaError(f"{corpus.root}: actions cannot be used, {clips.dropped['action']}")
     repeats = clips.column_shapes["action"][1]
-    clips = Clips(episodes, pretrained.frames, pretrained.stride, hop=(pretrained.frames - 1) * repeats)
+    clips = Clips(cache.episodes(with_actions), frames, pretrained.stride, hop=(frames - 1) * repeats)
     device = next(pretrained.model.parameters()).device
     parts = []
     batch = 16
@@ -327,7 +327,7 @@ def _run(pretrained: Pretrained, how: Adaptation, out: Path) -> Run:
     objective = ActionConditioned(how.terms, how.context) if dila else Published()  # the latter is never trained by
     return Run(
         name="adapt",
-        model=pretrained.model.config,
+        model=replace(pretrained.model.config, real_action_dim=None),  # whatever actions it knew, these count
         encoder=pretrained.encoder.config(),
         stages=(Stage(objective, steps=max(1, how.steps)),),
         clips=ClipSettings(
