@@ -174,7 +174,7 @@ def _errors(seen: Mapping[str, _Seen], unreadable: Sequence[tuple[str, str]]) ->
 def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iterator[Finding]:
     beside = tuple(s.reason for s in corpus.skipped if not s.fault) + unread_tables(corpus)
     if beside:
-        yield Finding("left_out", f"what looks like data is left out in {_count(beside, 'place')}", beside)
+        yield Finding("left_out", f"what looks like data is left out in {_count(len(beside), 'place')}", beside)
     episodes, total = _sound(corpus, seen), _episodes(seen)
     cameras = tuple(camera_folders(episodes))
     if cameras:
@@ -192,9 +192,8 @@ def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iter
     if repeated:
         told = tuple(f"{name}: {s.duplicates} of {s.looked_at}" for name, s in repeated.items())
         count = sum(s.duplicates for s in repeated.values())
-        yield Finding(
-            "duplicates", f"the frame before comes again {_count(range(count), 'time')}, in {_episodes(told)}", told
-        )
+        sentence = f"the frame before comes again {_count(count, 'time')}, in {_episodes(told)}"
+        yield Finding("duplicates", sentence, told)
     gaps = tuple(name for name, s in seen.items() if s.gaps)
     if gaps:
         yield Finding("gaps", f"gaps in time, which clips will not cross, are in {_episodes(gaps)}", gaps)
@@ -205,7 +204,7 @@ def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iter
         )
     for kind, found in (("frame rates", report.fps), ("sizes", report.sizes)):
         if len(found) > 1:
-            told = tuple(f"{name}: {_episodes(range(count))}" for name, count in found.items())
+            told = tuple(f"{name}: {_count(count, 'episode')}" for name, count in found.items())
             yield Finding(kind.replace(" ", "_"), f"there are {len(found)} {kind}", told)
     yield from _columns_amiss(seen, report)
 
@@ -283,11 +282,11 @@ def _cells(pictures: Tensor) -> Float[Tensor, "N 3 _ _"]:
 
 
 def _episodes(some: Collection[Any]) -> str:
-    return _count(some, "episode")
+    return _count(len(some), "episode")
 
 
-def _count(some: Collection[Any], noun: str) -> str:
-    return f"{len(some)} {noun}{'' if len(some) == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _reader_of(episode: Any) -> str:

@@ -188,11 +188,16 @@ def read_notes(folder: str | Path) -> dict[str, Any]:
 
 def read_statistics(folder: Path) -> FeatureStatistics | None:
     """Of the features that the model in a folder sees, None of raw ones. Raises DilaError for what cannot be read."""
-    return FeatureStatistics.load(folder / ENCODER) if _read_config(folder / CONFIG)["statistics"] else None
+    return _statistics(folder, _read_config(folder / CONFIG))
+
+
+def _statistics(folder: Path, described: Mapping[str, Any]) -> FeatureStatistics | None:
+    return FeatureStatistics.load(folder / ENCODER) if described["statistics"] else None
 
 
 def _load_folder(folder: Path, encoder: FrozenEncoder | None, draws: bool) -> Pretrained:
-    described, statistics = _read_config(folder / CONFIG), read_statistics(folder)
+    described = _read_config(folder / CONFIG)
+    statistics = _statistics(folder, described)
     eyes = _load_encoder(folder, described, statistics, encoder)
     with _buildable(folder / CONFIG), torch.device("meta"):
         kind = MODELS[described["kind"]]
