@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dila.data import Clips, Mixture, load_clips, open_corpus, read_video, write_video
+from dila.data import Clips, Mixture, load_clips, open_corpus, read_video, video, write_video
 from dila.data.check import check
 from dila.errors import DilaError, Shortage, refuse_shortage
 from dila.vision import FeatureCache
@@ -30,7 +30,11 @@ def no_memory(monkeypatch):
     def fails(*arguments, **options):
         raise av.error.MemoryError(12, "Cannot allocate memory")
 
-    return lambda: monkeypatch.setattr(av, "open", fails)
+    def begin(room=False):
+        monkeypatch.setattr(av, "open", fails)
+        monkeypatch.setattr(video, "_has_room", lambda: room)
+
+    return begin
 
 
 @pytest.fixture
@@ -42,6 +46,24 @@ def no_file_more():
 
 MEMORY = r"too little memory \(.*Cannot allocate memory.*--batch"
 FILES = r"too many files are open \(.*Too many open files.*ulimit -n"
+
+
+def test_a_damaged_file_that_claims_all_memory_is_left_out(folder, no_memory):
+    info = replace(open_corpus(folder / "a.mp4").episodes[0].info, packets=None)
+    assert video._has_room()
+    no_memory(room=True)
+    with pytest.raises(DilaError, match=r"a\.mp4 is not a readable video \(Cannot allocate memory\); replace"):
+        read_video(folder / "a.mp4", [0], info)
+    assert "a.mp4" in open_corpus(folder).skipped[0].reason
+
+
+def test_a_process_at_its_limit_has_no_room():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (64 << 20, before[1]))
+    try:
+        assert not video._has_room()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_no_memory_is_no_damage(folder, no_memory, tmp_path):

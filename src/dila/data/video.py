@@ -33,6 +33,7 @@ from dila.shapes import Tensor, UInt8
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
 MAX_SIDE = 16_384
 MAX_PIXELS = 64_000_000
+LIMITS = {"max_pixels": str(MAX_PIXELS)}  # options of a decoder
 SAMPLE_BYTES = 65_536
 # Files are opened by content, whatever their suffix: without this a "video" could be a playlist that opens others.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
@@ -183,7 +184,7 @@ def read_packets(path: Path, frames: Sequence[int], info: VideoInfo) -> UInt8[Te
     # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
     rows, out, found = _places(frames), room.make((len(frames), *info.size, 3)), 0
     try:
-        for index, frame in decode_packets(path, info.packets, info.keyframes, sorted(rows), _limits()):
+        for index, frame in decode_packets(path, info.packets, info.keyframes, sorted(rows), LIMITS):
             picture = _picture(frame, info.size)
             for row in rows[index]:
                 out[row] = picture
@@ -261,10 +262,11 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
             _check_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
             # What the container says is not what the stream may say half-way through.
-            stream.codec_context.options = _limits()
+            stream.codec_context.options = LIMITS
             yield container, stream
     except (av.FFmpegError, UnicodeDecodeError, OSError) as error:
-        refuse_shortage(error)
+        if not (isinstance(error, MemoryError) and _has_room()):
+            refuse_shortage(error)
         if isinstance(error, av.FFmpegError | UnicodeDecodeError):
             raise DilaError(f"{path} is not a readable video ({_reason(error)}); replace or remove it") from error
         raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
@@ -280,9 +282,12 @@ def _strange_tags(version: str) -> dict[str, Any]:
     return {"metadata_errors": "replace"} if int(version.split(".")[0]) < 19 else {}
 
 
-def _limits() -> dict[str, str]:
-    """Options of a decoder."""
-    return {"max_pixels": str(MAX_PIXELS)}
+def _has_room() -> bool:
+    """Whether there is memory for the largest picture: what had none then wanted what a damaged file claims."""
+    try:
+        return len(bytearray(4 * MAX_PIXELS)) > 0
+    except MemoryError:
+        return False
 
 
 def _reason(error: Exception) -> str:
