@@ -33,6 +33,7 @@ from dila.model.dila import DiLA
 from dila.nn.real_actions import action_encoder, mean_and_std, read_raw
 from dila.shapes import Actions, Float, LatentActions, Tensor
 from dila.train.begin import differences
+from dila.train.folder import RUN
 from dila.train.layout import fit_layout, layout_error, read_structure
 from dila.train.loop import train
 from dila.train.material import default_cache, flat_actions, open_data
@@ -161,11 +162,12 @@ def adapt(
         started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
         where = next(started.model.parameters()).device
         to_latent_r2 = score_encoder(started.model.encode_actions, Pairs(*(part.to(where) for part in pairs)))
-        if isinstance(started.model, DiLA) and not (out / TRAINING / "run.json").is_file():
+        begun = (out / TRAINING / RUN).is_file()
+        if isinstance(started.model, DiLA) and not begun:
             _move_by_actions(started.model, corpus, cache, run, how, progress)
         last = model
         if how.steps:
-            if not (out / TRAINING / "run.json").is_file():
+            if not begun:
                 save_pretrained(out / START, started, carried_note(model))
             last = train(run, data, out / TRAINING, cache_dir=cache_dir, progress=progress)
             started = pretrained._replace(model=load_pretrained(last, device=device).model)
