@@ -87,15 +87,15 @@ def tenths(marks: list[Mark]) -> list[dict[str, float]]:
 def measure(clips: int) -> dict[str, Any]:
     """Label so many clips, a multiple of ten parts."""
     torch.set_num_threads(1)
-    marks, label_part = [], module._label_part
+    marks, table = [], module._Part.table
 
     def watched(*arguments: Any) -> Any:
         marks or marks.append(mark())
-        made = label_part(*arguments)
+        made = table(*arguments)
         marks.append(mark())
         return made
 
-    module._label_part = watched
+    module._Part.table = watched
     try:
         with tempfile.TemporaryDirectory() as folder:
             root, world = write_clips(Path(folder) / "clips", clips), small_world()
@@ -106,7 +106,7 @@ def measure(clips: int) -> dict[str, Any]:
             made = module.label(world, root, Path(folder) / "z.parquet", progress=False)
             after = mark()
     finally:
-        module._label_part = label_part
+        module._Part.table = table
     parts = tenths(marks)
     return {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__},

@@ -82,14 +82,14 @@ def test_a_pipe_that_breaks_elsewhere_is_no_end(monkeypatch):
     ],
 )
 def test_a_machine_that_is_too_small_is_told_in_a_sentence(error, words, refused, monkeypatch):
-    monkeypatch.setattr("dila.cli.params.main", lambda arguments: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("dila.cli.params.params", lambda: (_ for _ in ()).throw(error))
     told = refused("params")
     assert words in told
     assert "\n" not in told
 
 
 def test_a_mistake_of_ours_is_no_sentence(monkeypatch):
-    monkeypatch.setattr("dila.cli.params.main", lambda arguments: [][1])
+    monkeypatch.setattr("dila.cli.params.params", lambda: [][1])
     with pytest.raises(IndexError):
         main(["params"])
 
@@ -121,7 +121,7 @@ def test_a_name_that_no_disk_takes_is_a_sentence(verb, tmp_path, capsys):
 @pytest.mark.parametrize("words", [["~/r", "--episodes=1"], ["--out=~/r", "--episodes", "1"]])
 def test_a_path_from_home_is_spelt_out(words, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("dila.cli.data_record.main", lambda arguments: seen.extend(arguments))
+    monkeypatch.setattr("dila.cli.arguments.read", lambda verb, name, arguments: seen.extend(arguments))
     seen = []
     main(["data", "record", "primitives", *words])
     assert seen == ["primitives", *(word.replace("~", str(tmp_path)) for word in words)]

@@ -80,12 +80,12 @@ def test_the_stride_skips_raw_frames(model, encoder, videos, tmp_path):
 def test_every_frame_has_the_action_of_the_clip_that_goes_through_it(model, encoder, fake_episode, frames_of):
     world = World(model, encoder, stride=0.3, frames=8)
     frames, times = frames_of(100), np.arange(100) / 10
-    table = module._label_part(world, [fake_episode(frames, times)], 8, every_frame=True)
+    table = module._Part(world, 8, True).table([fake_episode(frames, times)])
     assert table["frame"].to_pylist() == list(range(100))
     assert table["next"].to_pylist() == [*range(3, 100), None, None, None]
     assert table["valid"].to_pylist() == [True] * 97 + [False] * 3
     for first in range(3):
-        one = module._label_part(world, [fake_episode(frames[first::3], times[first::3])], 8)
+        one = module._Part(world, 8).table([fake_episode(frames[first::3], times[first::3])])
         np.testing.assert_allclose(table["time"][first::3], one["time"])
         mine, expected = (torch.tensor(z.to_pylist()[:-1]) for z in (table["z"][first::3], one["z"]))
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
@@ -95,7 +95,7 @@ def test_each_frame_is_read_and_encoded_once_for_its_label(model, encoder, fake_
     world, read = World(model, encoder, stride=0.3, frames=8), []
     episode = fake_episode(frames_of(100), np.arange(100) / 10)
     monkeypatch.setattr(type(episode), "read", lambda self, frames: read.extend(frames) or self.frames[frames])
-    module._label_part(world, [episode], 8, every_frame=True)
+    module._Part(world, 8, True).table([episode])
     assert read == list(range(100))
 
 
@@ -120,8 +120,8 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(world, videos, tmp_path, 
         done.append(1)
         return original(*args)
 
-    original = module._label_part
-    monkeypatch.setattr(module, "_label_part", interrupted)
+    original = module._Part.table
+    monkeypatch.setattr(module._Part, "table", interrupted)
     with pytest.raises(KeyboardInterrupt):
         label(world, videos, tmp_path / "z.parquet", progress=False, part=2)
     assert not (tmp_path / "z.parquet").exists()
@@ -144,8 +144,8 @@ def test_long_videos_are_parts_of_their_own_and_parts_of_before_neither_double_n
             label(world, videos, tmp_path / "z.parquet", progress=False)
     assert len(list((tmp_path / ".z.parquet.parts").iterdir())) == 1
     monkeypatch.setattr("dila.imagine.cluster.FRAMES_PER_PART", 30)
-    done, original = [], module._label_part
-    monkeypatch.setattr(module, "_label_part", lambda *args: done.append(1) or original(*args))
+    done, original = [], module._Part.table
+    monkeypatch.setattr(module._Part, "table", lambda *args: done.append(1) or original(*args))
     label(world, videos, tmp_path / "z.parquet", progress=False)
     assert len(done) > 1
     cut, whole = (pq.read_table(tmp_path / name) for name in ("z.parquet", "whole.parquet"))
@@ -158,7 +158,7 @@ def test_frames_are_counted_as_they_pass(model, encoder, fake_episode, frames_of
     monkeypatch.setattr(module, "CHUNK", 16)
     monkeypatch.setattr("dila.imagine.windows.CHUNK", 16)
     world, passed = World(model, encoder, stride=0.3, frames=8), []
-    module._label_part(world, [fake_episode(frames_of(101), np.arange(101) / 10)], 8, False, passed.append)
+    module._Part(world, 8, False, passed.append).table([fake_episode(frames_of(101), np.arange(101) / 10)])
     assert (len(passed), sum(passed)) == (3, 101)
 
 
@@ -222,7 +222,7 @@ def test_videos_of_one_frame_have_a_row_without_action(world, tmp_path, frames_o
 
 def test_a_gap_in_time_leaves_no_action_over_it(world, tmp_path, fake_episode, frames_of):
     times = np.concatenate([np.arange(5), np.arange(12, 20)]) / 10
-    table = module._label_part(world, [fake_episode(frames_of(13), times)], 8)
+    table = module._Part(world, 8).table([fake_episode(frames_of(13), times)])
     assert [i for i, valid in enumerate(table["valid"].to_pylist()) if not valid] == [4, 12]
     torch.testing.assert_close(
         torch.tensor(table["z"].to_pylist()[5:12]), world.infer(frames_of(13)[5:]), rtol=1e-4, atol=1e-5

@@ -4,7 +4,7 @@ import torch
 
 from dila.data import Clips
 from dila.errors import DilaError
-from dila.imagine.windows import CHUNK, encode, infer_long, infer_windows, sample, sample_every, windows
+from dila.imagine.windows import CHUNK, encode, infer_long, infer_windows, sample, windows
 
 
 def numbered(length):
@@ -102,7 +102,7 @@ def test_an_even_frame_rate_is_one_run_whatever_the_stride(frames_in_a_stride, d
 @pytest.mark.parametrize("digits", [3, 12])
 def test_runs_through_every_frame_leave_none_out(frames_in_a_stride, digits, fake_episode):
     episode = fake_episode(torch.empty(0), (np.arange(200) / 30).round(digits))
-    runs = sample_every(episode, frames_in_a_stride / 30)
+    runs = sample(episode, frames_in_a_stride / 30, every_frame=True)
     assert set(np.concatenate(runs)) == set(range(200))
     assert len(runs) <= 2 * np.ceil(frames_in_a_stride)
     if frames_in_a_stride in (1, 2, 6):
@@ -112,7 +112,7 @@ def test_runs_through_every_frame_leave_none_out(frames_in_a_stride, digits, fak
 
 
 def test_runs_through_every_frame_bridge_no_gap(fake_episode):
-    runs = sample_every(fake_episode(torch.empty(0), np.r_[np.arange(7), np.arange(20, 26)] / 10), 0.2)
+    runs = sample(fake_episode(torch.empty(0), np.r_[np.arange(7), np.arange(20, 26)] / 10), 0.2, every_frame=True)
     assert set(np.concatenate(runs)) == set(range(13))
     assert all((run < 7).all() or (run >= 7).all() for run in runs)
 
@@ -124,16 +124,17 @@ def test_no_transition_is_cut_short_at_a_gap(fake_episode):
     clips = Clips([episode], frames=2, stride=0.2)
     trained = [clips.index_of(i)[1] for i in range(len(clips))]
     assert len(trained) == 26
-    for run in [*trained, *sample(episode, 0.2), *sample_every(episode, 0.2)]:
+    for run in [*trained, *sample(episode, 0.2), *sample(episode, 0.2, every_frame=True)]:
         np.testing.assert_allclose(np.diff(episode.times[run]), 0.2)
-    begun = [frame for run in sample_every(episode, 0.2) for frame in run[:-1]]
+    begun = [frame for run in sample(episode, 0.2, every_frame=True) for frame in run[:-1]]
     assert sorted(begun) == sorted(run[0] for run in trained)
 
 
 def test_a_frame_that_is_missing_leaves_no_half_stride(fake_episode):
     episode = fake_episode(torch.empty(0), np.delete(np.arange(30), 14) / 10)
     clips = Clips([episode], frames=2, stride=0.2)
-    for run in [*(clips.index_of(i)[1] for i in range(len(clips))), *sample(episode, 0.2), *sample_every(episode, 0.2)]:
+    trained = [clips.index_of(i)[1] for i in range(len(clips))]
+    for run in [*trained, *sample(episode, 0.2), *sample(episode, 0.2, every_frame=True)]:
         assert (np.diff(episode.times[run]) > 0.15).all()
     (run,) = sample(fake_episode(torch.empty(0), np.delete(np.arange(90), 42) / 30), 0.2)  # 5 frames of 6 go on
     assert sorted(np.diff(run)) == [5, *[6] * 13]

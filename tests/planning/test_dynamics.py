@@ -13,7 +13,7 @@ from dila.imagine.world import World
 from dila.interop.models import build
 from dila.planning import dynamics
 from dila.planning.cost import Called, Features, Moment, Pixels, Reach, Score, Structure, Sum, vp2
-from dila.planning.dynamics import Dynamics, Imagination, Now, Simulation
+from dila.planning.dynamics import Imagination, Now, Simulation
 from dila.planning.gradient import Gradient
 from dila.planning.mppi import MPPI
 from dila.planning.planner import Limits
@@ -252,9 +252,7 @@ def test_many_true_futures_are_seen_a_few_at_a_time_and_their_past_once(imaginat
     assert [tuple(e.shape[:2]) for e, *_ in read] == ([(2, 2), (4, 3), (4, 3), (4, 3)] if needs == "structure" else [])
 
 
-def test_both_are_dynamics(imagination):
-    assert isinstance(imagination, Dynamics)
-    assert isinstance(Simulation(), Dynamics)
+def test_a_simulator_without_eyes_sees_no_structure():
     with pytest.raises(DilaError, match="needs the model's eyes"):
         Simulation().costs(Now(torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), [Line()]), Structure(torch.zeros(1)))
 

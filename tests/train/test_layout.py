@@ -56,10 +56,11 @@ def test_it_learns_in_any_units_and_leaves_the_rest_alone(model, moving):
     assert float(layout_loss(model, *moving).detach()) < 0.6 * losses[0]
 
 
-def test_the_error_of_many_clips_is_that_of_all_at_once(model, moving):
+def test_the_error_of_many_clips_is_that_of_all_at_once(model, moving, monkeypatch):
     expected = float(layout_loss(model, *moving).detach())
     for batch in (5, 24, 100):  # the last of five is of four
-        assert layout_error(model, *moving, batch=batch) == pytest.approx(expected, rel=1e-5)
+        monkeypatch.setattr("dila.train.layout.BATCH", batch)
+        assert layout_error(model, *moving) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_dynamics_drop_out_while_they_learn_and_not_afterwards(small_config, awake, moving):

@@ -28,12 +28,12 @@ def strike():
     else:
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
-def verb(arguments):
+def verb():
     train(RUN, sys.argv[1] + "/data", sys.argv[1] + "/out", cache_dir=sys.argv[1] + "/cache", progress=False)
 
 with pytest.MonkeyPatch.context() as patch:
     prepare(patch, strike)
-    patch.setattr("dila.cli.params.main", verb)
+    patch.setattr("dila.cli.params.params", verb)
     sys.exit(main(["params"]))
 """
 

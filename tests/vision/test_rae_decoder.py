@@ -145,7 +145,7 @@ def test_faults_of_a_file_are_named(tmp_path):
         load(tmp_path, missing)
     with pytest.raises(DilaError, match=r"unexpected: mask_token"):
         load(tmp_path, published() | {"mask_token": torch.zeros(1)})
-    with pytest.raises(DilaError, match=r"misshapen: decoder_norm\.bias \[3\] for \[16\]"):
+    with pytest.raises(DilaError, match=r"misshapen: decoder_norm\.bias \[3\] instead of \[16\]"):
         load(tmp_path, published() | {"decoder_norm.bias": torch.zeros(3)})
     with pytest.raises(DilaError, match="is no RAE decoder"):
         load(tmp_path, {"weight": torch.zeros(3)})

@@ -1,31 +1,28 @@
 """``dila adapt``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, read
+from dila.cli.arguments import Data, Device, Model
 from dila.train.adapt import Adaptation
 
 
 def adapt(
-    model: Positional[str],
+    model: Positional[Model],
     data: Positional[Data],
     out: Path = Path("outputs/adapted"),
     cache_dir: Path | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     how: tyro.conf.OmitArgPrefixes[Adaptation] = Adaptation(),  # noqa: B008
 ) -> None:
     """Teach a trained model real actions: what planning needs. Interrupted, the same command goes on.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
         data: recordings with true actions.
         out: folder; the adapted model is its part ``model``.
         cache_dir: where encoded features are kept; $DILA_CACHE or ~/.cache/dila/features when left out.
-        device: auto, cpu, cuda or mps.
         how: settings.
     """
     from dila.train.adapt import adapt
@@ -42,8 +39,3 @@ def adapt(
     if space.structure_error is not None:
         print(f"structure under held-out true actions: error {space.structure_error:.2f} (1 is standing still)")
     print(f"the adapted model is in {made.folder}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(adapt, "adapt", arguments, config=(tyro.conf.AvoidSubcommands,))

@@ -19,6 +19,13 @@ Result = TypeVar("Result")
 
 Data = Annotated[str, tyro.conf.arg(metavar="PATH")]
 """A path, or the address of data elsewhere (``hf://``, ``s3://``, ``gs://``, ``https://``), whose slashes stay."""
+Model = Annotated[str, tyro.conf.arg(help="folder of a trained model or of a run, or Hub id.")]
+Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
+Fps = Annotated[float | None, tyro.conf.arg(help="frames a second, instead of what the files say.")]
+Camera = Annotated[
+    str | None,
+    tyro.conf.arg(help="of episodes that several cameras saw, this one alone, such as observation.images.front."),
+]
 
 IMAGINED = "e_hat"
 """Name of the imagined features in the numbers beside a clip; no other file of dila has it."""
@@ -26,7 +33,7 @@ IMAGINED = "e_hat"
 
 def read(verb: Callable[..., Result], name: str, arguments: Sequence[str], **options: Any) -> Result:
     """Run a verb on its command line. Wrong flags end the process with 2, as all bad input does."""
-    return tyro.cli(verb, prog=f"dila {name}", args=list(arguments), **options)
+    return tyro.cli(verb, prog=f"dila {name}", args=list(arguments), config=(tyro.conf.AvoidSubcommands,), **options)
 
 
 def open_world(model: str, device: str, draws: bool = True) -> "World":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import read
+from dila.cli.arguments import Device
 from dila.errors import DilaError, at_least
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def bench(
     graph: bool = False,
     profile: bool = False,
     repeats: int = 3,
-    device: str = "auto",
+    device: Device = "auto",
     json: Path | None = None,
 ) -> None:
     """Measure what training, rollouts, plans and labels cost here, each in a process of its own.
@@ -53,7 +53,6 @@ def bench(
         graph: on CUDA, each work as a CUDA graph; a profile is of the work without.
         profile: tell where the time goes, by part of the model and by operation.
         repeats: on the clock.
-        device: auto, cpu, cuda or mps.
         json: file for the same numbers.
     """
     from dila.evaluate.profiling import profile_apart
@@ -111,8 +110,3 @@ def _cells(row: dict) -> tuple[str, ...]:
 
 def _row(cells: Sequence[str]) -> str:
     return f"{cells[0]:<14}{cells[1]:<8}" + "".join(f"{cell:>11}" for cell in cells[2:])
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(bench, "bench", arguments)

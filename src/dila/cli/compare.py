@@ -1,10 +1,5 @@
 """``dila compare``."""
 
-from collections.abc import Sequence
+from dila.recipes.compare import main
 
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run `dila.recipes.compare`."""
-    from dila.recipes.compare import main as compare
-
-    compare(arguments)
+__all__ = ["main"]

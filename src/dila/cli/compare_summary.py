@@ -1,11 +1,10 @@
 """``dila compare summary``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import print_json, read
+from dila.cli.arguments import print_json
 
 
 def summary(
@@ -41,8 +40,3 @@ def summary(
         print_json([each.to_json() for each in summaries])
         return
     print("wrote " + ", ".join(map(str, written)))
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(summary, "compare summary", arguments)

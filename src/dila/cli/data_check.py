@@ -1,12 +1,11 @@
 """``dila data check``."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, print_json, read
+from dila.cli.arguments import Camera, Data, Fps, print_json
 
 if TYPE_CHECKING:
     from dila.data.check import Finding, Report
@@ -19,8 +18,8 @@ def check(
     path: Positional[Data],
     json: bool = False,
     frames: int = 64,
-    fps: float | None = None,
-    camera: str | None = None,
+    fps: Fps = None,
+    camera: Camera = None,
     strict: bool = False,
 ) -> int:
     """Tell what a corpus is and what is wrong with it. Exit code 0: fine; 1: errors; 2: it cannot be opened at all.
@@ -34,8 +33,6 @@ def check(
         path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
         json: print one JSON document with everything.
         frames: read of each episode at most, in stretches spread over it; 0 reads all.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
         strict: exit with 1 for warnings too.
     """
     from dila.data.check import check as look
@@ -85,8 +82,3 @@ def _finding(word: str, finding: "Finding") -> list[str]:
     more = len(finding.items) - LISTED
     items = [f"  {item}" for item in finding.items[:LISTED]]
     return [f"{word}: {finding.sentence}", *items, *([f"  and {more} more"] if more > 0 else [])]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Read the command line and run; returns the exit code."""
-    return read(check, "data check", arguments)

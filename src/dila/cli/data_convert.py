@@ -1,11 +1,10 @@
 """``dila data convert``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, read
+from dila.cli.arguments import Data
 
 SHOWN = 20
 
@@ -55,8 +54,3 @@ def convert(
         for rate, count in done.paced.items():
             told = f"{fps / rate:.3g} times as fast as their files, which say {rate:g}"
             print(f"  --fps {fps:g} plays {count} of them {told}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(convert, "data convert", arguments)

@@ -1,12 +1,10 @@
 """``dila data record``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import read
 from dila.errors import at_least
 
 Source = Literal[
@@ -71,8 +69,3 @@ def record(
         name = "scripted" if policy == "push" else policy
         record_simulator(source, out, episodes, frames, size, seed, name, workers, store=folder)
     print(f"{out} holds {count_episodes(out)} episodes")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(record, "data record", arguments)

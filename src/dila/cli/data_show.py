@@ -1,11 +1,10 @@
 """``dila data show``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, read
+from dila.cli.arguments import Camera, Data, Fps
 
 
 def show(
@@ -14,8 +13,8 @@ def show(
     episodes: int = 8,
     moments: int = 8,
     size: int = 128,
-    fps: float | None = None,
-    camera: str | None = None,
+    fps: Fps = None,
+    camera: Camera = None,
 ) -> None:
     """Draw a contact sheet of episodes that lie evenly over a corpus, with their names and times.
 
@@ -25,8 +24,6 @@ def show(
         episodes: rows at most.
         moments: pictures of each.
         size: pixels of a picture's longer side.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
     """
     from dila.evaluate.corpus_sheet import draw_corpus
 
@@ -36,8 +33,3 @@ def show(
         print(f"  {name}")
     for name, reason in shown.skipped.items():
         print(f"  skipped {name}: {reason}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(show, "data show", arguments)

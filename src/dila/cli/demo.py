@@ -1,12 +1,11 @@
 """``dila demo``."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import open_world, read
+from dila.cli.arguments import Device, open_world
 
 
 def demo(
@@ -14,7 +13,7 @@ def demo(
     clips: tuple[Path, ...] = (),
     host: str = "127.0.0.1",
     port: int | None = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Play a model in the browser: steer it, move actions to another scene, rebind, freeze, look inside.
 
@@ -23,15 +22,9 @@ def demo(
         clips: videos or folders of videos to offer; those that come with the package when left out.
         host: address to listen on. 127.0.0.1 is this machine alone, 0.0.0.0 whoever reaches it.
         port: the first free one from 7860 when left out.
-        device: auto, cpu, cuda or mps.
     """
     began = time.monotonic()
     from dila.data.examples import FOLDER
     from dila.demo.serve import serve
 
     serve(open_world(model, device), list(clips) or [FOLDER], host, port, began)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(demo, "demo", arguments)

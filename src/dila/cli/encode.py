@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, read
+from dila.cli.arguments import Camera, Data, Fps, read
 from dila.recipes.command import encoder_flags
 
 
@@ -18,8 +18,8 @@ def _encoder(eyes: Any) -> Callable[..., None]:
         path: Positional[Data],
         out: Path | None = None,
         encoder: Annotated[Any, tyro.conf.arg(constructor=type(eyes))] = eyes,
-        fps: float | None = None,
-        camera: str | None = None,
+        fps: Fps = None,
+        camera: Camera = None,
         engine: Literal["local", "ray"] = "local",
         workers: int = 2,
         device: str = "auto",
@@ -33,8 +33,6 @@ def _encoder(eyes: Any) -> Callable[..., None]:
             out: folder of the cache, as `dila train --cache-dir` takes it; $DILA_CACHE or ~/.cache/dila/features when
                 left out. With a cluster, one that all its machines see.
             encoder: the frozen encoder: which, and its fields, as `dila train` takes them.
-            fps: frames a second, instead of what the files say.
-            camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
             engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
             workers: processes on the cluster.
             device: auto, cpu, cuda or mps; of local.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, print_json, read
+from dila.cli.arguments import Camera, Data, Device, Fps, Model, print_json, read
 
 What = Literal[
     "all", "generation", "cycle", "probe", "disentangle", "motion", "manifold", "transfer", "sceptic"
@@ -15,7 +15,7 @@ What = Literal[
 
 def evaluate(
     what: Positional[What],
-    model: Positional[str],
+    model: Positional[Model],
     data: Positional[Data],
     out: Path = Path("outputs/evaluation.json"),
     pins: Path | None = None,
@@ -34,12 +34,12 @@ def evaluate(
     seed: int = 0,
     tables: tuple[str, ...] = (),
     held_out: float | None = None,
-    fps: float | None = None,
-    camera: str | None = None,
+    fps: Fps = None,
+    camera: Camera = None,
     name: str | None = None,
     run_seed: int | None = None,
     cache_dir: Path | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     json: bool = False,
 ) -> None:
     """Measure a model on held-out episodes: a table or figure of the paper, or all of them.
@@ -51,7 +51,6 @@ def evaluate(
 
     Args:
         what: the table or figure.
-        model: folder of a trained model or of a run, or Hub id.
         data: a corpus; its held-out episodes are judged, the others fit probes.
         out: .json; pictures go to the folder ``pictures`` beside it.
         pins: clips to judge on, from `dila eval pin`; spread over the held-out episodes when left out.
@@ -71,12 +70,9 @@ def evaluate(
         seed: of probes and controls.
         tables: with all, only these.
         held_out: share of the episodes held out; that of the run that the model is part of, or 0.1, when left out.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone.
         name: of the model in comparisons; seeds of one model share it. The run's own when left out.
         run_seed: of the run; its own when left out.
         cache_dir: of features; $DILA_CACHE or the user's cache folder when left out.
-        device: auto, cpu, cuda or mps.
         json: print the results as JSON.
     """
     from dila.configs import to_json

@@ -1,11 +1,10 @@
 """``dila eval pin``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, read
+from dila.cli.arguments import Camera, Data, Fps
 
 
 def pin(
@@ -15,8 +14,8 @@ def pin(
     frames: int = 16,
     clips: int = 64,
     held_out: float = 0.1,
-    fps: float | None = None,
-    camera: str | None = None,
+    fps: Fps = None,
+    camera: Camera = None,
 ) -> None:
     """Choose the clips that models are judged on, once: spread over the held-out episodes, with fingerprints.
 
@@ -27,8 +26,6 @@ def pin(
         frames: of a clip; shortened to what the data allow.
         clips: how many.
         held_out: share of the episodes held out, as in training.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone.
     """
     from dila.data import open_corpus, split_episodes
     from dila.errors import DilaError, at_least
@@ -45,8 +42,3 @@ def pin(
     write_pins(out, pins)
     episodes = f"{len(pins.fingerprints)} of {len(held)} held-out episodes"
     print(f"pinned {len(pins.clips)} clips of {pins.frames} frames in {episodes}: {out}, hash {pins.hash}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(pin, "eval pin", arguments)

@@ -1,11 +1,8 @@
 """``dila import-released``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
-
-from dila.cli.arguments import read
 
 
 def import_released(
@@ -39,8 +36,3 @@ def import_released(
     loaded = load_pretrained(checkpoint, encoder=eyes, decoder=hand, stride=stride)
     notes = {"imported_from": checkpoint.name}
     print(f"wrote {save_pretrained(out, loaded, notes)}; try: dila label {out} VIDEOS")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(import_released, "import-released", arguments)

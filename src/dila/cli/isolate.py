@@ -1,23 +1,20 @@
 """``dila isolate``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import check_imagined, open_world, read, save_imagined
+from dila.cli.arguments import Device, Model, check_imagined, open_world, save_imagined
 
 
 def isolate(
-    model: Positional[str], video: Positional[Path], out: Path = Path("outputs/isolate.mp4"), device: str = "auto"
+    model: Positional[Model], video: Positional[Path], out: Path = Path("outputs/isolate.mp4"), device: Device = "auto"
 ) -> None:
     """Freeze the structure of a clip: what still moves is content.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
         video: a video file or a folder of frames.
         out: .mp4 or .gif; features and the frozen structure are written beside it as .safetensors.
-        device: auto, cpu, cuda or mps.
     """
     check_imagined(out, video)
     world = open_world(model, device)
@@ -27,8 +24,3 @@ def isolate(
     rows = {"true, drawn": world.draw(e[1:]), "structure frozen": world.draw(still.e)}
     save_imagined(out, still.e, rows, world.stride, s=still.s, motion_left=left)
     print(f"motion left, as a share of the clip's own: {left:.3f}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(isolate, "isolate", arguments)

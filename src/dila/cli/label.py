@@ -1,24 +1,23 @@
 """``dila label``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, open_world, read
+from dila.cli.arguments import Camera, Data, Device, Fps, Model, open_world
 from dila.errors import at_least
 
 
 def label(
-    model: Positional[str],
+    model: Positional[Model],
     videos: Positional[Data],
     out: Path = Path("outputs/latent_actions.parquet"),
-    fps: float | None = None,
-    camera: str | None = None,
+    fps: Fps = None,
+    camera: Camera = None,
     every_frame: bool = False,
     batch: int = 8,
-    device: str = "auto",
+    device: Device = "auto",
     engine: Literal["local", "ray"] = "local",
     workers: int = 2,
 ) -> None:
@@ -29,14 +28,10 @@ def label(
     Interrupted, the same command goes on where it stopped.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
         videos: a video, a folder of frames, or a folder with any number of them at any depth.
         out: the file to write; older labels there are replaced.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
         every_frame: label each frame of a video, not one a stride of the model.
         batch: windows that go through the model at once.
-        device: auto, cpu, cuda or mps.
         engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
         workers: processes on the cluster.
     """
@@ -48,8 +43,3 @@ def label(
     print(f"wrote {done.path}: {done.actions} latent actions of {done.videos} videos, {len(done.skipped)} skipped")
     for name, reason in done.skipped.items():
         print(f"  skipped {name}: {reason}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(label, "label", arguments)

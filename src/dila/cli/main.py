@@ -43,7 +43,7 @@ VERBS: dict[str, str] = {
     "params": "how many parameters DiLA and the baselines have at each size",
     "parity": "compare with recorded numbers of the released model",
 }
-"""Every verb with its line of help; ``a-b`` and ``a b`` live in `dila.cli.a_b`, whose `main` reads the rest."""
+"""Every verb with its line of help; ``a-b`` and ``a b`` live in `dila.cli.a_b`, see `_run`."""
 
 NO_WAY = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
 """Of the system about a path that was merely asked after."""
@@ -118,10 +118,16 @@ def _answer(arguments: list[str]) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
+    """Call the function of the verb's last word with its flags, or a `main` that reads the words itself."""
     if verb not in VERBS:
         raise DilaError(f"there is no verb {verb!r}; `dila --help` lists them: {', '.join(VERBS)}")
-    module = importlib.import_module("dila.cli." + verb.replace("-", "_").replace(" ", "_"))
-    return module.main([_at_home(word) for word in arguments]) or 0
+    from dila.cli.arguments import read
+
+    names = verb.replace("-", "_").split()
+    module, words = importlib.import_module("dila.cli." + "_".join(names)), [_at_home(word) for word in arguments]
+    if hasattr(module, "main"):
+        return module.main(words) or 0
+    return read(getattr(module, names[-1]), verb, words) or 0
 
 
 def _at_home(word: str) -> str:

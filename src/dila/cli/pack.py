@@ -1,12 +1,9 @@
 """``dila pack``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
-
-from dila.cli.arguments import read
 
 
 def pack(
@@ -40,8 +37,3 @@ def about(title: str | None, data: str | None, limits: str | None, licence: str 
     """What was told, for a card."""
     told = {"title": title, "data": data, "limits": limits, "licence": licence}
     return {name: text for name, text in told.items() if text is not None}
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(pack, "pack", arguments)

@@ -1,8 +1,6 @@
 """``dila params``."""
 
-from collections.abc import Sequence
-
-from dila.cli.arguments import print_json, read
+from dila.cli.arguments import print_json
 
 
 def params(json: bool = False) -> None:
@@ -29,8 +27,3 @@ def params(json: bool = False) -> None:
         numbers = (row.parameters, row.frozen, row.published, row.table_8)
         told = "".join(f"{number:>14,}" if number else " " * 14 for number in numbers)
         print(f"{row.model:<10}{row.size:<11}{features:<16}{row.action_dim:>5}{told}".rstrip())
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(params, "params", arguments)

@@ -1,11 +1,10 @@
 """``dila parity``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import print_json, read
+from dila.cli.arguments import print_json
 
 
 def parity(folder: Positional[Path], json: bool = False) -> int:
@@ -26,8 +25,3 @@ def parity(folder: Positional[Path], json: bool = False) -> int:
             print(f"{error:9.2e}  {name}")
         print(f"{'parity' if worst <= TOLERANCE else 'NO PARITY'}: worst {worst:.2e}, tolerance {TOLERANCE:.0e}")
     return int(not worst <= TOLERANCE)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Read the command line and run."""
-    return read(parity, "parity", arguments)

@@ -1,12 +1,11 @@
 """``dila plan``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 from tyro.conf import Positional
 
-from dila.cli.arguments import open_world, read
+from dila.cli.arguments import Device, open_world
 from dila.evaluate.planning import Planning
 
 
@@ -14,7 +13,7 @@ def plan(
     model: Positional[Path],
     how: tyro.conf.OmitArgPrefixes[Planning],
     out: Path | None = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Reach goal images by model-predictive control, between a random policy and the true simulator.
 
@@ -24,7 +23,6 @@ def plan(
         model: folder of an adapted model, see `dila adapt`.
         how: settings.
         out: folder; outputs/plan/ENVIRONMENT when left out.
-        device: auto, cpu, cuda or mps.
     """
     from dila.evaluate.planning import measure_planning
     from dila.interop.actions import load_actions
@@ -42,8 +40,3 @@ def plan(
         told = "undefined: the simulator is no better than chance" if value is None else f"{value:.2f}"
         print(f"{measure} between random (0) and the true simulator (1): {told}")
     print(f"wrote {out / 'report.json'}, {out / 'curves.png'} and {out / 'videos'}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(plan, "plan", arguments)

@@ -1,10 +1,7 @@
 """``dila push``."""
 
-from collections.abc import Sequence
-
 from tyro.conf import Positional
 
-from dila.cli.arguments import read
 from dila.cli.pack import about
 
 
@@ -34,8 +31,3 @@ def push(
 
     address = push_to_hub(model, repo, about(title, data, limits, licence), private=private, half=half)
     print(f"uploaded {model} to {repo}: {address}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(push, "push", arguments)

@@ -1,9 +1,6 @@
 """``dila quickstart``."""
 
-from collections.abc import Sequence
 from pathlib import Path
-
-from dila.cli.arguments import read
 
 
 def quickstart(out: Path = Path("outputs/quickstart")) -> None:
@@ -24,8 +21,3 @@ def quickstart(out: Path = Path("outputs/quickstart")) -> None:
         f" shuffled labels {report['probe_r2_chance']:.3f})\n"
         f"{report['seconds']:.0f} seconds; open {out / 'report.html'}"
     )
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(quickstart, "quickstart", arguments)

@@ -1,28 +1,25 @@
 """``dila rebind``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import check_imagined, open_world, read, save_imagined
+from dila.cli.arguments import Device, Model, check_imagined, open_world, save_imagined
 
 
 def rebind(
-    model: Positional[str],
+    model: Positional[Model],
     structure: Positional[Path],
     content: Positional[Path],
     out: Path = Path("outputs/rebind.mp4"),
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Draw the structure of one clip with the content of another.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
         structure: the clip that says where things are.
         content: the clip that says what they look like.
         out: .mp4 or .gif; features and structure are written beside it as .safetensors.
-        device: auto, cpu, cuda or mps.
     """
     check_imagined(out, structure, content)
     world = open_world(model, device)
@@ -35,8 +32,3 @@ def rebind(
         "rebound": world.draw(bound.e),
     }
     save_imagined(out, bound.e, rows, world.stride, s=bound.s)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(rebind, "rebind", arguments)

@@ -1,11 +1,10 @@
 """``dila report``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import print_json, read
+from dila.cli.arguments import print_json
 
 
 def report(
@@ -41,8 +40,3 @@ def report(
         print_json(told)
         return
     print(f"wrote {out} and {out.with_suffix('.json')}: {len(rows)} scores")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(report, "report", arguments)

@@ -1,30 +1,27 @@
 """``dila rollout``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import check_imagined, open_world, read, save_imagined
+from dila.cli.arguments import Device, Model, check_imagined, open_world, save_imagined
 
 
 def rollout(
-    model: Positional[str],
+    model: Positional[Model],
     video: Positional[Path],
     out: Path = Path("outputs/rollout.mp4"),
     context: int = 1,
     steps: int | None = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Imagine the future of a clip under its own latent actions, beside what really happened.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
         video: a video file or a folder of frames.
         out: .mp4 or .gif; the features, latent actions and errors are written beside it as .safetensors.
         context: true frames that the model sees.
         steps: frames to imagine; to the end of the clip when left out.
-        device: auto, cpu, cuda or mps.
     """
     import torch
 
@@ -41,8 +38,3 @@ def rollout(
     rows = {"true, drawn": world.draw(true), "imagined": world.draw(from_true)}
     save_imagined(out, e_hat, rows, world.stride, z=z, error_vs_copy_last=ratio)
     print(f"error over that of repeating the last true frame: {ratio.mean():.3f} (1 is no better)")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(rollout, "rollout", arguments)

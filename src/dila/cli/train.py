@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
         print(_HELP.format(recipes=_listing(RECIPES), ablations=_listing(ablations), baselines=_lines(baselines)))
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
-    made = read(_trainer(name, rest), f"train {name}", rest, config=(tyro.conf.AvoidSubcommands,))
+    made = read(_trainer(name, rest), f"train {name}", rest)
     print(f"the trained model is in {made}")
 
 

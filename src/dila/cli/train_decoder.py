@@ -1,13 +1,12 @@
 """``dila train-decoder``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from dila.cli.arguments import Data, read
+from dila.cli.arguments import Data, Device
 from dila.errors import DilaError
 from dila.train.run import DecoderRun
 
@@ -21,7 +20,7 @@ def train_decoder(
     fps: float | None = None,
     camera: str | None = None,
     cache_dir: Path | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     settings: Annotated[DecoderRun, tyro.conf.arg(name="")] = DecoderRun(),  # noqa: B008 (frozen)
 ) -> None:
     """Train a small decoder for a trained model and attach it, so that its predictions can be looked at.
@@ -37,7 +36,6 @@ def train_decoder(
         fps: frames a second, instead of what the files say; the run's when left out.
         camera: of episodes that several cameras saw, this one alone; the run's when left out.
         cache_dir: where encoded features are kept.
-        device: auto, cpu, cuda or mps.
         settings: of the decoder and its training.
     """
     from dila.train.decoder import attach_rae
@@ -52,8 +50,3 @@ def train_decoder(
     else:
         raise DilaError("a decoder is either trained, with --data PATH, or the published one, with --rae FILE")
     print(f"the model with its decoder is in {made}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(train_decoder, "train-decoder", arguments)

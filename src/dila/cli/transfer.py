@@ -1,30 +1,27 @@
 """``dila transfer``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from dila.cli.arguments import check_imagined, open_world, read, save_imagined
+from dila.cli.arguments import Device, Model, check_imagined, open_world, save_imagined
 
 
 def transfer(
-    model: Positional[str],
+    model: Positional[Model],
     source: Positional[Path],
     target: Positional[Path],
     out: Path = Path("outputs/transfer.mp4"),
     context: int = 1,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Replay the latent actions of one clip in the scene of another.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
         source: the clip whose actions are taken.
         target: the clip whose first frame is the scene.
         out: .mp4 or .gif; features and latent actions are written beside it as .safetensors.
         context: frames of the target that the model sees.
-        device: auto, cpu, cuda or mps.
     """
     check_imagined(out, source, target)
     world = open_world(model, device)
@@ -36,8 +33,3 @@ def transfer(
         "source's actions in target": world.draw(moved.e),
     }
     save_imagined(out, moved.e, rows, world.stride, z=moved.z)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
-    read(transfer, "transfer", arguments)

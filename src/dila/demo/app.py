@@ -107,7 +107,7 @@ def _play_tab(gr: Any, stage: Stage) -> None:
     quiet: dict[str, Any] = {"api_name": False, "show_progress": "hidden", "concurrency_id": STEPS}
 
     def show(play: Play) -> tuple[Play, Any, str]:
-        return play, _picture(play), f"{len(play.actions)} imagined frame(s)"
+        return play, _enlarged(play.now), f"{len(play.actions)} imagined frame(s)"
 
     def start_playing(name: str, file: str | None, seconds: int | float, progress: Any = told) -> tuple:
         with _told(gr):
@@ -323,10 +323,6 @@ def _begun(play: Play | None) -> Play:
     if play is None:
         raise DilaError("there is no picture yet; choose a clip and begin")
     return play
-
-
-def _picture(play: Play) -> Any:
-    return _enlarged(play.now)
 
 
 def _enlarged(picture: UInt8[Tensor, "3 Y X"]) -> Any:

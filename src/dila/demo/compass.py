@@ -52,7 +52,7 @@ class Compass(NamedTuple):
         return (z - self.origin) @ self.axes.T / self.spread
 
 
-def find_compass(world: World, clips: Sequence[UInt8[Tensor, "T 3 Y X"]], clusters: int = CLUSTERS) -> Compass:
+def find_compass(world: World, clips: Sequence[UInt8[Tensor, "T 3 Y X"]]) -> Compass:
     """Directions and actions of what happens in these clips.
 
     Raises:
@@ -65,7 +65,7 @@ def find_compass(world: World, clips: Sequence[UInt8[Tensor, "T 3 Y X"]], cluste
     still = clips[0][:1].expand(2, -1, -1, -1).contiguous()
     origin = world.infer(still).float().cpu()[0]
     axes, spread = _directions(z - origin, moved)
-    return Compass(origin, axes, spread, _named(z, moved, origin, clusters))
+    return Compass(origin, axes, spread, _named(z, moved, origin))
 
 
 def motion(frames: UInt8[Tensor, "T 3 Y X"]) -> Float[Tensor, "K 2"]:
@@ -109,11 +109,11 @@ def _directions(z: Float[Tensor, "N Dz"], moved: Float[Tensor, "N 2"]) -> tuple[
     return axes, (z @ axes.T).square().mean(0).sqrt().clamp_min(1e-6)
 
 
-def _named(z: Tensor, moved: Tensor, origin: Tensor, clusters: int) -> dict[str, Tensor]:
+def _named(z: Tensor, moved: Tensor, origin: Tensor) -> dict[str, Tensor]:
     size = (z - origin).norm(dim=1)
     kept = size <= size.quantile(USUAL)
     z, moved, usual = z[kept], moved[kept], size.mean()
-    centres, belongs = cluster(z, clusters)
+    centres, belongs = cluster(z, CLUSTERS)
     found: dict[str, Tensor] = {"still": origin}
     for g in (centres - origin).norm(dim=1).argsort().tolist():
         if (centres[g] - origin).norm() > _STILL * usual:

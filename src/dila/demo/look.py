@@ -43,11 +43,9 @@ def look(world: World, frames: UInt8[Tensor, "T 3 Y X"]) -> Inside:
     return Inside(frames, s, c, world.infer(frames).float().cpu())
 
 
-def sheet(inside: Inside, columns: int = 8) -> Any:
+def sheet(inside: Inside) -> Any:
     """Frames, structure and content under one another, as a PIL picture."""
-    return contact_sheet(
-        {"frames": inside.frames, "structure s": inside.structure, "content c": inside.content}, columns
-    )
+    return contact_sheet({"frames": inside.frames, "structure s": inside.structure, "content c": inside.content})
 
 
 def plane(z: Float[Tensor, "K Dz"], method: Plane = "PCA") -> Float[Tensor, "K 2"]:

@@ -5,7 +5,7 @@ the regression that `dila adapt` begins with: the model itself stays as it is.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,14 +79,14 @@ class Planned(NamedTuple):
     said: str
 
 
-def start_picture(seed: int, size: int = SIZE) -> UInt8[Tensor, "3 Y X"]:
+def start_picture(seed: int) -> UInt8[Tensor, "3 Y X"]:
     """The board as an episode begins.
 
     Raises:
         MissingExtra: gym-pusht is not installed.
     """
     with _board(seed) as body:
-        return body.picture(size)
+        return body.picture(SIZE)
 
 
 def goal_at(seed: int, right: int | float, down: int | float) -> Goal:
@@ -157,10 +157,10 @@ def plan_to(
     eyes = Imagination(world, hands.encoder)
     eyes.layout()  # says it of a model that has none
     done = iter(range(1, loop.steps + 1))
-    with _environment(goal, hands.repeats, lambda: None) as blind:
+    with closing(_Watched(goal, hands.repeats, lambda: None)) as blind:
         (chance,) = control([blind], [goal.seed], Blind(), Simulation(), lambda goals: Score(), hands.limits, loop)
     told(0, "planning")
-    with _environment(goal, hands.repeats, lambda: told(next(done) / loop.steps, "planning")) as environment:
+    with closing(_Watched(goal, hands.repeats, lambda: told(next(done) / loop.steps, "planning"))) as environment:
         (made,) = control(
             [environment], [goal.seed], SEARCH, eyes, cost_maker(eyes, "structure"), hands.limits, loop, show=eyes
         )
@@ -178,8 +178,8 @@ def plan_to(
 class _Watched(GoalEnvironment):
     """Push-T from the start with that number to a goal; tells of every step."""
 
-    def __init__(self, body: PushTBody, goal: Goal, repeats: int, stepped: Callable[[], Any]):
-        super().__init__(body, Task(self._stage, reach_distance), repeats, SIZE)
+    def __init__(self, goal: Goal, repeats: int, stepped: Callable[[], Any]):
+        super().__init__(PushTBody(), Task(self._stage, reach_distance), repeats, SIZE)
         self.wanted, self.stepped = goal, stepped
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
@@ -198,22 +198,10 @@ class _Watched(GoalEnvironment):
 
 
 @contextmanager
-def _environment(goal: Goal, repeats: int, stepped: Callable[[], Any]) -> Iterator[_Watched]:
-    environment = _Watched(PushTBody(), goal, repeats, stepped)
-    try:
-        yield environment
-    finally:
-        environment.close()
-
-
-@contextmanager
 def _board(seed: int) -> Iterator[PushTBody]:
-    body = PushTBody()
-    try:
+    with closing(PushTBody()) as body:
         body.reset(np.random.default_rng(seed))
         yield body
-    finally:
-        body.close()
 
 
 def _placed(snapshot: Any, place: tuple[float, float]) -> Any:

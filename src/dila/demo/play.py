@@ -84,10 +84,4 @@ def export(play: Play, path: Path, stride: float) -> Path:
 
 def _step(world: World, state: Any, z: Float[Tensor, " Dz"]) -> tuple[Any, Tensor]:
     with world.running():
-        return world.model.step(state, z[None].to(_device(state)))
-
-
-def _device(state: Any) -> torch.device:
-    if isinstance(state, Tensor):
-        return state.device
-    return next((_device(part) for part in state if part is not None), torch.device("cpu"))
+        return world.model.step(state, z[None].to(world.device))

@@ -259,7 +259,7 @@ def open_bench(
         trained.refuse(data, [*held, *(episode for episode in train if episode.id in pinned)])
     source = _open_source(settings.source, data, share, trained) if settings.source else ()
     encoder: Any = world.encoder
-    cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=sys.stderr.isatty())
+    cache = FeatureCache(encoder, cache_dir or default_cache(), progress=sys.stderr.isatty())
     cached_train, cached_held = cache.episodes(train), cache.episodes(held)
     read = {episode.id for episode in cached_held}
     held_frames = [episode for episode in held if episode.id in read]

@@ -42,7 +42,7 @@ from dila.data.labels import METADATA_KEY
 from dila.errors import DilaError, refuse_shortage
 from dila.files import alone, at_home, replacing, write_json, writing
 from dila.imagine.cluster import EPISODES_PER_PART, Engine, count_frames, cut_parts, each_part
-from dila.imagine.windows import CHUNK, Window, Windows, encode, infer_windows, sample, sample_every
+from dila.imagine.windows import CHUNK, Window, Windows, encode, infer_windows, sample
 from dila.protocols import Episode
 from dila.version import version
 
@@ -168,7 +168,7 @@ class _Part(NamedTuple):
 
     world: "World"
     batch: int
-    every_frame: bool
+    every_frame: bool = False
     passed: Callable[[int], Any] | None = None
     """Told how many frames more have passed, each time that some have."""
 
@@ -178,73 +178,54 @@ class _Part(NamedTuple):
     def __call__(self, part: tuple[Path, Sequence[Episode]]) -> None:
         path, episodes = part
         if not path.is_file():
-            _write(_label_part(self.world, episodes, self.batch, self.every_frame, self.passed), path)
+            _write(self.table(episodes), path)
 
+    def table(self, episodes: Sequence[Episode]) -> Any:
+        """The labels of these episodes; those that could not be read are in its metadata instead."""
+        runs: dict[_Run, np.ndarray] = {}
+        failed: dict[str, str] = {}
+        found: dict[_Run, list[np.ndarray]] = {}
+        with self.world.running():
+            for run, z in infer_windows(self.world.model, self._windows(episodes, runs, failed), self.batch):
+                found.setdefault(run, []).append(z[0].cpu().numpy())
+        labels = []
+        for place, episode in enumerate(episodes):
+            its = [(index, found.get(run, [])) for run, index in runs.items() if run.episode == place]
+            if episode.id not in failed:
+                labels.append(_labels(episode, its, self.every_frame))
+        return _table(labels, failed)
 
-def _label_part(
-    world: "World",
-    episodes: Sequence[Episode],
-    batch: int,
-    every_frame: bool = False,
-    passed: Callable[[int], Any] | None = None,
-) -> Any:
-    """The table of these episodes; those that could not be read are in its metadata instead."""
-    runs: dict[_Run, np.ndarray] = {}
-    failed: dict[str, str] = {}
-    found: dict[_Run, list[np.ndarray]] = {}
-    passed = passed or (lambda frames: None)
-    with world.running():
-        windows = _windows(world, episodes, every_frame, runs, failed, passed)
-        for run, z in infer_windows(world.model, windows, batch):
-            found.setdefault(run, []).append(z[0].cpu().numpy())
-    labels = [
-        _labels(
-            episode, [(index, found.get(run, [])) for run, index in runs.items() if run.episode == place], every_frame
-        )
-        for place, episode in enumerate(episodes)
-        if episode.id not in failed
-    ]
-    return _table(labels, failed)
+    def _windows(
+        self, episodes: Sequence[Episode], runs: dict[_Run, np.ndarray], failed: dict[str, str]
+    ) -> Iterator[tuple[_Run, Window]]:
+        """Windows of all episodes, one after the other; notes the runs found and the episodes that cannot be read."""
+        for place, episode in enumerate(episodes):
+            try:
+                sampled = sample(episode, self.world.stride, self.every_frame)
+                mine = {_Run(place, number): index for number, index in enumerate(sampled)}
+                runs |= mine
+                yield from self._cut(episode, mine)
+            except (DilaError, OSError) as error:
+                refuse_shortage(error)
+                failed[episode.id] = str(error)
 
-
-def _windows(
-    world: "World",
-    episodes: Sequence[Episode],
-    every_frame: bool,
-    runs: dict[_Run, np.ndarray],
-    failed: dict[str, str],
-    passed: Callable[[int], Any],
-) -> Iterator[tuple[_Run, Window]]:
-    """Windows of all episodes, one after the other; notes the runs found and the episodes that cannot be read."""
-    for place, episode in enumerate(episodes):
-        try:
-            sampled = (sample_every if every_frame else sample)(episode, world.stride)
-            mine = {_Run(place, number): index for number, index in enumerate(sampled)}
-            runs |= mine
-            yield from _cut(world, episode, mine, passed)
-        except (DilaError, OSError) as error:
-            refuse_shortage(error)
-            failed[episode.id] = str(error)
-
-
-def _cut(
-    world: "World", episode: Episode, runs: dict[_Run, np.ndarray], passed: Callable[[int], Any]
-) -> Iterator[tuple[_Run, Window]]:
-    """Windows of the runs of one episode, whose frames are read and encoded once, in order."""
-    frames = np.unique(np.concatenate([np.empty(0, np.int64), *runs.values()]))
-    cuts = {run: Windows(world.frames) for run in runs}
-    reached = 0
-    for start, e in zip(range(0, len(frames), CHUNK), encode(world.encoder, episode, frames), strict=True):
-        chunk = frames[start : start + CHUNK]
-        for run, cut in list(cuts.items()):
-            for window in cut.take(e[:, torch.from_numpy(np.isin(chunk, runs[run]))]):
-                yield run, window
-            if runs[run][-1] <= chunk[-1]:
-                for window in cuts.pop(run).end():
+    def _cut(self, episode: Episode, runs: dict[_Run, np.ndarray]) -> Iterator[tuple[_Run, Window]]:
+        """Windows of the runs of one episode, whose frames are read and encoded once, in order."""
+        frames = np.unique(np.concatenate([np.empty(0, np.int64), *runs.values()]))
+        cuts = {run: Windows(self.world.frames) for run in runs}
+        reached = 0
+        for start, e in zip(range(0, len(frames), CHUNK), encode(self.world.encoder, episode, frames), strict=True):
+            chunk = frames[start : start + CHUNK]
+            for run, cut in list(cuts.items()):
+                for window in cut.take(e[:, torch.from_numpy(np.isin(chunk, runs[run]))]):
                     yield run, window
-        upto = len(episode.times) if chunk[-1] == frames[-1] else int(chunk[-1]) + 1
-        passed(upto - reached)
-        reached = upto
+                if runs[run][-1] <= chunk[-1]:
+                    for window in cuts.pop(run).end():
+                        yield run, window
+            upto = len(episode.times) if chunk[-1] == frames[-1] else int(chunk[-1]) + 1
+            if self.passed is not None:
+                self.passed(upto - reached)
+            reached = upto
 
 
 def _labels(episode: Episode, runs: Sequence[tuple[np.ndarray, list[np.ndarray]]], every_frame: bool) -> _Labels:
@@ -308,7 +289,11 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
                 files.update(table["file"].to_pylist())
         if not actions:
             raise DilaError(_nothing(sorted(files), skipped))
-        _write_skipped(out.with_suffix(".skipped.json"), skipped)
+        sidecar = out.with_suffix(".skipped.json")
+        if skipped:
+            write_json(sidecar, skipped)
+        else:
+            sidecar.unlink(missing_ok=True)
     return Labelled(out, len(files), rows, int(actions), skipped)
 
 
@@ -317,13 +302,6 @@ def _nothing(short: Sequence[str], skipped: dict[str, str]) -> str:
     if skipped:
         return f"none of the videos could be used, the first of {len(skipped)} because {next(iter(skipped.values()))}"
     return f"{short[0]} has fewer than two frames at the model's stride, and so has every other; give longer videos"
-
-
-def _write_skipped(path: Path, skipped: dict[str, str]) -> None:
-    if not skipped:
-        path.unlink(missing_ok=True)
-        return
-    write_json(path, skipped)
 
 
 def _write(table: Any, path: Path) -> None:

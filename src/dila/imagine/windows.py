@@ -22,6 +22,9 @@ from dila.shapes import Features, Float, LatentActions, Tensor
 CHUNK = 32
 """Frames of a video held decoded in memory at once."""
 
+BATCH = 8
+"""Windows of a clip that go through the model at once."""
+
 Chunk = Float[Tensor, "B _ H W D"]
 """Features of some frames of a clip; chunks of one clip can differ in length."""
 
@@ -35,7 +38,7 @@ class Window(NamedTuple):
     keep: int
 
 
-def sample(episode: Episode, stride: int | float) -> list[np.ndarray]:
+def sample(episode: Episode, stride: int | float, every_frame: bool = False) -> list[np.ndarray]:
     """Raw frame numbers at every ``stride`` seconds, as unbroken runs; a constant frame rate gives one run.
 
     Sample k is the frame nearest to k * stride, counted from the first frame and anew from that after a gap that no
@@ -44,27 +47,20 @@ def sample(episode: Episode, stride: int | float) -> list[np.ndarray]:
     frame leaves much less than one between them (`dila.data.clips.squeezed`): nothing is bridged or repeated. As in
     `dila.data.Clips`, so that a video is sampled as in training.
 
+    With ``every_frame`` there are runs from the first frame of no transition yet as well, and so on: together every
+    frame. Where the frame rate divides the stride, each frame is in one run; where it does not, some are in two, with
+    other frames behind them.
+
     Raises:
         DilaError: the episode is empty or has fewer frames a second than asked for.
     """
     times, spacing = _clock(episode, stride)
-    return [start + run for start, piece in _pieces(times, spacing, stride) for run in _runs(piece, spacing, stride)]
-
-
-def sample_every(episode: Episode, stride: int | float) -> list[np.ndarray]:
-    """The runs of `sample`, and runs from the first frame of no transition yet, and so on: together every frame.
-
-    Where the frame rate divides the stride, each frame is in one run; where it does not, some are in two, with other
-    frames behind them. Twice as many runs are tried as a stride has frames, which leaves out frames of uneven times.
-
-    Raises:
-        DilaError: as `sample`.
-    """
-    times, spacing = _clock(episode, stride)
-    return [start + run for start, piece in _pieces(times, spacing, stride) for run in _every(piece, spacing, stride)]
+    cut = _every if every_frame else _runs
+    return [start + run for start, piece in _pieces(times, spacing, stride) for run in cut(piece, spacing, stride)]
 
 
 def _every(times: np.ndarray, spacing: float, stride: int | float) -> Iterator[np.ndarray]:
+    """Twice as many runs are tried as a stride has frames, which leaves out frames of uneven times."""
     free = np.ones(len(times), dtype=bool)
     for _ in range(min(len(times), 2 * math.ceil(stride / spacing - TIE))):
         first = int(free.argmax())
@@ -187,16 +183,14 @@ def _infer(model: LatentActionModel, group: list[tuple[_Key, Window]]) -> Iterat
         yield key, part[:, part.shape[1] - window.keep :]
 
 
-def infer_long(
-    model: LatentActionModel, chunks: Iterable[Chunk] | Features, frames: int, batch: int = 8
-) -> LatentActions:
+def infer_long(model: LatentActionModel, chunks: Iterable[Chunk] | Features, frames: int) -> LatentActions:
     """Latent actions of a clip of any length, given whole or in chunks, read in windows of ``frames`` frames.
 
     Raises:
         DilaError: fewer than two frames.
     """
     parts = [chunks] if isinstance(chunks, Tensor) else chunks
-    z = [part for _, part in infer_windows(model, ((0, window) for window in windows(parts, frames)), batch)]
+    z = [part for _, part in infer_windows(model, ((0, window) for window in windows(parts, frames)), BATCH)]
     if not z:
         raise DilaError("a latent action lies between two frames, but the clip has fewer; give a longer one")
     return torch.cat(z, dim=1)

@@ -19,7 +19,7 @@ import torch
 from dila.configs import from_json, to_json
 from dila.errors import DilaError
 from dila.files import replacing, write_json
-from dila.shapes import Float, Int, Tensor
+from dila.shapes import Bool, Float, Int, Tensor
 
 ACTIONS, INVERSE = "actions.json", "latent_to_action.safetensors"
 RIDGES = tuple(10.0**power for power in range(-6, 3))
@@ -93,13 +93,18 @@ class LatentToAction:
         """
         _check_rows(z, a, episode)
         x, y = z.double(), a.double()
-        names = episode.unique()
-        held = torch.isin(episode, names[-max(1, round(HELD * len(names))) :])
+        held = last_of(episode, HELD)
         fits = [_ridge(x[~held], y[~held], penalty) for penalty in RIDGES]
         scores = [r_squared(x[held] @ weight + bias, y[held]) for weight, bias in fits]
         best = scores.index(max(scores))
         weight, bias = _ridge(x, y, RIDGES[best])
         return cls(weight.float(), bias.float()), scores[best]
+
+
+def last_of(episode: Int[Tensor, " N"], share: float) -> Bool[Tensor, " N"]:
+    """The rows of the last trajectories, so large a share of them all, which a fit leaves out and is scored on."""
+    names = episode.unique()
+    return torch.isin(episode, names[-max(1, round(share * len(names))) :])
 
 
 def r_squared(predicted: Float[Tensor, "N D"], y: Float[Tensor, "N D"]) -> float:

@@ -110,9 +110,9 @@ def _scores(scores: Mapping[str, Any]) -> str:
         return "None were measured.\n"
     nested = {name: value for name, value in scores.items() if isinstance(value, Mapping)}
     plain = {name: value for name, value in scores.items() if name not in nested}
-    parts = [_table(("score", ""), [(_SCORES.get(name, name), _number(name, x)) for name, x in plain.items()])]
-    parts = parts if plain else []
-    return "\n".join(parts + [f"### {name}\n\n{_scores(value)}" for name, value in nested.items()])
+    rows = [(_SCORES.get(name, name), _number(name, x)) for name, x in plain.items()]
+    parts = [f"### {name}\n\n{_scores(value)}" for name, value in nested.items()]
+    return "\n".join([_table(("score", ""), rows), *parts] if rows else parts)
 
 
 def _number(name: str, value: Any) -> str:

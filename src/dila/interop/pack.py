@@ -7,7 +7,7 @@ from typing import Any
 
 from dila.errors import DilaError
 from dila.files import at_home
-from dila.interop.actions import known_actions
+from dila.interop.actions import Actions, known_actions
 from dila.interop.card import GIVE, local_encoder, model_card, run_numbers
 from dila.interop.find import locate
 from dila.interop.pretrained import load_pretrained, read_notes, save_pretrained
@@ -34,11 +34,9 @@ def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = No
     pretrained, about = load_pretrained(path), dict(about or {})
     if folder := local_encoder(pretrained.encoder):
         _log.warning("the encoder is a folder of this machine, %s: %s", folder, GIVE)
-    folder = _folder(path)
-    notes = read_notes(folder) if folder is not None else {}
-    scores = (run_numbers(folder) if folder is not None else {}) | notes.get("scores", {}) | about.pop("scores", {})
-    notes = {**notes, **about, **({"scores": scores} if scores else {})}
-    actions = known_actions(folder) if folder is not None else None
+    noted, measured, actions = _left(path)
+    scores = measured | noted.get("scores", {}) | about.pop("scores", {})
+    notes = {**noted, **about, **({"scores": scores} if scores else {})}
     return save_pretrained(out, pretrained, notes, half=half, card=model_card(pretrained, notes), actions=actions)
 
 
@@ -48,6 +46,9 @@ def _check_apart(path: str | Path, out: str | Path) -> None:
         raise DilaError(f"{out} is, holds or lies in {path}, which the model is read from; choose a folder apart")
 
 
-def _folder(path: str | Path) -> Path | None:
-    """Where the model lies; None for a released file, which keeps no notes."""
-    return None if at_home(path).is_file() else locate(path)
+def _left(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], Actions | None]:
+    """Notes, numbers of the run and real actions that lie beside the model; a released file has none."""
+    if at_home(path).is_file():
+        return {}, {}, None
+    folder = locate(path)
+    return read_notes(folder), run_numbers(folder), known_actions(folder)

@@ -26,7 +26,7 @@ from torch import nn
 
 from dila.configs import from_json, to_json
 from dila.errors import DilaError, MissingExtra, first_line
-from dila.files import at_home, private, writing
+from dila.files import at_home, private, read_object, writing
 from dila.interop.actions import ACTIONS, INVERSE, Actions, save_actions
 from dila.interop.bounds import check_bounds
 from dila.interop.card import CARD
@@ -293,11 +293,8 @@ def _describe_decoder(decoder: FrameDecoder | None) -> dict[str, Any] | None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DilaError(f"{path} cannot be read as JSON: {first_line(error)}; copy the folder anew") from error
-    if not isinstance(described, dict) or not isinstance(described.get("format"), int):
+    described = read_object(path, "copy the folder anew")
+    if not isinstance(described.get("format"), int):
         raise DilaError(f"{path} does not describe a trained model: it has no field format; check the path")
     if described["format"] > FORMAT:
         raise DilaError(
@@ -356,18 +353,11 @@ def _size(grid: tuple[int, int], channels: int) -> str:
 
 def _put_in_place(partial: Path, folder: Path) -> None:
     """Rename; a folder cannot be renamed over a full one, so an older one steps aside for that moment."""
-    with _set_aside(folder):
-        os.replace(partial, folder)
-
-
-@contextmanager
-def _set_aside(folder: Path) -> Iterator[None]:
-    old = private(folder, "old")
-    present = folder.exists()
+    old, present = private(folder, "old"), folder.exists()
     if present:
         os.replace(folder, old)
     try:
-        yield
+        os.replace(partial, folder)
     except BaseException:
         if present:
             os.replace(old, folder)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
 from dila.files import at_home, replacing
 from dila.model.config import (
     BackboneConfig,
@@ -28,7 +28,7 @@ from dila.model.config import (
 from dila.model.dila import DiLA
 from dila.nn.attention import Attention
 from dila.shapes import Tensor
-from dila.vision.stored import load_plain
+from dila.vision.stored import load_plain, tensor_faults
 
 RELEASED_QUIRKS = Quirks(rope_before_scale=True, single_frame_rollout=True, forget_conv_window=True)
 
@@ -184,9 +184,8 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
             return _plainly_named(load_file(path))
         content = load_plain(path, mmap=True)
     except (SafetensorError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DilaError(
-            f"cannot read {path}: {reason}; the file is damaged or not a checkpoint, copy it anew"
+            f"cannot read {path}: {first_line(error)}; the file is damaged or not a checkpoint, copy it anew"
         ) from error
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
@@ -277,20 +276,8 @@ def _heads(state: Mapping[str, Tensor], attention: str) -> tuple[int, int]:
 
 
 def _check(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(found.keys() - expected.keys())
-    misshapen = [
-        f"{name} {list(found[name].shape)} instead of {list(expected[name].shape)}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name].shape != expected[name].shape
-    ]
-    shifted = [n for n in sorted(found) if n.endswith(".beta") and not found[n].is_meta and found[n].any()]
-    problems = [
-        f"{what}: {', '.join(names)}"
-        for what, names in (
-            ("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen), ("not zero", shifted),
-        )
-        if names
-    ]  # fmt: skip
+    problems = tensor_faults(found, expected)
+    if shifted := [n for n in sorted(found) if n.endswith(".beta") and not found[n].is_meta and found[n].any()]:
+        problems.append(f"not zero: {', '.join(shifted)}")
     if problems:
         raise DilaError(f"{source} is not a whole released checkpoint; {'; '.join(problems)}")

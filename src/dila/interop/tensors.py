@@ -12,6 +12,7 @@ from torch import nn
 from dila.errors import DilaError, first_line
 from dila.files import readable
 from dila.shapes import Tensor
+from dila.vision.stored import tensor_faults
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -29,19 +30,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], half: bool = False)
 
 def load_tensors(module: Module, path: Path) -> Module:
     """Fill the module from a safetensors file, strictly. Raises DilaError that names every tensor at fault."""
-    stored, wanted = _read_tensors(path), module.state_dict()
-    misshapen = [
-        f"{name} {list(stored[name].shape)} instead of {list(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & stored.keys())
-        if stored[name].shape != wanted[name].shape
-    ]
-    faults = {
-        "missing": sorted(wanted.keys() - stored.keys()),
-        "unexpected": sorted(stored.keys() - wanted.keys()),
-        "misshapen": misshapen,
-    }
-    if any(faults.values()):
-        told = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
+    stored = _read_tensors(path)
+    if faults := tensor_faults(stored, module.state_dict()):
+        told = "; ".join(faults)
         raise DilaError(f"{path} does not hold the tensors that the config beside it describes; {told}")
     module.load_state_dict(stored, assign=True)
     return module.requires_grad_(True)

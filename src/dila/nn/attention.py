@@ -60,8 +60,7 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "B T N D"], bias: Float[Tensor, "heads N N"] | None = None
     ) -> Float[Tensor, "B T N D"]:
         """Every token of a frame sees every token of the same frame."""
-        (q,) = self._heads(self.to_q(self.norm(x)))
-        k, v = self._split(self.to_kv(x))
+        q, (k, v) = self._heads(self.to_q(self.norm(x))), self._split(self.to_kv(x))
         out = self._attend(self._unit(q, self.q_scale * LOGIT_SCALE), self._unit(k, self.k_scale), v, bias)
         return self.to_out(rearrange(out, "b t heads n d -> b t n (heads d)"))
 
@@ -111,8 +110,7 @@ class Attention(nn.Module):
     def across(self, x: Float[Tensor, "B T N D"], context: tuple[Tensor, Tensor]) -> Float[Tensor, "B T N D"]:
         """Every token sees the context of its frame, or, where the context has one frame, that one."""
         k, v = context
-        (q,) = self._heads(self.to_q(self.norm(x)))
-        q = self._unit(q, self.q_scale * LOGIT_SCALE)
+        q = self._unit(self._heads(self.to_q(self.norm(x))), self.q_scale * LOGIT_SCALE)
         frames = x.shape[1]
         if k.shape[1] == 1 and frames > 1:  # one context for all frames: fold time into the queries, copy nothing
             q = rearrange(q, "b t heads n d -> b 1 heads (t n) d")
@@ -122,11 +120,11 @@ class Attention(nn.Module):
         return self.to_out(out)
 
     def _split(self, kv: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = self._heads(*kv.chunk(2, dim=-1))
-        return k, v
+        k, v = kv.chunk(2, dim=-1)
+        return self._heads(k), self._heads(v)
 
-    def _heads(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        return tuple(rearrange(part, "b t n (heads d) -> b t heads n d", heads=self.heads) for part in parts)
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b t n (heads d) -> b t heads n d", heads=self.heads)
 
     @staticmethod
     def _unit(x: Tensor, scale: Tensor) -> Tensor:

@@ -9,6 +9,11 @@ from torch import nn
 from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
+HIDDEN = 16
+"""Channels that a cell is brought to."""
+HELD_OUT = 0.2
+"""Share of the examples of either kind that the accuracy is of."""
+
 
 class GoalClassifier(nn.Module):
     """Logit that a goal is reached, from a map of features or structure: what a cell says, weighed by where it is.
@@ -16,17 +21,16 @@ class GoalClassifier(nn.Module):
     Args:
         grid: rows and columns.
         dim: channels of the map.
-        hidden: channels that a cell is brought to.
     """
 
-    def __init__(self, grid: tuple[int, int], dim: int, hidden: int = 16):
+    def __init__(self, grid: tuple[int, int], dim: int):
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
-        self.cell = nn.Sequential(nn.Linear(dim, hidden), nn.SiLU())
-        self.place = nn.Sequential(nn.Flatten(), nn.Linear(grid[0] * grid[1] * hidden, 32), nn.SiLU(), nn.Linear(32, 1))
+        self.cell = nn.Sequential(nn.Linear(dim, HIDDEN), nn.SiLU())
+        self.place = nn.Sequential(nn.Flatten(), nn.Linear(grid[0] * grid[1] * HIDDEN, 32), nn.SiLU(), nn.Linear(32, 1))
 
     def forward(self, maps: Float[Tensor, "N H W C"]) -> Float[Tensor, " N"]:
         """Logits."""
@@ -41,11 +45,7 @@ class Fitted(NamedTuple):
 
 
 def fit_classifier(
-    reached: Float[Tensor, "P H W C"],
-    missed: Float[Tensor, "M H W C"],
-    steps: int = 300,
-    seed: int = 0,
-    held_out: float = 0.2,
+    reached: Float[Tensor, "P H W C"], missed: Float[Tensor, "M H W C"], steps: int = 300, seed: int = 0
 ) -> Fitted:
     """Learn from examples.
 
@@ -54,7 +54,6 @@ def fit_classifier(
         missed: maps where it is not.
         steps: of AdamW, all examples at once.
         seed: of weights and of what is held out.
-        held_out: share of either kind that the accuracy is of.
 
     Raises:
         DilaError: fewer than two examples of either kind.
@@ -65,7 +64,7 @@ def fit_classifier(
         torch.default_generator.manual_seed(seed)
         parts = [x[torch.randperm(len(x))].float() for x in (reached, missed)]
         made = GoalClassifier((reached.shape[1], reached.shape[2]), reached.shape[3])
-    cuts = [max(1, round(held_out * len(x))) for x in parts]
+    cuts = [max(1, round(HELD_OUT * len(x))) for x in parts]
     x, held = (torch.cat([p[c:] for p, c in zip(parts, cuts, strict=True)]),
                torch.cat([p[:c] for p, c in zip(parts, cuts, strict=True)]))  # fmt: skip
     sizes = [len(p) - c for p, c in zip(parts, cuts, strict=True)]

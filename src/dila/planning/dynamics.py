@@ -7,7 +7,7 @@ sees. The context is read once for all candidates of all environments.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,15 +39,6 @@ class Now(NamedTuple):
     frames: UInt8[Tensor, "B T 3 Y X"]
     """The last frames, the present one at the end."""
     environments: Sequence[Any]
-
-
-@runtime_checkable
-class Dynamics(Protocol):
-    """`Imagination` or `Simulation`."""
-
-    def costs(self, now: Now, cost: FrameCost) -> CostOf:
-        """The cost of candidates ``B S K Da`` that begin now."""
-        ...
 
 
 def at_once(e: Features) -> int:
@@ -98,7 +89,7 @@ class Imagination:
         return _layout(self.world.model)
 
     def costs(self, now: Now, cost: FrameCost) -> CostOf:
-        """See `Dynamics`; what the cost does not need is not computed.
+        """The cost of candidates ``B S K Da`` that begin now; what it does not need is not computed.
 
         Raises:
             DilaError: the cost needs what only a simulator has, or what this model has not.
@@ -166,7 +157,7 @@ class Simulation:
     over: Over = "mean"
 
     def costs(self, now: Now, cost: FrameCost) -> CostOf:
-        """See `Dynamics`; each environment is put back as it was after every candidate.
+        """The cost of candidates ``B S K Da`` that begin now; each environment is put back as it was after every one.
 
         Raises:
             DilaError: an environment that cannot be put back, or a cost that needs eyes where there are none.
@@ -228,6 +219,9 @@ class Simulation:
         parts = [_look(self.eyes, part, past, cost) for part in in_turn(pictures, samples, axis=1)]
         features, structure = (None if its[0] is None else torch.cat(its, 1) for its in zip(*parts, strict=True))
         return features, structure
+
+
+Dynamics = Imagination | Simulation
 
 
 class _Future(NamedTuple):

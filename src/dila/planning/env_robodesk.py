@@ -160,11 +160,7 @@ def _block_legs(desk: RoboDesk, rng: np.random.Generator, *, block: str) -> list
 def _button_legs(desk: RoboDesk, rng: np.random.Generator, *, colour: str) -> list[Leg]:
     """From the front, down through it."""
     button = desk.physics.named.data.xpos[f"{colour}_button"].copy()
-    return _via(button - 0.04 * NORTH, button + 0.04 * NORTH - 0.02 * UP, 16)
-
-
-def _via(start: np.ndarray, end: np.ndarray, steps: int) -> list[Leg]:
-    return [*_to(start), Leg(lambda: end, steps, 0.8)]
+    return [*_to(button - 0.04 * NORTH), Leg(lambda: button + 0.04 * NORTH - 0.02 * UP, 16, 0.8)]
 
 
 def _to(place: np.ndarray) -> list[Leg]:

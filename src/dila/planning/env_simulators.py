@@ -148,10 +148,6 @@ class ThingsBody(RobosuiteBody):
             controller.reset_goal()
 
 
-def _index(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    return [names.index(name) for name in wanted]
-
-
 def _stage(
     body: SimulatorBody,
     rng: np.random.Generator,
@@ -165,7 +161,7 @@ def _stage(
     """Drive by the recordings' script until a thing moves."""
     body.reset(rng)
     driver = Driver(body.simulator, rng, "scripted")
-    places = _index(body.simulator.names["state"], things)
+    places = [body.simulator.names["state"].index(thing) for thing in things]
 
     def happened(first: np.ndarray, now: np.ndarray) -> bool:
         return bool(np.abs(now[places] - first[places]).max() > least)

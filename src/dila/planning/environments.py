@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dila.errors import DilaError
-from dila.planning.environment import Body, GoalEnvironment, Task
+from dila.planning.environment import Body, GoalEnvironment
 from dila.planning.vp2_files import FromTo, stager
 
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
@@ -46,7 +46,7 @@ def make_environment(
     body, task = (_named(address) for address in ENVIRONMENTS[name])
     made: Body = body()
     given = stager(name, made, tasks) if tasks is not None else None
-    return GoalEnvironment(made, _checked(task), held_steps(name, made, stride), size, given)
+    return GoalEnvironment(made, task, held_steps(name, made, stride), size, given)
 
 
 def held_steps(name: str, body: Body, stride: float) -> int:
@@ -67,8 +67,3 @@ def held_steps(name: str, body: Body, stride: float) -> int:
 def _named(address: str) -> Any:
     module, name = address.split(":")
     return getattr(importlib.import_module(f"dila.planning.{module}"), name)
-
-
-def _checked(task: Any) -> Task:
-    assert isinstance(task, Task)
-    return task

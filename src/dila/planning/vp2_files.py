@@ -14,7 +14,7 @@ An episode is to lead from the state of its start to the last one.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,21 +31,6 @@ class FromTo(NamedTuple):
 
     start: np.ndarray
     goal: np.ndarray
-
-
-@runtime_checkable
-class Puttable(Protocol):
-    """A body that takes VP2's states, of so many numbers."""
-
-    width: int
-
-    def put(self, state: np.ndarray) -> None:
-        """Bring it into a state as VP2 tells it."""
-        ...
-
-    def snapshot(self) -> Any:
-        """See `dila.planning.environment.Body`."""
-        ...
 
 
 def read_tasks(path: str | Path) -> list[FromTo]:
@@ -83,13 +68,13 @@ def stager(name: str, body: Any, tasks: Sequence[FromTo]) -> Callable[[int | Non
 
     Args:
         name: of the environment.
-        body: what is to be put there.
+        body: what is to be put there: with ``put``, from a state of VP2, and its ``width`` in numbers.
         tasks: of `read_tasks`.
 
     Raises:
         DilaError: the body knows no states of VP2, or they are of another simulator.
     """
-    if not isinstance(body, Puttable):
+    if not hasattr(body, "put"):
         raise DilaError(f"goals: VP2 has tasks for robodesk-... and robosuite-vp2, not for {name}; leave the flag out")
     if (width := len(tasks[0].start)) != body.width:
         raise DilaError(f"goals: this file holds states of {WIDTHS[width]}, not of {name}; give the file of its task")

@@ -110,7 +110,7 @@ def scaled(run: Run, share: float) -> Run:
 def measure(world: World, run: Run, corpus: Corpus, cache_dir: Path) -> dict[str, float]:
     """Scores on a corpus's held-out episodes, by the names that `dila.interop.card` explains."""
     encoder = cast(FrozenEncoder, world.encoder)
-    cache = FeatureCache(encoder, cache_dir, encoder.statistics, progress=False)
+    cache = FeatureCache(encoder, cache_dir, progress=False)
     train_part, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
     horizon = run.clips.frames - 1
     scores: dict[str, float] = {"rollout_ratio": measure_rollouts(world, held, horizon).pooled}

@@ -125,9 +125,7 @@ def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
     world = World(*pretrained, bf16=run.precision == "bf16")
     told: dict[str, Any] = {"parameters": count(pretrained.model.config), "probed": list(settings.probed)}
     corpus = _open(settings)
-    cache = FeatureCache(
-        pretrained.encoder, settings.cache_dir or default_cache(), pretrained.encoder.statistics, progress=False
-    )
+    cache = FeatureCache(pretrained.encoder, settings.cache_dir or default_cache(), progress=False)
     training, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
     told["losses"] = _losses(world, run, held)
     if not pretrained.model.acts:

@@ -97,7 +97,7 @@ def _measure(world: World, run: Run, data: Path, cache_dir: Path) -> tuple[Rollo
     corpus = open_corpus(data)
     agent = components("state", AGENT, len(corpus.names["state"]), corpus.names)
     encoder = cast(FrozenEncoder, world.encoder)
-    cache = FeatureCache(encoder, cache_dir, encoder.statistics, progress=False)
+    cache = FeatureCache(encoder, cache_dir, progress=False)
     train_part, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
     target = "true displacement of the agent"
     return measure_rollouts(world, held), measure_probe(world, train_part, held, agent, target)

@@ -25,14 +25,15 @@ from dila.errors import DilaError
 from dila.files import alone, at_home, write_json
 from dila.imagine.label import hash_world
 from dila.imagine.world import World
-from dila.interop.actions import ACTIONS, ActionSpace, LatentToAction, load_actions, names_of, r_squared
+from dila.interop.actions import ACTIONS, ActionSpace, LatentToAction, last_of, load_actions, names_of, r_squared
 from dila.interop.models import AnyModel, build, kind_of
 from dila.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 from dila.interop.seen import carried_note
 from dila.model.dila import DiLA
 from dila.nn.real_actions import action_encoder, mean_and_std, read_raw
-from dila.shapes import Actions, Bool, Float, LatentActions, Tensor
+from dila.shapes import Actions, Float, LatentActions, Tensor
 from dila.train.begin import differences
+from dila.train.folder import RUN
 from dila.train.layout import fit_layout, layout_error, read_structure
 from dila.train.loop import train
 from dila.train.material import default_cache, flat_actions, open_data
@@ -161,11 +162,12 @@ def adapt(
         started = pretrained._replace(model=with_encoder(pretrained.model, encoder))
         where = next(started.model.parameters()).device
         to_latent_r2 = score_encoder(started.model.encode_actions, Pairs(*(part.to(where) for part in pairs)))
-        if isinstance(started.model, DiLA) and not (out / TRAINING / "run.json").is_file():
+        begun = (out / TRAINING / RUN).is_file()
+        if isinstance(started.model, DiLA) and not begun:
             _move_by_actions(started.model, corpus, cache, run, how, progress)
         last = model
         if how.steps:
-            if not (out / TRAINING / "run.json").is_file():
+            if not begun:
                 save_pretrained(out / START, started, carried_note(model))
             last = train(run, data, out / TRAINING, cache_dir=cache_dir, progress=progress)
             started = pretrained._replace(model=load_pretrained(last, device=device).model)
@@ -273,7 +275,7 @@ def collect(
 
 def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> nn.Sequential:
     """The action encoder that best gives z on most of the trajectories, taking actions in their own units."""
-    fitted = ~_left_out(pairs)
+    fitted = ~last_of(pairs.episode, HELD)
     mean, std = mean_and_std(pairs.a[fitted])
     scale = pairs.z.std(0).mean().clamp_min(1e-9)
     x, z = (pairs.a[fitted] - mean) / std, pairs.z[fitted] / scale
@@ -303,13 +305,8 @@ def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> nn.Sequential
 @torch.no_grad()
 def score_encoder(encode: Callable[[Actions], LatentActions], pairs: Pairs) -> float:
     """R² of z from actions, on the trajectories that `fit_encoder` left out."""
-    held = _left_out(pairs)
+    held = last_of(pairs.episode, HELD)
     return r_squared(encode(pairs.a[None, held])[0], pairs.z[held])
-
-
-def _left_out(pairs: Pairs) -> Bool[Tensor, " N"]:
-    names = pairs.episode.unique()
-    return torch.isin(pairs.episode, names[-max(1, round(HELD * len(names))) :])
 
 
 def with_encoder(model: AnyModel, encoder: nn.Sequential) -> AnyModel:

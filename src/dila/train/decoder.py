@@ -23,7 +23,7 @@ from dila.interop.find import CONFIG, DECODER, find_pretrained, locate
 from dila.interop.pretrained import Pretrained, load_pretrained, pick_device, read_notes, save_pretrained
 from dila.shapes import Float, Tensor, UInt8
 from dila.train.folder import find_run, held_out_of
-from dila.train.material import default_cache
+from dila.train.material import default_cache, with_features
 from dila.train.run import DecoderRun, Optimiser
 from dila.train.stop import StopRequest
 from dila.vision import (
@@ -35,13 +35,12 @@ from dila.vision import (
     build_decoder,
     decoder_loss,
 )  # fmt: skip
+from dila.vision.cache import some_frames
 from dila.vision.stored import load_plain, write_plain
 
 FILE = "decoder.pt"
 SAVE_MINUTES = 2.0
 SHOW_EVERY = 10
-READ = 64
-"""Frames read at once while the pairs are gathered."""
 
 
 class Pairs(NamedTuple):
@@ -95,10 +94,9 @@ def train_decoder(
     clips = run.get("clips", {})
     corpus = open_corpus(data, fps or clips.get("fps"), camera or clips.get("camera"))
     frames, _ = split_episodes(corpus, held_out_of(run) if held_out is None else held_out)
-    cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=progress)
+    cache = FeatureCache(encoder, cache_dir or default_cache(), progress=progress)
     cached = cache.episodes(frames)
-    read = {episode.id for episode in cached}
-    frames = [episode for episode in frames if episode.id in read]
+    frames = with_features(frames, cached)
     work = folder.with_name(f"{folder.name}.decoder")
     with alone(work):
         with StopRequest() as stop:
@@ -163,7 +161,8 @@ def fit_decoder(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        decoder = ConvDecoder(_config(encoder, settings)).to(encoder.device)
+        sizes = settings.size, settings.width, settings.max_width, settings.blocks
+        decoder = ConvDecoder(ConvDecoderConfig(encoder.feature_dim, encoder.grid, *sizes)).to(encoder.device)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=settings.lr, weight_decay=1e-4, fused=True)
     path = folder / FILE
     described = {"settings": to_json(settings), "encoder": encoder.config(), "data": _digest(features)}
@@ -191,17 +190,12 @@ def fit_decoder(
 
 def gather_pairs(encoder: FrozenEncoder, frames: Sequence[Any], features: Sequence[Any], settings: DecoderRun) -> Pairs:
     """About ``settings.frames`` frames, evenly spread over the episodes, at the decoder's size, with their features."""
-    step = max(1, sum(len(episode.times) for episode in frames) // settings.frames)
-    e, pictures, first = [], [], 0
-    for its_frames, its_features in zip(frames, features, strict=True):
-        wanted = list(range(first, len(its_frames.times), step))
-        first = (first - len(its_frames.times)) % step
-        for start in range(0, len(wanted), READ):
-            part = wanted[start : start + READ]
-            read = its_frames.read(part)
-            seen = encoder.encode(read[None])[0].cpu() if its_features is its_frames else its_features.read(part)
-            e.append(seen.bfloat16())
-            pictures.append(resized(read, (settings.size, settings.size)))
+    e, pictures = [], []
+    for place, wanted in some_frames(frames, settings.frames):
+        read, its = frames[place].read(wanted), features[place]
+        seen = encoder.encode(read[None])[0].cpu() if its is frames[place] else its.read(wanted)
+        e.append(seen.bfloat16())
+        pictures.append(resized(read, (settings.size, settings.size)))
     return Pairs(torch.cat(e), torch.cat(pictures))
 
 
@@ -226,12 +220,6 @@ def _step(
         group["lr"] = rates.rate(step, settings.steps)
     optimiser.step()
     return {name: loss.detach() for name, loss in losses.items()}
-
-
-def _config(encoder: FrozenEncoder, settings: DecoderRun) -> ConvDecoderConfig:
-    return ConvDecoderConfig(
-        encoder.feature_dim, encoder.grid, settings.size, settings.width, settings.max_width, settings.blocks
-    )
 
 
 def _digest(episodes: Sequence[Any]) -> str:

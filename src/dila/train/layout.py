@@ -20,15 +20,16 @@ from dila.shapes import Actions, Float, Structure, Tensor
 from dila.train.material import flat_actions
 from dila.train.run import Optimiser, Precision
 
+BATCH = 32
+"""Clips at once where nothing is trained."""
+
 
 @torch.no_grad()
-def read_structure(
-    model: DiLA, clips: Clips, precision: Precision = "fp32", batch: int = 32
-) -> tuple[Structure, Actions]:
+def read_structure(model: DiLA, clips: Clips, precision: Precision = "fp32") -> tuple[Structure, Actions]:
     """Structure and true actions of clips of features, held in memory; clips with unknown actions are left out."""
     layout, device = Layout(model), next(model.parameters()).device
     parts = []
-    for clip in load_clips(clips, batch):
+    for clip in load_clips(clips, BATCH):
         a = flat_actions(clip)
         known = a.isfinite().all(dim=(1, 2))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -45,9 +46,9 @@ def layout_loss(model: DiLA, s: Structure, a: Actions, context: int = 2) -> Floa
 
 
 @torch.no_grad()
-def layout_error(model: DiLA, s: Structure, a: Actions, context: int = 2, batch: int = 32) -> float:
+def layout_error(model: DiLA, s: Structure, a: Actions, context: int = 2) -> float:
     """`layout_loss` of any number of clips, so many at a time."""
-    device, parts = next(model.parameters()).device, zip(s.split(batch), a.split(batch), strict=True)
+    device, parts = next(model.parameters()).device, zip(s.split(BATCH), a.split(BATCH), strict=True)
     told = [len(s) * torch.stack(_distances(model, s.to(device), a.to(device), context)) for s, a in parts]
     missed, went = torch.stack(told).sum(0) / len(s)
     return float(missed / went.clamp_min(1e-9))

@@ -1,12 +1,13 @@
 """The log of a run: one JSON object a line in ``log.jsonl``, always, and the trackers a run names."""
 
 import hashlib
+import importlib
 import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from dila.errors import DilaError, MissingExtra, first_line
 from dila.files import write_text, writing
@@ -16,19 +17,12 @@ FILE = "log.jsonl"
 _log = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class Tracker(Protocol):
-    """What a tracker is asked to do."""
+class Tracker(NamedTuple):
+    """Where numbers go besides the file: what writes those of a step by name, and what is called when no more come."""
 
     name: str
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a step by name."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        ...
+    write: Callable[[int, Mapping[str, float]], Any]
+    close: Callable[[], Any]
 
 
 class Log:
@@ -106,60 +100,39 @@ def _keep_until(path: Path, step: int) -> None:
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-class _TensorBoard:
-    name = "tensorboard"
-
-    def __init__(self, writer: Any):
-        self.writer = writer
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class _Service:
-    """wandb, or trackio, which has the same functions."""
-
-    def __init__(self, module: Any):
-        self.module, self.name = module, module.__name__
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self.module.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self.module.finish()
-
-
 def _tensorboard(out: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         _log.info("tensorboard is not installed, so the log goes to %s only", FILE)
         return None
-    return _TensorBoard(SummaryWriter(str(out / "tensorboard"), purge_step=step + 1))
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+
+    def write(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return Tracker("tensorboard", write, writer.close)
 
 
 def _wandb(out: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker:
-    try:
-        import wandb
-    except ImportError as error:
-        raise MissingExtra("logging to wandb", "wandb", "tracking") from error
     # Fixed by the folder, so that a resumed run goes on in the same curve.
     identity = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
-    wandb.init(project="dila", name=name, config=dict(config), dir=str(out), id=identity, resume="allow")
-    return _Service(wandb)
+    return _service("wandb", name=name, config=dict(config), dir=str(out), id=identity)
 
 
 def _trackio(out: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker:
+    return _service("trackio", name=name, config=dict(config))
+
+
+def _service(package: str, **settings: Any) -> Tracker:
+    """wandb, or trackio, which has the same functions."""
     try:
-        import trackio
+        module: Any = importlib.import_module(package)
     except ImportError as error:
-        raise MissingExtra("logging to trackio", "trackio", "tracking") from error
-    trackio.init(project="dila", name=name, config=dict(config), resume="allow")
-    return _Service(trackio)
+        raise MissingExtra(f"logging to {package}", package, "tracking") from error
+    module.init(project="dila", resume="allow", **settings)
+    return Tracker(package, lambda step, values: module.log(dict(values), step=step), module.finish)
 
 
 _TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}

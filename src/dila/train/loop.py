@@ -99,8 +99,8 @@ def train(
     accelerator = accelerator_of(run)
     if not resume and is_begun(out):
         raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
-    held = alone(out) if accelerator.is_main_process else nullcontext()
-    with held, own_random_state(), compiler_as_it_was(run.compile):
+    lock = alone(out) if accelerator.is_main_process else nullcontext()
+    with lock, own_random_state(), compiler_as_it_was(run.compile):
         return _train(run, data, out, accelerator, Path(cache_dir or default_cache()), progress)
 
 

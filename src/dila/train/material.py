@@ -163,7 +163,7 @@ def _cached(name: str, cache: FeatureCache, train_frames: Sequence[Any], held_fr
     if not train:
         raise DilaError(f"{name} has no readable episode to train on: {cache.skipped}")
     held_out = cache.episodes(held_frames)
-    return Split(name, train, held_out, _same(train_frames, train), _same(held_frames, held_out))
+    return Split(name, train, held_out, with_features(train_frames, train), with_features(held_frames, held_out))
 
 
 def _normalised(split: Split, statistics: FeatureStatistics) -> Split:
@@ -195,14 +195,13 @@ def mix(run: Run, parts: Mapping[str, Sequence[Episode]], frames: int, size: tup
     Raises:
         DilaError: a data set gives no clip.
     """
-    return Mixture({name: _named_cut(run, name, episodes, frames, size) for name, episodes in parts.items()}, run.seed)
-
-
-def _named_cut(run: Run, name: str, episodes: Sequence[Episode], frames: int, size: tuple[int, int] | None) -> Clips:
-    try:
-        return cut(run, episodes, frames, size)
-    except DilaError as error:
-        raise DilaError(f"{name}: {error}") from error
+    cuts = {}
+    for name, episodes in parts.items():
+        try:
+            cuts[name] = cut(run, episodes, frames, size)
+        except DilaError as error:
+            raise DilaError(f"{name}: {error}") from error
+    return Mixture(cuts, run.seed)
 
 
 def action_statistics(episodes: Sequence[Episode], repeats: int) -> tuple[Tensor, Tensor]:
@@ -376,7 +375,7 @@ def _some_frames(episodes: Sequence[Episode]) -> Iterator[Frames]:
             yield episode.read(wanted[start : start + READ])[None]
 
 
-def _same(episodes: Sequence[Episode], cached: Sequence[Any]) -> list[Episode]:
-    """The episodes that could be cached."""
+def with_features(episodes: Sequence[Episode], cached: Sequence[Any]) -> list[Episode]:
+    """The episodes of which there are features in the cache."""
     there = {episode.id for episode in cached}
     return [episode for episode in episodes if episode.id in there]

@@ -1,6 +1,7 @@
 """Looking at a run while it trains: held-out errors by horizon, and pictures of true and predicted frames."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -198,15 +199,12 @@ def _chosen(run: Run, split: Split, encoder: FrozenEncoder, device: torch.device
 
 def _clips(run: Run, split: Split, size: tuple[int, int]) -> tuple[Mixture, Clips, str]:
     """Clips of features, the same of frames, and which episodes they are of."""
-    choices = [
-        ("held out", split.held_out, split.held_out_frames),
-        ("training", split.train, split.train_frames),
-    ]
-    for on, episodes, frames in choices:
-        try:
-            clips = mix(run, {split.name: episodes}, run.clips.frames, size)
-            return clips, cut(run, frames, run.clips.frames, size), on
-        except DilaError:
-            if on == "training":
-                raise
-    raise AssertionError("training clips were tried last")
+
+    def both(episodes: Sequence[Any], frames: Sequence[Any], on: str) -> tuple[Mixture, Clips, str]:
+        length = run.clips.frames
+        return mix(run, {split.name: episodes}, length, size), cut(run, frames, length, size), on
+
+    try:
+        return both(split.held_out, split.held_out_frames, "held out")
+    except DilaError:
+        return both(split.train, split.train_frames, "training")

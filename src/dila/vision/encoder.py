@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from dila.configs import to_json
 from dila.errors import DilaError
 from dila.protocols import FrameDecoder
 from dila.shapes import Features, Float, Frames, Pixels, Tensor
@@ -45,11 +46,13 @@ def rows_and_columns(size: int | tuple[int, int]) -> tuple[int, int]:
 class FrozenEncoder(ABC):
     """Frames to features with weights that never train. Not a Module, so no model can take in its weights by chance.
 
-    A subclass gives `features`, the raw features of a flat batch of normalised frames, and `config`. It sets `network`,
-    or has it made when it is first needed by `made_by`: who reads features from a cache never holds one.
+    A subclass gives `features`, the raw features of a flat batch of normalised frames. It sets the fields here, and
+    `network`, or has it made when it is first needed by `made_by`: who reads features from a cache never holds one.
     """
 
     name: ClassVar[str]
+    settings: Any
+    """A dataclass of all but the statistics."""
     grid: tuple[int, int]
     feature_dim: int
     statistics: FeatureStatistics | None
@@ -78,9 +81,9 @@ class FrozenEncoder(ABC):
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
         """Raw features of frames that are resized and ImageNet-normalised."""
 
-    @abstractmethod
     def config(self) -> dict[str, Any]:
         """JSON-ready description from which `dila.vision.build_encoder` makes the same encoder, statistics aside."""
+        return {"name": self.name} | to_json(self.settings)
 
     def inverse(self) -> FrameDecoder | None:
         """The exact way back from features to frames, where there is one."""
@@ -104,13 +107,18 @@ class FrozenEncoder(ABC):
 
     def prepare(self, o: Tensor) -> Float[Tensor, "N 3 Y X"]:
         """Frames ``N 3 Y X`` of any type to the network's device and size, ImageNet-normalised."""
+        x = self.resized(o)
+        return (x - _per_channel(IMAGENET_MEAN, x)) / _per_channel(IMAGENET_STD, x)
+
+    def resized(self, o: Tensor) -> Float[Tensor, "N 3 Y X"]:
+        """Frames ``N 3 Y X`` of any type in 0..1, on the network's device and of its size."""
         x = o.to(self.device)
         x = x.float() if x.is_floating_point() else x.float() / 255
-        if tuple(x.shape[-2:]) != self.resize.size:
-            x = F.interpolate(
-                x, self.resize.size, mode=self.resize.mode, align_corners=False, antialias=self.resize.antialias
-            )
-        return (x - _per_channel(IMAGENET_MEAN, x)) / _per_channel(IMAGENET_STD, x)
+        if tuple(x.shape[-2:]) == self.resize.size:
+            return x
+        return F.interpolate(
+            x, self.resize.size, mode=self.resize.mode, align_corners=False, antialias=self.resize.antialias
+        )
 
     def with_statistics(self: Encoder, statistics: FeatureStatistics | None) -> Encoder:
         """The same encoder, network shared, with other statistics; None gives raw features."""

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from einops import rearrange
 from torch import nn
-from torch.nn import functional as F
 
 from dila.configs import to_json
 from dila.errors import DilaError
@@ -53,21 +52,13 @@ class PatchPixels(FrozenEncoder):
         self.network = nn.Identity()
 
     def prepare(self, o: Tensor) -> Float[Tensor, "N 3 Y X"]:
-        """Frames of any type to 0..1 at the size."""
-        x = o.to(self.device)
-        x = x.float() if x.is_floating_point() else x.float() / 255
-        if tuple(x.shape[-2:]) == self.resize.size:
-            return x
-        return F.interpolate(x, self.resize.size, mode=self.resize.mode, align_corners=False, antialias=True)
+        """Pixels stay in 0..1."""
+        return self.resized(o)
 
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
         """Cut into patches."""
         p = self.settings.patch
         return rearrange(frames, "n c (h p) (w q) -> n h w (p q c)", p=p, q=p)
-
-    def config(self) -> dict[str, Any]:
-        """Its name, size and patch."""
-        return {"name": self.name} | to_json(self.settings)
 
     def inverse(self) -> "PatchDecoder":
         """The decoder that puts the patches together again."""

@@ -20,7 +20,8 @@ from dila.configs import to_json
 from dila.errors import DilaError
 from dila.shapes import Features, Float, Pixels, Tensor
 from dila.vision.encoder import denormalise_pixels
-from dila.vision.statistics import FeatureStatistics, read_tensors
+from dila.vision.statistics import FeatureStatistics
+from dila.vision.stored import read_tensors, tensor_faults
 
 NORM_EPS = 1e-12
 PUBLISHED_GRID = 16
@@ -70,7 +71,10 @@ class RAEDecoder(nn.Module):
         self.sizes = sizes
         with torch.device("meta"):
             self._build(sizes, config.heads)
-        _check(stored, self.state_dict(), config.weights)
+        if faults := tensor_faults(stored, self.state_dict()):
+            raise DilaError(
+                f"{config.weights} does not fit an RAE decoder ({'; '.join(faults)}); give the decoder's own file"
+            )
         self.load_state_dict({key: value.float() for key, value in stored.items()}, assign=True)
         self.eval().requires_grad_(False)
 
@@ -191,18 +195,3 @@ def _sizes(stored: Mapping[str, Tensor], config: RAEDecoderConfig) -> RAESizes:
         patch=isqrt(stored["decoder_pred.weight"].shape[0] // 3),
         grid=isqrt(table.shape[-2] - 1) if table is not None and table.ndim == 3 else config.grid,
     )
-
-
-def _check(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], weights: str) -> None:
-    faults = {
-        "missing": sorted(wanted.keys() - stored.keys()),
-        "unexpected": sorted(stored.keys() - wanted.keys()),
-        "misshapen": [
-            f"{key} {list(stored[key].shape)} for {list(wanted[key].shape)}"
-            for key in sorted(wanted.keys() & stored.keys())
-            if stored[key].shape != wanted[key].shape
-        ],
-    }
-    if any(faults.values()):
-        told = "; ".join(f"{fault}: {', '.join(keys)}" for fault, keys in faults.items() if keys)
-        raise DilaError(f"{weights} does not fit an RAE decoder ({told}); give the decoder's own file")

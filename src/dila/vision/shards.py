@@ -9,7 +9,7 @@ import json
 import logging
 import mmap
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -122,15 +122,12 @@ def _check_place(key: str, place: Mapping[str, Any], first: int, size: int) -> N
 
 def stored(folder: Path) -> dict[str, tuple[Path, int]]:
     """For each tensor in a cache folder its shard and number of rows; damaged shards are logged and left out."""
-    return dict(_stored(folder))
-
-
-def _stored(folder: Path) -> Iterator[tuple[str, tuple[Path, int]]]:
+    found: dict[str, tuple[Path, int]] = {}
     for path in sorted(folder.glob(PATTERN)):
         try:
             places = read_header(path)[1]
         except DilaError as error:
             _log.warning("%s", error)
             continue
-        for key, place in places.items():
-            yield key, (path, place["shape"][0])
+        found |= {key: (path, place["shape"][0]) for key, place in places.items()}
+    return found

@@ -1,20 +1,18 @@
 """Normalisation of frozen features: ``(x - mean) / sqrt(var + 1e-5)``, fitted once and kept with the encoder."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from dila.errors import DilaError
 from dila.files import at_home, replacing
 from dila.shapes import Float, Frames, Pixels, Tensor
-from dila.vision.stored import load_plain
+from dila.vision.stored import read_tensors
 
 if TYPE_CHECKING:
     from dila.vision.encoder import FrozenEncoder
@@ -110,31 +108,6 @@ def accumulate(features: Iterable[Float[Tensor, "..."]]) -> FeatureStatistics:
         raise DilaError("feature statistics need at least one frame, and the data gave none; check the data folder")
     mean = total / count
     return FeatureStatistics(mean.float(), (squares / count - mean.square()).clamp_min(0).float())
-
-
-def read_tensors(path: Path, what: str) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file or of a ``torch.save`` dictionary, on the CPU; no code of the file is run.
-
-    Raises:
-        DilaError: there is no such file, or it is not such a file; `what` names its purpose in the sentence.
-    """
-    if not path.is_file():
-        raise DilaError(f"there is no file of {what} at {path}; check the path")
-    with _unreadable(path, what):
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        stored = load_plain(path)
-    if not isinstance(stored, Mapping):
-        raise DilaError(f"{path} should hold a dictionary of tensors ({what}) but holds a {type(stored).__name__}")
-    return {key: value for key, value in stored.items() if isinstance(value, Tensor)}
-
-
-@contextmanager
-def _unreadable(path: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except (SafetensorError, ValueError, OSError) as error:
-        raise DilaError(f"{path} cannot be read as a file of {what}: {error}") from error
 
 
 def _channels_last(x: Tensor, path: Path) -> Tensor:

@@ -1,12 +1,16 @@
-"""Files of ``torch.save`` from anywhere: tensors and plain values, no code, no more memory than the file is long."""
+"""Files of tensors from anywhere: no code of theirs is run, and no more memory taken than the file is long."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from dila.errors import first_line
+from dila.errors import DilaError, first_line
+from dila.shapes import Tensor
 
 
 def load_plain(path: Path, *, mmap: bool = False) -> Any:
@@ -27,6 +31,37 @@ def load_plain(path: Path, *, mmap: bool = False) -> Any:
         raise
     except Exception as error:  # a damaged pickle raises whatever its opcodes meet
         raise ValueError(first_line(error)) from error
+
+
+def read_tensors(path: Path, what: str) -> Mapping[str, Tensor]:
+    """The tensors of a safetensors file or of a ``torch.save`` dictionary, on the CPU.
+
+    Raises:
+        DilaError: there is no such file, or it is not such a file; `what` names its purpose in the sentence.
+    """
+    if not path.is_file():
+        raise DilaError(f"there is no file of {what} at {path}; check the path")
+    try:
+        stored = load_file(path) if path.suffix == ".safetensors" else load_plain(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise DilaError(f"{path} cannot be read as a file of {what}: {error}") from error
+    if not isinstance(stored, Mapping):
+        raise DilaError(f"{path} should hold a dictionary of tensors ({what}) but holds a {type(stored).__name__}")
+    return {key: value for key, value in stored.items() if isinstance(value, Tensor)}
+
+
+def tensor_faults(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """All tensors that are missing, unexpected or misshapen, a text for each kind of fault."""
+    faults = {
+        "missing": sorted(wanted.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - wanted.keys()),
+        "misshapen": [
+            f"{name} {list(stored[name].shape)} instead of {list(wanted[name].shape)}"
+            for name in sorted(wanted.keys() & stored.keys())
+            if stored[name].shape != wanted[name].shape
+        ],
+    }
+    return [f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names]
 
 
 def write_plain(path: Path, value: Any) -> None:

@@ -5,14 +5,14 @@ pixels gives 14 x 14 tokens, of 1,024 channels with the large model.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from dila.errors import DilaError
 from dila.shapes import Float, Tensor
-from dila.vision.pretrained_vit import PretrainedViT, PretrainedViTConfig, Source
+from dila.vision.pretrained_vit import PretrainedViT, PretrainedViTConfig
 from dila.vision.statistics import FeatureStatistics
 
 
@@ -33,8 +33,7 @@ class ViTMAE(PretrainedViT):
     def __init__(self, config: ViTMAEConfig = ViTMAEConfig(), statistics: FeatureStatistics | None = None):
         super().__init__(config, statistics)
 
-    @staticmethod
-    def load(source: Source) -> nn.Module:
+    def load(self) -> nn.Module:
         """The network, frozen.
 
         Raises:
@@ -43,13 +42,11 @@ class ViTMAE(PretrainedViT):
         from transformers import ViTMAEForPreTraining
 
         # The whole autoencoder, as it is published: its encoder alone would be loaded with a page of warnings.
-        from_pretrained: Any = ViTMAEForPreTraining.from_pretrained
-        options = source.options() | {"dtype": torch.float32, "mask_ratio": 0.0, "output_loading_info": True}
-        with source.to_be_had():
-            whole, told = from_pretrained(source.model, **options)
+        options = {"dtype": torch.float32, "mask_ratio": 0.0, "output_loading_info": True}
+        whole, told = self.fetched(ViTMAEForPreTraining, **options)
         if lacking := sorted(name for name in told["missing_keys"] if name.startswith("vit.")):
             raise DilaError(
-                f"{source.model} lacks {len(lacking)} weight(s) of a ViT-MAE, first {lacking[0]}; get it anew"
+                f"{self.settings.model} lacks {len(lacking)} weight(s) of a ViT-MAE, first {lacking[0]}; get it anew"
             )
         return whole.vit.eval().requires_grad_(False)
 
