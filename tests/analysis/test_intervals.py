@@ -11,6 +11,7 @@ from dila.analysis.intervals import (
     ratio_interval,
     seed_interval,
     students_t,
+    wilson,
 )
 
 
@@ -146,3 +147,11 @@ def test_differences_that_are_all_the_same_are_none_or_say_nothing():
     assert compare_seeds({0: 0.3, 1: 0.4}, {0: 0.1, 1: 0.2}) is None  # 0.3 - 0.1 is 0.2 but for the rounding
     assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.5, 1: 0.25}).p == 1
     assert compare_seeds({0: 0.5, 1: 0.25}, {0: 0.5 + 1e-12, 1: 0.25 + 1e-12}).p == 1
+
+
+def test_wilsons_interval():
+    low, high = wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert wilson(0, 10)[0] == 0
+    assert wilson(0, 10)[1] == pytest.approx(0.2775, abs=1e-4)
+    assert wilson(0, 0) == (0, 1)

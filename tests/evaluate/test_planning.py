@@ -14,7 +14,6 @@ from dila.evaluate.curves import _ticks, write_curves
 from dila.evaluate.planning import PLANNERS, Planning, measure_planning, summarise
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
-from dila.metrics.proportion import wilson
 
 SPACE = ActionSpace(("x", "y"), 2, ("agent_x", "agent_y"), (0.0, 0.0), (50.0, 50.0), (120.0, 120.0), 0.5, 0.8)
 QUICK = Planning(
@@ -192,14 +191,6 @@ def test_the_summary_is_arithmetic():
     assert report["normalised"] == {"success": 0.5, "progress": pytest.approx(0.7)}
     nothing = summarise(QUICK, dict.fromkeys(("random", "model", "simulator"), arms["random"]))
     assert nothing["normalised"]["success"] is None
-
-
-def test_wilsons_interval():
-    low, high = wilson(8, 10)
-    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert wilson(0, 10)[0] == 0
-    assert wilson(0, 10)[1] == pytest.approx(0.2775, abs=1e-4)
-    assert wilson(0, 0) == (0, 1)
 
 
 def test_planners_take_samples_and_iterations():

@@ -17,6 +17,8 @@ from dila.errors import MissingExtra
 from dila.shapes import Float, Int, Tensor
 
 LEVEL = 0.95
+Z95 = 1.959963984540054
+"""Of the normal distribution."""
 ALL_SIGNS = 13
 """So many episodes at most have all their signs tried; of more, `SIGNS` draws are."""
 SIGNS = 9999
@@ -79,6 +81,20 @@ def seed_interval(values: Sequence[float]) -> Interval | None:
     return Interval(float(x.mean()) - half, float(x.mean()) + half)
 
 
+def wilson(successes: int, trials: int) -> Interval:
+    """Interval of a share of successes (Wilson 1927): never outside 0 to 1, and of some width also at 0 and 1.
+
+    Without trials it is all of 0 to 1.
+    """
+    if trials == 0:
+        return Interval(0.0, 1.0)
+    share, z = successes / trials, Z95
+    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    middle, scale = share + z * z / (2 * trials), 1 + z * z / trials
+    # Rounding must not put the share itself outside.
+    return Interval(max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale)))
+
+
 def compare_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> PairedSeeds | None:
     """Student's paired test of two models' values by seed: a seed shares data, order of clips and draws.
 
@@ -92,10 +108,6 @@ def compare_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> Pa
     interval = seed_interval(differences)
     if interval is None:
         return None
-    try:
-        from scipy.stats import t
-    except ImportError as error:
-        raise MissingExtra("a test over seeds", "scipy", "analysis") from error
     x = torch.tensor(differences, dtype=torch.float64)
     none = ROUNDING * max(map(abs, (*first.values(), *second.values())))
     mean, error = float(x.mean()), float(x.std()) / len(x) ** 0.5
@@ -103,17 +115,15 @@ def compare_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> Pa
         return PairedSeeds(mean, *interval, 1.0, len(x))
     if float(x.max() - x.min()) <= none:
         return None
-    return PairedSeeds(mean, *interval, 2 * float(t.sf(abs(mean) / error, len(x) - 1)), len(x))
+    return PairedSeeds(mean, *interval, 2 * float(_stats().t.sf(abs(mean) / error, len(x) - 1)), len(x))
 
 
-def compare_paired(
-    first: Float[Tensor, " N"], second: Float[Tensor, " N"], episode: Int[Tensor, " N"], seed: int = 0
-) -> Paired:
+def compare_paired(first: Float[Tensor, " N"], second: Float[Tensor, " N"], episode: Int[Tensor, " N"]) -> Paired:
     """Student's interval, sign flips and Wilcoxon's signed-rank test, over episodes, of two models on the same clips.
 
     Of one episode, or where a value is not finite, there is no interval and no test. Were the models alike, each
-    episode's difference could as well have the other sign: p is the share of signs (all of few episodes, else drawn by
-    ``seed``) that give a difference as large. Of n episodes it is no smaller than 2^(1-n).
+    episode's difference could as well have the other sign: p is the share of signs (all of few episodes, else the same
+    draws each time) that give a difference as large. Of n episodes it is no smaller than 2^(1-n).
 
     Raises:
         MissingExtra: scipy is not installed.
@@ -123,7 +133,7 @@ def compare_paired(
     interval = _student(total, count)
     if interval is None:
         return Paired(float(difference.mean()), None, None, None, None, len(total))
-    p = _sign_flips(total, seed)
+    p = _sign_flips(total)
     return Paired(float(difference.mean()), *interval, p, _wilcoxon(total / count), len(total))
 
 
@@ -147,16 +157,19 @@ def students_t(freedom: int) -> float:
 
 
 def _wilcoxon(differences: Tensor) -> float | None:
-    try:
-        from scipy.stats import wilcoxon
-    except ImportError as error:
-        raise MissingExtra("Wilcoxon's test", "scipy", "analysis") from error
     if not bool((differences != 0).any()):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of samples too small for the normal approximation, which n tells
-        tested: Any = wilcoxon(differences.numpy())
-    return float(tested.pvalue)
+        return float(_stats().wilcoxon(differences.numpy()).pvalue)
+
+
+def _stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise MissingExtra("a paired test", "scipy", "analysis") from error
+    return stats
 
 
 def _per_episode(values: Tensor, episode: Tensor) -> Float[Tensor, " E"]:
@@ -164,13 +177,13 @@ def _per_episode(values: Tensor, episode: Tensor) -> Float[Tensor, " E"]:
     return torch.zeros(len(names), dtype=torch.float64).index_add_(0, place, values.detach().cpu().double())
 
 
-def _sign_flips(totals: Float[Tensor, " E"], seed: int) -> float:
+def _sign_flips(totals: Float[Tensor, " E"]) -> float:
     """Two-sided p of the sum; drawn signs count those that are as well, so that it is never 0."""
     if len(totals) <= ALL_SIGNS:
         places = torch.arange(2 ** len(totals))[:, None] >> torch.arange(len(totals))
         flips = places & 1
     else:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         flips = torch.randint(2, (SIGNS + 1, len(totals)), generator=generator)
         flips[0] = 0
     sums = ((1 - 2 * flips).double() @ totals).abs()

@@ -4,6 +4,7 @@ PCA needs nothing; UMAP (McInnes et al. 2018) is there with the extra ``analysis
 Kaski (2001), angular correlation that of Fisher and Lee (1983).
 """
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -45,16 +46,12 @@ def umap(x: Float[Tensor, "N D"], seed: int = 0) -> Float[Tensor, "N 2"]:
     Raises:
         MissingExtra: umap-learn is not installed.
     """
-    import warnings
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from umap import UMAP
-    except ImportError as error:
-        raise MissingExtra("UMAP", "umap-learn", "analysis") from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed means one thread
+        warnings.simplefilter("ignore")  # its imports', and that a seed means one thread
+        try:
+            from umap import UMAP
+        except ImportError as error:
+            raise MissingExtra("UMAP", "umap-learn", "analysis") from error
         points = UMAP(random_state=seed, n_neighbors=15, min_dist=0.1).fit_transform(x.detach().cpu().numpy())
     return torch.from_numpy(points).double()
 

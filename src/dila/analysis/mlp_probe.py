@@ -38,7 +38,7 @@ def fit_mlp(
     best = min(
         (error, steps, decay)
         for decay in DECAYS
-        for steps, error in _errors(x[~inner], goal[~inner], x[inner], goal[inner], decay, seed)
+        for steps, error in _trained(x[~inner], goal[~inner], decay, STEPS, seed, (x[inner], goal[inner]))[1]
     )
     _, steps, decay = best
     network, _ = _trained(x, goal, decay, steps, seed)
@@ -46,14 +46,10 @@ def fit_mlp(
         return mean + scale * network(x_new).double(), decay
 
 
-def _errors(x: Tensor, y: Tensor, x_new: Tensor, y_new: Tensor, decay: float, seed: int) -> list[tuple[int, float]]:
-    """Error on the inner episodes after every few steps."""
-    return _trained(x, y, decay, STEPS, seed, (x_new, y_new))[1]
-
-
 def _trained(
     x: Tensor, y: Tensor, decay: float, steps: int, seed: int, watched: tuple[Tensor, Tensor] | None = None
 ) -> tuple[nn.Module, list[tuple[int, float]]]:
+    """The network, and its error on watched rows after every few steps."""
     told = []
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)

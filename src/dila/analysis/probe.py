@@ -56,10 +56,9 @@ class ProbeResult:
     """Of the held-out episodes in the order of their numbers: what paired tests are made of."""
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as plain numbers, lists and objects."""
-        lists = {"r2_by_component": list(self.r2_by_component), "mse_by_episode": list(self.mse_by_episode)}
+        """All fields as JSON has them."""
         intervals = {"r2_interval": self.r2_interval, "mse_interval": self.mse_interval}
-        return asdict(self) | lists | {name: its and its._asdict() for name, its in intervals.items()}
+        return asdict(self) | {name: its and its._asdict() for name, its in intervals.items()}
 
 
 def probe(
@@ -98,7 +97,7 @@ def probe(
     inputs = _standardised(x, ~test)
     fit = fit or partial(fit_ridge, alphas=alphas)
     predicted, alpha = fit(inputs[~test], y[~test], episode[~test], inputs[test], generator)
-    return _score(predicted, y[test], episode[test], alpha, _Counts.of(episode, test))
+    return _score(predicted, y[test], episode, test, alpha)
 
 
 def predict(
@@ -153,18 +152,6 @@ def chance(
 def feature_changes(e: Features) -> Float[Tensor, "N HWD"]:
     """Control input: what changed in the raw features, flattened, one row a transition, clip after clip."""
     return (e[:, 1:] - e[:, :-1]).flatten(2).flatten(0, 1)
-
-
-class _Counts(NamedTuple):
-    train_rows: int
-    train_episodes: int
-    test_rows: int
-    test_episodes: int
-
-    @classmethod
-    def of(cls, episode: Tensor, test: Tensor) -> "_Counts":
-        train = ~test
-        return cls(int(train.sum()), len(episode[train].unique()), int(test.sum()), len(episode[test].unique()))
 
 
 def _check(x: Tensor, y: Tensor, episode: Tensor) -> None:
@@ -222,8 +209,9 @@ def _products(a: Tensor, b: Tensor) -> Float[Tensor, "A B"]:
     return total
 
 
-def _score(predicted: Tensor, y: Tensor, episode: Tensor, alpha: float, counts: _Counts) -> ProbeResult:
-    sums = _sums(predicted, y, episode)
+def _score(predicted: Tensor, y: Tensor, episode: Tensor, test: Tensor, alpha: float) -> ProbeResult:
+    """Of predictions of the held-out rows, whose truth is ``y``."""
+    sums = _sums(predicted, y, episode[test])
     every = torch.ones(1, len(sums.rows), dtype=torch.float64)
     r2, mse = _scores(sums, every)
     varies = ~r2[0].isnan()
@@ -237,7 +225,10 @@ def _score(predicted: Tensor, y: Tensor, episode: Tensor, alpha: float, counts: 
         mse=float(mse),
         mse_interval=_interval(mse[0], mses),
         alpha=alpha,
-        **counts._asdict(),
+        train_rows=int((~test).sum()),
+        train_episodes=len(episode[~test].unique()),
+        test_rows=len(y),
+        test_episodes=len(sums.rows),
         mse_by_episode=tuple((sums.error.mean(1) / sums.rows).tolist()),
     )
 

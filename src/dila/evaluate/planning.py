@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isnan, nan
+from math import inf
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from dila.analysis.intervals import wilson
 from dila.configs import to_json
 from dila.errors import DilaError, at_least
 from dila.evaluate.curves import write_curves
@@ -30,7 +31,6 @@ from dila.files import alone, at_home, read_object, write_json
 from dila.imagine.pictures import write_clip
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
-from dila.metrics.proportion import wilson
 from dila.planning.cem import CEM, icem
 from dila.planning.cost import Features, FrameCost, Over, Pixels, Score, Structure
 from dila.planning.dynamics import Imagination, Simulation
@@ -182,9 +182,8 @@ def summarise(plan: Planning, episodes: dict[Arm, list[dict[str, Any]]]) -> dict
     if set(arms) == set(ARMS):
         for measure in ("success", "progress"):
             low, model, high = (arms[arm][measure] for arm in ARMS)
-            normalised[measure] = (model - low) / (high - low) if high > low else nan
-    plain = {name: None if isnan(value) else value for name, value in normalised.items()}
-    return {"dila_version": version(), "settings": to_json(plan), "arms": arms, "normalised": plain}
+            normalised[measure] = (model - low) / (high - low) if high > low else None
+    return {"dila_version": version(), "settings": to_json(plan), "arms": arms, "normalised": normalised}
 
 
 class _Bench:
@@ -220,7 +219,6 @@ class _Bench:
 
     def draw(self, path: Path, episode: Episode) -> None:
         """The goal, what happened, and where it was imagined: each frame a step before, and where each plan ends."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows: dict[str, Tensor] = {
             "goal": episode.goal.expand(len(episode.frames), -1, -1, -1), "happened": episode.frames,
         }  # fmt: skip
@@ -277,7 +275,6 @@ def _settle(out: Path, plan: Planning, model: str) -> None:
         if other := [key for key in described if key not in free and stored.get(key) != described[key]]:
             told = ", ".join(f"{key} = {stored.get(key)!r} (now {described[key]!r})" for key in other)
             raise DilaError(f"{out} holds a plan with {told}; choose another folder")
-    (out / "episodes").mkdir(parents=True, exist_ok=True)
     write_json(path, described)
 
 
@@ -323,11 +320,10 @@ def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
     """Success and progress by the best moment of each episode, as VP2 has it."""
     best = [min(each["scores"]) for each in episodes]
     reached = sum(score < SUCCESS for score in best)
-    low, high = wilson(reached, len(best))
     return {
         "episodes": len(best),
         "success": reached / len(best),
-        "success_interval": [low, high],
+        "success_interval": list(wilson(reached, len(best))),
         "progress": fmean(1 - score / each["scores"][0] for score, each in zip(best, episodes, strict=True)),
         "best_score": fmean(best),
         "final_score": fmean(each["scores"][-1] for each in episodes),

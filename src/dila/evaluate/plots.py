@@ -114,7 +114,6 @@ def draw_curves(
     curves: Mapping[str, Sequence[float]],
     x: Sequence[int | float],
     labels: tuple[str, str],
-    title: str = "",
     *,
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     line: float | None = None,
@@ -131,7 +130,7 @@ def draw_curves(
             axes.set_xscale("log")
             axes.set_xticks(list(x), [f"{value:g}" for value in x])
             axes.minorticks_off()
-        _dress(axes, *labels, title, len(curves) > 1, line)
+        _dress(axes, *labels, "", len(curves) > 1, line)
     return path
 
 

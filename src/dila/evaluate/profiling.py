@@ -16,6 +16,8 @@ from dila.evaluate.speed import Work, apart, make, ready
 
 _PART, _BACKWARD, _OPTIMISER = "part of the model: ", "autograd::engine::evaluate_function", "Optimizer.step"
 REST = "the rest"
+OPERATIONS = 12
+"""So many are told, the costliest."""
 
 
 class Spent(NamedTuple):
@@ -47,7 +49,7 @@ def _profile(work: Work, device: torch.device) -> Profile:
     return take_profile(ready(work, model, e).run, model, device)
 
 
-def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device, operations: int = 12) -> Profile:
+def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device) -> Profile:
     """Run once to warm up, and once under PyTorch's profiler (https://docs.pytorch.org/docs/stable/profiler.html).
 
     What runs backward is counted to the part whose forward made it. Its own cost makes a run of many small operations
@@ -57,7 +59,6 @@ def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device,
         run: the work.
         model: whose children are the parts.
         device: whose time counts.
-        operations: how many are told.
     """
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
@@ -69,7 +70,7 @@ def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device,
                 torch.cuda.synchronize(device)
     # What the device ran is told with what launched it.
     events = [event for event in seen.events() or [] if event.device_type == DeviceType.CPU]
-    return Profile(_parts(events, cuda), _operations(seen, cuda)[:operations])
+    return Profile(_parts(events, cuda), _operations(seen, cuda)[:OPERATIONS])
 
 
 @contextmanager

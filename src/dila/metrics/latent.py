@@ -10,7 +10,7 @@ def effective_rank(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, ""]:
 
     It is 0 for actions that are all the same, NaN where one is not finite.
     """
-    flat = _flat(z)
+    flat = z.detach().reshape(-1, z.shape[-1]).cpu().double()
     if not flat.isfinite().all():
         return flat.new_tensor(float("nan"))
     singular = torch.linalg.svdvals(flat - flat.mean(0))
@@ -24,7 +24,3 @@ def effective_rank(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, ""]:
 def scale(x: Float[Tensor, "*batch C"]) -> Float[Tensor, ""]:
     """Standard deviation over everything but the channels, averaged over them; 0 where nothing varies."""
     return x.detach().float().flatten(0, -2).std(dim=0, correction=0).mean()
-
-
-def _flat(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, "N Dz"]:
-    return z.detach().reshape(-1, z.shape[-1]).cpu().double()
