@@ -125,10 +125,7 @@ def probe_video(path: str | Path) -> VideoInfo:
     path = Path(path)
     _check_file(path)
     with opened(path) as (container, stream):
-        pts, key, packets = list_packets(path, container, stream)
-        order = np.argsort(np.array(pts, dtype=np.int64))
-        ticks = np.array(pts, dtype=np.int64)[order]
-        key = np.array(key)[order]
+        ticks, key, packets = list_packets(path, container, stream)
         key[0] = True
         tick = float(stream.time_base)
         times = (ticks - ticks[0]) * tick
@@ -258,7 +255,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
             stream = streams[0]
             if stream.codec_context is None:
                 raise DilaError(f"{path} is coded in a way that nothing here decodes; convert it, for example to mp4")
-            _check_size(path, stream.codec_context.width, stream.codec_context.height)
+            check_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
             # What the container says is not what the stream may say half-way through.
             stream.codec_context.options = _limits()
@@ -303,10 +300,15 @@ def _check_file(path: Path) -> None:
                 raise DilaError(f"{path} is cut short: its end mark is missing; replace or remove it")
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def check_size(where: str | Path, width: int, height: int) -> None:
+    """Refuse a picture that nobody means, before it is decoded.
+
+    Raises:
+        DilaError: it claims more than 16384 pixels a side, or 64 million in all.
+    """
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise DilaError(
-            f"{path} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all; "
+            f"{where} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all; "
             "scale it down"
         )
 
