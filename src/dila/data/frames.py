@@ -21,7 +21,6 @@ from dila.errors import DilaError, check_inside
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-DEFAULT_FPS = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +65,8 @@ def claims(path: Path) -> bool:
     return bool(suffixes & SUFFIXES) and "/" not in suffixes and not suffixes & VIDEO_SUFFIXES
 
 
-def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEpisode]:
-    """The one episode of a folder of images; `fps`, when given, goes before `meta.json`, and that before 10.
+def episodes(path: Path, name: str, fps: int | float | None, usual: float = 10.0) -> Iterator[FrameEpisode]:
+    """The one episode of a folder of images; `fps`, when given, goes before `meta.json`, and that before the usual.
 
     Raises:
         DilaError: the first image is unreadable or too large, or `meta.json` holds no frame rate above 0.
@@ -76,7 +75,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEp
     names.sort(key=natural_order)
     with opened_picture(path / names[0], str(path / names[0])) as image:
         size = upright_size(image)
-    rate = fps or _stored_fps(path / "meta.json") or DEFAULT_FPS
+    rate = fps or _stored_fps(path / "meta.json") or usual
     yield FrameEpisode(name, path, tuple(names), size, _places(names) / rate)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -303,6 +304,12 @@ def column_rows(path: Path, name: str, column: Any) -> np.ndarray:
     if values.null_count:
         raise DilaError(f"{path} has empty cells in column {name!r}; fill them, with NaN where nothing is known")
     return rows(str(path), name, values.to_numpy(zero_copy_only=False).reshape(len(column), width))
+
+
+def runs(values: np.ndarray) -> dict[Any, tuple[int, int]]:
+    """First row of each value that stands in rows one after the other, and the row after its last."""
+    edges = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1], [True]])) if len(values) else [0]
+    return {values[first]: (int(first), int(last)) for first, last in pairwise(edges)}
 
 
 def action_rows(where: str, action: np.ndarray, frames: int) -> np.ndarray:
