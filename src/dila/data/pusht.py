@@ -122,12 +122,7 @@ def record_pusht(
 def make_pusht(max_steps: int) -> Any:
     """The Gymnasium environment."""
     gym = _import_gym()
-    return gym.make(
-        "gym_pusht/PushT-v0",
-        obs_type="state",
-        max_episode_steps=max_steps,
-        disable_env_checker=True,
-    )
+    return gym.make("gym_pusht/PushT-v0", obs_type="state", max_episode_steps=max_steps, disable_env_checker=True)
 
 
 def reset_clear(env: Any, rng: np.random.Generator, goal: bool) -> dict[str, Any]:
