@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dila.data import room
-from dila.data.reading import opened_picture, read_json, upright, upright_size
+from dila.data.reading import opened_picture, read_json, stamp, upright, upright_size
 from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
 from dila.data.video import hash_file
 from dila.errors import DilaError, check_inside
@@ -48,7 +48,7 @@ class FrameEpisode:
         """Hash of all names and sizes and of the first, middle and last image."""
         digest = hashlib.blake2b(digest_size=12)
         for name in self.names:
-            digest.update(f"{name} {_bytes(self.path / name)}\n".encode())
+            digest.update(f"{name} {stamp(self.path / name)[2]}\n".encode())
         for name in (self.names[0], self.names[len(self.names) // 2], self.names[-1]):
             digest.update(hash_file(self.path / name).encode())
         return digest.hexdigest()
@@ -113,13 +113,6 @@ def _stored_fps(path: Path) -> float | None:
     if rate is not None and not 0 < rate < float("inf"):
         raise DilaError(f"{path} gives fps = {rate}; it must be above 0")
     return rate
-
-
-def _bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DilaError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _read_image(path: Path, size: tuple[int, int]) -> np.ndarray:

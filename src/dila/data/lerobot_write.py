@@ -181,17 +181,16 @@ def publish(
         write_json(out / SETTINGS, read_object(staging / SETTINGS, AGAIN))
     rows, info = rows_of(out), out / "meta" / "info.json"
     staged = [name for name in order if is_staged(staging, name)]
-    features = read_object(info, KEEP)["features"] if info.is_file() else None
-    if features is None and staged:
+    features = read_object(info, KEEP)["features"] if info.is_file() else {}
+    if staged and not features:  # before any video, or a kill would leave a folder of videos without actions
         with np.load(staging / f"{staged[0]}.npz") as columns:
             features = _features(dict(columns), names, _about(staging, staged[0])["cameras"], fps)
-    if staged and not info.is_file():  # before any video, or a kill would leave a folder of videos without actions
-        _announce(out, [], features or {}, fps)
+        _announce(out, [], features, fps)
     # A process killed at the wrong moment left episodes both in place and staged.
     done = {row["source"] for row in rows}
     for shard in _shards(staging, [n for n in staged if _about(staging, n)["source"] not in done], video_mb):
-        rows += _write_shard(out, staging, shard, features or {}, fps, rows)
-        _describe(out, rows, features or {}, fps)
+        rows += _write_shard(out, staging, shard, features, fps, rows)
+        _describe(out, rows, features, fps)
         _forget(staging, shard)
     if rows and features:
         _describe(out, rows, features, fps)

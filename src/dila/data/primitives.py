@@ -94,17 +94,13 @@ def render_primitives(
     """Draw a corpus (mp4 + actions.parquet) of objects under known transforms; resumable, the same for every run.
 
     Args:
-        out: folder.
-        episodes: how many there are in the end.
-        frames: frames of each.
+        frames: of each episode.
         size: pixels a side, even, 32 to 512.
         seed: the same seed gives the same data for any number of workers.
         kind: one of `KINDS`, or "mixed" for one of them at random in each episode.
         moving_background: let the background drift and change independently of the action.
         fps: frames a second.
-        workers: processes.
-        progress: show a progress bar.
-        store: another layout than that.
+        out, episodes, workers, progress, store: as of `dila.data.recording.record`.
 
     Raises:
         DilaError: an argument out of range, or `out` holds a recording with other settings.

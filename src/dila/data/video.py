@@ -165,10 +165,9 @@ def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None =
         return read
     if (read := read_fast(path, wanted, info)) is not None:
         return read
-    rows, out = _places(wanted), room.make((len(wanted), *info.size, 3))
-    for index, picture in _decode(path, info, sorted(rows)):
-        out[rows[index]] = picture
-    return torch.from_numpy(out).permute(0, 3, 1, 2)
+    read = _gathered(_decode(path, info, sorted(set(wanted))), wanted, info.size)
+    assert read is not None  # of what is missing, decoding tells
+    return read
 
 
 def read_packets(path: Path, frames: Sequence[int], info: VideoInfo) -> UInt8[Tensor, "N 3 Y X"] | None:
@@ -177,25 +176,26 @@ def read_packets(path: Path, frames: Sequence[int], info: VideoInfo) -> UInt8[Te
 
     if info.packets is None or not frames:
         return None
-    # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
-    rows, out, found = _places(frames), room.make((len(frames), *info.size, 3)), 0
+    decoded = decode_packets(path, info.packets, info.keyframes, sorted(set(frames)), _limits())
     try:
-        for index, frame in decode_packets(path, info.packets, info.keyframes, sorted(rows), _limits()):
-            picture = _picture(frame, info.size)
-            for row in rows[index]:
-                out[row] = picture
-            found += 1
+        return _gathered(((index, _picture(frame, info.size)) for index, frame in decoded), frames, info.size)
     except (av.FFmpegError, OSError):
         return None
-    return torch.from_numpy(out).permute(0, 3, 1, 2) if found == len(rows) else None
 
 
-def _places(frames: Sequence[int]) -> dict[int, list[int]]:
-    """The rows in which each frame is wanted."""
+def _gathered(
+    pictures: Iterable[tuple[int, np.ndarray]], frames: Sequence[int], size: tuple[int, int]
+) -> UInt8[Tensor, "N 3 Y X"] | None:
+    """Pictures with the numbers of their frames, in the rows where these are wanted; None where one is missing."""
     rows: dict[int, list[int]] = {}
     for row, index in enumerate(frames):
         rows.setdefault(index, []).append(row)
-    return rows
+    # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
+    out = room.make((len(frames), *size, 3))
+    for index, picture in pictures:
+        for row in rows.pop(index, ()):
+            out[row] = picture
+    return None if rows else torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
 def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"] | np.ndarray, fps: int | float) -> None:
