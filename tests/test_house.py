@@ -15,7 +15,7 @@ from dila.model.config import Quirks
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "dila"
 HEAVY = {"torchvision", "transformers", "gymnasium", "gym_pusht", "pygame", "matplotlib", "sklearn", "umap", "gradio"}
-LATER = {"accelerate", "pyarrow", "pandas", "torchmetrics", "tensorboard", "wandb"}
+LATER = {"accelerate", "pyarrow", "pandas", "torchmetrics", "tensorboard", "wandb", "av", "h5py", "fsspec", "PIL"}
 
 
 def run(*command: str) -> str:

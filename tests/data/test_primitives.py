@@ -85,10 +85,10 @@ def test_the_corpus_is_the_same_for_the_same_seed(tmp_path):
 
 def test_the_same_frames_give_the_same_file(tmp_path):
     """Small, busy pictures are where x264 with its default rate control gives another file at almost every call."""
-    files = [set() for _ in range(6)]
+    films = [PrimitiveRenderer(10, 64, 9, "mixed", True)(number).frames for number in range(6)]
+    files = [set() for _ in films]
     for trial in range(5):
-        for number, found in enumerate(files):
-            frames = PrimitiveRenderer(10, 64, 9, "mixed", True)(number).frames
+        for frames, found in zip(films, files, strict=True):
             junk = [torch.rand(2**n) for n in range(4 + trial, 17)]  # so that every trial meets other memory
             write_video(tmp_path / "a.mp4", frames, 10)
             found.add((tmp_path / "a.mp4").read_bytes())

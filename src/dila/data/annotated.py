@@ -42,10 +42,10 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
     Raises:
         DilaError: pictures or document are unreadable, or do not have the same number of frames.
     """
-    file = _document(path)
-    if file is None:
+    found = _document(path)
+    if found is None:
         raise DilaError(f"{path} has no document of actions; see docs/data.md")
-    told = _told(file)
+    file, told = found
     rate = fps or told.get("fps")
     if rate is not None and not (isinstance(rate, int | float) and 0 < rate < float("inf")):
         raise DilaError(f"{file} gives fps = {rate!r}; it must be a number above 0")
@@ -62,8 +62,8 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
         yield Split(str(part), (name,))
 
 
-def _document(path: Path) -> Path | None:
-    """The document of a video or a folder of images, or None where it has none of our kinds."""
+def _document(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The document of a video or a folder of images, and what it holds, or None where it has none of our kinds."""
     if path.suffix.lower() in video.SUFFIXES and path.is_file():
         candidates = [path.with_suffix(".json")]
         if (path.parent / "meta.json").is_file() and _is_alone(path):
@@ -73,7 +73,13 @@ def _document(path: Path) -> Path | None:
         candidates += [p for p in sorted(path.glob("*.json")) if p.name not in INSIDE]
     else:
         return None
-    return next((file for file in candidates if file.is_file() and _is_ours(read_json(file))), None)
+    for file in (file for file in candidates if file.is_file()):
+        told = read_json(file)
+        if isinstance(told, list):
+            told = {"actions": told} if told and isinstance(told[0], dict | list | int | float) else {}
+        if isinstance(told, dict) and ("actions" in told or "states" in told):
+            return file, told
+    return None
 
 
 def _is_alone(path: Path) -> bool:
@@ -81,17 +87,6 @@ def _is_alone(path: Path) -> bool:
     with os.scandir(path.parent) as beside:  # left at the first, as each of thousands of videos asks
         names = (entry.name for entry in beside if entry.name != path.name and not entry.name.startswith("."))
         return not any(Path(name).suffix.lower() in video.SUFFIXES for name in names)
-
-
-def _is_ours(document: Any) -> bool:
-    if isinstance(document, list):
-        return bool(document) and isinstance(document[0], dict | list | int | float)
-    return isinstance(document, dict) and ("actions" in document or "states" in document)
-
-
-def _told(file: Path) -> dict[str, Any]:
-    document = read_json(file)
-    return {"actions": document} if isinstance(document, list) else document
 
 
 def _columns(

@@ -1,7 +1,7 @@
 """What a corpus holds and what is wrong with it, before anything is trained on it."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dila.data.beside import camera_folders, unread_tables
-from dila.data.corpus import READERS, Corpus, open_corpus
+from dila.data.clips import in_words
+from dila.data.corpus import Corpus, open_corpus
 from dila.data.examples import example
 from dila.data.rate import even_rate
 from dila.data.remote import is_remote
@@ -117,8 +117,7 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
             seen[episode.id] = _look(episode, frames)
         except Exception as error:  # a damaged file raises whatever its decoder likes
             refuse_shortage(error)
-            told = str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
-            unreadable.append((episode.id, told))
+            unreadable.append((episode.id, in_words(error)))
     place = corpus.root if is_remote(path) else example(path) or at_home(path)
     report = _described(str(path), corpus, seen, _disk(place))
     report.errors += list(_errors(seen, unreadable))
@@ -135,7 +134,7 @@ def _described(path: str, corpus: Corpus, seen: Mapping[str, _Seen], size: int) 
     cameras.pop("", None)
     return Report(
         path=path,
-        readers=dict(Counter(_reader_of(e) for e in episodes)),
+        readers=dict(Counter(type(e).__module__.rpartition(".")[2] for e in episodes)),  # a reader is a module
         episodes=len(episodes),
         frames=sum(len(e.times) for e in episodes),
         hours=round(sum(_seconds(e.times) for e in episodes) / 3600, 6),
@@ -172,11 +171,11 @@ def _errors(seen: Mapping[str, _Seen], unreadable: Sequence[tuple[str, str]]) ->
 
 
 def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iterator[Finding]:
-    beside = tuple(s.reason for s in corpus.skipped if not s.fault) + unread_tables(corpus)
+    beside = tuple(s.reason for s in corpus.skipped if not s.fault) + _unread_tables(corpus)
     if beside:
         yield Finding("left_out", f"what looks like data is left out in {_count(len(beside), 'place')}", beside)
     episodes, total = _sound(corpus, seen), _episodes(seen)
-    cameras = tuple(camera_folders(episodes))
+    cameras = tuple(_camera_folders(episodes))
     if cameras:
         told = (
             "these folders look like cameras of one recording, with the same names and lengths; a split may part them"
@@ -207,6 +206,36 @@ def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iter
             told = tuple(f"{name}: {_count(count, 'episode')}" for name, count in found.items())
             yield Finding(kind.replace(" ", "_"), f"there are {len(found)} {kind}", told)
     yield from _columns_amiss(seen, report)
+
+
+def _unread_tables(corpus: Corpus) -> tuple[str, ...]:
+    """Tables in the folders of episodes that nothing reads, with what to do."""
+    above = (folder for episode in corpus.episodes for folder in (corpus.root / episode.id).parents)
+    folders = {folder for folder in above if folder.is_relative_to(corpus.root) and folder.is_dir()}
+    files = (path for folder in folders for path in folder.iterdir() if not path.name.startswith("."))
+    unread = sorted(
+        path for path in files if path.suffix.lower() in (".csv", ".parquet") and path != corpus.root / TABLE
+    )
+    return tuple(
+        f"{path.relative_to(corpus.root).as_posix()}: only {TABLE} in the corpus's own folder is read; docs/data.md "
+        "has the lines that make it"
+        for path in unread
+    )
+
+
+def _camera_folders(episodes: Sequence[Episode]) -> Iterator[str]:
+    """Folders side by side that hold the same names, two or more, each with as many frames: most likely cameras."""
+    folders: defaultdict[PurePosixPath, dict[str, int]] = defaultdict(dict)
+    for episode in episodes:
+        path = PurePosixPath(episode.id)
+        if not hasattr(episode, "camera") and path.parent.name:
+            folders[path.parent][path.name] = len(episode.times)
+    alike: defaultdict[tuple[PurePosixPath, frozenset[tuple[str, int]]], list[PurePosixPath]] = defaultdict(list)
+    for folder, names in folders.items():
+        alike[folder.parent, frozenset(names.items())].append(folder)
+    for (_, names), (one, *others) in alike.items():
+        for other in others if len(names) > 1 else ():
+            yield f"{one} and {other}: {len(names)} names"
 
 
 def _strangers(corpus: Corpus) -> Iterator[Finding]:
@@ -250,16 +279,17 @@ def _look(episode: Episode, frames: int) -> _Seen:
         cells = _cells(pictures)
         first = cells[:1] if first is None else first
         static = static and float((cells - first).abs().max()) <= STILL
-    stamps = _stamps(episode)
+    times = _stamps(episode)
+    steps = np.diff(times)
     return _Seen(
         looked_at=len(looked_at),
         duplicates=duplicates,
         static=static and len(looked_at) > 1,
         size=size,
         widths={name: prod(values.shape[1:]) for name, values in columns.items()},
-        unknown=frozenset(name for name, values in columns.items() if not _finite(values)),
-        ordered=not (np.diff(stamps) <= 0).any() and bool(np.isfinite(stamps).all()),
-        gaps=len(stamps) > 2 and _gaps(stamps),
+        unknown=frozenset(name for name, values in columns.items() if not np.isfinite(values).all()),
+        ordered=not (steps <= 0).any() and bool(np.isfinite(times).all()),
+        gaps=len(steps) > 1 and bool((steps > GAP * np.median(steps)).any()),
     )
 
 
@@ -289,12 +319,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _reader_of(episode: Any) -> str:
-    names = {getattr(reader, "__name__", name): name for name, reader in READERS.items()}
-    module = type(episode).__module__
-    return names.get(module, module.rpartition(".")[2])
-
-
 def _seconds(times: np.ndarray) -> float:
     return float(times[-1] - times[0]) + float(np.median(np.diff(times))) if len(times) > 1 else 0.0
 
@@ -308,14 +332,9 @@ def _rate(times: np.ndarray) -> str:
 
 def _stamps(episode: Any) -> np.ndarray:
     """Seconds of each frame as they are stored, also where the reader goes by a table's numbers of frames instead."""
-    told = getattr(episode, "stamps", None)
-    stored = told() if told else None
+    stamps = getattr(episode, "stamps", None)
+    stored = stamps() if stamps else None
     return episode.times if stored is None else stored
-
-
-def _gaps(times: np.ndarray) -> bool:
-    steps = np.diff(times)
-    return bool((steps > GAP * np.median(steps)).any())
 
 
 def _twins(episodes: Sequence[Episode]) -> Iterator[str]:
@@ -325,10 +344,6 @@ def _twins(episodes: Sequence[Episode]) -> Iterator[str]:
         key = (episode.fingerprint(), str(getattr(episode, "camera", "")))
         if (other := first.setdefault(key, episode.id)) != episode.id:
             yield f"{episode.id} is {other}"
-
-
-def _finite(values: np.ndarray) -> bool:
-    return not np.issubdtype(values.dtype, np.floating) or bool(np.isfinite(values).all())
 
 
 def _disk(path: Path) -> int:

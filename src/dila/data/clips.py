@@ -1,7 +1,7 @@
 """Windows of an episode at a stride in seconds."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -31,7 +31,7 @@ SHORT = 0.6
 """Of a stride: what frames that are missing may not leave of a transition."""
 
 CHUNK = 65_536
-"""Windows that are cut at once."""
+"""Windows that are cut at once: T frame numbers and as many times are held of each."""
 
 FLOATS = ("action", "state")
 """Columns that are float32 in every clip: some episodes may have them in whole numbers, and some not."""
@@ -116,8 +116,9 @@ class Clips(Dataset[Clip]):
         owners, starts, steps = [], [], set()
         for number, episode in enumerate(self.episodes):
             found = 0
-            for some in _chunks(np.arange(0, len(episode.times), self.hop)):
-                index = self._windows(episode.times, some)
+            places = np.arange(0, len(episode.times), self.hop)
+            for first in range(0, len(places), CHUNK):
+                index = self._windows(episode.times, places[first : first + CHUNK])
                 index = index[_usable(episode.times, index, self.stride)]
                 starts.append(index[:, 0].astype(np.int32))
                 steps.update(np.unique(np.diff(index, axis=1)).tolist())
@@ -170,13 +171,11 @@ class Clips(Dataset[Clip]):
     def _nothing(self) -> str:
         if not self.too_short:
             return "there is no episode to cut clips from; give a corpus that is not empty"
-        longest = max(self.too_short, key=lambda s: len(self._episode(s.id).times))
+        lengths = {episode.id: len(episode.times) for episode in self.episodes}
+        longest = max(self.too_short, key=lambda s: lengths[s.id])
         what = f"the longest episode, {longest.id}, " if len(self.too_short) > 1 else f"{longest.id} "
         mend = "lower frames" if self.stride is None else "lower frames or change the stride"
         return f"{what}{longest.reason}; {mend} or give longer video"
-
-    def _episode(self, name: str) -> Episode:
-        return next(e for e in self.episodes if e.id == name)
 
     def __len__(self) -> int:
         return len(self._owner)
@@ -202,7 +201,7 @@ class Clips(Dataset[Clip]):
             columns = {name: torch.from_numpy(self._rows(name, episode, index)) for name in self._columns}
         except Exception as error:  # a damaged file raises whatever its decoder likes
             refuse_shortage(error)
-            raise Unreadable(f"{episode.id} from frame {index[0]}: {_told(error)}") from error
+            raise Unreadable(f"{episode.id} from frame {index[0]}: {in_words(error)}") from error
         if self.size is not None and frames.dtype == torch.uint8:
             frames = resized(frames, self.size)
         return Clip(frames, number, torch.from_numpy(index.astype(np.int64)), columns)
@@ -234,13 +233,9 @@ def _unlike(names: Mapping[tuple[int, ...], str]) -> str:
     )
 
 
-def _told(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """What an error says to a user: all of it, where it was written for one."""
     return str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
-
-
-def _chunks(starts: np.ndarray) -> Iterator[np.ndarray]:
-    """A few at a time: T frame numbers and as many times are held of each."""
-    return (starts[first : first + CHUNK] for first in range(0, len(starts), CHUNK))
 
 
 def _usable(times: np.ndarray, index: np.ndarray, stride: int | float | None) -> np.ndarray:

@@ -105,8 +105,7 @@ def convert(
     corpus = with_labels(corpus, labels) if labels else corpus
     rate, even, skipped = _even(corpus)
     recordings, odd = _recordings(even)
-    recordings, torn = _with_columns(recordings)
-    skipped += odd + torn
+    skipped += odd
     if not recordings:
         raise DilaError(f"{path} gave no episode: {len(skipped)} skipped, the first because {skipped[0].reason}")
     sizes = {key: (size, size) if size else _size(e) for key, e in recordings[0].cameras.items()}
@@ -217,23 +216,21 @@ def _recordings(episodes: Sequence[Episode]) -> tuple[list[_Recording], list[Ski
             skipped.append(Skipped(Path(recording.id), f"{which}; give a --camera that all have"))
         elif len({len(e.times) for e in recording.cameras.values()}) > 1:
             skipped.append(Skipped(Path(recording.id), "has cameras with different numbers of frames; give a --camera"))
+        elif unread := _unread(recording):
+            skipped.append(unread)
         else:
             kept.append(recording)
     return kept, skipped
 
 
-def _with_columns(recordings: Sequence[_Recording]) -> tuple[list[_Recording], list[Skipped]]:
-    """Recordings whose columns can be read, and the others."""
-    kept, skipped = [], []
-    for recording in recordings:
-        try:
-            dict(recording.first.columns)
-        except DilaError as error:
-            refuse_shortage(error)
-            skipped.append(Skipped(Path(recording.id), str(error)))
-        else:
-            kept.append(recording)
-    return kept, skipped
+def _unread(recording: _Recording) -> Skipped | None:
+    """Why the columns of a recording cannot be read."""
+    try:
+        dict(recording.first.columns)
+    except DilaError as error:
+        refuse_shortage(error)
+        return Skipped(Path(recording.id), str(error))
+    return None
 
 
 def _labelled(recordings: Sequence[_Recording]) -> tuple[list[_Recording], tuple[int, int]]:

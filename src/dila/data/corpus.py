@@ -1,8 +1,6 @@
 """A corpus: the episodes found under a path, and the true actions that lie beside them.
 
-`READERS` maps a kind of storage to the module that reads it, in the order in which they are asked. A reader has two
-functions: ``claims(path) -> bool``, and ``episodes(path, name, fps)``, which yields the episodes in there (one for a
-video, many for a data set in one folder), beside them what `dila.data.reading` describes, or raises `DilaError`. The
+`READERS` maps a kind of storage to the module that reads it, a `Reader`, in the order in which they are asked. The
 first that claims a path has it whole; a folder that none claims is searched.
 """
 
@@ -22,7 +20,7 @@ from dila.data.probed import remembering
 from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
-from dila.errors import DilaError, refuse_shortage
+from dila.errors import DilaError, first_line, refuse_shortage
 from dila.files import at_home, check_there
 from dila.protocols import Episode
 
@@ -38,7 +36,8 @@ class Reader(Protocol):
     def episodes(self, path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
         """The episodes in there, dataclasses satisfying `Episode`, with ids that start with `name`.
 
-        An episode that is the whole of a path has the id `name`. `Skipped`, `Names` and `Split` may lie between them.
+        An episode that is the whole of a path has the id `name`. What `dila.data.reading` describes may lie between
+        them; raises `DilaError`.
         """
         ...
 
@@ -116,19 +115,22 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     finds = _Finds(skipped)
     with remembering(root):
         for source, its_reader in sources:
-            finds.take(
-                source, its_reader, source.resolve().name if source.is_file() and reader else _name(source, root), fps
-            )
+            alone = source.is_file() and reader
+            name = source.resolve().name if alone else source.relative_to(root).as_posix()
+            finds.take(source, its_reader, name, fps)
     if not finds.episodes:
         raise DilaError(_nothing(path, skipped))
     if [e.id for e in finds.episodes] == ["."]:  # the folder is the episode, and has its own name
         finds.rename(path.resolve().name)
         root = path.resolve().parent
     finds.keep(camera, path)
-    columns, names = _table(root, finds.episodes)
+    table, columns, names = root / TABLE, {}, {}
+    if table.is_file():
+        columns, names = read_table(table, {e.id: len(e.times) for e in finds.episodes})
     attached = (replace(e, columns={**e.columns, **columns[e.id]}) if e.id in columns else e for e in finds.episodes)
-    left_out = tuple(replace(s, path=_below(s.path, root)) for s in skipped)
-    return Corpus(root, tuple(attached), left_out, {**finds.names, **names}, finds.shipped())
+    # What was left out is called as episodes are.
+    left_out = (replace(s, path=s.path.relative_to(root)) if s.path.is_relative_to(root) else s for s in skipped)
+    return Corpus(root, tuple(attached), tuple(left_out), {**finds.names, **names}, finds.shipped())
 
 
 class _Finds:
@@ -203,8 +205,7 @@ def _reason(source: Path, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{source} cannot be read: {error.strerror or error}"
     # Damage that no reader foresaw is that source's alone, and listed like any other.
-    told = (str(error).splitlines() or [""])[0][:200]
-    return f"{source} is damaged ({type(error).__name__}: {told}); replace or remove it"
+    return f"{source} is damaged ({type(error).__name__}: {first_line(error)}); replace or remove it"
 
 
 def _timeless(episode: Any) -> str | None:
@@ -217,20 +218,6 @@ def _timeless(episode: Any) -> str | None:
             f"{episode.id} claims to last from {first:g} to {last:g} s: its times fall or are no numbers; give its fps"
         )
     return f"{episode.id} claims to last from {first:g} to {last:g} s, more than {MAX_SECONDS / 86400:g} days; split it"
-
-
-def _below(path: Path, root: Path) -> Path:
-    """What was left out is called as episodes are."""
-    return path.relative_to(root) if path.is_relative_to(root) else path
-
-
-def _name(source: Path, root: Path) -> str:
-    return source.relative_to(root).as_posix()
-
-
-def _table(root: Path, episodes: Sequence[Any]) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
-    table = root / TABLE
-    return read_table(table, {e.id: len(e.times) for e in episodes}) if table.is_file() else ({}, {})
 
 
 def split_episodes(
@@ -253,10 +240,10 @@ def split_episodes(
     if not 0 <= held_out < 1:
         raise DilaError(f"held_out = {held_out} must be at least 0 and below 1")
     if isinstance(corpus, Corpus) and held_out > 0 and (shipped := _shipped(corpus)):
-        left, right = shipped
-        drawn = set().union(*corpus.splits.values())
-        train, held = _drawn([e for e in corpus.episodes if e.id not in drawn], held_out, seed)
-        return _of(corpus, left) + train, _of(corpus, right) + held
+        train, held = ([e for e in corpus.episodes if e.id in ids] for ids in shipped)
+        elsewhere = set().union(*corpus.splits.values())
+        drawn = _drawn([e for e in corpus.episodes if e.id not in elsewhere], held_out, seed)
+        return train + drawn[0], held + drawn[1]
     return _drawn(list(corpus.episodes if isinstance(corpus, Corpus) else corpus), held_out, seed)
 
 
@@ -286,10 +273,6 @@ def _shipped(corpus: Corpus) -> tuple[set[str], set[str]] | None:
     kept = (next((its[part] for part in HELD_OUT if its.get(part)), ()) for its in corpus.shipped)
     held = set(chain.from_iterable(kept))
     return (train, held) if train and held and not train & held else None
-
-
-def _of(corpus: Corpus, ids: set[str]) -> list[Episode]:
-    return [e for e in corpus.episodes if e.id in ids]
 
 
 def _draw(name: str, seed: int) -> float:

@@ -9,22 +9,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from dila.data import room
-from dila.data.reading import read_json, upright, upright_size
-from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
+from dila.data.reading import opened_picture, read_json, stamp, upright, upright_size
 from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
-from dila.errors import DilaError, check_inside, refuse_shortage
+from dila.data.video import hash_file
+from dila.errors import DilaError, check_inside
 from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-FORMATS = ("JPEG", "PNG")
-"""Told apart by their contents: Pillow knows formats that start other programs, whatever the file is called."""
-DEFAULT_FPS = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +48,7 @@ class FrameEpisode:
         """Hash of all names and sizes and of the first, middle and last image."""
         digest = hashlib.blake2b(digest_size=12)
         for name in self.names:
-            digest.update(f"{name} {_bytes(self.path / name)}\n".encode())
+            digest.update(f"{name} {stamp(self.path / name)[2]}\n".encode())
         for name in (self.names[0], self.names[len(self.names) // 2], self.names[-1]):
             digest.update(hash_file(self.path / name).encode())
         return digest.hexdigest()
@@ -69,16 +65,17 @@ def claims(path: Path) -> bool:
     return bool(suffixes & SUFFIXES) and "/" not in suffixes and not suffixes & VIDEO_SUFFIXES
 
 
-def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEpisode]:
-    """The one episode of a folder of images; `fps`, when given, goes before `meta.json`, and that before 10.
+def episodes(path: Path, name: str, fps: int | float | None, usual: float = 10.0) -> Iterator[FrameEpisode]:
+    """The one episode of a folder of images; `fps`, when given, goes before `meta.json`, and that before the usual.
 
     Raises:
         DilaError: the first image is unreadable or too large, or `meta.json` holds no frame rate above 0.
     """
     names = [p.name for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
     names.sort(key=natural_order)
-    size = _image_size(path / names[0])
-    rate = fps or _stored_fps(path / "meta.json") or DEFAULT_FPS
+    with opened_picture(path / names[0], str(path / names[0])) as image:
+        size = upright_size(image)
+    rate = fps or _stored_fps(path / "meta.json") or usual
     yield FrameEpisode(name, path, tuple(names), size, _places(names) / rate)
 
 
@@ -118,49 +115,10 @@ def _stored_fps(path: Path) -> float | None:
     return rate
 
 
-def _bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DilaError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _opened(path: Path) -> Any:
-    from PIL import Image
-
-    if not path.is_file():  # reading from a pipe would wait for ever
-        raise FileNotFoundError(path)
-    return Image.open(path, formats=FORMATS)
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    from PIL import Image
-
-    try:
-        with _opened(path) as image:
-            height, width = upright_size(image)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        refuse_shortage(error)
-        raise DilaError(f"{path} is not a readable image; replace or remove it") from error
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DilaError(
-            f"{path} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all"
-        )
-    return height, width
-
-
 def _read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     """RGB ``Y X 3``."""
-    from PIL import Image
-
-    try:
-        with _opened(path) as image:
-            height, width = upright_size(image)
-            if (height, width) != size:
-                raise DilaError(
-                    f"{path} is {width} x {height}, but the first image of its folder is {size[1]} x {size[0]}"
-                )
-            return upright(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        refuse_shortage(error)
-        raise DilaError(f"{path} is not a readable image; replace or remove it") from error
+    with opened_picture(path, str(path)) as image:
+        height, width = upright_size(image)
+        if (height, width) != size:
+            raise DilaError(f"{path} is {width} x {height}, but the first image of its folder is {size[1]} x {size[0]}")
+        return upright(image)

@@ -2,14 +2,13 @@
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dila.data.corpus import Corpus
-from dila.data.reading import open_table, read_columns
+from dila.data.reading import open_table, read_columns, runs
 from dila.errors import DilaError
 from dila.files import at_home
 
@@ -57,8 +56,7 @@ def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
     files, frame, time, valid = (table[name].to_numpy() for name in ("file", "frame", "time", "valid"))
     z = np.zeros((len(table), table.schema.field("z").type.list_size), np.float32)
     z[valid] = table["z"].combine_chunks().flatten().to_numpy().reshape(-1, z.shape[1])
-    edges = np.flatnonzero(np.concatenate([[True], files[1:] != files[:-1], [True]]))
-    rows = {str(files[start]): slice(start, stop) for start, stop in pairwise(edges.tolist())}
+    rows = {str(name): slice(*places) for name, places in runs(files).items()}
     if rows.keys().isdisjoint(episode.id for episode in corpus.episodes):
         raise DilaError(
             f"{path} labels {files[0]} and others, none of which is in {corpus.root}; label the same folder"

@@ -10,13 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.data.lerobot_meta import INFO, Row, converted_from, features, list_episodes, names, read_info, width
+from dila.data.lerobot_meta import INFO, converted_from, features, list_episodes, names, read_info, width
 from dila.data.lerobot_tables import columns, first_row, group_of, image_group, stamps
 from dila.data.reading import (
     LazyColumns,
@@ -134,12 +134,17 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
     cameras, numbers = features(path, info)
     listed = list_episodes(path, info, cameras)
     yield Names(names(info["features"], numbers))
-    own, faults, corpus = float(info["fps"]), _Faults(listed, cameras, numbers), converted_from(path)
+    own, corpus = float(info["fps"]), converted_from(path)
+    counts: Counter[Path] = Counter()
+    for row in listed:
+        counts[row.data] += row.length
+    needed = (*numbers, *(key for key, kind in cameras.items() if kind == "image"))
+    fault = cache(_fault)  # each file is looked at once
     widths = {column: width(info["features"][key]) for key, column in numbers.items()}
     ids: dict[int, list[str]] = {}
     for row in listed:
         recording = join(name, f"episode_{row.number:06d}")
-        if reason := faults.of_table(row):
+        if reason := fault(_check_table, row.data, needed, counts[row.data]):
             yield Skipped(row.data, f"{recording} is left out: {reason}")
             continue
         times = np.arange(row.length) / (own if fps is None else fps)
@@ -148,7 +153,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
         for camera, kind in cameras.items():
             if kind == "video":
                 file, start = row.videos[camera]
-                if reason := faults.of_video(file):
+                if reason := fault(check_whole, file):
                     yield Skipped(file, f"{recording}/{camera} is left out: {reason}")
                     continue
                 source: _Video | _Images = _Video(Span(file, start, own, row.length))
@@ -163,29 +168,8 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
     yield from _splits(path, info, ids)
 
 
-class _Faults:
-    """Looks at each file once; gives the sentence that says what is wrong with it, or None."""
-
-    def __init__(self, listed: Sequence[Row], cameras: Mapping[str, str], numbers: Mapping[str, str]):
-        self.rows: Counter[Path] = Counter()
-        for row in listed:
-            self.rows[row.data] += row.length
-        self.needed = [*numbers, *(key for key, kind in cameras.items() if kind == "image")]
-        self.tables: dict[Path, str | None] = {}
-        self.videos: dict[Path, str | None] = {}
-
-    def of_table(self, row: Row) -> str | None:
-        if row.data not in self.tables:
-            self.tables[row.data] = _sentence(_check_table, row.data, self.needed, self.rows[row.data])
-        return self.tables[row.data]
-
-    def of_video(self, file: Path) -> str | None:
-        if file not in self.videos:
-            self.videos[file] = _sentence(check_whole, file)
-        return self.videos[file]
-
-
-def _sentence(check: Any, *arguments: Any) -> str | None:
+def _fault(check: Callable[..., None], *arguments: Any) -> str | None:
+    """The sentence that says what is wrong with a file, or None."""
     try:
         check(*arguments)
     except DilaError as error:

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dila.data.kept import kept
-from dila.data.reading import Stamp, column_rows, is_numeric, open_table, read_columns, stamp
+from dila.data.reading import Stamp, column_rows, is_numeric, open_table, read_columns, runs, stamp
 from dila.errors import DilaError
 
 ADDRESS = frozenset({"timestamp", "frame_index", "episode_index", "index"})
@@ -69,7 +68,7 @@ def _places(version: Stamp) -> dict[str, Any]:
     groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
     rows = {}
     if len(groups) > 1:
-        rows = _runs(read_columns(version[0], parquet, ["episode_index"])["episode_index"].to_numpy())
+        rows = runs(read_columns(version[0], parquet, ["episode_index"])["episode_index"].to_numpy())
     return {"edges": np.cumsum([0, *groups]), "rows": rows}
 
 
@@ -81,15 +80,9 @@ def _numbers(version: Stamp, low: int, high: int) -> dict[str, Any]:
     read = read_columns(path, parquet, wanted, range(low, high))
     values = {name: column_rows(path, name, read[name]) for name in wanted if name not in ADDRESS}
     stamps = read["timestamp"] if "timestamp" in wanted else None
-    rows, frame = _runs(read["episode_index"].to_numpy()), read["frame_index"].to_numpy()
+    rows, frame = runs(read["episode_index"].to_numpy()), read["frame_index"].to_numpy()
     first = int(kept(_places, version)["edges"][low])
     return {"first": first, "rows": rows, "frame": frame, "columns": values, "stamps": stamps}
-
-
-def _runs(number: np.ndarray) -> dict[int, tuple[int, int]]:
-    """First row of each episode, and the one after its last, from the number of the episode in each row."""
-    edges = np.flatnonzero(np.concatenate([[True], number[1:] != number[:-1], [True]])) if len(number) else [0]
-    return {int(number[a]): (int(a), int(b)) for a, b in pairwise(edges)}
 
 
 def group_of(path: Path, row: int) -> tuple[int, int]:

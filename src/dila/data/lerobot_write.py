@@ -137,6 +137,10 @@ def _video(staging: Path, name: str, place: int) -> Path:
     return staging / f"{name}.{place}.mp4"
 
 
+def _videos(staging: Path, name: str) -> list[Path]:
+    return [_video(staging, name, place) for place in range(len(_about(staging, name)["cameras"]))]
+
+
 def is_staged(staging: Path, name: str) -> bool:
     """Whether the episode lies in the staging folder, whole."""
     return (staging / f"{name}.json").is_file()
@@ -177,17 +181,16 @@ def publish(
         write_json(out / SETTINGS, read_object(staging / SETTINGS, AGAIN))
     rows, info = rows_of(out), out / "meta" / "info.json"
     staged = [name for name in order if is_staged(staging, name)]
-    features = read_object(info, KEEP)["features"] if info.is_file() else None
-    if features is None and staged:
+    features = read_object(info, KEEP)["features"] if info.is_file() else {}
+    if staged and not features:  # before any video, or a kill would leave a folder of videos without actions
         with np.load(staging / f"{staged[0]}.npz") as columns:
             features = _features(dict(columns), names, _about(staging, staged[0])["cameras"], fps)
-    if staged and not info.is_file():  # before any video, or a kill would leave a folder of videos without actions
-        _announce(out, [], features or {}, fps)
+        _announce(out, [], features, fps)
     # A process killed at the wrong moment left episodes both in place and staged.
     done = {row["source"] for row in rows}
     for shard in _shards(staging, [n for n in staged if _about(staging, n)["source"] not in done], video_mb):
-        rows += _write_shard(out, staging, shard, features or {}, fps, rows)
-        _describe(out, rows, features or {}, fps)
+        rows += _write_shard(out, staging, shard, features, fps, rows)
+        _describe(out, rows, features, fps)
         _forget(staging, shard)
     if rows and features:
         _describe(out, rows, features, fps)
@@ -200,8 +203,7 @@ def _about(staging: Path, name: str) -> dict[str, Any]:
 
 def _forget(staging: Path, names: Sequence[str]) -> None:
     for name in names:
-        videos = [_video(staging, name, place) for place in range(len(_about(staging, name)["cameras"]))]
-        for path in (staging / f"{name}.json", staging / f"{name}.npz", *videos):
+        for path in (staging / f"{name}.json", staging / f"{name}.npz", *_videos(staging, name)):
             path.unlink()
 
 
@@ -209,8 +211,8 @@ def _shards(staging: Path, names: Sequence[str], video_mb: int | float) -> Itera
     shard: list[str] = []
     sizes = np.zeros(2)
     for name in names:
-        videos = (_video(staging, name, place) for place in range(len(_about(staging, name)["cameras"])))
-        more = np.array([max(v.stat().st_size for v in videos), (staging / f"{name}.npz").stat().st_size])
+        videos = max(video.stat().st_size for video in _videos(staging, name))
+        more = np.array([videos, (staging / f"{name}.npz").stat().st_size])
         if shard and ((sizes + more) > np.array([video_mb, DATA_MB]) * 2**20).any():
             yield shard
             shard, sizes = [], np.zeros(2)
@@ -246,7 +248,8 @@ def _write_shard(
             with np.load(staging / f"{name}.npz") as arrays:
                 table = _episode_table(dict(arrays), about, features, fps, first)
             # One row group an episode, so that one can be read without the others.
-            writer.write_table(pa.table([pa.array(_cells(v), t) for v, t in _paired(table, schema)], schema=schema))
+            cells = [pa.array(table[field.name].tolist(), field.type) for field in schema]
+            writer.write_table(pa.table(cells, schema=schema))
             made.append(_row(about, table, place, fps, first))
             first = {"episode": first["episode"] + 1, "index": made[-1]["dataset_to_index"],
                      "frame": first["frame"] + about["frames"]}  # fmt: skip
@@ -305,7 +308,8 @@ def _row(
 
 def _describe(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any], fps: int | float) -> None:
     """Everything in ``meta`` that speaks of the whole."""
-    stats = {key: merged([_statistics_of(row, key) for row in rows]) for key in features}
+    kinds = ("min", "max", "mean", "std", "count")
+    stats = {key: merged([{kind: row[f"stats/{key}/{kind}"] for kind in kinds} for row in rows]) for key in features}
     write_json(out / "meta" / "stats.json", stats)
     write_tasks(out / "meta" / "tasks.parquet", tasks_of(rows))
     _announce(out, rows, features, fps)
@@ -321,10 +325,6 @@ def _announce(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[st
         "fps": int(fps) if float(fps).is_integer() else fps, "splits": splits_of(rows),
         "data_path": DATA_PATH, "video_path": VIDEO_PATH, "features": features,
     })  # fmt: skip
-
-
-def _statistics_of(row: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {kind: row[f"stats/{key}/{kind}"] for kind in ("min", "max", "mean", "std", "count")}
 
 
 def _features(
@@ -369,11 +369,3 @@ def _arrow(feature: Mapping[str, Any]) -> Any:
 
     scalar = pa.from_numpy_dtype(np.dtype(feature["dtype"]))
     return pa.list_(scalar, feature["shape"][0]) if _inner(feature) else scalar
-
-
-def _paired(table: Mapping[str, np.ndarray], schema: Any) -> list[tuple[np.ndarray, Any]]:
-    return [(table[field.name], field.type) for field in schema]
-
-
-def _cells(values: np.ndarray) -> Any:
-    return list(values) if values.ndim > 1 else values

@@ -52,7 +52,10 @@ class Mixture(Dataset[Clip]):
             if len(set(found.values())) == 1:
                 shared[column] = shapes[0][column]
             else:
-                self.dropped.setdefault(column, f"data sets differ in it: {_listed(found)}")
+                told = (
+                    f"{name} has {' x '.join(map(str, shape)) if shape else 'none'}" for name, shape in found.items()
+                )
+                self.dropped.setdefault(column, f"data sets differ in it: {', '.join(told)}")
         return shared
 
     def __len__(self) -> int:
@@ -108,9 +111,3 @@ def name_data(paths: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return list(paths)
-
-
-def _listed(found: Mapping[str, tuple[int, ...] | None]) -> str:
-    return ", ".join(
-        f"{name} has {'none' if shape is None else ' x '.join(map(str, shape))}" for name, shape in found.items()
-    )

@@ -42,15 +42,14 @@ class MujocoView:
         hidden: Sequence[int] = (),
         sites: bool = False,
     ):
-        mujoco: Any = importlib.import_module("mujoco")
-
+        self.mujoco: Any = importlib.import_module("mujoco")
         model.vis.quality.offsamples, model.vis.quality.shadowsize = 0, 512
         self.model = model
-        self.camera = mujoco.MjvCamera()
-        mujoco.mjv_defaultFreeCamera(model, self.camera)
+        self.camera = self.mujoco.MjvCamera()
+        self.mujoco.mjv_defaultFreeCamera(model, self.camera)
         self.camera.lookat[:] = lookat
         self.camera.distance, self.camera.azimuth, self.camera.elevation = distance, azimuth, elevation
-        self.option = mujoco.MjvOption()
+        self.option = self.mujoco.MjvOption()
         self.option.sitegroup[:] = 0
         self.option.sitegroup[0] = int(sites)
         self.option.geomgroup[list(hidden)] = 0
@@ -58,23 +57,19 @@ class MujocoView:
 
     def __call__(self, data: Any, size: int) -> UInt8[Tensor, "3 Y X"]:
         """The picture of ``mujoco.MjData``."""
-        mujoco: Any = importlib.import_module("mujoco")
-
         if self.renderer is None or self.renderer.height != 2 * size:
             self.renderer = self._open(2 * size)
         self.renderer.update_scene(data, self.camera, self.option)
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+        for flag in (self.mujoco.mjtRndFlag.mjRND_SHADOW, self.mujoco.mjtRndFlag.mjRND_REFLECTION):
             self.renderer.scene.flags[flag] = 0
         return halved(self.renderer.render())
 
     def _open(self, side: int) -> Any:
-        mujoco: Any = importlib.import_module("mujoco")
-
         self.model.vis.global_.offwidth = max(side, self.model.vis.global_.offwidth)
         self.model.vis.global_.offheight = max(side, self.model.vis.global_.offheight)
         self.close()
         try:
-            renderer = mujoco.Renderer(self.model, side, side)
+            renderer = self.mujoco.Renderer(self.model, side, side)
         except Exception as error:  # whatever the binding of the missing library raises
             raise DilaError(
                 f"MuJoCo cannot draw off-screen here ({error}); install EGL (Debian: libegl1 libgl1-mesa-dri) or set "

@@ -95,17 +95,14 @@ def render_objects3d(
     """Draw a LeRobot data set of real objects under known transforms; resumable, the same for every run.
 
     Args:
-        out: folder.
-        episodes: how many there are in the end; every tenth shows a held-out object.
-        frames: frames of each.
+        frames: of each episode.
         size: pixels a side, even, 32 to 512.
         seed: the same seed gives the same data for any number of workers.
         kind: one of `KINDS`, or "mixed" for one of them at random in each episode.
         moving_background: let the background drift and change independently of the action.
         fps: frames a second.
-        workers: processes.
-        progress: show a progress bar.
-        store: another layout than LeRobot's; as videos, the column alone tells which objects are held out.
+        out, episodes, workers, progress, store: as of `dila.data.recording.record`. Every tenth episode shows a
+            held-out object, which of videos the column alone tells.
 
     Raises:
         MissingExtra: a package with meshes or moderngl is not installed.

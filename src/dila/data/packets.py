@@ -17,6 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -121,10 +122,18 @@ class _Notes:
         return Packets(self.codec, self.extradata, self.colours, np.argsort(turns), turns, offsets, sizes, stamp)
 
 
-def list_packets(path: Path, container: Any, stream: Any) -> tuple[list[int], list[bool], Packets | None]:
-    """When each frame is shown, in ticks; whether it is a keyframe; where its packet lies, if that is of use.
+def list_packets(
+    path: Path, container: Any, stream: Any, last: float = inf
+) -> tuple[np.ndarray, np.ndarray, Packets | None]:
+    """When each frame is shown, in ticks, rising; whether it is a keyframe; where its packet lies, if that is of use.
 
     No packet is kept, as a film is gigabytes.
+
+    Args:
+        path: the file.
+        container: it, opened; it is walked from where it stands.
+        stream: of the video.
+        last: tick after which no frame is asked for.
 
     Raises:
         DilaError: the video is cut short, damaged, without times, or too long.
@@ -137,6 +146,8 @@ def list_packets(path: Path, container: Any, stream: Any) -> tuple[list[int], li
         for packet in container.demux(stream):
             if not packet.size:
                 continue
+            if packet.dts is not None and packet.dts > last:  # shown no earlier than that, nor any after it
+                break
             found += 1
             notes.note(packet)
             if packet.is_corrupt:
@@ -149,33 +160,13 @@ def list_packets(path: Path, container: Any, stream: Any) -> tuple[list[int], li
         packets = notes.result()
     if not pts:
         raise DilaError(f"{path} holds no frames; replace or remove it")
-    if found < stream.frames:
+    if last == inf and found < stream.frames:
         raise DilaError(f"{path} is cut short: {found} of {stream.frames} frames are there; replace or remove it")
     if any(t is None for t in pts) or len(set(pts)) != len(pts):
         raise DilaError(f"{path} stores no usable time for each frame; rewrap it, for example with ffmpeg, as mp4")
-    return pts, key, packets
-
-
-def list_span(path: Path, container: Any, stream: Any, last: float) -> tuple[list[int], list[bool], Packets] | None:
-    """The same of the packets from where the container stands to the last that is shown by `last`, in ticks.
-
-    None where they are of no use, for whatever reason: the container tells of it when it is asked for the frames.
-    """
-    pts, key = [], []
-    with path.open("rb", buffering=0) as file:
-        notes = _Notes(file, container, stream)
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue
-            if packet.dts is not None and packet.dts > last:  # shown no earlier than that, nor any after it
-                break
-            notes.note(packet)
-            if packet.is_corrupt or not notes.usable or len(pts) >= MAX_FRAMES:
-                return None
-            pts.append(packet.pts)
-            key.append(packet.is_keyframe)
-        packets = notes.result()
-    return None if packets is None or len(set(pts)) != len(pts) else (pts, key, packets)
+    ticks = np.array(pts, dtype=np.int64)
+    order = np.argsort(ticks)
+    return ticks[order], np.array(key)[order], packets
 
 
 def decode_packets(

@@ -22,19 +22,13 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-class Pool:
-    """So many processes that do `job`; see `pool`."""
-
-    def __init__(self, executor: Executor):
-        self._executor = executor
-
-    def submit(self, job: Callable[..., Made], *arguments: Any) -> "Future[Made]":
-        """What a process will make of these arguments; both are pickled."""
-        return self._executor.submit(_do, job, *arguments)
+class _Pool(ProcessPoolExecutor):
+    def submit(self, job: Callable[..., Made], /, *arguments: Any) -> "Future[Made]":
+        return super().submit(_do, job, *arguments)
 
 
 @contextmanager
-def pool(workers: int, threads: int = 1) -> Iterator[Pool]:
+def pool(workers: int, threads: int = 1) -> Iterator[Executor]:
     """Processes to submit jobs to; left with an error, they are stopped, and what had not begun is dropped.
 
     Args:
@@ -47,9 +41,9 @@ def pool(workers: int, threads: int = 1) -> Iterator[Pool]:
     others = set(multiprocessing.active_children())
     # Spawned, not forked: a fork of a process in which torch or SDL already has threads can hang, and has no CUDA.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads,))
+    executor = _Pool(workers, context, initializer=_begin, initargs=(threads,))
     try:
-        yield Pool(executor)
+        yield executor
     except BrokenProcessPool as error:  # the executor has ended the others
         raise DilaError(
             "a worker process was killed, by hand or for want of memory; what is finished is kept: the same command "

@@ -69,10 +69,10 @@ class PrimitiveRenderer:
         thing, shape = _object(rng, self.size)
         background = background_path(scene, self.frames + 1, self.moving_background)
         near, far = backgrounds(scene, 2 * self.size, thing)
-        pictures = [
-            _draw(thing, near, far, states[i : i + CHUNK], background[i : i + CHUNK], self.size)
-            for i in range(0, self.frames, CHUNK)
-        ]
+        pictures = []
+        for chunk in (slice(i, i + CHUNK) for i in range(0, self.frames, CHUNK)):
+            front = _place(thing, torch.from_numpy(states[chunk]).float(), self.size)
+            pictures.append(compose(front, near, far, background[chunk], self.size))
         columns = known_columns(states, background, kind) | colour_columns(thing, near, far, background)
         columns["shape"] = np.full((self.frames, 1), shape)
         return Recorded(torch.cat(pictures)[: self.frames], columns)
@@ -94,17 +94,13 @@ def render_primitives(
     """Draw a corpus (mp4 + actions.parquet) of objects under known transforms; resumable, the same for every run.
 
     Args:
-        out: folder.
-        episodes: how many there are in the end.
-        frames: frames of each.
+        frames: of each episode.
         size: pixels a side, even, 32 to 512.
         seed: the same seed gives the same data for any number of workers.
         kind: one of `KINDS`, or "mixed" for one of them at random in each episode.
         moving_background: let the background drift and change independently of the action.
         fps: frames a second.
-        workers: processes.
-        progress: show a progress bar.
-        store: another layout than that.
+        out, episodes, workers, progress, store: as of `dila.data.recording.record`.
 
     Raises:
         DilaError: an argument out of range, or `out` holds a recording with other settings.
@@ -186,11 +182,6 @@ def _fold(path: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         width = high[i] - low[i]
         folded[:, i] = low[i] + width - np.abs((path[:, i] - low[i]) % (2 * width) - width)
     return folded
-
-
-def _draw(thing: Tensor, near: Tensor, far: Tensor, states: np.ndarray, background: np.ndarray, size: int) -> Tensor:
-    """Pictures uint8 ``N 3 Y X`` of the object at these states."""
-    return compose(_place(thing, torch.from_numpy(states).float(), size), near, far, background, size)
 
 
 def compose(front: Float[Tensor, "N 4 Y X"], near: Tensor, far: Tensor, background: np.ndarray, size: int) -> Tensor:

@@ -84,16 +84,12 @@ def record_pusht(
     """Record episodes into a corpus (mp4 + actions.parquet); goes on where an interrupted recording was.
 
     Args:
-        out: folder.
-        episodes: how many there are in the end.
-        frames: frames of each, 10 a second.
+        frames: of each episode, 10 a second.
         size: pixels a side, even, up to 512.
         seed: the same seed gives the same data for any number of workers.
         policy: "random" targets, "push" the block about, or "mixed", switching between the two.
-        workers: processes.
-        progress: show a progress bar.
         goal: draw the green goal zone.
-        store: another layout than that.
+        out, episodes, workers, progress, store: as of `dila.data.recording.record`.
 
     Raises:
         MissingExtra: gym-pusht is not installed.
@@ -122,12 +118,7 @@ def record_pusht(
 def make_pusht(max_steps: int) -> Any:
     """The Gymnasium environment."""
     gym = _import_gym()
-    return gym.make(
-        "gym_pusht/PushT-v0",
-        obs_type="state",
-        max_episode_steps=max_steps,
-        disable_env_checker=True,
-    )
+    return gym.make("gym_pusht/PushT-v0", obs_type="state", max_episode_steps=max_steps, disable_env_checker=True)
 
 
 def reset_clear(env: Any, rng: np.random.Generator, goal: bool) -> dict[str, Any]:

@@ -7,9 +7,10 @@ episode that cannot be read), `Names` (of the components of columns) and `Split`
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 
 from dila.data import room
 from dila.data.packets import MAX_FRAMES
-from dila.data.video import MAX_PIXELS, MAX_SIDE, hash_file
+from dila.data.video import check_size, hash_file
 from dila.errors import DilaError, refuse_shortage
 from dila.protocols import Episode
 from dila.shapes import Tensor, UInt8
@@ -305,6 +306,12 @@ def column_rows(path: Path, name: str, column: Any) -> np.ndarray:
     return rows(str(path), name, values.to_numpy(zero_copy_only=False).reshape(len(column), width))
 
 
+def runs(values: np.ndarray) -> dict[Any, tuple[int, int]]:
+    """First row of each value that stands in rows one after the other, and the row after its last."""
+    edges = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1], [True]])) if len(values) else [0]
+    return {values[first]: (int(first), int(last)) for first, last in pairwise(edges)}
+
+
 def action_rows(where: str, action: np.ndarray, frames: int) -> np.ndarray:
     """Actions of an episode as one row a frame: where the last frame has none, a row of NaN is added for it.
 
@@ -318,21 +325,31 @@ def action_rows(where: str, action: np.ndarray, frames: int) -> np.ndarray:
     return np.concatenate([action.astype(np.float32), np.full((1, *action.shape[1:]), np.nan, np.float32)])
 
 
-def picture_from(data: bytes, where: str) -> np.ndarray:
-    """RGB ``Y X 3`` of an encoded image (JPEG or PNG).
+@contextmanager
+def opened_picture(source: Path | io.BytesIO, where: str) -> Iterator[Any]:
+    """A JPEG or PNG as Pillow opens it, which is decoded inside.
 
     Raises:
-        DilaError: it does not decode, or claims an absurd size.
+        DilaError: it is missing, does not decode, or claims an absurd size.
     """
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
-                raise DilaError(f"{where} claims {image.width} x {image.height} pixels; scale it down")
-            return np.array(upright(image))
+        if isinstance(source, Path) and not source.is_file():  # reading from a pipe would wait for ever
+            raise FileNotFoundError(source)
+        # By contents: Pillow knows formats that start other programs, whatever the file is called.
+        with Image.open(source, formats=("JPEG", "PNG")) as image:
+            check_size(where, *image.size)
+            yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        refuse_shortage(error)
         raise DilaError(f"{where} is not a readable image; replace or remove it") from error
+
+
+def picture_from(data: bytes, where: str) -> np.ndarray:
+    """RGB ``Y X 3`` of an encoded image; raises as `opened_picture`."""
+    with opened_picture(io.BytesIO(data), where) as image:
+        return upright(image)
 
 
 def upright(image: Any) -> np.ndarray:

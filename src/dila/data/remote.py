@@ -79,7 +79,9 @@ def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> 
         if not files:
             _ask(system, root)
             raise DilaError(f"{shown} holds no files; check the address")
-        folder = (cache or default_cache()) / f"{PurePosixPath(shown).name}-{_digest(address)[:12]}"
+        folder = (
+            cache or default_cache()
+        ) / f"{PurePosixPath(shown).name}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         log = _Log(folder)
         log.forget_all_but({file.name for file in files})
@@ -207,7 +209,3 @@ def _reason(error: BaseException, address: str) -> str:
     error = error.__cause__ or error  # fsspec's own is often no more than the address
     text = str(error) or type(error).__name__
     return text.replace(address, _shown(address)).replace(address.partition("?")[2] or "\0", "...")
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

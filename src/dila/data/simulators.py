@@ -226,15 +226,11 @@ def record_simulator(
 
     Args:
         simulator: one of `SIMULATORS`.
-        out: folder.
-        episodes: how many there are in the end.
-        frames: frames of each.
+        frames: of each episode.
         size: pixels a side, even, 32 to 512.
         seed: the same seed gives the same data for any number of workers.
         policy: "random", smooth noise; "scripted", plans that reach and push; or "mixed", now this and now that.
-        workers: processes.
-        progress: show a progress bar.
-        store: the layout.
+        out, episodes, workers, progress, store: as of `dila.data.recording.record`.
 
     Raises:
         MissingExtra: its package is not installed.

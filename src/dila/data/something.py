@@ -73,14 +73,12 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
 
 def _label_files(path: Path) -> dict[str, Path]:
     """The label files by what they hold: the splits, and ``labels``."""
-    for folder in FOLDERS:
-        found = {kind: path / folder / f"{PREFIX}{kind}.json" for kind in (*SPLITS, "labels")}
-        if any(found[split].is_file() for split in SPLITS):
-            return {kind: file for kind, file in found.items() if file.is_file()}
-    for folder in FOLDERS[1:]:
-        found = {kind: path / folder / f"{kind}.json" for kind in (*SPLITS, "labels")}
-        if found["labels"].is_file() and any(found[split].is_file() for split in SPLITS):
-            return {kind: file for kind, file in found.items() if file.is_file()}
+    plain = [(folder, "") for folder in FOLDERS[1:]]  # names that say less: there it takes `labels` as well
+    for folder, prefix in [(folder, PREFIX) for folder in FOLDERS] + plain:
+        files = {kind: path / folder / f"{prefix}{kind}.json" for kind in (*SPLITS, "labels")}
+        found = {kind: file for kind, file in files.items() if file.is_file()}
+        if not found.keys().isdisjoint(SPLITS) and (prefix or "labels" in found):
+            return found
     return {}
 
 
@@ -122,7 +120,7 @@ def _episode(path: Path, name: str, fps: int | float | None, label: int) -> Any:
     if path.is_dir():
         if not frames.claims(path):
             raise DilaError(f"{path} is no folder of images; extract its clip again")
-        (episode,) = frames.episodes(path, name, fps or (None if (path / "meta.json").exists() else FPS))
+        (episode,) = frames.episodes(path, name, fps, FPS)
     else:
         (episode,) = video.episodes(path, name, fps)
     return replace(episode, columns={"label": np.full((len(episode.times), 1), label)})

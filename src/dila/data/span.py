@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dila.data.clips import TIE
-from dila.data.packets import Packets, list_span
+from dila.data.packets import list_packets
 from dila.data.seek import late, read_at
 from dila.data.video import VideoInfo, opened, read_packets
 from dila.errors import DilaError
@@ -71,17 +71,17 @@ def _walked(span: Span, changed: int, size: int) -> tuple[VideoInfo, np.ndarray]
     try:
         with opened(span.path) as (container, stream):
             tick = float(stream.time_base)
-            if (key := _keyframe(container, stream, span)) is None:
+            if (sought := _keyframe(container, stream, span)) is None:
                 return None
-            listed = list_span(span.path, container, stream, (span.times[-1] + half) / tick)
-            container.seek(key, stream=stream, backward=True)
+            ticks, key, packets = list_packets(span.path, container, stream, (span.times[-1] + half) / tick)
+            container.seek(sought, stream=stream, backward=True)
             first = next(container.decode(stream), None)
     except DilaError:
         return None
-    if listed is None or first is None or first.rotation or listed[2].stamp != (changed, size):
+    if packets is None or first is None or first.rotation or packets.stamp != (changed, size):
         return None
-    info = _info(*listed, tick, (first.height, first.width))
-    at = np.sort(listed[0]) * tick
+    at, keyframes = ticks * tick, np.flatnonzero(key)
+    info = VideoInfo(at - at[0], ticks, keyframes, ticks[keyframes], (first.height, first.width), tick, packets)
     after = np.minimum(np.searchsorted(at, span.times), len(at) - 1)
     before = np.maximum(after - 1, 0)
     places = np.where(span.times - at[before] <= at[after] - span.times + TIE, before, after)
@@ -107,10 +107,3 @@ def _keyframe(container: Any, stream: Any, span: Span) -> int | None:
         if back > goal:
             return None
         back = max(2 * back, 4 * frame)
-
-
-def _info(pts: Sequence[int], key: Sequence[bool], packets: Packets, tick: float, size: tuple[int, int]) -> VideoInfo:
-    order = np.argsort(np.array(pts, dtype=np.int64))
-    ticks = np.array(pts, dtype=np.int64)[order]
-    keyframes = np.flatnonzero(np.array(key)[order])
-    return VideoInfo((ticks - ticks[0]) * tick, ticks, keyframes, ticks[keyframes], size, tick, packets)

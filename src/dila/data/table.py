@@ -15,13 +15,12 @@ The schema's metadata may hold, under the key ``names``, JSON that names the com
 
 import json
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dila.data.reading import column_rows, open_table, read_columns
+from dila.data.reading import column_rows, open_table, read_columns, runs
 from dila.errors import DilaError
 from dila.files import replacing
 
@@ -53,15 +52,13 @@ def read_table(
             f"{path} needs an episode in every row and integers in 'frame'; see docs/data.md for its layout"
         )
     table = table.sort_by([("episode", "ascending"), ("frame", "ascending")])
-    ids = np.array(table["episode"].to_pylist(), dtype=object)
+    ids = np.array([str(name) for name in table["episode"].to_pylist()], dtype=object)
     frame = table["frame"].to_numpy()
     numbers = [name for name in table.column_names if name not in ("episode", "frame")]
     values = {name: column_rows(path, name, table[name]) for name in numbers}
     names = _names(path, table.schema.metadata or {}, values)
-    edges = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1], [True]])) if len(ids) else np.array([0])
     columns = {}
-    for start, stop in pairwise(edges.tolist()):
-        name = str(ids[start])
+    for name, (start, stop) in runs(ids).items():
         if name not in lengths:
             continue
         if stop - start != lengths[name] or not np.array_equal(frame[start:stop], np.arange(stop - start)):

@@ -89,7 +89,7 @@ def _trajectory(path: Path, name: str, fps: int | float | None) -> FrameEpisode:
     pictures = (p.suffix.lower() in frames.SUFFIXES and not p.name.startswith(".") for p in path.iterdir())
     if not any(pictures):
         raise DilaError(f"{path} has a {DATA} and no pictures; fetch it again")
-    (episode,) = frames.episodes(path, name, fps or (None if (path / "meta.json").exists() else FPS))
+    (episode,) = frames.episodes(path, name, fps, FPS)
     state = _state(path / DATA, len(episode.times))
     return replace(episode, columns={"state": state.astype(np.float32), "action": onward(state)})
 

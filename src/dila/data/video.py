@@ -126,10 +126,7 @@ def probe_video(path: str | Path) -> VideoInfo:
     path = Path(path)
     _check_file(path)
     with opened(path) as (container, stream):
-        pts, key, packets = list_packets(path, container, stream)
-        order = np.argsort(np.array(pts, dtype=np.int64))
-        ticks = np.array(pts, dtype=np.int64)[order]
-        key = np.array(key)[order]
+        ticks, key, packets = list_packets(path, container, stream)
         key[0] = True
         tick = float(stream.time_base)
         times = (ticks - ticks[0]) * tick
@@ -169,10 +166,9 @@ def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None =
         return read
     if (read := read_fast(path, wanted, info)) is not None:
         return read
-    rows, out = _places(wanted), room.make((len(wanted), *info.size, 3))
-    for index, picture in _decode(path, info, sorted(rows)):
-        out[rows[index]] = picture
-    return torch.from_numpy(out).permute(0, 3, 1, 2)
+    read = _gathered(_decode(path, info, sorted(set(wanted))), wanted, info.size)
+    assert read is not None  # of what is missing, decoding tells
+    return read
 
 
 def read_packets(path: Path, frames: Sequence[int], info: VideoInfo) -> UInt8[Tensor, "N 3 Y X"] | None:
@@ -181,25 +177,26 @@ def read_packets(path: Path, frames: Sequence[int], info: VideoInfo) -> UInt8[Te
 
     if info.packets is None or not frames:
         return None
-    # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
-    rows, out, found = _places(frames), room.make((len(frames), *info.size, 3)), 0
+    decoded = decode_packets(path, info.packets, info.keyframes, sorted(set(frames)), LIMITS)
     try:
-        for index, frame in decode_packets(path, info.packets, info.keyframes, sorted(rows), LIMITS):
-            picture = _picture(frame, info.size)
-            for row in rows[index]:
-                out[row] = picture
-            found += 1
+        return _gathered(((index, _picture(frame, info.size)) for index, frame in decoded), frames, info.size)
     except (av.FFmpegError, OSError):
         return None
-    return torch.from_numpy(out).permute(0, 3, 1, 2) if found == len(rows) else None
 
 
-def _places(frames: Sequence[int]) -> dict[int, list[int]]:
-    """The rows in which each frame is wanted."""
+def _gathered(
+    pictures: Iterable[tuple[int, np.ndarray]], frames: Sequence[int], size: tuple[int, int]
+) -> UInt8[Tensor, "N 3 Y X"] | None:
+    """Pictures with the numbers of their frames, in the rows where these are wanted; None where one is missing."""
     rows: dict[int, list[int]] = {}
     for row, index in enumerate(frames):
         rows.setdefault(index, []).append(row)
-    return rows
+    # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
+    out = room.make((len(frames), *size, 3))
+    for index, picture in pictures:
+        for row in rows.pop(index, ()):
+            out[row] = picture
+    return None if rows else torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
 def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"] | np.ndarray, fps: int | float) -> None:
@@ -259,7 +256,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
             stream = streams[0]
             if stream.codec_context is None:
                 raise DilaError(f"{path} is coded in a way that nothing here decodes; convert it, for example to mp4")
-            _check_size(path, stream.codec_context.width, stream.codec_context.height)
+            check_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
             # What the container says is not what the stream may say half-way through.
             stream.codec_context.options = LIMITS
@@ -308,10 +305,15 @@ def _check_file(path: Path) -> None:
                 raise DilaError(f"{path} is cut short: its end mark is missing; replace or remove it")
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def check_size(where: str | Path, width: int, height: int) -> None:
+    """Refuse a picture that nobody means, before it is decoded.
+
+    Raises:
+        DilaError: it claims more than 16384 pixels a side, or 64 million in all.
+    """
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise DilaError(
-            f"{path} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all; "
+            f"{where} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all; "
             "scale it down"
         )
 
