@@ -18,15 +18,15 @@ def adapt(
     device: str = "auto",
     how: tyro.conf.OmitArgPrefixes[Adaptation] = Adaptation(),  # noqa: B008
 ) -> None:
-    """Teach a trained model real actions: what planning needs. Interrupted, the same command goes on.
+    """Teach a trained model real actions, as planning needs. If interrupted, the same command resumes.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
+        model: folder of a trained model or of a run, or a Hub id.
         data: recordings with true actions.
-        out: folder; the adapted model is its part ``model``.
-        cache_dir: where encoded features are kept; $DILA_CACHE or ~/.cache/dila/features when left out.
+        out: folder to write; the adapted model is in its subfolder ``model``.
+        cache_dir: folder of encoded features; default $DILA_CACHE or ~/.cache/dila/features.
         device: auto, cpu, cuda or mps.
-        how: settings.
+        how: settings of the adaptation.
     """
     from dila.train.adapt import adapt
 

@@ -17,16 +17,16 @@ def show(
     fps: float | None = None,
     camera: str | None = None,
 ) -> None:
-    """Draw a contact sheet of episodes that lie evenly over a corpus, with their names and times.
+    """Draw a contact sheet of episodes spread evenly over a corpus, with their names and times.
 
     Args:
         path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
-        out: the .png to write.
-        episodes: rows at most.
-        moments: pictures of each.
-        size: pixels of a picture's longer side.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
+        out: .png file to write.
+        episodes: maximum number of rows.
+        moments: pictures per episode.
+        size: longer side of a picture, in pixels.
+        fps: frames per second; overrides the rate stated in the files.
+        camera: read only this camera of multi-camera recordings, such as observation.images.front.
     """
     from dila.evaluate.corpus_sheet import draw_corpus
 

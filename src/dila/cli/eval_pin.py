@@ -18,17 +18,17 @@ def pin(
     fps: float | None = None,
     camera: str | None = None,
 ) -> None:
-    """Choose the clips that models are judged on, once: spread over the held-out episodes, with fingerprints.
+    """Fix the clips that models are evaluated on: spread over the held-out episodes, with fingerprints.
 
     Args:
         data: a corpus.
-        out: .json to write.
-        stride: seconds between frames, as the models have it.
-        frames: of a clip; shortened to what the data allow.
-        clips: how many.
+        out: .json file to write.
+        stride: seconds between frames, as for the models.
+        frames: frames per clip; shortened to what the data allow.
+        clips: number of clips.
         held_out: share of the episodes held out, as in training.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone.
+        fps: frames per second; overrides the rate stated in the files.
+        camera: read only this camera of multi-camera recordings.
     """
     from dila.data import open_corpus, split_episodes
     from dila.errors import DilaError, at_least

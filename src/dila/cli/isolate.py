@@ -11,12 +11,12 @@ from dila.cli.arguments import check_imagined, open_world, read, save_imagined
 def isolate(
     model: Positional[str], video: Positional[Path], out: Path = Path("outputs/isolate.mp4"), device: str = "auto"
 ) -> None:
-    """Freeze the structure of a clip: what still moves is content.
+    """Freeze the structure of a clip, to see what content still moves.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
-        video: a video file or a folder of frames.
-        out: .mp4 or .gif; features and the frozen structure are written beside it as .safetensors.
+        model: folder of a trained model or of a run, or a Hub id.
+        video: video file or folder of frames.
+        out: .mp4 or .gif file to write; features and the frozen structure are written beside it as .safetensors.
         device: auto, cpu, cuda or mps.
     """
     check_imagined(out, video)

@@ -22,23 +22,23 @@ def label(
     engine: Literal["local", "ray"] = "local",
     workers: int = 2,
 ) -> None:
-    """Write the latent actions of a video or of a folder of videos to one Parquet file.
+    """Infer the latent actions of a video or of a folder of videos and write them to one Parquet file.
 
-    Columns: file, frame, time (seconds), next (frame), z, valid; one row a sampled frame, the last of each video not
-    valid.
-    Interrupted, the same command goes on where it stopped.
+    Columns: file, frame, time (seconds), next (frame), z, valid; one row per sampled frame. The last row of each video
+    is not valid.
+    If interrupted, the same command resumes.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
+        model: folder of a trained model or of a run, or a Hub id.
         videos: a video, a folder of frames, or a folder with any number of them at any depth.
-        out: the file to write; older labels there are replaced.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone, such as observation.images.front.
-        every_frame: label each frame of a video, not one a stride of the model.
-        batch: windows that go through the model at once.
+        out: Parquet file to write; older labels there are replaced.
+        fps: frames per second; overrides the rate stated in the files.
+        camera: read only this camera of multi-camera recordings, such as observation.images.front.
+        every_frame: label every frame of a video, instead of one per stride of the model.
+        batch: windows per batch.
         device: auto, cpu, cuda or mps.
-        engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
-        workers: processes on the cluster.
+        engine: local, or ray: the cluster that $RAY_ADDRESS names, or processes of this machine.
+        workers: number of processes on the cluster.
     """
     at_least(1, batch=batch, workers=workers)
     world = open_world(model, device, draws=False)

@@ -18,10 +18,10 @@ def rebind(
     """Draw the structure of one clip with the content of another.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
-        structure: the clip that says where things are.
-        content: the clip that says what they look like.
-        out: .mp4 or .gif; features and structure are written beside it as .safetensors.
+        model: folder of a trained model or of a run, or a Hub id.
+        structure: clip that provides the structure (where things are).
+        content: clip that provides the content (what things look like).
+        out: .mp4 or .gif file to write; features and structure are written beside it as .safetensors.
         device: auto, cpu, cuda or mps.
     """
     check_imagined(out, structure, content)

@@ -16,14 +16,14 @@ def rollout(
     steps: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Imagine the future of a clip under its own latent actions, beside what really happened.
+    """Imagine the future of a clip under its own latent actions, next to the true future.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
-        video: a video file or a folder of frames.
-        out: .mp4 or .gif; the features, latent actions and errors are written beside it as .safetensors.
-        context: true frames that the model sees.
-        steps: frames to imagine; to the end of the clip when left out.
+        model: folder of a trained model or of a run, or a Hub id.
+        video: video file or folder of frames.
+        out: .mp4 or .gif file to write; features, latent actions and errors are written beside it as .safetensors.
+        context: number of true frames that the model sees.
+        steps: number of frames to imagine; default: to the end of the clip.
         device: auto, cpu, cuda or mps.
     """
     import torch

@@ -19,11 +19,11 @@ def transfer(
     """Replay the latent actions of one clip in the scene of another.
 
     Args:
-        model: folder of a trained model or of a run, or Hub id.
-        source: the clip whose actions are taken.
-        target: the clip whose first frame is the scene.
-        out: .mp4 or .gif; features and latent actions are written beside it as .safetensors.
-        context: frames of the target that the model sees.
+        model: folder of a trained model or of a run, or a Hub id.
+        source: clip that provides the actions.
+        target: clip whose first frame is the scene.
+        out: .mp4 or .gif file to write; features and latent actions are written beside it as .safetensors.
+        context: number of frames of the target that the model sees.
         device: auto, cpu, cuda or mps.
     """
     check_imagined(out, source, target)
