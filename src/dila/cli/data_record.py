@@ -42,9 +42,9 @@ def record(
         size: pixels a side.
         seed: random seed; the same seed gives the same data.
         workers: number of processes.
-        policy: of simulators: random (smooth noise), scripted or push (plans that reach and push), mixed (alternating).
-        kind: of primitives and objects3d: one transform, a composition, or mixed.
-        moving_background: of primitives and objects3d: the background moves independently of the action.
+        policy: for simulators: random (smooth noise), scripted or push (plans that reach and push), mixed (alternating).
+        kind: for primitives and objects3d: one transform, a composition, or mixed.
+        moving_background: for primitives and objects3d: move the background independently of the action.
         format: mp4 (one per episode, with one table; the default of pusht and primitives) or lerobot.
     """
     from dila.data import primitives, pusht

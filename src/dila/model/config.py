@@ -31,11 +31,11 @@ class MemoryConfig:
 class InverseDynamicsConfig:
     """IDM: 3-D convolutions over the change of structure.
 
-    ``pairwise`` takes time out of its kernels and statistics, so that two frames give one action whatever stands
-    around them; the paper's IDM sees neighbouring transitions on both sides. ``normalise=False`` leaves out its group
-    norms, which scale a small motion up and, where two things move, one by the size of the other. ``odd`` makes the
-    action of the way back the action of the way there reversed, by construction: z(ds) = (f(ds) - f(-ds)) / 2, where
-    the paper asks for it in the loss; for a pairwise IDM.
+    ``pairwise`` removes time from its kernels and statistics, so that z depends on two frames only; the paper's IDM
+    also sees neighbouring transitions on both sides. ``normalise=False`` removes its group norms, which amplify small
+    motions and, where two things move, scale one by the size of the other. ``odd`` gives a reversed transition the
+    opposite action by construction, z(ds) = (f(ds) - f(-ds)) / 2, where the paper uses a loss; it needs a pairwise
+    IDM.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -66,7 +66,7 @@ class ForwardDynamicsConfig:
 
 @dataclass(frozen=True)
 class FusionDecoderConfig:
-    """Fusion decoder: structure asks, content memory and the first frame answer.
+    """Fusion decoder: structure attends to the content memory and to the first frame.
 
     ``predicts="features"`` returns the output of the last norm (the paper's); ``"change"`` adds a zero-initialised
     linear map of it to e[0], so that training starts at the error of copying the first frame.
