@@ -29,11 +29,9 @@ def convert(
     Args:
         path: a video, a folder of frames, or a folder with any number of them at any depth.
         out: folder of the data set.
-        fps: frames per second to declare instead of the rate stated in the files. Nothing is resampled, so a different
-            rate changes the speed of playback. By default, episodes of the most common rate are converted.
+        fps: frames per second to declare; changes the speed of playback, resamples nothing. Default: the most common.
         camera: convert only this camera of multi-camera recordings, such as observation.images.front.
-        size: pixels a side (even) to resize to, ignoring the aspect ratio. By default, episodes of the first one's size
-            are converted.
+        size: pixels a side (even) to resize to, ignoring the aspect ratio. Default: the size of the first episode.
         task: description of the task, for all episodes; by default, the source's tasks.
         workers: number of processes.
         moving: exclude static clips and clips with a moving camera, by the limits in docs/data.md.

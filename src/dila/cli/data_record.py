@@ -33,16 +33,14 @@ def record(
     If interrupted, the same command resumes. Simulators need the extra `sim` (pusht: the extra `pusht`).
 
     Args:
-        source: pusht, fetch, kitchen, pointmaze, robosuite-lift, robosuite-push, robosuite-vp2, robodesk and miniworld
-            are simulators; primitives and objects3d generate textured objects (flat shapes and 3D meshes) under known
-            transforms.
+        source: a simulator, or primitives or objects3d: flat shapes or 3D meshes, textured, under known transforms.
         out: folder to record into.
         episodes: total number of episodes.
         frames: frames per episode, 10 per second (fetch 25, pointmaze 20, kitchen 6.25, robodesk and robosuite-vp2 5).
         size: pixels a side.
         seed: random seed; the same seed gives the same data.
         workers: number of processes.
-        policy: for simulators: random (smooth noise), scripted or push (plans that reach and push), mixed (alternating).
+        policy: for simulators: random (smooth noise), scripted or push (plans that reach and push), or mixed (in turn).
         kind: for primitives and objects3d: one transform, a composition, or mixed.
         moving_background: for primitives and objects3d: move the background independently of the action.
         format: mp4 (one per episode, with one table; the default of pusht and primitives) or lerobot.
