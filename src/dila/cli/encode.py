@@ -30,7 +30,7 @@ def _encoder(eyes: Any) -> Callable[..., None]:
 
         Args:
             path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
-            out: folder of the cache, shared by the machines of a cluster; default $DILA_CACHE or ~/.cache/dila/features.
+            out: folder of the cache, shared by a cluster's machines; default $DILA_CACHE or ~/.cache/dila/features.
             encoder: name and fields of the frozen encoder, as in `dila train`.
             fps: frames per second; overrides the rate stated in the files.
             camera: read only this camera of multi-camera recordings, such as observation.images.front.

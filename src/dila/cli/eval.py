@@ -60,7 +60,7 @@ def evaluate(
         context: number of true frames that the model sees.
         clips: number of clips.
         column: column of true values for probe and manifold: action, state, or another column of the data.
-        components: of the column, by name or number; default all. Motion and disentangle read all other columns as well.
+        components: of the column, by name or number; default all. Motion and disentangle also read all other columns.
         change: probe for the change of the column from frame to frame, such as the displacement behind a state.
         pairs: number of transitions that a probe is fitted on.
         pictures: number of clips to draw.
