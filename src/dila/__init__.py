@@ -1,6 +1,6 @@
-"""DiLA: disentangled latent action world models. ``dila.load(path)`` gives a trained one as a `World`.
+"""DiLA: disentangled latent action world models. ``dila.load(path)`` returns a trained model as a `World`.
 
-Importing this imports no torch: what is heavy comes with the first use.
+Importing this package does not import torch: heavy packages are imported at the first use.
 """
 
 from pathlib import Path
@@ -17,17 +17,17 @@ __all__ = ["DilaError", "World", "__version__", "from_pretrained", "load", "push
 
 
 def load(path: str | Path, device: str = "auto", *, bf16: bool = False, **options: Any) -> "World[AnyModel]":
-    """A trained model, ready for videos.
+    """Load a trained model, ready for use on videos.
 
     Args:
-        path: a folder of a trained model, a run, a Hugging Face Hub id ``user/name``, or "box": the small model that
-            comes with the package. Or a released file, with the options ``encoder`` and ``stride``.
-        device: "auto" takes CUDA or Apple silicon where there is one.
-        bf16: run the model in bfloat16 where that is safe: about twice as fast on recent processors.
+        path: a folder of a trained model, a run, a Hugging Face Hub id ``user/name``, or "box", the small model that
+            comes with the package; also a released file, with the options ``encoder`` and ``stride``.
+        device: "auto" uses CUDA or Apple silicon if available.
+        bf16: run the model in bfloat16 where this is safe; about twice as fast on recent processors.
         options: see `dila.interop.pretrained.load_pretrained`.
 
     Raises:
-        DilaError: there is no model there, or it is not whole.
+        DilaError: the model does not exist or is incomplete.
     """
     from dila.imagine.world import World
     from dila.interop.pretrained import load_pretrained
@@ -40,7 +40,7 @@ from_pretrained = load
 
 
 def push_to_hub(path: str | Path, repo: str, **options: Any) -> str:
-    """Upload a trained model with a card of its run's numbers: see `dila.interop.hub.push_to_hub`."""
+    """Upload a trained model with a model card: see `dila.interop.hub.push_to_hub`."""
     from dila.interop.hub import push_to_hub as push
 
     return push(path, repo, **options)

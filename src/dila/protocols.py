@@ -12,10 +12,10 @@ State = TypeVar("State")
 
 @runtime_checkable
 class LatentActionModel(Protocol[State]):
-    """A world model driven by latent actions. All state is an explicit carry: no hidden caches."""
+    """A world model driven by latent actions. All state is an explicit value; there are no hidden caches."""
 
     def infer(self, e: Features) -> LatentActions:
-        """Latent actions between consecutive frames: ``z[:, k]`` moves frame k to frame k+1."""
+        """Infer latent actions between consecutive frames: ``z[:, k]`` leads from frame k to frame k+1."""
         ...
 
     def start(self, e: Features) -> State:
@@ -23,7 +23,7 @@ class LatentActionModel(Protocol[State]):
         ...
 
     def step(self, state: State, z: Float[Tensor, "B Dz"]) -> tuple[State, Float[Tensor, "B H W D"]]:
-        """Move one frame on under z: the new state and the predicted features of that frame."""
+        """Advance by one frame under z; returns the new state and the predicted features of that frame."""
         ...
 
 

@@ -17,13 +17,13 @@ def adapt(
     device: Device = "auto",
     how: tyro.conf.OmitArgPrefixes[Adaptation] = Adaptation(),  # noqa: B008
 ) -> None:
-    """Teach a trained model real actions: what planning needs. Interrupted, the same command goes on.
+    """Teach a trained model real actions, as planning needs. If interrupted, the same command resumes.
 
     Args:
         data: recordings with true actions.
-        out: folder; the adapted model is its part ``model``.
-        cache_dir: where encoded features are kept; $DILA_CACHE or ~/.cache/dila/features when left out.
-        how: settings.
+        out: folder to write; the adapted model is in its subfolder ``model``.
+        cache_dir: folder of encoded features; default $DILA_CACHE or ~/.cache/dila/features.
+        how: settings of the adaptation.
     """
     from dila.train.adapt import adapt
 

@@ -19,12 +19,12 @@ Result = TypeVar("Result")
 
 Data = Annotated[str, tyro.conf.arg(metavar="PATH")]
 """A path, or the address of data elsewhere (``hf://``, ``s3://``, ``gs://``, ``https://``), whose slashes stay."""
-Model = Annotated[str, tyro.conf.arg(help="folder of a trained model or of a run, or Hub id.")]
+Model = Annotated[str, tyro.conf.arg(help="folder of a trained model or of a run, or a Hub id.")]
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
-Fps = Annotated[float | None, tyro.conf.arg(help="frames a second, instead of what the files say.")]
+Fps = Annotated[float | None, tyro.conf.arg(help="frames per second; overrides the rate stated in the files.")]
 Camera = Annotated[
     str | None,
-    tyro.conf.arg(help="of episodes that several cameras saw, this one alone, such as observation.images.front."),
+    tyro.conf.arg(help="read only this camera of multi-camera recordings, such as observation.images.front."),
 ]
 
 IMAGINED = "e_hat"

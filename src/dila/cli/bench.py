@@ -33,27 +33,27 @@ def bench(
     device: Device = "auto",
     json: Path | None = None,
 ) -> None:
-    """Measure what training, rollouts, plans and labels cost here, each in a process of its own.
+    """Measure what training, rollouts, plans and labels cost here, each in a separate process.
 
-    A row a measurement: seconds of the fastest repeat, operations, their share of what a large matrix product reaches
-    on this machine, and the peak of memory of the process (on CUDA of the device); then how fast video comes in.
-    Nothing else should be running. Plots of growth: benchmarks/plot.py.
+    Each row gives the seconds of the fastest repeat, the operations, their rate as a share of that of a large matrix
+    product on this machine, and the peak memory of the process (on CUDA, of the device); the last row gives the speed
+    of reading video. Nothing else should be running. benchmarks/plot.py plots growth.
 
     Args:
         presets: sizes of the model.
-        works: of train, train_rollout, rollout, plan, label.
-        precision: bf16 is autocast.
-        batch: clips.
-        frames: of a clip; imagined in a rollout.
-        horizon: frames ahead that a plan looks.
-        candidates: of a plan.
+        works: any of train, train_rollout, rollout, plan, label.
+        precision: bf16 uses autocast.
+        batch: number of clips.
+        frames: frames per clip; frames imagined in a rollout.
+        horizon: planning horizon, in frames.
+        candidates: candidates per plan.
         growth: measure each work at several sizes as well: batch, frames, candidates of a plan.
-        recompute: training keeps each layer's input alone, as the field of a run.
-        compiled: layers through torch.compile.
-        graph: on CUDA, each work as a CUDA graph; a profile is of the work without.
-        profile: tell where the time goes, by part of the model and by operation.
-        repeats: on the clock.
-        json: file for the same numbers.
+        recompute: gradient checkpointing in training, like the field of a run.
+        compiled: compile layers with torch.compile.
+        graph: on CUDA, run each work as a CUDA graph; profiles are taken without it.
+        profile: report where the time goes, by part of the model and by operation.
+        repeats: timed repetitions.
+        json: JSON file to write the same numbers to.
     """
     from dila.evaluate.profiling import profile_apart
     from dila.evaluate.speed import KINDS, Work, describe, grown, matmul_peak, measure_apart, measure_reading

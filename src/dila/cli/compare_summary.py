@@ -13,18 +13,17 @@ def summary(
     against: str = "dila",
     json: bool = False,
 ) -> None:
-    """What `dila compare` found: scores with intervals over seeds, paired tests by seed, the paper's claims, pictures.
+    """Summarise `dila compare`: scores with intervals over seeds, paired tests by seed, the paper's claims, pictures.
 
-    Runs that `runs/evaluate.sh` judged are compared by what they draw as well: SSIM and perceptual distance of rollouts
-    and of cycle transfer (tables 1 and 2).
+    Runs that `runs/evaluate.sh` evaluated are also compared in pixels: SSIM and perceptual distance of rollouts and of
+    cycle transfer (tables 1 and 2).
 
-    A page that is there already keeps its text: only what stands between the two lines of comment that this verb
-    writes is written anew.
+    An existing page keeps its text: only the part between the two comment lines that this verb writes is replaced.
 
     Args:
-        folders: of comparisons, one a data set, or their folders of JSON.
-        out: .md to write; pictures go to the folder ``pictures`` beside it, all numbers to a .json of its name.
-        against: the model that the others are tested against.
+        folders: folders of comparisons, one per data set, or their folders of JSON.
+        out: .md file to write; pictures go to the folder ``pictures`` beside it, numbers to a .json of the same name.
+        against: model that the others are compared with.
         json: print the numbers as JSON.
     """
     from dila.errors import DilaError

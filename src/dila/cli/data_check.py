@@ -22,17 +22,17 @@ def check(
     camera: Camera = None,
     strict: bool = False,
 ) -> int:
-    """Tell what a corpus is and what is wrong with it. Exit code 0: fine; 1: errors; 2: it cannot be opened at all.
+    """Describe a corpus and report its problems. Exit code 0: fine; 1: errors; 2: it cannot be opened at all.
 
-    Errors: files or tables that cannot be read, time stamps out of order. Warnings: static episodes, repeated frames,
-    gaps in time, copies of a recording, mixed rates or sizes, columns that some episodes lack, that differ in width or
-    are not finite, episodes of one frame, rows of episodes that are not there, folders that look like cameras of one
-    recording, and images, tables and training runs that are left out.
+    Errors: unreadable files or tables, time stamps out of order. Warnings: static episodes, repeated frames, gaps in
+    time, copies of a recording, mixed rates or sizes, columns that some episodes lack, that differ in width or that are
+    not finite, episodes of one frame, rows of episodes that do not exist, folders that look like cameras of one
+    recording, and images, tables and training runs that are ignored.
 
     Args:
         path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
-        json: print one JSON document with everything.
-        frames: read of each episode at most, in stretches spread over it; 0 reads all.
+        json: print everything as one JSON document.
+        frames: maximum number of frames read from each episode, in groups spread over it; 0 reads all.
         strict: exit with 1 for warnings too.
     """
     from dila.data.check import check as look

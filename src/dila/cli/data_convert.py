@@ -22,21 +22,19 @@ def convert(
 ) -> None:
     """Write any corpus that dila reads as a LeRobot data set, version 3.0.
 
-    All cameras that saw a recording become one episode, with its tasks and splits. Interrupted, the same command goes
-    on where it stopped.
+    All cameras of a recording become one episode, with its tasks and splits. If interrupted, the same command
+    resumes.
 
     Args:
         path: a video, a folder of frames, or a folder with any number of them at any depth.
         out: folder of the data set.
-        fps: frames a second that are declared, instead of what the files say: nothing is resampled, so another rate
-            than theirs plays them too fast or slow; without it, episodes of the most common rate are taken.
-        camera: of recordings that several cameras saw, this one alone, such as observation.images.front.
-        size: pixels a side (even) to resize to, without keeping the ratio; without it, episodes of the first one's size
-            are taken.
-        task: what is done in the videos, in words, in all of them; without it, what the data says of each.
-        workers: processes.
-        moving: leave out what stands still or is moved by its camera, by the limits in docs/data.md.
-        labels: of these videos, as dila label wrote them; they become a column latent_action.
+        fps: frames per second to declare; changes the speed of playback, resamples nothing. Default: the most common.
+        camera: convert only this camera of multi-camera recordings, such as observation.images.front.
+        size: pixels a side (even) to resize to, ignoring the aspect ratio. Default: the size of the first episode.
+        task: description of the task, for all episodes; by default, the source's tasks.
+        workers: number of processes.
+        moving: exclude static clips and clips with a moving camera, by the limits in docs/data.md.
+        labels: file of labels of these videos from dila label, to store as the column latent_action.
     """
     from dila.data.convert import convert as run
 

@@ -26,24 +26,22 @@ def record(
     moving_background: bool = False,
     format: Literal["default", "lerobot", "mp4"] = "default",
 ) -> None:
-    """Record a simulator or generator, with its true actions and states kept aside.
+    """Record a simulator or generator, with its true actions and states.
 
-    Interrupted, the same command goes on where it stopped. Simulators need the extra `sim` (pusht: `pusht`).
+    If interrupted, the same command resumes. Simulators need the extra `sim` (pusht: the extra `pusht`).
 
     Args:
-        source: pusht, fetch, kitchen, pointmaze, robosuite-lift, robosuite-push, robosuite-vp2, robodesk and miniworld
-            are real simulators; primitives and objects3d are textured objects under known transforms, flat and real
-            meshes.
+        source: a simulator, or primitives or objects3d: flat shapes or 3D meshes, textured, under known transforms.
         out: folder to record into.
-        episodes: how many there are in the end.
-        frames: frames of each, 10 a second (fetch 25, pointmaze 20, kitchen 6.25, robodesk and robosuite-vp2 5).
+        episodes: total number of episodes.
+        frames: frames per episode, 10 per second (fetch 25, pointmaze 20, kitchen 6.25, robodesk and robosuite-vp2 5).
         size: pixels a side.
-        seed: the same seed gives the same data.
-        workers: processes.
-        policy: of simulators: random, smooth noise; scripted or push, plans that reach and push; mixed, both by turns.
-        kind: of primitives and objects3d: one transform, a composition, or mixed.
-        moving_background: of primitives and objects3d: the background moves independently of the action.
-        format: mp4, one a episode with one table beside them (pusht and primitives unless told), or lerobot.
+        seed: random seed; the same seed gives the same data.
+        workers: number of processes.
+        policy: for simulators: random (smooth noise), scripted or push (plans that reach and push), or mixed (in turn).
+        kind: for primitives and objects3d: one transform, a composition, or mixed.
+        moving_background: for primitives and objects3d: move the background independently of the action.
+        format: mp4 (one per episode, with one table; the default of pusht and primitives) or lerobot.
     """
     from dila.data import primitives, pusht
     from dila.data.lerobot_write import LeRobotV3

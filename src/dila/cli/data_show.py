@@ -16,14 +16,14 @@ def show(
     fps: Fps = None,
     camera: Camera = None,
 ) -> None:
-    """Draw a contact sheet of episodes that lie evenly over a corpus, with their names and times.
+    """Draw a contact sheet of episodes spread evenly over a corpus, with their names and times.
 
     Args:
         path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
-        out: the .png to write.
-        episodes: rows at most.
-        moments: pictures of each.
-        size: pixels of a picture's longer side.
+        out: .png file to write.
+        episodes: maximum number of rows.
+        moments: pictures per episode.
+        size: longer side of a picture, in pixels.
     """
     from dila.evaluate.corpus_sheet import draw_corpus
 

@@ -15,13 +15,13 @@ def demo(
     port: int | None = None,
     device: Device = "auto",
 ) -> None:
-    """Play a model in the browser: steer it, move actions to another scene, rebind, freeze, look inside.
+    """Play with a model in the browser: steer it, transfer actions to another scene, rebind, freeze, look inside.
 
     Args:
-        model: folder of a trained model or of a run, Hub id; the model in the box when left out.
-        clips: videos or folders of videos to offer; those that come with the package when left out.
-        host: address to listen on. 127.0.0.1 is this machine alone, 0.0.0.0 whoever reaches it.
-        port: the first free one from 7860 when left out.
+        model: folder of a trained model or of a run, or a Hub id; default: the included model.
+        clips: videos or folders of videos to offer; default: the included clips.
+        host: address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for everyone who can reach it.
+        port: port to listen on; default: the first free one from 7860.
     """
     began = time.monotonic()
     from dila.data.examples import FOLDER

@@ -24,18 +24,17 @@ def _encoder(eyes: Any) -> Callable[..., None]:
         workers: int = 2,
         device: str = "auto",
     ) -> None:
-        """Fill the feature cache with a corpus, so that training starts at once and needs no encoder.
+        """Encode a corpus into the feature cache, so that training starts at once and needs no encoder.
 
-        Interrupted, the same command goes on where it stopped.
+        If interrupted, the same command resumes.
 
         Args:
             path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.
-            out: folder of the cache, as `dila train --cache-dir` takes it; $DILA_CACHE or ~/.cache/dila/features when
-                left out. With a cluster, one that all its machines see.
-            encoder: the frozen encoder: which, and its fields, as `dila train` takes them.
-            engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
-            workers: processes on the cluster.
-            device: auto, cpu, cuda or mps; of local.
+            out: folder of the cache, shared by a cluster's machines; default $DILA_CACHE or ~/.cache/dila/features.
+            encoder: name and fields of the frozen encoder, as in `dila train`.
+            engine: local, or ray: the cluster that $RAY_ADDRESS names, or processes of this machine.
+            workers: number of processes on the cluster.
+            device: auto, cpu, cuda or mps, for the local engine.
         """
         from dila.configs import to_json
         from dila.imagine.encode import encode_corpus

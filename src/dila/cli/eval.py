@@ -42,37 +42,36 @@ def evaluate(
     device: Device = "auto",
     json: bool = False,
 ) -> None:
-    """Measure a model on held-out episodes: a table or figure of the paper, or all of them.
+    """Evaluate a model on held-out episodes: a table or figure of the paper, or all of them.
 
     generation: rollouts (table 1, figures 7, 9, 10). cycle: cycle transfer (table 2). probe: true actions from z
-    (table 3). disentangle: what s, c and z hold (figure 5). motion: rebinding and frozen structure (figure 4).
+    (table 3). disentangle: what s, c and z encode (figure 5). motion: rebinding and frozen structure (figure 4).
     manifold: the shape of z (figure 6). transfer: grids (figures 3, 8). sceptic: a background that moves by itself.
-    The file keeps the latest of each table, of one model on one set of clips; what is there is not made again.
+    The file keeps the latest result of each table, for one model on one set of clips; existing results are kept.
 
     Args:
-        what: the table or figure.
-        data: a corpus; its held-out episodes are judged, the others fit probes.
-        out: .json; pictures go to the folder ``pictures`` beside it.
-        pins: clips to judge on, from `dila eval pin`; spread over the held-out episodes when left out.
-        decoder: a trained model whose decoder draws for a model that has none, so that all are drawn alike.
-        frames: of a clip, context and imagined ones together; shortened to what the data allow.
-        context: true frames that the model sees.
-        clips: how many.
-        column: of true values that probe and manifold read: action, state, or another one of the data.
-        components: of the column, by name or number; all when left out. Motion and disentangle read every column, and
-            of this one these.
-        change: read the change of the column from frame to frame, such as the displacement behind a state.
-        pairs: transitions that a probe is fitted to.
-        pictures: clips drawn.
-        still: for sceptic, the same recording with a background that stands still.
-        source: for transfer, other data whose held-out clips give the actions.
+        what: table or figure to compute.
+        data: a corpus; the model is evaluated on its held-out episodes, and probes are fitted on the others.
+        out: .json file to write; pictures go to the folder ``pictures`` beside it.
+        pins: clips to evaluate on, from `dila eval pin`; by default spread over the held-out episodes.
+        decoder: a trained model whose decoder is used if the model has none, so that all models are drawn alike.
+        frames: frames per clip, including the context; shortened to what the data allow.
+        context: number of true frames that the model sees.
+        clips: number of clips.
+        column: column of true values for probe and manifold: action, state, or another column of the data.
+        components: of the column, by name or number; default all. Motion and disentangle also read all other columns.
+        change: probe for the change of the column from frame to frame, such as the displacement behind a state.
+        pairs: number of transitions that a probe is fitted on.
+        pictures: number of clips to draw.
+        still: for sceptic, the same recording with a still background.
+        source: for transfer, another corpus whose held-out clips provide the actions.
         i3d: TorchScript file of I3D, for the published Fréchet video distance.
-        seed: of probes and controls.
-        tables: with all, only these.
-        held_out: share of the episodes held out; that of the run that the model is part of, or 0.1, when left out.
-        name: of the model in comparisons; seeds of one model share it. The run's own when left out.
-        run_seed: of the run; its own when left out.
-        cache_dir: of features; $DILA_CACHE or the user's cache folder when left out.
+        seed: random seed of probes and controls.
+        tables: with all, compute only these.
+        held_out: share of the episodes held out; default: that of the model's run, or 0.1.
+        name: name of the model in comparisons, shared by its seeds; default: the run's own.
+        run_seed: seed of the run in comparisons; default: its own.
+        cache_dir: folder of encoded features; default $DILA_CACHE or the user's cache folder.
         json: print the results as JSON.
     """
     from dila.configs import to_json

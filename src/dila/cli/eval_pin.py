@@ -17,14 +17,14 @@ def pin(
     fps: Fps = None,
     camera: Camera = None,
 ) -> None:
-    """Choose the clips that models are judged on, once: spread over the held-out episodes, with fingerprints.
+    """Fix the clips that models are evaluated on: spread over the held-out episodes, with fingerprints.
 
     Args:
         data: a corpus.
-        out: .json to write.
-        stride: seconds between frames, as the models have it.
-        frames: of a clip; shortened to what the data allow.
-        clips: how many.
+        out: .json file to write.
+        stride: seconds between frames, as for the models.
+        frames: frames per clip; shortened to what the data allow.
+        clips: number of clips.
         held_out: share of the episodes held out, as in training.
     """
     from dila.data import open_corpus, split_episodes

@@ -14,16 +14,16 @@ def import_released(
     size: int = 224,
     decoder: Path | None = None,
 ) -> None:
-    """Make a released checkpoint a folder that every other verb takes: with its encoder, statistics and decoder.
+    """Convert a released checkpoint, with its encoder, statistics and decoder, to a folder that the other verbs accept.
 
     Args:
         checkpoint: a released DiLA file, .pt or .safetensors.
         out: folder to write.
-        stride: seconds between frames; the release does not say (RT-1: 2 frames of 3 a second, 0.67).
-        statistics: the RAE's stat.pt, by which features are normalised.
-        encoder: DINOv2 with registers, a Hub id or a local folder.
-        size: pixels a side that frames are brought to.
-        decoder: the RAE's decoder file, to draw with; nothing can be drawn when left out.
+        stride: seconds between frames, which the release does not state (RT-1: every second frame at 3 Hz, 0.67).
+        statistics: the RAE's stat.pt, with which features are normalised.
+        encoder: DINOv2 with registers, as a Hub id or a local folder.
+        size: pixels a side that frames are resized to.
+        decoder: the RAE's decoder file; without it the model cannot draw.
     """
     from dila.interop.pretrained import load_pretrained, save_pretrained
     from dila.vision import FeatureStatistics, build_decoder, build_encoder

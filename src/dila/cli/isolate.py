@@ -10,11 +10,11 @@ from dila.cli.arguments import Device, Model, check_imagined, open_world, save_i
 def isolate(
     model: Positional[Model], video: Positional[Path], out: Path = Path("outputs/isolate.mp4"), device: Device = "auto"
 ) -> None:
-    """Freeze the structure of a clip: what still moves is content.
+    """Freeze the structure of a clip, to see what content still moves.
 
     Args:
-        video: a video file or a folder of frames.
-        out: .mp4 or .gif; features and the frozen structure are written beside it as .safetensors.
+        video: video file or folder of frames.
+        out: .mp4 or .gif file to write; features and the frozen structure are written beside it as .safetensors.
     """
     check_imagined(out, video)
     world = open_world(model, device)

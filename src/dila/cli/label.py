@@ -21,19 +21,19 @@ def label(
     engine: Literal["local", "ray"] = "local",
     workers: int = 2,
 ) -> None:
-    """Write the latent actions of a video or of a folder of videos to one Parquet file.
+    """Infer the latent actions of a video or of a folder of videos and write them to one Parquet file.
 
-    Columns: file, frame, time (seconds), next (frame), z, valid; one row a sampled frame, the last of each video not
-    valid.
-    Interrupted, the same command goes on where it stopped.
+    Columns: file, frame, time (seconds), next (frame), z, valid; one row per sampled frame. The last row of each video
+    is not valid.
+    If interrupted, the same command resumes.
 
     Args:
         videos: a video, a folder of frames, or a folder with any number of them at any depth.
-        out: the file to write; older labels there are replaced.
-        every_frame: label each frame of a video, not one a stride of the model.
-        batch: windows that go through the model at once.
-        engine: local, or ray: a cluster (the one that $RAY_ADDRESS names, else processes of this machine).
-        workers: processes on the cluster.
+        out: Parquet file to write; older labels there are replaced.
+        every_frame: label every frame of a video, instead of one per stride of the model.
+        batch: windows per batch.
+        engine: local, or ray: the cluster that $RAY_ADDRESS names, or processes of this machine.
+        workers: number of processes on the cluster.
     """
     at_least(1, batch=batch, workers=workers)
     world = open_world(model, device, draws=False)

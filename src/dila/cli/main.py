@@ -13,35 +13,35 @@ from dila.errors import DilaError, Shortage, refuse_shortage
 from dila.files import NO_ROOM
 
 VERBS: dict[str, str] = {
-    "quickstart": "record Push-T, train the tiny recipe, measure it, write one HTML page",
-    "train": "train a recipe on your video",
-    "train-decoder": "train a small decoder, so that a model's predictions can be looked at",
-    "encode": "fill the feature cache with a corpus, here or on a cluster",
-    "label": "latent actions of a video or a folder of videos, to Parquet",
+    "quickstart": "record Push-T, train the tiny recipe, evaluate it, and write an HTML report",
+    "train": "train a model on your videos",
+    "train-decoder": "train a small decoder that turns a model's predictions into pictures",
+    "encode": "encode a corpus into the feature cache, locally or on a cluster",
+    "label": "infer the latent actions of videos and write them to Parquet",
     "rollout": "imagine the future of a clip under its own latent actions",
     "transfer": "replay the latent actions of one clip in the scene of another",
     "rebind": "draw the structure of one clip with the content of another",
-    "adapt": "teach a trained model real actions, which planning needs",
-    "plan": "reach goal images in a simulator, between a random policy and the true simulator",
-    "isolate": "freeze the structure of a clip: what still moves is content",
-    "data record": "record a simulator or generator, with its true actions kept aside",
-    "data check": "what a corpus is and what is wrong with it, with an exit code",
-    "data show": "a contact sheet of a corpus",
+    "adapt": "teach a trained model real actions, as planning needs",
+    "plan": "reach goal images in a simulator, with random actions and the true simulator as bounds",
+    "isolate": "freeze the structure of a clip, to see what content still moves",
+    "data record": "record a simulator or generator, with its true actions",
+    "data check": "describe a corpus and report its problems, with an exit code",
+    "data show": "draw a contact sheet of a corpus",
     "data convert": "write any corpus as a LeRobot data set",
-    "eval pin": "choose the held-out clips that models are judged on, with fingerprints",
-    "eval": "a table or figure of the paper for a model: rollouts, probes, disentanglement, transfer, ...",
-    "eval ablation": "table 2 for one run, as eval cycle does; report compares several",
-    "eval planning": "table 4 in one simulator, as plan does",
+    "eval pin": "fix the held-out clips that models are evaluated on, with fingerprints",
+    "eval": "compute a table or figure of the paper: rollouts, probes, disentanglement, transfer, ...",
+    "eval ablation": "compute table 2 for one run (same as eval cycle); report compares several",
+    "eval planning": "compute table 4 in one simulator (same as plan)",
     "report": "compare evaluated runs on one page: intervals over seeds, paired tests, curves, clips",
-    "import-released": "make a released checkpoint a folder that the other verbs take",
-    "demo": "play a model in the browser: steer, transfer, rebind, look inside",
-    "pack": "make a trained model small, with a model card",
+    "import-released": "convert a released checkpoint to a folder that the other verbs accept",
+    "demo": "play with a model in the browser: steer, transfer, rebind, look inside",
+    "pack": "write a trained model at half the size, with a model card",
     "push": "upload a trained model to the Hugging Face Hub",
-    "bench": "what training, rollouts, plans and labels cost on this machine",
-    "compare": "train DiLA, ablations and baselines on equal terms, one JSON a run",
-    "compare summary": "a comparison as a page: scores over seeds, paired tests, the paper's claims",
-    "params": "how many parameters DiLA and the baselines have at each size",
-    "parity": "compare with recorded numbers of the released model",
+    "bench": "measure what training, rollouts, plans and labels cost on this machine",
+    "compare": "train DiLA, ablations and baselines on equal terms, with one JSON per run",
+    "compare summary": "summarise a comparison on a page: scores over seeds, paired tests, the paper's claims",
+    "params": "count the parameters of DiLA and the baselines at each size",
+    "parity": "compare with numbers recorded from the released model",
 }
 """Every verb with its line of help; ``a-b`` and ``a b`` live in `dila.cli.a_b`, see `_run`."""
 
@@ -160,7 +160,7 @@ def _let_go(output: int) -> None:
 def _help() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in VERBS.items())
-    return f"{_HELP}verbs:\n{verbs}\n\n`dila VERB --help` shows a verb's options; `dila --version` the version."
+    return f"{_HELP}verbs:\n{verbs}\n\n`dila VERB --help` shows the options of a verb, `dila --version` the version."
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ def pack(
     licence: str | None = None,
     full: bool = False,
 ) -> None:
-    """Write a trained model into a folder of half the size, with a card of its run's own numbers.
+    """Write a trained model to a folder at half the size, with a model card that states its metrics.
 
     Args:
-        model: folder of a trained model or of a run, Hub id, or box.
+        model: folder of a trained model or of a run, a Hub id, or box.
         out: folder to write; an older model there is replaced.
-        title: of the card.
-        data: what the model saw, for the card.
-        limits: what it cannot do, for the card.
-        licence: of the weights, as the Hub names licences; mit when left out.
+        title: title of the card.
+        data: training data, for the card.
+        limits: limitations, for the card.
+        licence: licence of the weights, as named on the Hub; default mit.
         full: keep float32 weights.
     """
     from dila.interop.pack import pack as write

@@ -4,13 +4,13 @@ from dila.cli.arguments import print_json
 
 
 def params(json: bool = False) -> None:
-    """How many parameters DiLA and the baselines have at each size, and how many were published.
+    """Count the parameters of DiLA and the baselines at each size, next to the published numbers.
 
-    Parameters are those trained; a published model's frozen part stands beside them. Published is what its authors or
-    their code have, trainable; table 8 is the paper's number, Moto's with its frozen part.
+    Parameters are trainable; the frozen part of a published model is listed separately. Published is the trainable
+    number of the authors or of their code; table 8 is the paper's number, which includes Moto's frozen part.
 
     Args:
-        json: as one JSON document.
+        json: print one JSON document.
     """
     from dataclasses import asdict
 

@@ -11,7 +11,7 @@ def parity(folder: Positional[Path], json: bool = False) -> int:
     """Compare every output, loss and gradient with numbers recorded from the released model; exit 1 above 1e-4.
 
     Args:
-        folder: holds config.json, weights.safetensors and io.safetensors.
+        folder: folder with config.json, weights.safetensors and io.safetensors.
         json: print ``max_relative_error`` (name to value), ``worst``, ``tolerance`` and ``passed`` as JSON.
     """
     from dila.evaluate.parity import TOLERANCE, compare

@@ -15,14 +15,14 @@ def plan(
     out: Path | None = None,
     device: Device = "auto",
 ) -> None:
-    """Reach goal images by model-predictive control, between a random policy and the true simulator.
+    """Reach goal images by model-predictive control, with random actions and the true simulator as bounds.
 
-    Interrupted, the same command goes on.
+    If interrupted, the same command resumes.
 
     Args:
-        model: folder of an adapted model, see `dila adapt`.
-        how: settings.
-        out: folder; outputs/plan/ENVIRONMENT when left out.
+        model: folder or Hub id of an adapted model, see `dila adapt`.
+        how: settings of planning.
+        out: folder to write; default outputs/plan/ENVIRONMENT.
     """
     from dila.evaluate.planning import measure_planning
     from dila.interop.actions import load_actions

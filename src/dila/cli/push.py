@@ -15,17 +15,17 @@ def push(
     private: bool = False,
     half: bool = False,
 ) -> None:
-    """Upload a trained model with a card of its run's own numbers; `dila.load("user/name")` then loads it anywhere.
+    """Upload a trained model with a card that states its metrics; `dila.load("user/name")` then loads it anywhere.
 
     Args:
         model: folder of a trained model or of a run, or box.
-        repo: user/name on the Hub; made if it is not there. Log in once with: hf auth login
-        title: of the card.
-        data: what the model saw, for the card.
-        limits: what it cannot do, for the card.
-        licence: of the weights, as the Hub names licences; mit when left out.
+        repo: user/name on the Hub; created if it does not exist. Log in once with: hf auth login
+        title: title of the card.
+        data: training data, for the card.
+        limits: limitations, for the card.
+        licence: licence of the weights, as named on the Hub; default mit.
         private: make the repository private.
-        half: float16 weights, half the size.
+        half: store float16 weights, half the size.
     """
     from dila.interop.hub import push_to_hub
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 
 def quickstart(out: Path = Path("outputs/quickstart")) -> None:
-    """Record Push-T, train the tiny recipe on it, measure, and write one HTML page. About 15 minutes on two cores.
+    """Record Push-T, train the tiny recipe on it, evaluate, and write an HTML report. About 15 minutes on two cores.
 
-    Interrupted, the same command goes on where it stopped.
+    If interrupted, the same command resumes.
 
     Args:
-        out: folder of data, features, run and report.
+        out: folder for data, features, run and report.
     """
     from dila.recipes.quickstart import quickstart as run
 

@@ -17,9 +17,9 @@ def rebind(
     """Draw the structure of one clip with the content of another.
 
     Args:
-        structure: the clip that says where things are.
-        content: the clip that says what they look like.
-        out: .mp4 or .gif; features and structure are written beside it as .safetensors.
+        structure: clip that provides the structure (where things are).
+        content: clip that provides the content (what things look like).
+        out: .mp4 or .gif file to write; features and structure are written beside it as .safetensors.
     """
     check_imagined(out, structure, content)
     world = open_world(model, device)

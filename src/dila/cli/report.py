@@ -13,15 +13,15 @@ def report(
     against: str | None = None,
     json: bool = False,
 ) -> None:
-    """Compare evaluated runs: one self-contained page with tables, tests, curves, pictures and clips.
+    """Compare evaluated runs on one self-contained page with tables, tests, curves, pictures and clips.
 
-    Runs of one name are seeds of one model: mean and 95% interval over them. Models judged on the same pinned clips are
-    tested in pairs (sign flips of episodes, Wilcoxon, Holm).
+    Runs of the same name are seeds of one model, reported as mean and 95% interval. Models evaluated on the same pinned
+    clips are tested in pairs (sign flips of episodes, Wilcoxon, Holm).
 
     Args:
         runs: results of dila eval, or folders with an evaluation.json in them at any depth.
-        out: .html to write; the comparison is written beside it as .json.
-        against: the model that the page tests the others against, the first when left out; the JSON has all pairs.
+        out: .html file to write; the comparison is written beside it as .json.
+        against: model that the page compares the others with; default the first. The JSON has all pairs.
         json: print the comparison as JSON.
     """
     from dataclasses import asdict

@@ -15,13 +15,13 @@ def rollout(
     steps: int | None = None,
     device: Device = "auto",
 ) -> None:
-    """Imagine the future of a clip under its own latent actions, beside what really happened.
+    """Imagine the future of a clip under its own latent actions, next to the true future.
 
     Args:
-        video: a video file or a folder of frames.
-        out: .mp4 or .gif; the features, latent actions and errors are written beside it as .safetensors.
-        context: true frames that the model sees.
-        steps: frames to imagine; to the end of the clip when left out.
+        video: video file or folder of frames.
+        out: .mp4 or .gif file to write; features, latent actions and errors are written beside it as .safetensors.
+        context: number of true frames that the model sees.
+        steps: number of frames to imagine; default: to the end of the clip.
     """
     import torch
 

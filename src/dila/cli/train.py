@@ -18,15 +18,15 @@ from dila.train.run import Run
 
 _HELP = """usage: dila train RECIPE --data PATH [PATH ...] [--weights W [W ...]] [--out DIR] [options]
 
-Train a recipe on video: a file, a folder of videos, a folder of frames, or several of them mixed by weights.
+Train a recipe on video: a file, a folder of videos, a folder of frames, or several of these, mixed by weights.
 
 recipes:
 {recipes}
 
-ablations, of tiny_pusht or of another recipe as in ablation:discrete@small:
+ablations of tiny_pusht, or of another recipe, as in ablation:discrete@small:
 {ablations}
 
-baselines, at the size of tiny_pusht or at another as in baseline:lapa@small and baseline:lapa@published:
+baselines at the size of tiny_pusht, or at another, as in baseline:lapa@small and baseline:lapa@published:
 {baselines}
 
 `dila train RECIPE --help` lists every field of the recipe; each is a flag, such as --batch 8 --optimiser.lr 1e-4."""
@@ -57,16 +57,15 @@ def _trainer(name: str, arguments: Sequence[str]) -> Callable[..., Path]:
         run: Annotated[Run, tyro.conf.arg(name="")] = replace(made, encoder={}),  # noqa: B008
         encoder: Annotated[Any, tyro.conf.arg(constructor=type(eyes))] = eyes,
     ) -> Path:
-        """Train on video; interrupted, the same command goes on where it was.
+        """Train on video. If interrupted, the same command resumes.
 
         Args:
-            data: the corpus: a video file, a folder of videos or of frames, at any depth; or several.
+            data: the corpus: a video file, or a folder of videos or frames at any depth; or several of these.
             out: folder of the run: checkpoints, log.jsonl, pictures, run.json.
-            cache_dir: where encoded features are kept and shared by runs; $DILA_CACHE or ~/.cache/dila/features when
-                left out.
-            fresh: refuse to resume a run that is in the folder already.
-            run: every field of the recipe.
-            encoder: the frozen encoder: which, and its fields.
+            cache_dir: folder of encoded features, shared by runs; default $DILA_CACHE or ~/.cache/dila/features.
+            fresh: refuse to resume an existing run in the folder.
+            run: fields of the recipe.
+            encoder: name and fields of the frozen encoder.
         """
         from dila.train.loop import train
 

@@ -23,20 +23,20 @@ def train_decoder(
     device: Device = "auto",
     settings: Annotated[DecoderRun, tyro.conf.arg(name="")] = DecoderRun(),  # noqa: B008 (frozen)
 ) -> None:
-    """Train a small decoder for a trained model and attach it, so that its predictions can be looked at.
+    """Train a small decoder that turns a trained model's predictions into pictures, and attach it to the model.
 
     With --rae, attach the published decoder of the model's features instead; nothing is trained.
 
     Args:
         model: folder of a trained model or of a run.
-        data: the corpus to learn from; its held-out episodes are left out.
-        rae: the RAE's decoder file, for a model of DINOv2 features.
-        out: folder for the model with its decoder; the model's own when left out.
-        held_out: share of the episodes left out; that of the run that the model is part of, or 0.1, when left out.
-        fps: frames a second, instead of what the files say; the run's when left out.
-        camera: of episodes that several cameras saw, this one alone; the run's when left out.
-        cache_dir: where encoded features are kept.
-        settings: of the decoder and its training.
+        data: the corpus to train on; its held-out episodes are excluded.
+        rae: the RAE's decoder file, for a model on DINOv2 features.
+        out: folder for the model with its decoder; default: the model's own.
+        held_out: share of the episodes excluded; default: that of the model's run, or 0.1.
+        fps: frames per second; overrides the rate stated in the files. Default: the run's.
+        camera: read only this camera of multi-camera recordings. Default: the run's.
+        cache_dir: folder of encoded features.
+        settings: settings of the decoder and its training.
     """
     from dila.train.decoder import attach_rae
     from dila.train.decoder import train_decoder as train

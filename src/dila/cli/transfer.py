@@ -18,10 +18,10 @@ def transfer(
     """Replay the latent actions of one clip in the scene of another.
 
     Args:
-        source: the clip whose actions are taken.
-        target: the clip whose first frame is the scene.
-        out: .mp4 or .gif; features and latent actions are written beside it as .safetensors.
-        context: frames of the target that the model sees.
+        source: clip that provides the actions.
+        target: clip whose first frame is the scene.
+        out: .mp4 or .gif file to write; features and latent actions are written beside it as .safetensors.
+        context: number of frames of the target that the model sees.
     """
     check_imagined(out, source, target)
     world = open_world(model, device)

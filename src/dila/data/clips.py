@@ -68,28 +68,28 @@ class TooShort:
 class Clips(Dataset[Clip]):
     """Windows of `frames` frames inside one episode each.
 
-    Frame k of a window is the one nearest to t0 + k * stride. A window counts only if its frames are all different
-    and none is further from its time than half a stride or the usual (median) time between frames: nothing is padded,
-    repeated or bridged over a gap. Nor does a missing frame make a transition much shorter (`squeezed`).
+    Frame k of a window is the one nearest to t0 + k * stride. A window is valid only if its frames are all different
+    and none is further from its time than half a stride or the usual (median) time between frames. Nothing is padded,
+    repeated or bridged over a gap, and no missing frame makes a transition much shorter (`squeezed`).
 
-    Columns that not every usable episode has, with as many numbers a frame, are dropped. `action` is dropped as well,
-    for all clips, when transitions do not all span the same number of raw frames (a variable frame rate, or a stride
-    that is no multiple of the frame time), since its rows could not be stacked without inventing some; `dropped` then
-    says why. `action` and `state` are float32, whatever they are stored as.
+    A column is dropped if some usable episode lacks it or has a different number of components. `action` is also
+    dropped, from all clips, if transitions do not all span the same number of raw frames (a variable frame rate, or a
+    stride that is not a multiple of the frame time), because its rows could not be stacked without inventing some;
+    `dropped` then says why. `action` and `state` are always float32.
 
     Args:
-        episodes: what to cut; see `dila.data.open_corpus`.
-        frames: T, at least 2.
-        stride: seconds between frames of a window; None takes every frame.
-        hop: raw frames from one window's start to the next one's.
-        size: resize frames (not features) to this many pixels a side, or rows and columns; the aspect is not kept.
+        episodes: episodes to cut; see `dila.data.open_corpus`.
+        frames: frames per window, T, at least 2.
+        stride: seconds between frames of a window; None uses every frame.
+        hop: raw frames between the starts of consecutive windows.
+        size: resize frames (not features) to this many pixels a side, or rows and columns, ignoring the aspect ratio.
 
     Attributes:
-        too_short: episodes that give no window.
-        dropped: column names that clips leave out, with the reason.
+        too_short: episodes too short for a window.
+        dropped: names of dropped columns, with the reason.
 
     Raises:
-        DilaError: an argument out of range, or no episode gives a window.
+        DilaError: an argument is out of range, or no episode gives a window.
     """
 
     def __init__(

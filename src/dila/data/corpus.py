@@ -86,19 +86,19 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     """Find the episodes of a video, a folder of images, a data set, or a folder with any of them at any depth.
 
     Ids are paths relative to the root, with ``/``; for a single file or a folder of images the root is its parent.
-    Names that begin with a dot are left out, and so are folders of training runs (with a ``run.json``); each real
-    folder is entered once, so links cannot loop. Columns come from the data set, and from ``actions.parquet`` in the
-    root, when there is one (see docs/data.md).
+    Names that begin with a dot and folders of training runs (with a ``run.json``) are ignored. Each real folder is
+    entered once, so links cannot loop. Columns come from the data set, and from ``actions.parquet`` in the root if it
+    exists (see docs/data.md).
 
     Args:
         path: file or folder, or the address of one (``hf://datasets/user/name``, ``s3://``, ``gs://``, ``https://``),
-            which is fetched into a local cache first, see `dila.data.remote.fetch`; or ``box`` and ``box/NAME``,
-            the clips that come with the package, where there is no such path.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, keep this one alone, such as ``observation.images.front``.
+            which is fetched into a local cache first, see `dila.data.remote.fetch`; or, if no such path exists,
+            ``box`` or ``box/NAME``, the clips that come with the package.
+        fps: frames per second; overrides the rate stated in the files.
+        camera: keep only this camera of multi-camera recordings, such as ``observation.images.front``.
 
     Raises:
-        DilaError: nothing there, nothing readable, no such camera, or a table that does not fit its episodes.
+        DilaError: nothing exists there or is readable, there is no such camera, or a table does not match its episodes.
     """
     if not str(path):
         raise DilaError("the path is empty; give a video or a folder, or . for the folder that you are in")

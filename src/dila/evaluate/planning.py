@@ -64,29 +64,29 @@ SMALLEST = 8
 
 @dataclass(frozen=True)
 class Planning:
-    """What is measured.
+    """How planning is evaluated.
 
     Args:
         environment: one of `dila.planning.environments.ENVIRONMENTS`.
-        episodes: of each arm, the same starts and goals.
-        planner: of `PLANNERS`.
+        episodes: episodes per arm, with the same starts and goals.
+        planner: planning algorithm.
         cost: what the model compares with the goal.
-        over: how the costs of the frames of a future become one.
-        samples: candidates of an environment; the planner's own number when None.
-        iterations: of a plan; the planner's own number when None.
-        std: deviation of the candidates at the beginning, in shares of half the action's range: one number, or one a
-            component; the random arm's as well. The planner's own when None.
-        steps: actions of an episode.
-        horizon: actions that a plan looks ahead.
-        context: frames that a plan begins from.
-        seconds: for each plan, instead of iterations.
-        upper: what the true simulator is planned by: its own "score", or the "same" cost as the model, seen by it.
-        arms: which are run.
-        together: environments planned at once.
-        seed: of the first episode; each next one has one more.
-        size: pixels a side.
-        goals: task file of VP2 (`dila.planning.vp2_files`), of which episode n is the one of seed n; the environment's
-            own script makes starts and goals when None.
+        over: how the costs of the frames of a candidate are combined.
+        samples: candidates per environment; None uses the planner's default.
+        iterations: iterations per plan; None uses the planner's default.
+        std: initial standard deviation of the candidates, as a fraction of half the action's range: one number, or one
+            per component. Also applies to the random arm. None uses the planner's default.
+        steps: actions per episode.
+        horizon: planning horizon, in actions.
+        context: number of frames that a plan starts from.
+        seconds: time limit per plan, instead of iterations.
+        upper: cost for planning in the true simulator: its own "score", or the "same" cost as the model.
+        arms: arms to run.
+        together: number of environments planned in parallel.
+        seed: seed of the first episode; each next episode adds one.
+        size: size of the pictures, in pixels a side.
+        goals: task file of VP2 (`dila.planning.vp2_files`), whose episode n has seed n; None uses starts and goals from
+            the environment's own script.
 
     Raises:
         DilaError: what no plan can be made with.

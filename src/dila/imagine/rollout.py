@@ -12,9 +12,9 @@ from dila.shapes import Features, Float, LatentActions, Tensor
 def steps(
     model: LatentActionModel[State], state: State, z: LatentActions
 ) -> Iterator[tuple[State, Float[Tensor, "B H W D"]]]:
-    """Move on under one latent action after another: each new state with the features predicted for it.
+    """Roll out under the latent actions; yields each new state with the features predicted for it.
 
-    Raises DilaError where z is of another width than the model's actions, as far as it has a config that says it.
+    Raises DilaError if the width of z differs from the action width in the model's config, where it has one.
     """
     width = getattr(getattr(model, "config", None), "action_dim", z.shape[-1])
     if z.shape[-1] != width:
@@ -25,11 +25,11 @@ def steps(
 
 
 def rollout(model: LatentActionModel[State], context: Features, z: LatentActions) -> Float[Tensor, "B K H W _"]:
-    """Predicted features of the K frames after the context (paper equation 5); structure, from a `Layout`.
+    """Predict features of the K frames after the context (paper equation 5); of a `Layout`, the structure.
 
     Args:
-        model: anything with the verbs of `LatentActionModel`.
+        model: any `LatentActionModel`.
         context: features of one or more true frames, ``B T H W D``.
-        z: the latent actions to follow, ``B K Dz``; ``z[:, 0]`` leaves the last context frame.
+        z: latent actions to follow, ``B K Dz``; ``z[:, 0]`` leads from the last context frame.
     """
     return torch.stack([e_hat for _, e_hat in steps(model, model.start(context), z)], dim=1)

@@ -1,4 +1,4 @@
-"""A model with its eyes: from videos to latent actions, imagined futures and back to frames."""
+"""A model with its encoder and decoder: from videos to latent actions, imagined futures and back to frames."""
 
 import os
 from collections.abc import Iterator
@@ -34,18 +34,17 @@ Model = TypeVar("Model", bound=LatentActionModel[Any])
 
 
 class World(Generic[Model]):
-    """What a trained model can do with videos.
+    """A trained model with its encoder and decoder, for use on videos.
 
-    A path or ``T 3 Y X`` frames give results without the batch dimension, ``B T 3 Y X`` frames with it. Nothing here
-    keeps gradients; the verbs' own files, over features, do.
+    For a path or ``T 3 Y X`` frames, results have no batch dimension; for ``B T 3 Y X`` frames they have one. No method
+    keeps gradients; the functions of the same names in `dila.imagine`, which work on features, do.
 
     Args:
-        model: anything with the verbs of `LatentActionModel`, brought into evaluation mode; `rebind` and `isolate` want
-            a DiLA.
-        encoder: frames to the features that the model reads.
-        decoder: features to frames, for `draw`.
+        model: any `LatentActionModel`, which is set to evaluation mode; `rebind` and `isolate` need a DiLA.
+        encoder: maps frames to the features that the model reads.
+        decoder: maps features to frames, for `draw`.
         stride: seconds between frames.
-        frames: clip length that the model was trained on: long videos are read in windows of so many (`windows`).
+        frames: clip length that the model was trained on; long videos are read in windows of this length.
         bf16: run the model under bfloat16 autocast.
     """
 
@@ -70,17 +69,17 @@ class World(Generic[Model]):
     # Seeing
 
     def features(self, video: Video, limit: int | None = None) -> Float[Tensor, "*batch T H W D"]:
-        """Features of the whole video, or of its first ``limit`` frames. All are held in memory.
+        """Compute features of the whole video, or of its first ``limit`` frames. All are held in memory.
 
         Raises:
-            DilaError: a limit below 1, or what is no video.
+            DilaError: the limit is below 1, or the input is not a video.
         """
         if limit is not None and limit < 1:
             raise DilaError(f"limit = {limit} must be at least 1; leave it out for the whole video")
         return _first_if(_alone(video), self._features(video, limit))
 
     def infer(self, video: Video) -> Float[Tensor, "*batch K Dz"]:
-        """Latent actions between consecutive frames; a long file is read piece by piece, in bounded memory."""
+        """Infer latent actions between consecutive frames. A long file is read in pieces, in bounded memory."""
         with self.running():
             chunks = self._chunks(video, least=2) if _is_path(video) else self._features(video, least=2)
             return _first_if(_alone(video), infer_long(self.model, chunks, self.frames))
@@ -90,16 +89,16 @@ class World(Generic[Model]):
     def rollout(
         self, video: Video, z: Float[Tensor, "*given J Dz"] | None = None, steps: int | None = None, context: int = 1
     ) -> Float[Tensor, "*batch K H W D"]:
-        """Features of the frames imagined after the first ``context`` ones of the video.
+        """Imagine the frames after the first ``context`` frames of the video; returns their features.
 
         Args:
-            video: the frames to begin with; those after the context are not looked at when ``z`` is given.
-            z: latent actions to follow, ``J Dz`` or ``B J Dz``; the video's own when None.
-            steps: how many to imagine; as many as there are actions when None.
-            context: how many true frames the model sees.
+            video: the frames to start from; if ``z`` is given, frames after the context are not used.
+            z: latent actions to follow, ``J Dz`` or ``B J Dz``; None uses the video's own.
+            steps: number of frames to imagine; None imagines one for each action.
+            context: number of true frames that the model sees.
 
         Raises:
-            DilaError: fewer actions than steps, or frames than context; or actions that are none of this model's.
+            DilaError: fewer actions than steps or fewer frames than context; or actions that do not fit the model.
         """
         with self.running():
             e = self._features(video, max(1, context)) if z is not None else self._features(video, least=2)
@@ -114,10 +113,10 @@ class World(Generic[Model]):
             return _first_if(_alone(video), rollout(self.model, e[:, :context], followed[:, :steps]).float())
 
     def transfer(self, source: Video, target: Video, context: int = 1) -> Transfer:
-        """The actions of ``source`` in the scene of ``target``: see `dila.imagine.transfer`.
+        """Replay the latent actions of ``source`` in the scene of ``target``: see `dila.imagine.transfer`.
 
         Raises:
-            DilaError: fewer frames in the target than context, or batches that do not pair.
+            DilaError: the target has fewer frames than context, or the batches do not match.
         """
         with self.running():
             e_source, e_target = self._pair(source, target, limit=max(1, context))
@@ -126,29 +125,29 @@ class World(Generic[Model]):
             return _plain(made, _alone(source) and _alone(target))
 
     def cycle(self, source: Video, target: Video) -> Cycle:
-        """Transfer there and back: see `dila.imagine.transfer`."""
+        """Cycle transfer, from ``source`` to ``target`` and back: see `dila.imagine.transfer`."""
         with self.running():
             made = cycle(self.model, *self._pair(source, target, limit=1), self.frames)
             return _plain(made, _alone(source) and _alone(target))
 
     def rebind(self, structure: Video, content: Video) -> Rebound:
-        """The layout of one video in the appearance of another: see `dila.imagine.rebind`."""
+        """Combine the structure of one video with the content of another: see `dila.imagine.rebind`."""
         model = self._dila("rebind")
         with self.running():
             made = rebind(model, *self._pair(structure, content))
             return _plain(made, _alone(structure) and _alone(content))
 
     def isolate(self, video: Video) -> Isolated:
-        """The video with its structure held still: see `dila.imagine.isolate`."""
+        """Freeze the structure of the video: see `dila.imagine.isolate`."""
         model = self._dila("isolate")
         with self.running():
             return _plain(isolate(model, self._features(video, least=2)), _alone(video))
 
     def draw(self, e: Float[Tensor, "*batch T H W D"]) -> UInt8[Tensor, "*batch T 3 Y X"]:
-        """Features to frames, on the CPU.
+        """Convert features to frames, on the CPU.
 
         Raises:
-            DilaError: the model has no decoder, or these are no features of its encoder.
+            DilaError: the model has no decoder, or the features do not fit its encoder.
         """
         if self.decoder is None:
             raise DilaError("this model has no decoder to draw frames with; train one with: dila train-decoder")

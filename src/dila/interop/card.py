@@ -1,4 +1,4 @@
-"""A model card: what a trained model is, saw, scores and cannot do, written from the numbers that its run left."""
+"""A model card: architecture, training data, scores and limitations of a trained model, from its run's records."""
 
 import json
 from collections.abc import Mapping
@@ -58,12 +58,12 @@ def run_numbers(path: str | Path) -> dict[str, Any]:
 
 
 def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
-    """Markdown, with the front matter that the Hub reads.
+    """Write the card as Markdown, with the front matter that the Hub reads.
 
     Args:
         pretrained: the model.
-        notes: ``title``, ``data``, ``recipe``, ``limits`` and ``licence`` are text; ``scores`` maps names to numbers,
-            those of `run_numbers` or any other, one level deep or two (a table for each data set).
+        notes: ``title``, ``data``, ``recipe``, ``limits`` and ``licence`` are text; ``scores`` maps names to numbers
+            (those of `run_numbers` or others), one or two levels deep (a table for each data set).
 
     Raises:
         DilaError: scores that are not numbers.

@@ -19,21 +19,21 @@ def push_to_hub(
     half: bool = False,
     token: str | None = None,
 ) -> str:
-    """Upload a model with its card, as one commit of a repository that is made if need be.
+    """Upload a model with its card, as one commit of a repository, which is created if necessary.
 
     Args:
-        path: of the model, as `load_pretrained` takes it.
+        path: path of the model, as for `load_pretrained`.
         repo: ``user/name``.
-        about: for the card, see `dila.interop.card.model_card`.
-        private: of a repository that is made.
-        half: float16 weights, half the size.
-        token: of the Hub; the one that ``hf auth login`` kept when None.
+        about: notes for the card, see `dila.interop.card.model_card`.
+        private: make a new repository private.
+        half: store float16 weights, half the size.
+        token: access token of the Hub; None uses that of ``hf auth login``.
 
     Returns:
-        the address of the commit.
+        The address of the commit.
 
     Raises:
-        DilaError: no such id, no model, no network, or the Hub refuses.
+        DilaError: the id or the model does not exist, there is no network, or the Hub refuses.
     """
     if not is_hub_id(repo):
         raise DilaError(f"{repo!r} is no id of the Hub; give one like user/name")

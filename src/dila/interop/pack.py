@@ -16,13 +16,13 @@ _log = logging.getLogger(__name__)
 
 
 def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = None, *, half: bool = True) -> Path:
-    """Write a model as `save_pretrained` does, with a card, and at half the size; an adapted one with its real actions.
+    """Write a model like `save_pretrained`, with a model card and at half the size; real actions are included.
 
     Args:
-        path: of the model, as `load_pretrained` takes it. The numbers of a run go into the card.
-        out: folder apart from ``path``; one that holds a model already is replaced.
-        about: for the card, see `dila.interop.card.model_card`; goes before what the model's own notes say.
-        half: keep weights as float16. They are float32 again when loaded; predictions agree to about 1e-3.
+        path: path of the model, as for `load_pretrained`. The metrics of a run go into the card.
+        out: folder outside ``path``; an existing model is replaced.
+        about: notes for the card, see `dila.interop.card.model_card`; override the model's own notes.
+        half: store weights as float16. Loading converts them back to float32; predictions agree to about 1e-3.
 
     Returns:
         ``out``.

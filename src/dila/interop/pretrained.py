@@ -77,19 +77,19 @@ def save_pretrained(
     card: str | None = None,
     actions: Actions | None = None,
 ) -> Path:
-    """Write the folder, whole or not at all; one that is there already is replaced.
+    """Write the folder, completely or not at all; an existing model is replaced.
 
     Args:
-        folder: where to; made with its parents.
-        pretrained: what to write.
+        folder: folder to write, created with its parents.
+        pretrained: model to write.
         notes: JSON-ready remarks (step, score, data) that loading does not need.
-        half: write the weights as float16; loading makes them float32 again.
+        half: write the weights as float16; loading converts them back to float32.
         card: text of a ``README.md`` beside the rest, see `dila.interop.card`.
         actions: the real actions of an adapted model.
 
     Raises:
-        DilaError: ``folder`` is there and holds anything else, as that of a run's checkpoint does, or cannot be
-            written, or the parts do not fit.
+        DilaError: ``folder`` exists and holds anything else (such as a run's checkpoint), or cannot be written, or the
+            parts do not fit together.
     """
     folder = at_home(folder)
     recover(folder)
@@ -130,27 +130,27 @@ def load_pretrained(
     stride: int | float | None = None,
     draws: bool = True,
 ) -> Pretrained:
-    """A trained model, in evaluation mode.
+    """Load a trained model, in evaluation mode.
 
     Args:
-        path: a folder that `save_pretrained` wrote; a run folder, of which the newest complete
-            ``checkpoints/step_XXXXXXX`` is taken; a released DiLA file (.pt or .safetensors); or, where no such path
-            exists, "box", the model that comes with the package, or an id ``user/name`` on the Hugging Face Hub.
-        device: "auto" takes CUDA or Apple silicon where there is one.
-        revision: of a Hub id, as in ``huggingface_hub.snapshot_download``; so are the next three.
-        cache_dir: where downloads are kept.
-        local_files_only: no network; only what was downloaded before.
-        token: for a private model.
-        encoder: for a released file, which needs it: the released ones saw DINOv2 features under RAE's statistics. For
-            others, one that gives the same features in the place of theirs, such as one whose weights lie elsewhere;
-            it takes over their statistics.
-        decoder: only for a released file: from its features to pixels; None draws nothing.
-        stride: only for a released file, which needs it: seconds between frames.
-        draws: False leaves a decoder unread, which may be larger than the model.
+        path: a folder that `save_pretrained` wrote; a run folder, whose newest complete ``checkpoints/step_XXXXXXX`` is
+            loaded; a released DiLA file (.pt or .safetensors); or, if no such path exists, "box", the model that comes
+            with the package, or an id ``user/name`` on the Hugging Face Hub.
+        device: "auto" uses CUDA or Apple silicon if available.
+        revision: revision of a Hub id; this and the next three are as in ``huggingface_hub.snapshot_download``.
+        cache_dir: folder for downloads.
+        local_files_only: use only previous downloads, not the network.
+        token: access token for a private model.
+        encoder: required for a released file; the released models use DINOv2 features with RAE's statistics. For
+            other models, a replacement that gives the same features, such as one whose weights are in another place;
+            it takes over the model's statistics.
+        decoder: only for a released file: maps its features to pixels; None draws nothing.
+        stride: only for a released file, and required there: seconds between frames.
+        draws: False skips the decoder, which may be larger than the model.
 
     Raises:
-        DilaError: nothing there; a newer format; a field, file or tensor that is missing, unexpected, misshapen or
-            damaged; an encoder that does not give the features that the model reads; an argument that does not belong.
+        DilaError: no model exists there; a newer format; a field, file or tensor that is missing, unexpected, misshapen
+            or damaged; an encoder that does not give the features that the model reads; an inapplicable argument.
     """
     target = pick_device(device)
     found = at_home(path)

@@ -31,11 +31,11 @@ class MemoryConfig:
 class InverseDynamicsConfig:
     """IDM: 3-D convolutions over the change of structure.
 
-    ``pairwise`` takes time out of its kernels and statistics, so that two frames give one action whatever stands
-    around them; the paper's IDM sees neighbouring transitions on both sides. ``normalise=False`` leaves out its group
-    norms, which scale a small motion up and, where two things move, one by the size of the other. ``odd`` makes the
-    action of the way back the action of the way there reversed, by construction: z(ds) = (f(ds) - f(-ds)) / 2, where
-    the paper asks for it in the loss; for a pairwise IDM.
+    ``pairwise`` removes time from its kernels and statistics, so that z depends on two frames only; the paper's IDM
+    also sees neighbouring transitions on both sides. ``normalise=False`` removes its group norms, which amplify small
+    motions and, where two things move, scale one by the size of the other. ``odd`` gives a reversed transition the
+    opposite action by construction, z(ds) = (f(ds) - f(-ds)) / 2, where the paper uses a loss; it needs a pairwise
+    IDM.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -66,7 +66,7 @@ class ForwardDynamicsConfig:
 
 @dataclass(frozen=True)
 class FusionDecoderConfig:
-    """Fusion decoder: structure asks, content memory and the first frame answer.
+    """Fusion decoder: structure attends to the content memory and to the first frame.
 
     ``predicts="features"`` returns the output of the last norm (the paper's); ``"change"`` adds a zero-initialised
     linear map of it to e[0], so that training starts at the error of copying the first frame.
@@ -80,12 +80,12 @@ class FusionDecoderConfig:
 
 @dataclass(frozen=True)
 class NoContent:
-    """No content and no memory of it (table 2): the decoder reads structure and the first frame alone."""
+    """No content and no memory of it (table 2): the decoder reads only structure and the first frame."""
 
 
 @dataclass(frozen=True)
 class Discrete:
-    """z as so many tokens, each one of ``codes`` (table 2: 4 x 4 of 32 numbers, so ``action_dim=512``), by NSVQ."""
+    """z as this many tokens, each one of ``codes`` (table 2: 4 x 4 of 32 numbers, so ``action_dim=512``), by NSVQ."""
 
     codes: int = 8
     tokens: int = 16
@@ -93,7 +93,7 @@ class Discrete:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """z drawn from a Gaussian in training, its mean afterwards (table 2); the loss ``kl`` holds it to its prior."""
+    """z sampled from a Gaussian in training, its mean afterwards (table 2); the loss ``kl`` ties it to its prior."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class WholeChange:
 
 @dataclass(frozen=True)
 class NoAction:
-    """No IDM and no FDM (figure 5): the decoder is shown the true next structure, and nothing can be imagined."""
+    """No IDM and no FDM (figure 5): the decoder sees the true next structure, and nothing can be imagined."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Quirks:
 
 @dataclass(frozen=True)
 class DiLAConfig:
-    """Everything that fixes the architecture. The defaults are the paper's model, preset ``base``.
+    """Everything that defines the architecture. The defaults are the paper's model, preset ``base``.
 
     Args:
         grid: rows and columns of the feature grid.
@@ -128,14 +128,14 @@ class DiLAConfig:
         structure_dim: Ds.
         content_dim: Dc.
         action_dim: Dz, numbers in a latent action.
-        width: of the backbone and the fusion decoder. None, the paper's, is the width of the features; another width
-            puts a linear map before the backbone and one after the decoder.
-        mlp_hidden: width of the maps h -> s, h -> c and s -> query; the features' when None.
+        width: width of the backbone and the fusion decoder. None, as in the paper, is that of the features; another
+            width adds a linear map before the backbone and one after the decoder.
+        mlp_hidden: width of the maps h -> s, h -> c and s -> query; None uses that of the features.
         real_action_dim: Da of the action encoder, or None for a model of latent actions only.
-        time_padding: what the depthwise convolutions see before the first frame.
-        dropout: of the backbone's and the decoder's feed-forward layers.
-        content: what becomes of appearance; None, the paper's, gathers it in `memory`.
-        bottleneck: what squeezes z; None, the paper's, is its width alone.
+        time_padding: padding of the depthwise convolutions before the first frame.
+        dropout: dropout of the feed-forward layers in the backbone and the decoder.
+        content: how appearance is modelled; None, as in the paper, gathers it in `memory`.
+        bottleneck: bottleneck of z; None, as in the paper, is its width only.
     """
 
     grid: tuple[int, int] = (16, 16)

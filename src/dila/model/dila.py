@@ -28,7 +28,7 @@ AnyState = TypeVar("AnyState")
 
 
 class Observation(NamedTuple):
-    """A clip as the model sees it."""
+    """Structure, content and content memory of a clip."""
 
     s: Structure
     c: Content
@@ -47,7 +47,7 @@ class Prediction(NamedTuple):
 
 
 class State(NamedTuple):
-    """The model at one frame: all it needs to go on. Every tensor is led by the batch."""
+    """State of the model at one frame: all that the next step needs. Every tensor has a leading batch dimension."""
 
     s: Float[Tensor, "B H W Ds"]
     c_mem: Float[Tensor, "B H W Dc"]
@@ -60,10 +60,10 @@ class State(NamedTuple):
 
 
 class DiLA(nn.Module):
-    """The model's verbs: `observe`, `infer`, `predict` over whole clips; `start`, `imagine`, `absorb`, `step` by frame.
+    """The model: `observe`, `infer`, `predict` for whole clips; `start`, `imagine`, `absorb`, `step` for single frames.
 
-    Rolling out with true frames absorbed equals the teacher-forced prediction, because every part that looks back in
-    time carries its past in `State`.
+    A rollout that absorbs the true frames equals the teacher-forced prediction, because every part that depends on
+    the past carries it in `State`.
     """
 
     def __init__(self, config: DiLAConfig):
@@ -84,20 +84,20 @@ class DiLA(nn.Module):
     # Whole clips
 
     def observe(self, e: Features) -> Observation:
-        """Structure, content and content memory of a clip, each frame knowing only its past."""
+        """Compute structure, content and content memory of a clip; each frame depends only on its past."""
         return self._observe(e)[0]
 
     def read(self, e: Features) -> Structure:
-        """Structure of a clip alone, as `observe` has it: content and its memory take a third of that."""
+        """Compute only the structure of a clip, as in `observe`, whose content and memory take a third of the time."""
         return self.structure(self.backbone(e)[0])
 
     def infer(self, e: Features) -> LatentActions:
-        """Latent actions between consecutive frames. Raises DilaError for a model without any."""
+        """Infer latent actions between consecutive frames. Raises DilaError for a model without latent actions."""
         self.require_actions()
         return self.act(self.read(e))
 
     def act(self, s: Structure) -> LatentActions:
-        """Latent actions of a clip's structure (equation 1)."""
+        """Infer latent actions from a clip's structure (equation 1)."""
         return self.bottleneck(self.idm(s[:, 1:] - s[:, :-1])).z
 
     def require_actions(self) -> None:
@@ -106,7 +106,7 @@ class DiLA(nn.Module):
             raise DilaError("this model was trained without latent actions, so it has none to give or follow")
 
     def forward(self, e: Features) -> Prediction:
-        """Infer the actions of a clip and predict each frame from the true ones before it (equations 1 to 4)."""
+        """Infer the actions of a clip and predict each frame from the true frames before it (equations 1 to 4)."""
         return self.predict(self.observe(e), e)
 
     def predict(self, seen: Observation, e: Features, z: LatentActions | None = None) -> Prediction:
@@ -118,7 +118,7 @@ class DiLA(nn.Module):
         return Prediction(seen.s, seen.c_mem, z, ds_hat, s_hat, e_hat)
 
     def encode_actions(self, a: Actions) -> LatentActions:
-        """Latent actions of real ones. Raises DilaError for a model without ``real_action_dim``, or with another."""
+        """Encode real actions. Raises DilaError if the model has no ``real_action_dim``, or a different one."""
         z = encoded(self.action_encoder, a)
         # The encoder gives a Gaussian's z itself, as there is nothing to snap to.
         return z if isinstance(self.config.bottleneck, Gaussian) else self.bottleneck(z).z
@@ -126,7 +126,7 @@ class DiLA(nn.Module):
     # Frame by frame
 
     def start(self, e: Features, z: LatentActions | None = None) -> State:
-        """Read context frames; ``z`` are their actions where known, else they are inferred from the context."""
+        """Read context frames; ``z`` are their actions if known, otherwise they are inferred from the context."""
         seen, backbone, memory = self._observe(e)
         origin, fdm, decoder = self.decoder.origin(e[:, 0]), None, None
         if e.shape[1] > 1 and not self.config.quirks.single_frame_rollout:
@@ -138,7 +138,7 @@ class DiLA(nn.Module):
     def imagine(
         self, state: State, z: Float[Tensor, "B Dz"]
     ) -> tuple[State, Float[Tensor, "B H W Ds"], Float[Tensor, "B H W D"]]:
-        """The next frame's structure and features. The state returned is still at this frame: see `absorb`."""
+        """Predict the next frame's structure and features. The returned state is still at this frame: see `absorb`."""
         state = self.caught_up(state)
         s_hat, fdm = self.move(state.s, z, state.fdm)
         windows = None if self.config.quirks.single_frame_rollout else state.decoder
@@ -148,14 +148,14 @@ class DiLA(nn.Module):
     def move(
         self, s: Float[Tensor, "B H W Ds"], z: Float[Tensor, "B Dz"], past: ForwardDynamicsCache | None
     ) -> tuple[Float[Tensor, "B H W Ds"], ForwardDynamicsCache]:
-        """The next frame's structure alone (equation 2), and what the FDM keeps of this one."""
+        """Predict only the next frame's structure (equation 2); also returns what the FDM keeps of this frame."""
         self.require_actions()
         cache = None if self.config.quirks.single_frame_rollout else past
         ds_hat, kept = self.fdm(s.unsqueeze(1), z.unsqueeze(1), cache)
         return s + ds_hat.squeeze(1), kept
 
     def absorb(self, state: State, e: Float[Tensor, "B H W D"], s: Float[Tensor, "B H W Ds"] | None = None) -> State:
-        """Move to the frame with these features, whatever was drawn there; its structure is ``s``, or read off them."""
+        """Advance to the frame with these features, whatever was predicted; structure is ``s``, or read from them."""
         cache = None if self.config.quirks.single_frame_rollout else state.backbone
         h, backbone = self.backbone(e.unsqueeze(1), cache)
         c_mem, memory = self.memory(self.content(h), state.memory)
@@ -163,12 +163,12 @@ class DiLA(nn.Module):
         return state._replace(s=s, c_mem=c_mem.squeeze(1), backbone=backbone, memory=memory, drawn=None)
 
     def step(self, state: State, z: Float[Tensor, "B Dz"]) -> tuple[State, Float[Tensor, "B H W D"]]:
-        """Latent rollout (equation 5): structure moves by the FDM alone, content remembers what was drawn."""
+        """Latent rollout (equation 5): only the FDM changes structure; the content memory reads predicted features."""
         state, s_hat, e_hat = self.imagine(state, z)
         return state._replace(s=s_hat, drawn=e_hat), e_hat
 
     def caught_up(self, state: State) -> State:
-        """The state that has read what was drawn: as the next step needs it, and nobody after a rollout's last."""
+        """The state after reading the predicted features, as the next step needs it; not needed after the last step."""
         return state if state.drawn is None else self.absorb(state, state.drawn, state.s)
 
     def _observe(self, e: Features) -> tuple[Observation, BackboneCache, MemoryState]:
@@ -179,7 +179,7 @@ class DiLA(nn.Module):
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -36,7 +36,7 @@ def ablated(name: str, run: Run) -> Run:
 
 
 def no_content(run: Run) -> Run:
-    """No content: structure four times as wide (128 at base), the maps around it half as wide again."""
+    """No content: structure four times as wide (128 at base), the maps around it 1.5 times as wide."""
     sizes = _dila(run)
     wide = {"structure_dim": 4 * sizes.structure_dim, "mlp_hidden": sizes.hidden * 3 // 2}
     return _model(run, content=NoContent(), **wide)
@@ -53,24 +53,24 @@ def gaussian(run: Run) -> Run:
 
 
 def no_bottleneck(run: Run) -> Run:
-    """No bottleneck: z is the whole change of structure, which the FDM takes token by token."""
+    """No bottleneck: z is the whole change of structure, which the FDM receives token by token."""
     return _model(run, bottleneck=WholeChange())
 
 
 def no_action(run: Run) -> Run:
-    """No latent action: no IDM and FDM, structure trained by reconstruction alone; no rollouts."""
+    """No latent action: no IDM and FDM, structure trained by reconstruction only; no rollouts."""
     off = {field.name: 0.0 for field in fields(Weights) if field.name != "feature"}
     run = _model(_weights(run, **off), bottleneck=NoAction())
     return replace(run, stages=tuple(map(_in_one_step, run.stages)))
 
 
 def pairwise(run: Run) -> Run:
-    """Pairwise IDM: z of two frames, whatever stands around them."""
+    """Pairwise IDM: z depends on two frames only, not on their neighbours."""
     return _model(run, idm=replace(_dila(run).idm, pairwise=True))
 
 
 def bidirectional(run: Run) -> Run:
-    """Bidirectional IDM (the paper's): z sees neighbouring transitions on both sides; not odd by construction."""
+    """Bidirectional IDM (the paper's): z depends on neighbouring transitions on both sides; not odd by construction."""
     return _model(run, idm=replace(_dila(run).idm, pairwise=False, odd=False))
 
 
@@ -86,7 +86,7 @@ def _without(term: str) -> Change:
     def without(run: Run) -> Run:
         return _weights(run, **{term: 0.0})
 
-    without.__doc__ = f"The {term} term of the loss off."
+    without.__doc__ = f"Without the {term} loss."
     return without
 
 

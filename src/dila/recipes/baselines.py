@@ -17,10 +17,10 @@ from dila.train.run import ClipSettings, Optimiser, Run, Stage
 BASELINE = "baseline"
 
 ABOUT = {
-    "lapa": "LAPA: two frames to four codes of eight (NSVQ), drawn from the first frame's patches.",
-    "moto": "Moto: eight codes of 128 (VQ), added to every patch of the first frame.",
+    "lapa": "LAPA: two frames to four of eight codes (NSVQ), to which the first frame's patches attend.",
+    "moto": "Moto: eight of 128 codes (VQ), added to every patch of the first frame.",
     "adaworld": "AdaWorld's latent action model: a Gaussian of 32 numbers, added to every patch of the first frame.",
-    "villax": "villa-X's latent action model: four codes of 32 (VQ) a transition, read from the clip so far.",
+    "villax": "villa-X's latent action model: four of 32 codes (VQ) per transition, inferred from the clip so far.",
 }
 """A line each."""
 

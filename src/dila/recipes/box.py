@@ -34,7 +34,7 @@ PROBED = {"agent_x", "agent_y", "x", "y", "log_scale", "angle"}
 
 
 def box() -> Run:
-    """`tiny_pusht` in twice the steps, for a model that knows Push-T and turning, growing and moving objects.
+    """`tiny_pusht` with twice the steps, for a model of Push-T and of objects that rotate, grow and move.
 
     Hardware: two CPU cores, 4 GB. Time and score: 35 minutes; rollout error 0.49 and probe R² 0.85 on Push-T, 0.61 and
     0.66 on objects.

@@ -1,13 +1,13 @@
-"""DiLA, its ablations and the baselines on equal terms: the same data, features, clips seen and seeds, one JSON a run.
+"""DiLA, its ablations and the baselines on equal terms: the same data, features, clips and seeds, one JSON per run.
 
 ::
 
     dila compare --data recordings/pusht --out runs/compare --parallel 2
 
-    out/results/baseline-lapa-seed0.json    what a run scored, see `Settings` and `measure`
+    out/results/baseline-lapa-seed0.json    scores of a run, see `Settings` and `measure`
     out/baseline-lapa-seed0/                the run
 
-What is finished is skipped, what was interrupted goes on; a run that failed has its reason in its JSON, and is tried
+Finished runs are skipped and interrupted runs resume. The JSON of a failed run states the reason; the run is tried
 again.
 """
 

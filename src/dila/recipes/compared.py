@@ -47,22 +47,22 @@ class Settings:
         data: the corpus.
         out: folder of runs and results.
         names: ``dila``, ``baseline:NAME``, ``ablation:NAME``, or a group: table1, table2, widths, losses, figure5, all.
-        seeds: how many each, from 0.
-        size: of the models, and so whose recipe: tiny or small.
-        steps: optimiser steps of each run, its stages shortened alike; the recipe's when None.
-        batch: clips of an optimiser step; the recipe's when None.
-        frames: of a clip; the recipe's when None.
-        stride: seconds between them; the recipe's when None.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone.
-        encoder: see `dila.vision.build_encoder`; the recipe's when empty.
-        parallel: runs at once, on the one device.
-        cache_dir: of features, see `dila.train.loop.train`.
+        seeds: number of seeds per model, from 0.
+        size: size of the models, which also selects the recipe.
+        steps: optimiser steps per run, with stages shortened in proportion; None uses the recipe's.
+        batch: clips per optimiser step; None uses the recipe's.
+        frames: frames per clip; None uses the recipe's.
+        stride: seconds between frames; None uses the recipe's.
+        fps: frames per second; overrides the rate stated in the files.
+        camera: read only this camera of multi-camera recordings.
+        encoder: the frozen encoder, see `dila.vision.build_encoder`; if empty, the recipe's.
+        parallel: number of runs at once, on the same device.
+        cache_dir: folder of encoded features, see `dila.train.loop.train`.
         device: auto, cpu, cuda or mps.
-        graph: the field of a run, for a GPU.
-        commit: of the source, where there is no git to ask.
-        probed: components of the column ``state`` whose change the probe reads off z. Data without the agent that is
-            probed by default have no probe.
+        graph: record training steps as CUDA graphs, like the field of a run.
+        commit: commit of the source, to record where git is not available.
+        probed: components of the column ``state`` whose change the probe predicts from z. By default the agent's
+            position; data without it get no probe.
     """
 
     data: str

@@ -6,7 +6,7 @@ from dila.train.run import ClipSettings, DecoderRun, Optimiser, Run, Stage
 
 
 def small() -> Run:
-    """51M parameters on DINOv2 features, for one's own video on one GPU.
+    """51M parameters on DINOv2 features, for your own video on one GPU.
 
     Hardware: one GPU of 16 GB or more (an estimate, not measured). Time and score: not measured.
     """

@@ -1,4 +1,4 @@
-"""The paper's table 3: how well a line reads true actions off z on data that no model was trained on.
+"""The paper's table 3: linear probes from z to true actions, on data that no model was trained on.
 
 ::
 
@@ -6,11 +6,11 @@
     dila data record fetch recordings/fetch --episodes 60
     python -m dila.recipes.table3 --runs runs/compare/pusht --data recordings/kitchen recordings/fetch
 
-The runs are those of `dila.recipes.compare`, over several seeds. Each is probed on each data set as `dila eval probe`
-does, by the line alone: 800 transitions of its training episodes fit the line, held-out episodes score it. Data that
-a run was trained on are held out as they were then. Beside the models stand the same probe on z of an untrained DiLA,
-and on the raw differences of features, which is what there is without learning. Actions that are places, as those of
-Push-T, want ``--column state --change --components agent_x agent_y``.
+The runs are those of `dila.recipes.compare`, over several seeds. Each is probed on each data set as by `dila eval
+probe`, with the linear probe only: it is fitted on 800 transitions of the training episodes and scored on held-out
+episodes. Data that a run was trained on keep the run's split. Two controls are the same probe on z of an untrained
+DiLA, and on raw differences of features, which need no learning. Actions that are positions, like those of Push-T,
+need ``--column state --change --components agent_x agent_y``.
 """
 
 import sys
@@ -47,19 +47,19 @@ CLAIMS = tuple(
 
 @dataclass(frozen=True)
 class Settings:
-    """What is probed.
+    """What to probe.
 
     Args:
         runs: folder of a comparison.
-        data: corpora.
-        out: folder; ``table3.json``, and a JSON a run under each data set's name.
-        names: of the models, as in the comparison; all that have a z when empty.
-        seeds: of each, from 0.
-        column: of true values that are read off z.
-        components: of the column, by name or number; all when empty.
-        change: read the change of the column from frame to frame.
-        pairs: transitions that the line is fitted to.
-        cache_dir: of features; the user's cache folder when None.
+        data: corpora to probe on.
+        out: folder to write ``table3.json`` to, and a JSON per run under each data set's name.
+        names: models, as in the comparison; if empty, all that have a z.
+        seeds: number of seeds per model, from 0.
+        column: column of true values to predict from z.
+        components: components of the column, by name or number; if empty, all.
+        change: predict the change of the column from frame to frame.
+        pairs: number of transitions that the probe is fitted on.
+        cache_dir: folder of encoded features; None uses the user's cache folder.
         device: auto, cpu, cuda or mps.
     """
 

@@ -1,13 +1,13 @@
-"""Table 4 on two CPU cores, from nothing: recordings, DiLA and two baselines, their adaptations, and the plans.
+"""Table 4 on two CPU cores, from scratch: recordings, DiLA and two baselines, their adaptations, and the plans.
 
 ::
 
     python -m dila.recipes.table4_small --out outputs/table4      # two hours; needs the extra sim
 
-All models see the same clips of both simulators, are adapted alike, by the regression alone that all of them have, and
-are planned alike, by features. What DiLA adds, a stage in structure space under true actions, is a column of its own.
-Not table 4's: tiny models, a fraction of its steps, tens of samples instead of hundreds, a handful of episodes instead
-of hundreds, features instead of pixels, the simulator planned by its own score, a deviation of 0.5 for all components.
+All models see the same clips of both simulators, are adapted in the same way (by regression only), and plan with the
+same cost, in features. DiLA's additional stage in structure space under true actions is a separate column. Differences
+from table 4: tiny models, a fraction of its steps, tens of samples instead of hundreds, a handful of episodes instead
+of hundreds, features instead of pixels, the simulator's own score as its cost, a deviation of 0.5 for all components.
 """
 
 import sys
@@ -34,18 +34,18 @@ TAUGHT = "dila, taught in structure space"
 
 @dataclass(frozen=True)
 class Settings:
-    """How small.
+    """Scale of the experiment.
 
     Args:
-        out: folder; ``recordings``, ``features``, a folder a model, and ``plans/table4.json``.
-        names: of the models, as `dila.recipes.compared` knows them.
-        recorded: episodes of each simulator, of 60 frames.
-        steps: optimiser steps of each model.
-        batch: clips of a step.
-        layout_steps: of the stage in structure space.
-        episodes: planned of each task.
-        seeds: runs of so many episodes.
-        tasks: of table 4; models are the same whichever are chosen.
+        out: folder for ``recordings``, ``features``, a folder per model, and ``plans/table4.json``.
+        names: models, named as in `dila compare`.
+        recorded: episodes to record from each simulator, of 60 frames.
+        steps: optimiser steps per model.
+        batch: clips per step.
+        layout_steps: steps of the stage in structure space.
+        episodes: episodes to plan per task.
+        seeds: number of runs of these episodes.
+        tasks: tasks of table 4; the models do not depend on this choice.
         device: auto, cpu, cuda or mps.
     """
 

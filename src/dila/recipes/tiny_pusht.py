@@ -10,8 +10,8 @@ def tiny_pusht() -> Run:
 
     Hardware: two CPU cores, 4 GB. Time and score: 12 to 14 minutes; rollout error 0.51, probe R² 0.83.
 
-    The first stage shows half of each batch's decoder the true next structure, which wakes z early; the feature loss
-    weighs what moves, which is little of the board; see docs/deviations.md for both.
+    In the first stage, the decoder sees the true next structure for half of each batch, so that z is learned earlier;
+    the feature loss gives moving tokens, a small part of the board, a larger weight. See docs/deviations.md for both.
     """
     terms = Terms(Weights(structure=1.0, symmetry=0.0), motion=2.0, detach_structure=True)
     return Run(

@@ -52,24 +52,24 @@ HELD = 0.2
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How a model is adapted.
+    """How to adapt a model to real actions.
 
     Args:
-        trajectories: that the action encoder is fitted on.
-        fit_steps: of that regression, all rows at once.
-        fit_lr: of it.
-        layout_steps: of FDM and action encoder alone, in structure space, before the stage: see `dila.train.layout`.
-        layout_lr: peak of the learning rate there.
-        steps: under `ActionConditioned`; 0 leaves the backbone and all that draws as they are.
-        frames: of a clip; those that the model was trained on when None.
-        context: true frames before the first imagined one.
-        terms: of the loss.
-        optimiser: of the stage.
-        batch: clips.
-        precision: of the stage.
-        relative: components of the state that actions are taken relative to: for actions that are places.
-        held_out: share of the episodes never trained on.
-        seed: of everything random.
+        trajectories: number of trajectories that the action encoder is fitted on.
+        fit_steps: full-batch steps of that regression.
+        fit_lr: learning rate of that regression.
+        layout_steps: steps that train only FDM and action encoder, in structure space; see `dila.train.layout`.
+        layout_lr: peak learning rate of these steps.
+        steps: steps of the third stage, `ActionConditioned`; with 0, backbone and decoder are not changed.
+        frames: frames per clip; None uses the length that the model was trained on.
+        context: number of true frames before the first imagined one.
+        terms: terms of the loss.
+        optimiser: optimiser of the third stage.
+        batch: clips per step.
+        precision: precision of the third stage.
+        relative: components of the state to subtract from actions that are positions.
+        held_out: share of the episodes held out.
+        seed: random seed.
     """
 
     trajectories: int = 100

@@ -74,26 +74,26 @@ def train(
     resume: bool = True,
     progress: bool = True,
 ) -> Path:
-    """Train, from the start or from the newest checkpoint in `out`.
+    """Train from scratch, or resume from the newest checkpoint in `out`.
 
-    The device is CUDA, else Apple silicon, else the CPU, as accelerate picks it (``ACCELERATE_USE_CPU=1`` keeps to the
-    CPU); under ``accelerate launch`` or ``torchrun`` all processes share each batch. SIGTERM and SIGINT save a
-    checkpoint first and exit with 143 and 130.
+    The device is CUDA, else Apple silicon, else the CPU, as chosen by accelerate (``ACCELERATE_USE_CPU=1`` forces the
+    CPU). Under ``accelerate launch`` or ``torchrun`` all processes share each batch. On SIGTERM and SIGINT, a
+    checkpoint is saved first; the exit codes are 143 and 130.
 
     Args:
         run: what to train; see `dila.recipes`.
-        data: corpus, see `dila.data.open_corpus`; or several, drawn from as ``run.weights`` says.
+        data: one corpus, see `dila.data.open_corpus`, or several, sampled by ``run.weights``.
         out: folder of the run.
-        cache_dir: where features are cached, shared by runs; by default ``$DILA_CACHE`` or ``~/.cache/dila/features``.
-        resume: go on from a checkpoint; False refuses a folder that has a run.
-        progress: show bars.
+        cache_dir: folder of cached features, shared by runs; default ``$DILA_CACHE`` or ``~/.cache/dila/features``.
+        resume: resume from a checkpoint; False refuses a folder that contains a run.
+        progress: show progress bars.
 
     Returns:
-        the last checkpoint, a folder that `dila.interop.pretrained.load_pretrained` takes, as it takes `out`.
+        The last checkpoint, a folder that `dila.interop.pretrained.load_pretrained` accepts, as it accepts `out`.
 
     Raises:
-        DilaError: bad data or settings; `out` is in use or holds another run; a loss not finite; latents that died.
-        SystemExit: stopped by a signal, saved.
+        DilaError: invalid data or settings; `out` in use or with another run; a loss not finite; collapsed latents.
+        SystemExit: stopped by a signal, after saving.
     """
     out = at_home(out)
     accelerator = accelerator_of(run)

@@ -42,12 +42,12 @@ class Terms:
     """How the terms are computed; the defaults are the paper's. See docs/deviations.md for what was measured.
 
     Args:
-        weights: of the sum.
-        motion: strength of the weight on tokens that changed since the first frame; 0 weighs all alike.
-        detach_structure: keep the structure loss from moving its own target.
-        moving: threshold of the symmetry loss in units of the batch's mean change of structure.
+        weights: weights of the terms.
+        motion: strength of the weight on tokens that changed since the first frame; 0 weights all equally.
+        detach_structure: stop the gradient of the structure loss through its target.
+        moving: threshold of the symmetry loss, relative to the batch's mean change of structure.
         as_released: compute as the released code does: backward actions in forward order, a fixed threshold of 0.01,
-            symmetry seen by the IDM alone, action-conditioned targets re-encoded without their first frame.
+            symmetry through the IDM only, action-conditioned targets re-encoded without their first frame.
     """
 
     weights: Weights = field(default_factory=Weights)
@@ -104,8 +104,8 @@ class OneStep:
 
     Args:
         terms: the loss.
-        shown: share of a step's clips whose decoder is shown the true next structure instead of the predicted one.
-            The paper's is 0; more teaches s to hold what moves before z can, and so wakes z early in short runs.
+        shown: share of a step's clips whose decoder sees the true next structure instead of the predicted one.
+            0 in the paper; more teaches s to encode motion before z can, so that short runs learn z earlier.
     """
 
     terms: Terms = field(default_factory=Terms)

@@ -19,15 +19,15 @@ from dila.vision.pixels import assemble
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Weight of each term, by its name; a model has those that its bottleneck gives. 0 leaves a term out.
+    """Weight of each term, by its name; a model has those of its bottleneck. 0 disables a term.
 
     Args:
         feature: squared error of the predicted frame.
-        commitment: of the codebook and its inputs (Moto, villa-X); the part of the inputs is ``beta`` of the model.
-        kl: divergence of the Gaussian from the standard normal (AdaWorld).
-        denoising: of a frame under noise (AdaWorld's diffusion model, whose feature loss is then 0).
-        lpips: of the predicted frame, on VGG16, for models of pixels (Moto's paper has 1; its code computes the term
-            without gradient, which trains as 0 does).
+        commitment: codebook and commitment loss (Moto, villa-X); the share of the inputs is ``beta`` of the model.
+        kl: KL divergence of the Gaussian from the standard normal (AdaWorld).
+        denoising: denoising loss (AdaWorld's diffusion model, whose feature loss is then 0).
+        lpips: LPIPS of the predicted frame, on VGG16, for models of pixels (Moto's paper has 1; its code computes the
+            term without gradient, which is equivalent to 0).
     """
 
     feature: float = 1.0
@@ -42,8 +42,8 @@ class Published:
     """A baseline's own training, every frame from the true one before it.
 
     Args:
-        weights: of the sum; the defaults are the published ones.
-        motion: strength of the weight on tokens that changed since the first frame, as in `Terms`; published 0.
+        weights: weights of the terms; the defaults are the published ones.
+        motion: strength of the weight on tokens that changed since the first frame, as in `Terms`; 0 as published.
     """
 
     weights: PublishedWeights = field(default_factory=PublishedWeights)

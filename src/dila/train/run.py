@@ -32,13 +32,13 @@ class ClipSettings:
     """How clips are cut.
 
     Args:
-        frames: T, at least 2.
+        frames: frames per clip, T, at least 2.
         stride: seconds between frames.
-        hop: raw frames from one clip's start to the next one's.
-        held_out: share of the episodes never trained on. The split depends on their ids alone, so runs compare.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone.
-        relative: components of the state that true actions are taken relative to, see `dila.data.relative`.
+        hop: raw frames between the starts of consecutive clips.
+        held_out: share of the episodes held out. The split depends on their ids only, so runs are comparable.
+        fps: frames per second; overrides the rate stated in the files.
+        camera: read only this camera of multi-camera recordings.
+        relative: components of the state to subtract from true actions that are positions, see `dila.data.relative`.
     """
 
     frames: int = 16
@@ -58,15 +58,15 @@ class Optimiser:
     """AdamW and its learning rate.
 
     Args:
-        lr: peak learning rate; a stage may name its own.
-        betas: of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate; a stage may override it.
+        betas: betas of AdamW.
+        weight_decay: weight decay of AdamW.
         warmup: steps of linear warm-up at the start of the run.
-        schedule: of the whole run, after warm-up.
-        hold: share of the steps after warm-up that stay at the peak before the cosine begins.
-        floor: where the cosine ends, as a fraction of the peak.
-        clip: bound on the global norm of the gradient; inf for none.
-        decay_norms: decay norms, biases and the memory's ``A_log`` and ``D`` as well (the paper's), or leave them out.
+        schedule: learning rate schedule of the whole run, after warm-up.
+        hold: share of the steps after warm-up to stay at the peak before the cosine begins.
+        floor: final learning rate of the cosine, as a fraction of the peak.
+        clip: maximum global norm of the gradient; inf disables clipping.
+        decay_norms: also apply weight decay to norms, biases and the memory's ``A_log`` and ``D``, as in the paper.
     """
 
     lr: float = 1e-4
@@ -106,11 +106,11 @@ class Stage:
     whatever the gradient: see docs/deviations.md.
 
     Args:
-        objective: what is minimised; one of your own is a dataclass of what JSON holds, which a run from Python takes.
+        objective: the loss; from Python, also your own, a dataclass whose fields JSON can represent.
         steps: optimiser steps.
-        lr: peak learning rate, where it is not the run's; the run's schedule applies to it.
-        frames: clip length, where it is not the run's.
-        name: in the log; by default the objective's.
+        lr: peak learning rate, if it differs from the run's; the run's schedule applies to it.
+        frames: clip length, if it differs from the run's.
+        name: name in the log; default: that of the objective.
     """
 
     objective: AnyObjective
@@ -127,22 +127,22 @@ class Stage:
 
 @dataclass(frozen=True)
 class DecoderRun:
-    """Training of a light convolutional decoder beside the world model: what its pictures are drawn by.
+    """Training of a light convolutional decoder, which draws the world model's predictions.
 
     Args:
-        steps: optimiser steps, cosine to 0.
-        batch: frames.
+        steps: optimiser steps, with a cosine schedule to 0.
+        batch: frames per step.
         lr: peak learning rate of AdamW.
         warmup: steps of linear warm-up.
-        frames: how many frames it learns from, evenly spread over the training episodes; they are held in memory.
-        size: pixels a side of its pictures.
-        width: channels next to the pixels; each coarser level has twice as many, up to `max_width`.
-        max_width: channels at the feature grid at most.
-        blocks: residual blocks a level.
-        foreground: weight of what differs between frames, see `dila.vision.decoder_loss`.
-        edges: weight of outlines.
-        precision: of the forward pass.
-        seed: of weights and order.
+        frames: number of training frames, spread evenly over the training episodes; they are kept in memory.
+        size: size of its pictures, in pixels a side.
+        width: channels at full resolution; each coarser level has twice as many, up to `max_width`.
+        max_width: maximum number of channels.
+        blocks: residual blocks per level.
+        foreground: weight of pixels that differ between frames, see `dila.vision.decoder_loss`.
+        edges: weight of the loss on edges.
+        precision: precision of the forward pass.
+        seed: random seed of weights and order of frames.
     """
 
     steps: int = 1600
@@ -167,14 +167,14 @@ class DecoderRun:
 
 @dataclass(frozen=True)
 class Guard:
-    """When a run stops by itself because its latents died, and which steps it leaves out.
+    """When a run stops because its latents have collapsed, and which steps it skips.
 
     Args:
-        scale: standard deviation of z or s below which it counts as dead.
-        perplexity: of the codes in a batch, below which they count as dead; all the same is 1.
-        patience: logged steps in a row, after warm-up; or steps in a row that were left out.
-        spike: leave out steps whose gradient's norm is so many times the median of the last hundred, or not finite,
-            and count them in the log; None leaves out none, and ends the run at the first that is not finite.
+        scale: standard deviation of z or s below which it counts as collapsed.
+        perplexity: perplexity of the codes in a batch below which they count as collapsed; 1 if all are the same.
+        patience: consecutive logged steps, after warm-up, or consecutive skipped steps, after which the run stops.
+        spike: skip steps whose gradient norm exceeds this multiple of the median of the last hundred, or is not finite,
+            and count them in the log; None skips none and ends the run at the first that is not finite.
     """
 
     scale: float = 1e-3
@@ -193,45 +193,45 @@ class Guard:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that fixes a training run but the data and where it goes.
+    """Everything that defines a training run, except the data and the output folder.
 
     Args:
-        name: of the run.
-        model: the architecture; grid and channels follow the encoder.
+        name: name of the run.
+        model: the architecture; grid and channels are taken from the encoder.
         encoder: description of the frozen encoder, see `dila.vision.build_encoder`.
-        stages: one after the other.
-        clips: how the data is cut.
-        optimiser: AdamW.
-        batch: clips of one optimiser step, over all processes.
-        accumulate: parts that a batch is computed in, to save memory. Diversity, motion weights and symmetry's
-            threshold are of a part; a codebook counts them as one.
-        precision: of the forward pass; "bf16" is autocast, on the CPU too. Weights are always fp32.
-        seed: of weights, dropout and the order of clips.
-        log_every: steps.
-        evaluate_every: steps; the last step is always evaluated.
-        evaluate_clips: held-out clips, always the same.
-        checkpoint_minutes: time between checkpoints.
-        checkpoint_every: steps between checkpoints, besides.
-        keep: how many checkpoints are kept, the newest.
-        cache: encode the data once to disk, or in every step.
-        decoder: train a decoder first, so that pictures show frames.
-        guard: when to stop because latents died; None never does.
-        statistics: file of what features are normalised by, such as a RAE's ``stat.pt``; fitted to training frames when
-            None. ``run.json`` keeps its hash.
-        start: a trained model to begin from (folder, run or Hub id); its encoder, statistics and sizes are then used.
-        trackers: where the log goes besides ``log.jsonl``. TensorBoard is skipped when not installed.
-        compile: each layer through torch.compile; a minute at the start, worth it on a GPU.
-        graph: on CUDA and in one process, record forward and backward of a step once and replay it, which makes small
-            models several times faster, see `dila.train.recorded`; models with a codebook run as they are.
-        recompute: keep only each layer's input for the backward pass and run the layer again there: about a third more
-            work, much less memory, the same gradients.
-        workers: processes that read data; 0 reads in the training process.
-        hold: gigabytes of cached features that are kept on a GPU; if there are more, clips are read one by one.
-        weights: how often each data set is drawn from, in their order, whatever the sum; None draws every clip once.
-        tolerate: share of the clips that may fail to be read before the run stops.
-        deterministic: only algorithms that give the same bits each time, on GPUs too, where they are slower.
-        shard: of several processes, each holds a part of weights, gradients and moments (FSDP2), see
-            `dila.train.spread`; for models that do not fit one device otherwise.
+        stages: training stages, in order.
+        clips: how the data is cut into clips.
+        optimiser: AdamW and its learning rate.
+        batch: clips per optimiser step, over all processes.
+        accumulate: number of parts in which a batch is computed, to save memory. Diversity, motion weights and the
+            threshold of symmetry are computed per part; the usage of codes is counted over all parts.
+        precision: precision of the forward pass; "bf16" is autocast, also on the CPU. Weights are always fp32.
+        seed: random seed of weights, dropout and the order of clips.
+        log_every: steps between log entries.
+        evaluate_every: steps between evaluations; the last step is always evaluated.
+        evaluate_clips: number of held-out clips to evaluate on, always the same ones.
+        checkpoint_minutes: minutes between checkpoints.
+        checkpoint_every: steps between additional checkpoints.
+        keep: number of newest checkpoints to keep.
+        cache: encode the data once to disk, instead of in every step.
+        decoder: train a decoder first, which draws the pictures; None trains none.
+        guard: when to stop because latents have collapsed; None never stops.
+        statistics: file of statistics to normalise features with, such as a RAE's ``stat.pt``; None fits them to the
+            training frames. ``run.json`` keeps its hash.
+        start: trained model to start from (folder, run or Hub id); its encoder, statistics and sizes are then used.
+        trackers: additional destinations of the log, besides ``log.jsonl``. TensorBoard is skipped if not installed.
+        compile: compile each layer with torch.compile; takes a minute at the start, worthwhile on a GPU.
+        graph: on CUDA and in one process, record the forward and backward pass once as a CUDA graph and replay it; this
+            makes small models several times faster, see `dila.train.recorded`. Has no effect with a codebook.
+        recompute: gradient checkpointing: keep only each layer's input and run the layer again in the backward pass;
+            about a third more work, much less memory, the same gradients.
+        workers: number of processes that read data; 0 reads in the training process.
+        hold: gigabytes of cached features to keep on a GPU; if there are more, clips are read one by one.
+        weights: sampling weight of each data set, in their order, with any sum; None draws every clip once.
+        tolerate: share of unreadable clips above which the run stops.
+        deterministic: use only bit-reproducible algorithms, which are slower on GPUs.
+        shard: with several processes, divide weights, gradients and moments between them (FSDP2), for models that do
+            not fit on one device; see `dila.train.spread`.
     """
 
     name: str
