@@ -115,7 +115,7 @@ def test_a_stream_that_grows_half_way_is_not_decoded(tmp_path, monkeypatch):
     seeds.mp4(tmp_path)
     corpus = open_corpus(tmp_path)
     monkeypatch.setattr(fast_video, "_torchcodec", lambda: None)
-    monkeypatch.setattr(video, "LIMITS", {"max_pixels": "100"})  # to the decoder these sixteen by sixteen are now absurd
+    monkeypatch.setattr(video, "LIMITS", {"max_pixels": "100"})  # sixteen by sixteen are now absurd
     monkeypatch.setattr(video, "check_size", lambda *_: None)
     with pytest.raises(DilaError, match=r"a\.mp4"):
         corpus.episodes[0].read([0])

@@ -12,7 +12,7 @@ promise: of a cut one, the whole frames before the cut are used. Frames are neve
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -41,7 +41,6 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
 # Without mbtree=0 the same frames of 64 pixels or less give files that differ from run to run (by up to 30 grey levels
 # once decoded): the rate control of x264 reads something unset there. A recording has to be the same for the same seed.
 X264 = {"crf": "16", "preset": "veryfast", "g": "16", "x264-params": "mbtree=0"}
-
 
 _thread = threading.local()
 
@@ -281,10 +280,9 @@ def _strange_tags(version: str) -> dict[str, Any]:
 
 def _has_room() -> bool:
     """Whether there is memory for the largest picture: what had none then wanted what a damaged file claims."""
-    try:
+    with suppress(MemoryError):
         return len(bytearray(4 * MAX_PIXELS)) > 0
-    except MemoryError:
-        return False
+    return False
 
 
 def _reason(error: Exception) -> str:
