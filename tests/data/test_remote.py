@@ -129,7 +129,7 @@ def test_a_file_that_came_short_is_no_file(memory, monkeypatch):
     monkeypatch.setattr(remote, "_file", lambda *a: real(*a)._replace(size=10**6))
     with pytest.raises(DilaError, match=r"a\.mp4 came with .* of 1,000,000 bytes"):
         fetch(f"memory:/{base}", progress=False)
-    assert not [p for p in remote.default_cache().rglob("*.mp4*") if p.is_file()]
+    assert not [p for p in remote.cache_folder().rglob("*.mp4*") if p.is_file()]
 
 
 def test_a_line_cut_by_a_kill_is_no_line(memory):

@@ -88,9 +88,11 @@ def test_small_steps_far_from_the_origin_keep_their_length(tmp_path, shades):
 
 
 def test_one_trajectory_alone_is_one_episode(recon):
+    (recon / "jackal_1" / "meta.json").write_text('{"robot": "jackal"}')  # which says nothing of the rate
     corpus = open_corpus(recon / "jackal_1")
     assert [e.id for e in corpus.episodes] == ["jackal_1"]
     assert corpus.root == recon
+    np.testing.assert_allclose(corpus.episodes[0].times, np.arange(5) / 4)
 
 
 def test_actions_are_in_the_robots_frame_and_turns_take_the_short_way():

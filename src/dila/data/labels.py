@@ -25,12 +25,8 @@ def read_about(path: Path) -> dict[str, Any]:
     Raises:
         DilaError: it holds no labels.
     """
-    return _about(path, open_table(path))
-
-
-def _about(path: Path, parquet: Any) -> dict[str, Any]:
     try:
-        return json.loads((parquet.schema_arrow.metadata or {})[METADATA_KEY])
+        return json.loads((open_table(path).schema_arrow.metadata or {})[METADATA_KEY])
     except (KeyError, ValueError) as error:
         raise DilaError(
             f"{path} holds no latent actions; make some with: dila label MODEL VIDEOS --out FILE"
@@ -50,9 +46,8 @@ def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
         DilaError: it holds no labels, or none of these videos, or of frames that a video has not or has at other times.
     """
     path = at_home(path)
-    parquet = open_table(path)
-    _about(path, parquet)
-    table = read_columns(path, parquet, ["file", "frame", "time", "z", "valid"])
+    read_about(path)  # which refuses other tables
+    table = read_columns(path, open_table(path), ["file", "frame", "time", "z", "valid"])
     files, frame, time, valid = (table[name].to_numpy() for name in ("file", "frame", "time", "valid"))
     z = np.zeros((len(table), table.schema.field("z").type.list_size), np.float32)
     z[valid] = table["z"].combine_chunks().flatten().to_numpy().reshape(-1, z.shape[1])

@@ -40,7 +40,8 @@ def list_episodes(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str
     Raises:
         DilaError: the list is missing, damaged, or points out of the data set.
     """
-    found = (_v3 if info["codebase_version"].startswith("v3") else _v2)(path, info, cameras)
+    videos = [key for key, kind in cameras.items() if kind == "video"]
+    found = (_v3 if info["codebase_version"].startswith("v3") else _v2)(path, info, videos)
     return sorted(found, key=lambda row: row.number)
 
 
@@ -121,34 +122,25 @@ def names(declared: Mapping[str, Any], numbers: Mapping[str, str]) -> dict[str, 
     return found
 
 
-def _v2(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
+def _v2(path: Path, info: Mapping[str, Any], videos: Sequence[str]) -> list[Row]:
     listing = path / "meta" / "episodes.jsonl"
     try:
-        lines = [json.loads(line) for line in read_text(listing).splitlines() if line.strip()]
         size = int(info.get("chunks_size") or 1000)
-        return [
-            _v2_row(path, info, cameras, int(x["episode_index"]), int(x["length"]), size)._replace(tasks=_tasks(x))
-            for x in lines
-        ]
+        told = [json.loads(line) for line in read_text(listing).splitlines() if line.strip()]
+        return [_v2_row(path, info, videos, row, size) for row in told]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise DilaError(f"{listing} or {INFO} does not list the episodes as LeRobot v2 does: {error!r}") from error
 
 
-def _v2_row(
-    path: Path, info: Mapping[str, Any], cameras: Mapping[str, str], number: int, length: int, size: int
-) -> Row:
+def _v2_row(path: Path, info: Mapping[str, Any], videos: Sequence[str], row: Mapping[str, Any], size: int) -> Row:
+    number = int(row["episode_index"])
+    length = check_length(f"{path / 'meta'}: episode {number}", int(row["length"]))
     place = {"episode_chunk": number // size, "episode_index": number}
-    videos = {
-        key: (_inside(path, _filled(info["video_path"], video_key=key, **place)), 0.0)
-        for key, kind in cameras.items()
-        if kind == "video"
-    }
-    check_length(f"{path / 'meta'}: episode {number}", length)
-    return Row(number, length, _inside(path, _filled(info["data_path"], **place)), videos)
+    files = {key: (_inside(path, _filled(info["video_path"], video_key=key, **place)), 0.0) for key in videos}
+    return Row(number, length, _inside(path, _filled(info["data_path"], **place)), files, _tasks(row))
 
 
-def _v3(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
-    videos = [key for key, kind in cameras.items() if kind == "video"]
+def _v3(path: Path, info: Mapping[str, Any], videos: Sequence[str]) -> list[Row]:
     keys = ["episode_index", "length", "data/chunk_index", "data/file_index"]
     keys += [f"videos/{key}/{part}" for key in videos for part in ("chunk_index", "file_index", "from_timestamp")]
     files = sorted((path / "meta" / "episodes").glob("*/*.parquet"))

@@ -48,17 +48,12 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dila"
 
 
-def default_cache() -> Path:
-    """Where fetched data lies: ``remote`` in the cache folder."""
-    return cache_folder() / "remote"
-
-
 def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> Path:
     """A local copy of a file or of a folder with all that is in it, brought up to date; hidden files are left out.
 
     Args:
         address: what fsspec understands.
-        cache: where copies lie, `default_cache` if left out.
+        cache: where copies lie, ``remote`` in `cache_folder` if left out.
         progress: show a bar on standard error while files are fetched.
 
     Returns:
@@ -79,9 +74,8 @@ def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> 
         if not files:
             _ask(system, root)
             raise DilaError(f"{shown} holds no files; check the address")
-        folder = (
-            cache or default_cache()
-        ) / f"{PurePosixPath(shown).name}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+        digest = hashlib.sha256(address.encode()).hexdigest()[:12]
+        folder = (cache or cache_folder() / "remote") / f"{PurePosixPath(shown).name}-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
         log = _Log(folder)
         log.forget_all_but({file.name for file in files})
