@@ -16,10 +16,9 @@ from torch.utils.data import DataLoader
 from dila.cli.main import main
 from dila.data import lerobot_tables
 from dila.data.check import check
-from dila.data.clips import Clips, collate_clips
+from dila.data.clips import Clips, collate_clips, row_shapes
 from dila.data.convert import convert
 from dila.data.corpus import open_corpus, split_episodes
-from dila.data.reading import row_shapes
 from dila.data.video import write_video
 from dila.errors import DilaError
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from dila.data import room
-from dila.data.reading import row_shapes
+from dila.data.reading import LazyColumns
 from dila.errors import DilaError, refuse_shortage
 from dila.protocols import Episode
 from dila.shapes import Int, Tensor
@@ -224,6 +224,13 @@ class Clips(Dataset[Clip]):
             unlike = {self._first.columns[name].shape[1:]: self._first.id, column.shape[1:]: episode.id}
             raise DilaError(f"episodes differ in {name!r}: {_unlike(unlike)}; leave one of them out")
         return taken.astype(np.float32, copy=False) if name in FLOATS else taken
+
+
+def row_shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of each column of an episode, without reading any."""
+    if isinstance(columns := episode.columns, LazyColumns):
+        return {name: (width,) for name, width in columns.widths.items()}
+    return {name: values.shape[1:] for name, values in columns.items()}
 
 
 def _unlike(names: Mapping[tuple[int, ...], str]) -> str:

@@ -21,7 +21,6 @@ from dila.data import room
 from dila.data.packets import MAX_FRAMES
 from dila.data.video import check_size, hash_file
 from dila.errors import DilaError, refuse_shortage
-from dila.protocols import Episode
 from dila.shapes import Tensor, UInt8
 
 
@@ -75,13 +74,6 @@ class LazyColumns(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.widths)
-
-
-def row_shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
-    """Shape of one row of each column of an episode, without reading any."""
-    if isinstance(columns := episode.columns, LazyColumns):
-        return {name: (width,) for name, width in columns.widths.items()}
-    return {name: values.shape[1:] for name, values in columns.items()}
 
 
 MAX_TEXT = 256 * 2**20
