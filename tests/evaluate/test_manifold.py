@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from dila.analysis.manifold import pca
-from dila.evaluate.manifold import Latents, _arrows, _topology
+from dila.evaluate.manifold import _arrows, _topology
+from dila.evaluate.probing import Transitions
 
 
 def test_an_arrow_is_as_long_as_its_parameter_is_told():
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(400, 2, generator=generator)
     z = torch.stack([3 * y[:, 0], torch.randn(400, generator=generator)], dim=1)
-    held = Latents(z, y, torch.zeros(400, dtype=torch.long), torch.arange(400) // 7)
+    held = Transitions({"z": z}, y, torch.arange(400) // 7)
     plane = pca(z)
     told, untold = _arrows(held, ("told", "untold"), plane)
     reach = float(plane.points.abs().quantile(0.99))
@@ -24,7 +25,7 @@ def test_a_constant_component_of_the_truth_changes_no_neighbours():
     z = y @ torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]])
     owner = torch.arange(120) // 7
     told = [
-        _topology(Latents(z, truth, torch.zeros_like(owner), owner), z[:, :2], "pca")
+        _topology(Transitions({"z": z}, truth, owner), z[:, :2], "pca")
         for truth in (y, torch.cat([y, torch.full((120, 1), 0.1)], dim=1), y + 1000)
     ]
     values = [{score.name: score.value for score in scores} for scores in told]

@@ -39,11 +39,16 @@ def test_a_model_with_one_seed_is_not_tested():
 
 def test_a_claim_holds_is_reversed_or_open():
     tests = pair_seeds(FOUND, "dila")
-    claim = Claim("smaller errors", "here", "error", "dila", ("lapa", "moto", "villax"))
-    told = judge(claim, tests)
-    assert {other: verdict for other, (_, verdict) in told.items()} == {"lapa": "holds", "moto": "reversed"}
-    assert told["lapa"][0].difference == pytest.approx(-0.1)
-    assert told["lapa"][0].first == "dila"
-    assert told["lapa"][0].low < told["lapa"][0].high < 0
-    higher = judge(Claim("a better probe", "here", "r2", "dila", ("lapa", "moto")), tests)
-    assert {other: verdict for other, (_, verdict) in higher.items()} == {"lapa": "open", "moto": "holds"}
+    told = {
+        (score, other): judge(Claim("a claim", "here", score, "dila", other), tests)
+        for score in ("error", "r2")
+        for other in ("lapa", "moto", "villax")
+    }
+    assert {of: its and its[1] for of, its in told.items()} == {
+        ("error", "lapa"): "holds", ("error", "moto"): "reversed", ("error", "villax"): None,
+        ("r2", "lapa"): "open", ("r2", "moto"): "holds", ("r2", "villax"): None,
+    }  # fmt: skip
+    test = told["error", "lapa"][0]
+    assert test.difference == pytest.approx(-0.1)
+    assert test.first == "dila"
+    assert test.low < test.high < 0

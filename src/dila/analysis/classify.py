@@ -1,6 +1,6 @@
 """How well a class (an object's shape, its texture) is told by a linear map: ridge regression to the one-hot label."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,22 +11,16 @@ from dila.errors import DilaError
 from dila.shapes import Bool, Float, Int, Tensor
 
 
-@dataclass(frozen=True)
-class Classified:
-    """Scores on held-out episodes, of those rows whose class was trained on."""
+class Classified(NamedTuple):
+    """Accuracy on held-out episodes, of those rows whose class was trained on: comparable to R².
 
-    accuracy: float
+    0 is that of always saying the class most frequent in training, 1 is no error.
+    """
+
+    above_chance: float
     interval: Interval | None
     """None for one held-out episode."""
-    chance: float
-    """Accuracy of always saying the class most frequent in training."""
-    classes: int
-    test_rows: int
-
-    @property
-    def above_chance(self) -> float:
-        """0 at chance, 1 at no error: comparable to R²."""
-        return (self.accuracy - self.chance) / max(1 - self.chance, 1e-9)
+    rows: int
 
 
 def classify(
@@ -50,10 +44,11 @@ def classify(
     told = predict(x[~held_out], hot, episode[~held_out], x[test], seed).argmax(1)
     right = (told == place[test]).double()
     most = hot.sum(0).argmax()
-    return Classified(
-        float(right.mean()),
-        mean_interval(right, episode[test]),
-        float((place[test] == most).double().mean()),
-        len(known),
-        int(test.sum()),
-    )
+    chance = float((place[test] == most).double().mean())
+    accuracy, interval = float(right.mean()), mean_interval(right, episode[test])
+    edges = interval and Interval(*(_above(edge, chance) for edge in interval))
+    return Classified(_above(accuracy, chance), edges, len(right))
+
+
+def _above(accuracy: float, chance: float) -> float:
+    return (accuracy - chance) / max(1 - chance, 1e-9)

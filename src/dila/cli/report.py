@@ -25,6 +25,8 @@ def report(
         against: the model that the page tests the others against, the first when left out; the JSON has all pairs.
         json: print the comparison as JSON.
     """
+    from dataclasses import asdict
+
     from dila.errors import DilaError
     from dila.evaluate.compare import find_results
     from dila.evaluate.report import write_report
@@ -35,7 +37,7 @@ def report(
     if not runs:
         raise DilaError("runs names nothing to report; give results of dila eval, or folders that hold them")
     rows = write_report(out, find_results(runs), against)
-    told = [row.to_json() for row in rows]
+    told = [asdict(row) for row in rows]
     write_json(out.with_suffix(".json"), told)
     if json:
         print_json(told)

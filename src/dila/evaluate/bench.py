@@ -4,7 +4,8 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +87,7 @@ class Batch(NamedTuple):
 
     e: Features
     o: Pictures
-    places: slice
+    places: range
 
 
 @dataclass(frozen=True)
@@ -141,18 +142,19 @@ class Bench:
                     digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
-    def batches(self, part: int = PART) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """The pinned clips in order."""
-        features, frames = (self.cut(episodes) for episodes in (self.held, self.held_frames))
-        for start in range(0, len(self.pins.clips), part):
-            pins = self.pins.clips[start : start + part]
-            e = collate_clips([features(pin) for pin in pins]).frames.to(self.device)
-            o = [frames(pin).frames for pin in pins]
-            yield Batch(e, o, slice(start, start + len(pins)))
+        frames = PinnedClips(self.held_frames, self.pins)
+        for places in in_parts(len(self.pins.clips)):
+            yield Batch(self.clips(places).frames.to(self.device), [frames(i).frames for i in places], places)
 
-    def cut(self, episodes: Sequence[Episode]) -> "PinnedClips":
-        """How pinned clips are read from these episodes."""
-        return PinnedClips(episodes, self.pins)
+    def clips(self, places: Sequence[int]) -> Clip:
+        """Some of the pinned clips, as features."""
+        return collate_clips([self._features(i) for i in places])
+
+    @cached_property
+    def _features(self) -> "PinnedClips":
+        return PinnedClips(self.held, self.pins)
 
     def show(self, name: str, rows: Mapping[str, UInt8[Tensor, "_ 3 Y X"]], caption: str) -> dict[str, str]:
         """Clips under one another as a sheet and as a film; gives the files' captions."""
@@ -194,17 +196,45 @@ class PinnedClips:
     """Read pinned clips from episodes, frames or features."""
 
     def __init__(self, episodes: Sequence[Episode], pins: Pins):
+        self.pins = pins
         self.cut = Clips([e for e in episodes if e.id in pins.fingerprints], pins.frames, pins.stride)
         self.places: dict[Pin, int] = {}
         for item in range(len(self.cut)):
             number, index = self.cut.index_of(item)
             self.places[Pin(self.cut.episodes[number].id, int(index[0]))] = item
 
-    def __call__(self, pin: Pin) -> Clip:
+    def __call__(self, place: int) -> Clip:
         """Raises DilaError where the episode has no such clip."""
+        pin = self.pins.clips[place]
         if pin not in self.places:
             raise DilaError(f"{pin.episode} has no clip from frame {pin.start}; make the pins anew")
         return self.cut[self.places[pin]]
+
+
+def in_parts(count: int, part: int = PART) -> Iterator[range]:
+    """The places of so many, some at once."""
+    return (range(start, min(start + part, count)) for start in range(0, count, part))
+
+
+def sample(cut: Clips, count: int, part: int = PART) -> Iterator[Clip]:
+    """Batches of so many clips at most, spread over all."""
+    chosen = spread(len(cut), count)
+    return (collate_clips([cut[chosen[i]] for i in places]) for places in in_parts(len(chosen), part))
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Places evenly spread over a length."""
+    count = min(length, count)
+    return ((torch.arange(count) + 0.5) * length / max(count, 1)).long().tolist()
+
+
+def stacked(told: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What batches have told, one after the other by name, on the CPU."""
+    kept: dict[str, list[Tensor]] = defaultdict(list)
+    for each in told:
+        for name, values in each.items():
+            kept[name].append(values.cpu())
+    return {name: torch.cat(kept.pop(name)) for name in list(kept)}
 
 
 def open_bench(
@@ -259,7 +289,7 @@ def open_bench(
         trained.refuse(data, [*held, *(episode for episode in train if episode.id in pinned)])
     source = _open_source(settings.source, data, share, trained) if settings.source else ()
     encoder: Any = world.encoder
-    cache = FeatureCache(encoder, cache_dir or default_cache(), encoder.statistics, progress=sys.stderr.isatty())
+    cache = FeatureCache(encoder, cache_dir or default_cache(), progress=sys.stderr.isatty())
     cached_train, cached_held = cache.episodes(train), cache.episodes(held)
     read = {episode.id for episode in cached_held}
     held_frames = [episode for episode in held if episode.id in read]
@@ -268,10 +298,9 @@ def open_bench(
     check_pins(pins, held_frames, world.stride)
     if settings.context >= pins.frames:
         raise DilaError(f"context = {settings.context} leaves nothing to imagine of clips of {pins.frames} frames")
-    subject = describe(model, world, name, seed)
     return Bench(
         world,
-        subject,
+        _subject(model, world, trained.run if trained else {}, name, seed),
         str(data),
         dict(corpus.names),
         cached_train,
@@ -314,10 +343,8 @@ def borrow_decoder(path: str | Path, world: World, device: str) -> FrameDecoder:
     return other.decoder
 
 
-def describe(path: str | Path, world: World, name: str | None, seed: int | None) -> Subject:
-    """Who a model is: from the run it is part of, where it is, unless said otherwise."""
-    trained = Trained.find(path)
-    run = trained.run if trained else {}
+def _subject(path: str | Path, world: World, run: Mapping[str, Any], name: str | None, seed: int | None) -> Subject:
+    """Who a model is: from the run that it is part of, unless said otherwise."""
     parameters = sum(p.numel() for p in world.model.parameters()) if isinstance(world.model, nn.Module) else 0
     return Subject(
         name or str(run.get("name") or Path(path).name),

@@ -9,7 +9,7 @@ like these, not on more seeds: that is what the interval over seeds says.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 
 from dila.analysis.intervals import Interval, compare_paired, holm, seed_interval
 from dila.errors import DilaError
-from dila.evaluate.result import Better, Result, Score, read_results
+from dila.evaluate.result import Better, Result, Score, numbered, read_results
 from dila.evaluate.tables import hashes_of, owners_of, settings_of
 from dila.shapes import Float, Tensor
 
@@ -69,10 +69,6 @@ class Row:
     def table(self) -> str:
         """The table's name alone."""
         return self.what.split(" on ")[0].split(",")[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
 
 
 def find_results(paths: Sequence[str | Path]) -> dict[Path, list[Result]]:
@@ -194,7 +190,7 @@ def _tests(by_model: dict[str, list[tuple[Result, Score]]]) -> list[Test]:
             a, b = (_mean_values(by_model[name], rows) for name in (first, second))
             if a is None or b is None:
                 continue
-            told = compare_paired(a, b, _numbered(owners_of(by_model[first][0][0])))
+            told = compare_paired(a, b, torch.tensor(numbered(owners_of(by_model[first][0][0]))))
             seeds = (len(by_model[first]), len(by_model[second]))
             tests.append(Test(first, second, *told[:5], told.p_permutation, told.episodes, seeds))
     adjusted = holm([test.p_permutation for test in tests])
@@ -206,8 +202,3 @@ def _mean_values(told: Sequence[tuple[Result, Score]], rows: tuple[str, ...]) ->
     if not rows or any(result.rows != rows or len(score.values) != len(rows) for result, score in told):
         return None
     return torch.tensor([score.values for _, score in told], dtype=torch.float64).mean(0)
-
-
-def _numbered(names: Sequence[str]) -> Tensor:
-    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return torch.tensor([place[name] for name in names])

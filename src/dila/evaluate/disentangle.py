@@ -6,26 +6,37 @@ Numbers give R², classes the accuracy from chance (0) to no error (1), all on h
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import torch
 
 from dila.analysis.classify import classify
 from dila.analysis.probe import probe
-from dila.data import Clips, collate_clips
+from dila.data import Clip, Clips
 from dila.errors import DilaError
-from dila.evaluate.bench import PART, Bench
+from dila.evaluate.bench import Bench, sample, stacked
 from dila.evaluate.factors import Factor, is_known
 from dila.evaluate.plots import Point, draw_bars
-from dila.evaluate.probing import score_r2, spread
+from dila.evaluate.probing import owners, score_r2
 from dila.evaluate.result import Result, Score, edges
 from dila.model.dila import DiLA
 from dila.protocols import Episode
-from dila.shapes import Features, Tensor
+from dila.shapes import Features, Int, Tensor
 
 PARTS = ("s", "c", "c_mem")
+
+
+class Side(NamedTuple):
+    """What is asked for what, of one side's clips."""
+
+    parts: dict[str, Tensor]
+    """Of some moments of each clip, a row each: what a frame has, what changes to the next (d...), and z between."""
+    columns: dict[str, Tensor]
+    """Of all frames of the clips, ``B T A``."""
+    episode: Int[Tensor, " N"]
+    notes: list[str]
 
 
 def measure_disentangle(bench: Bench) -> Result:
@@ -36,23 +47,31 @@ def measure_disentangle(bench: Bench) -> Result:
     """
     began = time.monotonic()
     model = dila_of(bench, "disentangle")
-    train, held = (_gather(bench, model, part) for part in (bench.train, bench.held))
-    scores, notes = [], [*train["notes"], *(f"{where} {told}" for where, told in _unknown(bench, train, held))]
-    for factor in train["factors"]:
-        still = {name: x for name, x in train["parts"].items() if not name.startswith("d")}
-        scores += _probe_all(factor.name, factor, still, train, held, "values", bench)
+    train, held = sides = [_gather(bench, model, part) for part in (bench.train, bench.held)]
+    episode, moments = torch.cat([train.episode, -1 - held.episode]), _moments(bench)
+    notes = list(train.notes)
+    for where, side in zip(("training", "held-out"), sides, strict=True):
+        notes += [f"of the {where} episodes {told}" for told in bench.unknown(side.columns)]
+    scores: list[Score] = []
+
+    def ask(title: str, factor: Factor, names: Iterable[str], ys: Sequence[Tensor]) -> None:
+        """Score a factor by each part; one that cannot be scored on these episodes is left out."""
+        y = torch.cat([y[:, moments].flatten(0, 1) for y in ys])
+        known = is_known(y)
+        for name in names:
+            x = torch.cat([side.parts[name] for side in sides])[known]
+            with suppress(DilaError):  # it does not vary among the held-out episodes, or training has none of its class
+                scores.append(_probe(f"{title}/{name}", factor, x, y[known], episode[known], bench.settings.seed))
+
+    for factor in bench.factors(train.columns):
+        still = [name for name in train.parts if not name.startswith("d")]
+        ask(factor.name, factor, still, [factor.of(side.columns) for side in sides])
         if factor.kind != "class" and "colour" not in factor.name:
-            moved = {name: x for name, x in train["parts"].items() if name.startswith("d") or name == "z"}
-            scores += _probe_all(f"change of {factor.name}", factor, moved, train, held, "changes", bench)
+            moved = [name for name in train.parts if name.startswith("d") or name == "z"]
+            ask(f"change of {factor.name}", factor, moved, [factor.change(side.columns) for side in sides])
     if not scores:
         raise DilaError("no known factor varies in these data; record them with their true states")
-    pictures = _draw(bench, scores)
-    return bench.finish("disentangle", began, scores, rows=(), notes=notes, pictures=pictures)
-
-
-def _unknown(bench: Bench, train: dict[str, Any], held: dict[str, Any]) -> list[tuple[str, str]]:
-    sides = (("of the training episodes", train), ("of the held-out episodes", held))
-    return [(where, told) for where, side in sides for told in bench.unknown(side["columns"])]
+    return bench.finish("disentangle", began, scores, rows=(), notes=notes, pictures=_draw(bench, scores))
 
 
 def dila_of(bench: Bench, what: str) -> DiLA:
@@ -70,79 +89,44 @@ def parts_of(model: DiLA, e: Features) -> dict[str, Tensor]:
     return {name: part.float() for name, part in parts.items() if isinstance(part, Tensor) and part.numel()}
 
 
-def _gather(bench: Bench, model: DiLA, episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Two transitions of each of some clips: parts of the first frame, changes to the next, z between, and factors."""
-    world = bench.world
+def _moments(bench: Bench) -> list[int]:
+    """The frames of a clip that are asked, each with its change to the next."""
+    return sorted({(bench.world.frames - 1) // 2, bench.world.frames - 2})
+
+
+def _gather(bench: Bench, model: DiLA, episodes: Sequence[Episode]) -> Side:
+    world, moments = bench.world, _moments(bench)
     cut = Clips(episodes, world.frames, world.stride, hop=max(1, world.frames // 2))
-    chosen = spread(len(cut), -(-bench.settings.pairs // 2))
-    moments = sorted({(world.frames - 1) // 2, world.frames - 2})
-    told: dict[str, list[Tensor]] = defaultdict(list)
-    columns: dict[str, list[Tensor]] = defaultdict(list)
+    parts: list[dict[str, Tensor]] = []
+    columns: list[dict[str, Tensor]] = []
     owner: list[Tensor] = []
     notes: list[str] = []
-    for start in range(0, len(chosen), PART):
-        batch = collate_clips([cut[i] for i in chosen[start : start + PART]])
-        e = batch.frames.to(bench.device)
+    for batch in sample(cut, -(-bench.settings.pairs // 2)):
+        e, told = batch.frames.to(bench.device), {}
         with world.running():
-            parts = parts_of(model, e) | {"e": e.float()}
+            seen = parts_of(model, e) | {"e": e.float()}
             try:
-                z = world.model.infer(e)[:, moments].float().flatten(0, 1).cpu()
-                told["z"].append(z)
+                told["z"] = world.model.infer(e)[:, moments].float()
             except DilaError as error:
                 notes = [f"z is left out: {error}"]
-        for name, part in parts.items():
-            told[name].append(part[:, moments].flatten(0, 1).flatten(1).cpu())
-            change = part[:, [t + 1 for t in moments]] - part[:, moments]
-            told[f"d{name}"].append(change.flatten(0, 1).flatten(1).cpu())
-        owner.append(torch.as_tensor(batch.episode)[:, None].expand(-1, len(moments)).flatten())
-        for name, values in batch.columns.items():
-            if name != "action":
-                columns[name].append(values)
-    every = {name: torch.cat(values) for name, values in columns.items()}
-    return {
-        "parts": {name: torch.cat(parts) for name, parts in told.items()},
-        "columns": every,
-        "moments": moments,
-        "factors": bench.factors(every),
-        "episode": torch.cat(owner),
-        "notes": notes,
-    }
+        for name, part in seen.items():
+            told[name] = part[:, moments]
+            told[f"d{name}"] = part[:, [t + 1 for t in moments]] - part[:, moments]
+        parts.append({name: part.flatten(0, 1).flatten(1).cpu() for name, part in told.items()})
+        columns.append(known_columns(batch))
+        owner.append(owners(batch, len(moments)))
+    return Side(stacked(parts), stacked(columns), torch.cat(owner), notes)
 
 
-def _probe_all(
-    title: str,
-    factor: Factor,
-    parts: dict[str, Tensor],
-    train: dict[str, Any],
-    held: dict[str, Any],
-    what: str,
-    bench: Bench,
-) -> list[Score]:
-    """Scores of one factor from each part; one that cannot be scored on these episodes is left out."""
-    episode = torch.cat([train["episode"], -1 - held["episode"]])
-    y = torch.cat([_at(factor, side, what) for side in (train, held)])
-    known = is_known(y)
-    scores = []
-    for name in parts:
-        x = torch.cat([train["parts"][name], held["parts"][name]])[known]
-        try:
-            scores.append(_probe_one(f"{title}/{name}", factor, x, y[known], episode[known], bench.settings.seed))
-        except DilaError:
-            continue  # it does not vary among the held-out episodes, or no class of theirs was trained on
-    return scores
+def known_columns(clips: Clip) -> dict[str, Tensor]:
+    """What is known of their frames."""
+    return {name: values for name, values in clips.columns.items() if name != "action"}
 
 
-def _at(factor: Factor, side: dict[str, Any], what: str) -> Tensor:
-    values = factor.of(side["columns"]) if what == "values" else factor.change(side["columns"])
-    return values[:, side["moments"]].flatten(0, 1)
-
-
-def _probe_one(name: str, factor: Factor, x: Tensor, y: Tensor, episode: Tensor, seed: int) -> Score:
+def _probe(name: str, factor: Factor, x: Tensor, y: Tensor, episode: Tensor, seed: int) -> Score:
     if factor.kind == "class":
         told = classify(x, y, episode, episode < 0, seed)
-        room = max(1 - told.chance, 1e-9)
-        low, high = (None if edge is None else (edge - told.chance) / room for edge in edges(told.interval))
-        return Score(f"accuracy/{name}", told.above_chance, low, high, "neither")
+        return Score(f"accuracy/{name}", told.above_chance, *edges(told.interval), "neither")
     return score_r2(f"r2/{name}", probe(x, y, episode, held_out=episode < 0, seed=seed), "neither")
 
 
@@ -152,7 +136,7 @@ def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:
         _, factor, part = score.name.split("/")
         kind = "changes" if factor.startswith("change of ") else "frames"
         bars = groups[kind].setdefault(factor.removeprefix("change of "), {})
-        bars[part] = Point(_floored(score.value), _floored(score.low), _floored(score.high))
+        bars[part] = floored(score)
     titles = {
         "frames": "What a frame's parts hold (and z, of the transition after it)",
         "changes": "What a transition's parts hold of the change",
@@ -166,6 +150,6 @@ def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:
     return written
 
 
-def _floored(value: float | None) -> float | None:
+def floored(score: Score) -> Point:
     """A probe that goes astray on held-out episodes says no more at -5 than at -0.2."""
-    return None if value is None else max(value, -0.2)
+    return Point(*(None if value is None else max(value, -0.2) for value in (score.value, score.low, score.high)))

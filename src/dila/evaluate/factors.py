@@ -122,26 +122,12 @@ def components(column: str, wanted: Sequence[str], width: int, names: Mapping[st
     Raises:
         DilaError: no such component.
     """
-    parts = names_of(column, width, names)
-    chosen = places(column, wanted, width, names) or range(width)
-    return [Factor(parts[i], column, (i,), _kind(parts[i])) for i in chosen]
-
-
-def places(column: str, wanted: Sequence[str], width: int, names: Mapping[str, tuple[str, ...]]) -> list[int]:
-    """Where the wanted components lie in a column.
-
-    Raises:
-        DilaError: no such component.
-    """
-    known = names_of(column, width, names)
-    if unknown := [name for name in wanted if name not in known and not (name.isdigit() and int(name) < width)]:
+    numbers = tuple(map(str, range(width)))
+    known = names.get(column, numbers)
+    if unknown := [name for name in wanted if name not in known + numbers]:
         raise DilaError(f"column {column!r} has no component {', '.join(unknown)}; it has {', '.join(known)}")
-    return [known.index(name) if name in known else int(name) for name in wanted]
-
-
-def names_of(column: str, width: int, names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """What a column's components are called: by their numbers where the data do not say."""
-    return names.get(column, tuple(map(str, range(width))))
+    places = [known.index(name) if name in known else int(name) for name in wanted] or range(width)
+    return [Factor(known[i], column, (i,), _kind(known[i])) for i in places]
 
 
 def _name(column: str, part: str) -> str:

@@ -9,22 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from dila.analysis.probe import ProbeResult, chance, probe
-from dila.data import Clips, collate_clips
+from dila.analysis.probe import ProbeResult, chance
+from dila.data import Clips, Corpus, split_episodes
+from dila.evaluate.bench import sample, spread
 from dila.evaluate.cycle import one_step
 from dila.evaluate.factors import Factor
-from dila.evaluate.probing import Read, Transitions, gather, infer, inputs_of, joined, spread
+from dila.evaluate.probing import Read, Transitions, gather, infer, inputs_of, joined
 from dila.imagine.pictures import fit_colours, paint, write_clip, write_sheet
 from dila.imagine.rollout import rollout
 from dila.imagine.windows import infer_long
 from dila.imagine.world import World
 from dila.metrics.features import one_step_ratio, pooled_one_step_ratio, pooled_rollout_ratio, rollout_ratio
+from dila.model.dila import DiLA
 from dila.protocols import Episode
-from dila.shapes import Bool, Features, Tensor, UInt8
+from dila.shapes import Features, Tensor, UInt8
+from dila.vision import FeatureCache, FrozenEncoder
 
 PART = 8
 """Clips that go through the model at once."""
@@ -56,9 +59,27 @@ class Probes:
     features: ProbeResult
     """From raw feature differences: what is there before any learning."""
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """R² of each, under the names of reports and cards."""
+        return {
+            "probe_r2": self.z.r2,
+            "probe_r2_chance": self.shuffled.r2,
+            "probe_r2_feature_differences": self.features.r2,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """All fields as plain numbers, lists and objects."""
         return {"target": self.target} | {name: getattr(self, name).to_json() for name in ("z", "shuffled", "features")}
+
+
+def split_features(
+    world: World, corpus: Corpus, held_out: float, cache_dir: str | Path
+) -> tuple[Sequence[Episode], Sequence[Episode]]:
+    """Training and held-out episodes of a corpus, as features."""
+    cache = FeatureCache(cast(FrozenEncoder, world.encoder), cache_dir, progress=False)
+    train, held = split_episodes(corpus, held_out)
+    return cache.episodes(train), cache.episodes(held)
 
 
 @torch.no_grad()
@@ -68,11 +89,9 @@ def measure_rollouts(world: World, episodes: Sequence[Episode], horizon: int = 8
     Raises:
         DilaError: no episode is long enough.
     """
-    cut = Clips(episodes, horizon + 1, world.stride)
-    chosen = spread(len(cut), clips)
     true, imagined, stepped = [], [], []
-    for start in range(0, len(chosen), PART):
-        e = collate_clips([cut[i] for i in chosen[start : start + PART]]).frames.to(world.device)
+    for batch in sample(Clips(episodes, horizon + 1, world.stride), clips, PART):
+        e = batch.frames.to(world.device)
         with world.running():
             z = infer_long(world.model, e, world.frames)
             imagined.append(rollout(world.model, e[:, :1], z).float())
@@ -102,21 +121,15 @@ def measure_probe(
     Raises:
         DilaError: there is no such column, nothing of it is known, or as `probe`.
     """
-    both, test = _both(world, train, held, factors, inputs_of(world))
-    return Probes(
-        target,
-        probe(both.x["z"], both.y, both.episode, held_out=test),
-        chance(both.x["z"], both.y, both.episode, held_out=test),
-        probe(both.x["features"], both.y, both.episode, held_out=test),
-    )
+    both = _both(world, train, held, factors, inputs_of(world))
+    return Probes(target, both.ask("z"), both.ask("z", chance), both.ask("features"))
 
 
 def measure_z_probe(
     world: World, train: Sequence[Episode], held: Sequence[Episode], factors: Sequence[Factor]
 ) -> ProbeResult:
     """The probe from z alone: `measure_probe` without its controls, which are the same for all models."""
-    both, test = _both(world, train, held, factors, {"z": partial(infer, world, world.model)})
-    return probe(both.x["z"], both.y, both.episode, held_out=test)
+    return _both(world, train, held, factors, {"z": partial(infer, world, world.model)}).ask("z")
 
 
 def draw_rollouts(world: World, frames: Sequence[Episode], out: Path, horizon: int = 8, clips: int = 3) -> list[Path]:
@@ -156,7 +169,7 @@ def draw_structure(world: World, frames: Sequence[Episode], out: Path, horizon: 
     (o,) = _some_clips(world, frames, horizon, 1)
     e: Features = world.features(o)[None]
     with world.running():
-        s = _dila(world).read(e)[0].float()
+        s = cast(DiLA, world.model).read(e)[0].float()
     size = (int(o.shape[-2]), int(o.shape[-1]))
     rows = {
         "frames": o,
@@ -173,9 +186,7 @@ def to_json(rollouts: Rollouts, probes: Probes) -> dict[str, Any]:
     return {
         "rollout_error_vs_copy_last": rollouts.pooled,
         "rollout": asdict(rollouts),
-        "probe_r2": probes.z.r2,
-        "probe_r2_chance": probes.shuffled.r2,
-        "probe_r2_feature_differences": probes.features.r2,
+        **probes.scores,
         "probe": probes.to_json(),
     }
 
@@ -186,15 +197,11 @@ def _both(
     held: Sequence[Episode],
     factors: Sequence[Factor],
     inputs: Mapping[str, Read],
-) -> tuple[Transitions, Bool[Tensor, " N"]]:
-    """Transitions of both parts, and which rows are held out."""
+) -> Transitions:
+    """Of both parts."""
     return joined(*(gather(world, part, factors, PAIRS, inputs) for part in (train, held)))
 
 
 def _some_clips(world: World, frames: Sequence[Episode], length: int, count: int) -> list[UInt8[Tensor, "T 3 Y X"]]:
     cut = Clips(frames, length, world.stride)
     return [cut[i].frames for i in spread(len(cut), count)]
-
-
-def _dila(world: World) -> Any:
-    return world.model

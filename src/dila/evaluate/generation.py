@@ -13,21 +13,18 @@ copying_drawn      the same, both drawn by the decoder
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from dila.evaluate.bench import Batch, Bench
-from dila.evaluate.judge import BETTER, Judge, Seen, repeat_frames
+from dila.evaluate.bench import Batch, Bench, spread, stacked
+from dila.evaluate.judge import BETTER, UNDRAWN, Judge, Seen
 from dila.evaluate.result import Result, Score, score_ratio, score_rows
 from dila.imagine.rollout import rollout
 from dila.imagine.windows import infer_long
 from dila.imagine.world import World
 from dila.metrics.video import frechet_distance
 from dila.shapes import Features, Float, Tensor
-
-Rows = dict[str, list[Tensor]]
 
 PAIRS = {
     "imagined": ("imagined", "true"),
@@ -48,22 +45,25 @@ def measure_generation(bench: Bench) -> Result:
     began = time.monotonic()
     context = bench.settings.context
     judge = make_judge(bench)
-    kept: Rows = defaultdict(list)
-    clips: Rows = defaultdict(list)
+    kept: list[dict[str, Tensor]] = []
+    clips: list[dict[str, Tensor]] = []
     pictures: dict[str, str] = {}
     for batch in bench.batches():
         e_hat = imagine(bench.world, batch.e, context)
-        _keep(kept, feature_errors(e_hat, batch.e, context))
+        kept.append(feature_errors(e_hat, batch.e, context))
         if judge:
             looks = look(bench.world, judge, e_hat, batch, context)
-            _keep(kept, compare_all(judge, looks))
-            _keep(clips, {name: judge.clip_features(seen) for name, seen in looks.items()})
-        pictures |= _strips(bench, batch, e_hat, len(pictures))
-    scores = _scores({name: torch.cat(parts) for name, parts in kept.items()}, bench)
+            kept[-1] |= judge.compare_all({name: (looks[a], looks[b]) for name, (a, b) in PAIRS.items()})
+            clips.append({name: judge.clip_features(seen) for name, seen in looks.items()})
+        pictures |= _strips(bench, batch, e_hat)
+    scores = _scores(stacked(kept), bench)
     if judge:
-        scores += _frechet({name: torch.cat(parts) for name, parts in clips.items()}, judge)
-    notes = judge.notes if judge else ("pixels are left out: the model has no decoder (dila train-decoder)",)
-    return bench.finish("generation", began, scores, notes=notes, pictures=pictures)
+        features = stacked(clips)
+        scores += [
+            Score(f"{judge.frechet}/{name}", frechet_distance(features[a], features[b]), better="lower")
+            for name, (a, b) in PAIRS.items()
+        ]
+    return bench.finish("generation", began, scores, notes=judge.notes if judge else UNDRAWN, pictures=pictures)
 
 
 def make_judge(bench: Bench) -> Judge | None:
@@ -100,28 +100,13 @@ def look(world: World, judge: Judge, e_hat: Features, batch: Batch, context: int
         drawn = world.decoder.decode(torch.cat([e_hat, e[:, context - 1 :].float()], dim=1))
         true = judge.look([clip[context - 1 :] for clip in batch.o])
         imagined, decoded = judge.look(drawn[:, :steps]), judge.look(drawn[:, steps:])
-    first, rest = slice(None, 1), slice(1, None)
     return {
         "imagined": imagined,
-        "true": Seen(*(part[:, rest] for part in true)),
-        "drawn": Seen(*(part[:, rest] for part in decoded)),
-        "copied": repeat_frames(Seen(*(part[:, first] for part in true)), steps),
-        "copied_drawn": repeat_frames(Seen(*(part[:, first] for part in decoded)), steps),
+        "true": true.rest,
+        "drawn": decoded.rest,
+        "copied": true.still,
+        "copied_drawn": decoded.still,
     }
-
-
-def compare_all(judge: Judge, looks: Mapping[str, Seen]) -> dict[str, Float[Tensor, "B K"]]:
-    """The five comparisons, under every measure."""
-    return {
-        f"{measure}/{name}": values
-        for name, (first, second) in PAIRS.items()
-        for measure, values in judge.compare(looks[first], looks[second]).items()
-    }
-
-
-def _keep(kept: Rows, told: Mapping[str, Tensor]) -> None:
-    for name, values in told.items():
-        kept[name].append(values)
 
 
 def _scores(told: Mapping[str, Tensor], bench: Bench) -> list[Score]:
@@ -133,24 +118,16 @@ def _scores(told: Mapping[str, Tensor], bench: Bench) -> list[Score]:
     ]
 
 
-def _frechet(clips: Mapping[str, Tensor], judge: Judge) -> list[Score]:
-    return [
-        Score(f"{judge.frechet}/{name}", frechet_distance(clips[a], clips[b]), better="lower")
-        for name, (a, b) in PAIRS.items()
-    ]
-
-
-def _strips(bench: Bench, batch: Batch, e_hat: Features, done: int) -> dict[str, str]:
+def _strips(bench: Bench, batch: Batch, e_hat: Features) -> dict[str, str]:
     """Strips and clips of the first pinned clips of different episodes: true frames over imagined ones."""
     if bench.world.decoder is None:
         return {}
     written: dict[str, str] = {}
-    wanted = _first_of_each(bench.pins.owners, bench.settings.pictures)
     context = bench.settings.context
-    for row, place in enumerate(range(batch.places.start, batch.places.stop)):
-        if place not in wanted:
+    for number, place in enumerate(_first_of_each(bench.pins.owners, bench.settings.pictures)):
+        if place not in batch.places:
             continue
-        number = done // 2 + len(written) // 2
+        row = place - batch.places.start
         rows = {
             "true frames": batch.o[row],
             "true features, drawn": bench.world.draw(batch.e[row]),
@@ -164,5 +141,4 @@ def _strips(bench: Bench, batch: Batch, e_hat: Features, done: int) -> dict[str,
 def _first_of_each(owners: Sequence[int], count: int) -> list[int]:
     """The first row of each of some episodes, spread over all."""
     first = [owners.index(owner) for owner in sorted(set(owners))]
-    count = min(count, len(first))
-    return [first[int((i + 0.5) * len(first) / count)] for i in range(count)]
+    return [first[i] for i in spread(len(first), count)]

@@ -15,10 +15,9 @@ import torch.nn.functional as F
 
 from dila.data import Clips, write_video
 from dila.errors import DilaError
-from dila.evaluate.bench import Bench
+from dila.evaluate.bench import Bench, spread
 from dila.evaluate.pins import Pin, longest
-from dila.evaluate.probing import spread
-from dila.evaluate.result import Result, score_rows
+from dila.evaluate.result import Result, numbered, score_rows
 from dila.imagine.pictures import write_sheet
 from dila.imagine.rollout import rollout
 from dila.imagine.windows import infer_long
@@ -49,11 +48,10 @@ def measure_transfer(bench: Bench) -> Result:
     where = _where(len(sources), len(scenes), count, same=sources is scenes)
     right, wrong = [], []
     for i, there in enumerate(where):
-        again = _read_again(bench, z[i], [scenes[j].e for j in there])
+        again = _infer(bench, _imagine(bench, z[i], [scenes[j].e for j in there])).float()
         right.append(F.cosine_similarity(again, z[i].float(), dim=-1))
         wrong.append(F.cosine_similarity(again, z[i - 1].float(), dim=-1))
-    episodes = list(dict.fromkeys(source.episode for source in sources))
-    owners = torch.tensor([episodes.index(sources[i].episode) for i, there in enumerate(where) for _ in there])
+    owners = torch.tensor(numbered([sources[i].episode for i, there in enumerate(where) for _ in there]))
     scores = [
         score_rows("z_cosine/its_source", torch.cat(right), owners),
         score_rows("z_cosine/another_source", torch.cat(wrong), owners, "lower"),
@@ -83,10 +81,6 @@ def _imagine(bench: Bench, z: Float[Tensor, "K Dz"], scenes: Sequence[Tensor]) -
     with bench.world.running():
         made = rollout(bench.world.model, first, z.expand(len(scenes), -1, -1)).float()
     return torch.cat([first.float(), made], dim=1)
-
-
-def _read_again(bench: Bench, z: Float[Tensor, "K Dz"], scenes: Sequence[Tensor]) -> Float[Tensor, "S K Dz"]:
-    return _infer(bench, _imagine(bench, z, scenes)).float()
 
 
 def _scenes(bench: Bench) -> list[Shot]:
@@ -144,6 +138,4 @@ def _draw(bench: Bench, sources: Sequence[Tensor], scenes: Sequence[Tensor]) -> 
 def _tiled(rows: Sequence[Sequence[UInt8[Tensor, "T 3 Y X"]]]) -> UInt8[Tensor, "T 3 _ _"]:
     """Clips of one size beside and under one another, with a gap."""
     padded = [torch.cat([F.pad(clip, (GAP, GAP, GAP, GAP), value=255) for clip in row], dim=3) for row in rows]
-    whole = torch.cat(padded, dim=2)
-    odd = (whole.shape[2] % 2, whole.shape[3] % 2)  # video wants even sides
-    return F.pad(whole, (0, odd[1], 0, odd[0]), value=255)
+    return torch.cat(padded, dim=2)

@@ -4,7 +4,7 @@
 encoder, always at the same size and precision; ``lpips`` is there only where the published network is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,11 +27,24 @@ BETTER: dict[str, Better] = {
 }
 
 
+UNDRAWN = ("pixels are left out: the model has no decoder (dila train-decoder)",)
+
+
 class Seen(NamedTuple):
     """Frames of clips, and what the perceptual encoder sees in them."""
 
     pixels: Pixels
     features: Float[Tensor, "B K H W D"]
+
+    @property
+    def rest(self) -> "Seen":
+        """Without the first frame."""
+        return Seen(*(part[:, 1:] for part in self))
+
+    @property
+    def still(self) -> "Seen":
+        """As long, the first frame repeated."""
+        return Seen(*(part[:, :1].expand(-1, part.shape[1] - 1, *part.shape[2:]) for part in self))
 
 
 class Judge:
@@ -72,11 +85,11 @@ class Judge:
             told["lpips"] = self.lpips(x, y)
         return {name: values.cpu() for name, values in told.items()}
 
+    def compare_all(self, pairs: Mapping[str, tuple[Seen, Seen]]) -> dict[str, Float[Tensor, "B K"]]:
+        """Every measure of every pair: ``measure/pair``."""
+        told = {name: self.compare(*pair) for name, pair in pairs.items()}
+        return {f"{measure}/{name}": values for name, its in told.items() for measure, values in its.items()}
+
     def clip_features(self, seen: Seen) -> Float[Tensor, "B F"]:
         """What the Fréchet distance is made of."""
         return (self.i3d(seen.pixels) if self.i3d else motion_features(seen.features)).cpu()
-
-
-def repeat_frames(seen: Seen, frames: int) -> Seen:
-    """One frame as a clip that stands still."""
-    return Seen(*(part.expand(-1, frames, *part.shape[2:]) for part in seen))

@@ -9,43 +9,33 @@ and correlations of decoded directions and turns with the true ones, around the 
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from dila.analysis.manifold import Plane, angular_correlation, pca, trustworthiness, umap
-from dila.analysis.probe import predict, probe
+from dila.analysis.probe import predict
 from dila.data import KINDS, Clip
 from dila.errors import MissingExtra
 from dila.evaluate.bench import Bench
 from dila.evaluate.factors import Factor
 from dila.evaluate.plots import Arrow, draw_points
 from dila.evaluate.probing import (
-    STILL,
-    check_varies,
-    gather,
+    Transitions,
+    gather_sides,
     infer,
+    joined,
     radians,
     score_r2,
     target_names,
+    varies,
     wanted_components,
 )
 from dila.evaluate.result import Result, Score
-from dila.protocols import Episode
-from dila.shapes import Bool, Float, Int, Tensor
+from dila.shapes import Int, Tensor
 
 SHOWN = 2000
 """Latent actions of held-out episodes in a plane, at most."""
-
-
-class Latents(NamedTuple):
-    """One row a transition."""
-
-    z: Float[Tensor, "N Dz"]
-    y: Float[Tensor, "N A"]
-    kind: Int[Tensor, " N"]
-    episode: Int[Tensor, " N"]
 
 
 def measure_manifold(bench: Bench) -> Result:
@@ -56,19 +46,18 @@ def measure_manifold(bench: Bench) -> Result:
     """
     began = time.monotonic()
     factors = wanted_components(bench)
-    train = _gather(bench, bench.train, factors, bench.settings.pairs)
-    held = _gather(bench, bench.held, factors, SHOWN)
-    check_varies(bench, held.y)
+    inputs = {"z": partial(infer, bench.world, bench.world.model), "kind": _kinds}
+    train, held = gather_sides(bench, factors, inputs, SHOWN)
     names = target_names(factors, bench.settings.change)
     scores = _decoding(train, held, factors, bench)
-    plane = pca(held.z)
+    plane = pca(held.x["z"])
     scores += [Score("pca_share", sum(plane.share), better="neither")]
     scores += _topology(held, plane.points, "pca")
     pictures = _draw_plane(bench, held, names, plane, "pca")
-    still = [name for name, varies in zip(names, _varies(held.y).tolist(), strict=True) if not varies]
+    still = [name for name, moves in zip(names, varies(held.y).tolist(), strict=True) if not moves]
     notes = [f"truth is without {', '.join(still)}: constant in the held-out episodes"] if still else []
     try:
-        points = umap(held.z, bench.settings.seed)
+        points = umap(held.x["z"], bench.settings.seed)
         scores += _topology(held, points, "umap")
         pictures |= _draw_plane(bench, held, names, plane._replace(points=points), "umap")
     except MissingExtra as error:
@@ -76,26 +65,18 @@ def measure_manifold(bench: Bench) -> Result:
     return bench.finish("manifold", began, scores, rows=(), notes=notes, pictures=pictures)
 
 
-def _gather(bench: Bench, episodes: Sequence[Episode], factors: Sequence[Factor], count: int) -> Latents:
-    inputs = {"z": partial(infer, bench.world, bench.world.model), "kind": _kinds}
-    x, y, episode = gather(bench.world, episodes, factors, count, inputs, bench.settings.change)
-    return Latents(x["z"], y, x["kind"], episode)
-
-
 def _kinds(batch: Clip) -> Int[Tensor, " N"]:
     """Of transform; all alike where the data know none."""
     return batch.columns.get("kind", torch.zeros(*batch.index.shape, 1))[:, :-1, 0].long().flatten()
 
 
-def _decoding(train: Latents, held: Latents, factors: Sequence[Factor], bench: Bench) -> list[Score]:
+def _decoding(train: Transitions, held: Transitions, factors: Sequence[Factor], bench: Bench) -> list[Score]:
     seed, change = bench.settings.seed, bench.settings.change
     names = target_names(factors, change)
-    episode = torch.cat([train.episode, -1 - held.episode])
-    z, y = torch.cat([train.z, held.z]), torch.cat([train.y, held.y])
-    told = probe(z, y, episode, held_out=episode < 0, seed=seed)
+    told = joined(train, held).ask("z", seed=seed)
     scores = [score_r2("r2/all", told)]
     scores += [Score(f"r2/{name}", value) for name, value in zip(names, told.r2_by_component, strict=True)]
-    decoded = predict(train.z, train.y, train.episode, held.z, seed)
+    decoded = predict(train.x["z"], train.y, train.episode, held.x["z"], seed)
     angles = (radians(y, factors, change) for y in (decoded, held.y))
     scores += [*_turns(*angles), *_direction(decoded, held.y, names)]
     return scores + _composed(train, held, seed)
@@ -118,70 +99,65 @@ def _direction(decoded: Tensor, true: Tensor, names: Sequence[str]) -> list[Scor
     return [Score("angular_correlation/direction", angular_correlation(told, real))]
 
 
-def _composed(train: Latents, held: Latents, seed: int) -> list[Score]:
+def _composed(train: Transitions, held: Transitions, seed: int) -> list[Score]:
     """Compositions read by a probe that was fitted to single transforms alone."""
-    single = torch.tensor(["+" not in KINDS[int(kind)] for kind in train.kind])
-    composed = torch.tensor(["+" in KINDS[int(kind)] for kind in held.kind])
-    if not composed.any() or len(train.episode[single].unique()) < 4:
+    composed = torch.tensor(["+" in kind for kind in KINDS])
+    single, held = train.at(~composed[train.x["kind"]]), held.at(composed[held.x["kind"]])
+    if not len(held.y) or len(single.episode.unique()) < 4:
         return []
-    decoded = predict(train.z[single], train.y[single], train.episode[single], held.z[composed], seed)
-    true = held.y[composed].double()
+    decoded = predict(single.x["z"], single.y, single.episode, held.x["z"], seed)
+    true = held.y.double()
     total = (true - true.mean(0)).square().sum(0)
     varies = total > 1e-9
     r2 = 1 - (decoded - true).square().sum(0)[varies] / total[varies]
     return [Score("r2/compositions_by_single_transforms", float(r2.mean()))]
 
 
-def _topology(held: Latents, points: Tensor, plane: str) -> list[Score]:
-    truth = held.y[:, _varies(held.y)].double()
+def _topology(held: Transitions, points: Tensor, plane: str) -> list[Score]:
+    truth = held.y[:, varies(held.y)].double()
     truth = (truth - truth.mean(0)) / truth.std(0, correction=0)
-    scores = [Score(f"trustworthiness/{plane}_of_z", trustworthiness(held.z, points))]
+    scores = [Score(f"trustworthiness/{plane}_of_z", trustworthiness(held.x["z"], points))]
     if plane == "pca":
-        scores.append(Score("trustworthiness/z_of_truth", trustworthiness(truth, held.z)))
+        scores.append(Score("trustworthiness/z_of_truth", trustworthiness(truth, held.x["z"])))
     return [*scores, Score(f"trustworthiness/{plane}_of_truth", trustworthiness(truth, points))]
 
 
-def _varies(y: Float[Tensor, "N A"]) -> Bool[Tensor, " A"]:
-    return y.double().std(0, correction=0) > STILL
-
-
-def _draw_plane(bench: Bench, held: Latents, names: Sequence[str], plane: Plane, kind: str) -> dict[str, str]:
-    points, many = plane.points.numpy(), len(held.kind.unique()) > 1
-    linear = kind == "pca"
-    labels = ("UMAP 1", "UMAP 2")
-    if linear:
+def _draw_plane(bench: Bench, held: Transitions, names: Sequence[str], plane: Plane, kind: str) -> dict[str, str]:
+    points, kinds = plane.points.numpy(), held.x["kind"]
+    many = len(kinds.unique()) > 1
+    labels, arrows = ("UMAP 1", "UMAP 2"), []
+    if kind == "pca":
         first, second = (f"PC {i + 1} of z ({100 * share:.0f}% of its variance)" for i, share in enumerate(plane.share))
-        labels = (first, second)
+        labels, arrows = (first, second), _arrows(held, names, plane)
     written: dict[str, str] = {}
     if many:
-        by_kind = {KINDS[int(k)]: points[(held.kind == k).numpy()] for k in held.kind.unique()}
-        path = draw_points(bench.out / f"manifold_{kind}.png", by_kind, labels, "z by kind of transform",
-                           arrows=_arrows(held, names, plane) if linear else ())  # fmt: skip
+        by_kind = {KINDS[int(k)]: points[(kinds == k).numpy()] for k in kinds.unique()}
+        path = bench.out / f"manifold_{kind}.png"
+        draw_points(path, by_kind, labels, "z by kind of transform", arrows=arrows)
         written[path.name] = "Latent actions of held-out episodes by kind of transform; arrows: as a parameter grows."
     for i, name in enumerate(names):
         value = held.y[:, i].numpy()
         if np.ptp(value) < 1e-9:
             continue
         moving = np.abs(value) > 1e-9 if many else np.ones(len(value), dtype=bool)
-        path = draw_points(
-            bench.out / f"manifold_{kind}_{name.replace('/', '_')}.png", {"z": points[moving]}, labels,
-            f"z coloured by the true {name}", arrows=_arrows(held, (name,), plane, (i,)) if linear else (),
-            colours=(value[moving], name),
+        path = bench.out / f"manifold_{kind}_{name.replace('/', '_')}.png"
+        draw_points(
+            path, {"z": points[moving]}, labels, f"z coloured by the true {name}",
+            arrows=[arrow for arrow in arrows if arrow.name == name], colours=(value[moving], name),
         )  # fmt: skip
         written[path.name] = f"The same plane, coloured by the true {name}."
     return written
 
 
-def _arrows(held: Latents, names: Sequence[str], plane: Plane, places: Sequence[int] | None = None) -> list[Arrow]:
+def _arrows(held: Transitions, names: Sequence[str], plane: Plane) -> list[Arrow]:
     """Where z goes as a parameter grows: the regression of z on it, in the plane.
 
     As long as the place along the arrow and the parameter are correlated: what z does not tell has next to no arrow.
     """
-    places = range(len(names)) if places is None else places
     y = held.y.double() - held.y.double().mean(0)
-    z = held.z.double() - held.z.double().mean(0)
+    z = held.x["z"].double() - held.x["z"].double().mean(0)
     arrows = []
-    for name, i in zip(names, places, strict=True):
+    for i, name in enumerate(names):
         if float(y[:, i].square().sum()) < 1e-12:
             continue
         direction = plane.project((y[:, i] @ z / y[:, i].square().sum())[None])[0]

@@ -11,18 +11,18 @@ clip's own.
 """
 
 import time
-from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 
 from dila.analysis.probe import predict
 from dila.data import Clips, collate_clips
 from dila.errors import DilaError
-from dila.evaluate.bench import PART, Bench
+from dila.evaluate.bench import PART, Bench, in_parts, spread, stacked
 from dila.evaluate.cycle import partners
-from dila.evaluate.disentangle import dila_of
+from dila.evaluate.disentangle import dila_of, known_columns
 from dila.evaluate.factors import is_known
-from dila.evaluate.probing import spread
+from dila.evaluate.probing import owners
 from dila.evaluate.result import Result, Score, score_ratio
 from dila.imagine.isolate import isolate
 from dila.imagine.rebind import rebind
@@ -40,25 +40,23 @@ def measure_motion(bench: Bench) -> Result:
     if bench.pins.frames < 3:
         raise DilaError("motion needs clips of three frames or more; pin longer ones")
     model = dila_of(bench, "motion")
-    cut, other = bench.cut(bench.held), partners(bench.pins.owners)
-    kept: dict[str, list[Tensor]] = defaultdict(list)
+    other = partners(bench.pins.owners)
+    kept: list[dict[str, Tensor]] = []
     pictures: dict[str, str] = {}
-    pins = bench.pins.clips
-    for start in range(0, len(pins), PART):
-        places = range(start, min(start + PART, len(pins)))
-        a, b = (collate_clips([cut(pins[i]) for i in side]) for side in (places, [other[i] for i in places]))
+    for places in in_parts(len(other)):
+        a, b = (bench.clips(side) for side in (places, [other[i] for i in places]))
         e_a, e_b = a.frames.to(bench.device), b.frames.to(bench.device)
         with bench.world.running():
             bound, still = rebind(model, e_a, e_b).e.float(), isolate(model, e_a).e.float()
             s = [model.read(clip).float() for clip in (bound, e_a[:, 1:])]
         told = _look(bound, e_a, e_b) | _left(still, e_a)
         told |= {"e bound": bound, "e true": a.frames[:, 1:].float(), "s bound": s[0], "s true": s[1]}
-        told |= {f"a {name}": values for name, values in a.columns.items() if name != "action"}
-        told |= {f"b {name}": values for name, values in b.columns.items() if name != "action"}
-        for name, values in told.items():
-            kept[name].append(values.cpu())
-        pictures |= _draw(bench, e_a, e_b, bound, still, len(pictures))
-    rows = {name: torch.cat(parts) for name, parts in kept.items()}
+        for side, clips in (("a ", a), ("b ", b)):
+            told |= {side + name: values for name, values in known_columns(clips).items()}
+        kept.append({name: values.cpu() for name, values in told.items()})
+        if bench.world.decoder is not None:
+            pictures |= _draw(bench, places, e_a, e_b, bound, still)
+    rows = stacked(kept)
     scores = [
         score_ratio("look_distance", rows["to_b"], rows["to_a"] + rows["to_b"], bench.owners),
         score_ratio("motion_left", rows["left"], rows["own"], bench.owners),
@@ -128,11 +126,10 @@ def _training(bench: Bench, model: DiLA) -> tuple[dict[str, Tensor], dict[str, T
     frames = min(4, bench.world.frames)
     cut = Clips(bench.train, frames, bench.world.stride, hop=frames)
     batch = collate_clips([cut[i] for i in spread(len(cut), -(-bench.settings.pairs // (frames - 1)))])
-    columns = {name: values for name, values in batch.columns.items() if name != "action"}
     with bench.world.running():
         parts = [model.read(e.to(bench.device))[:, 1:].float().cpu() for e in batch.frames.split(PART)]
     inputs = {"e": _flat(batch.frames[:, 1:].float()), "s": _flat(torch.cat(parts))}
-    return inputs, columns, torch.as_tensor(batch.episode)[:, None].expand(-1, frames - 1).flatten()
+    return inputs, known_columns(batch), owners(batch, frames - 1)
 
 
 def _flat(maps: Float[Tensor, "B K H W D"]) -> Float[Tensor, "N HWD"]:
@@ -149,21 +146,20 @@ def _r2(predicted: Tensor, true: Tensor) -> float | None:
     return float(1 - (predicted - true).square().sum() / total)
 
 
-def _draw(bench: Bench, a: Features, b: Features, bound: Tensor, still: Tensor, done: int) -> dict[str, str]:
+def _draw(
+    bench: Bench, places: Sequence[int], a: Features, b: Features, bound: Tensor, still: Tensor
+) -> dict[str, str]:
+    """The first of the pinned clips."""
     written: dict[str, str] = {}
     world = bench.world
-    if world.decoder is None:
-        return written
-    for row in range(min(len(a), bench.settings.pictures - done // 4)):
-        number = done // 4 + row
+    for row, place in enumerate(place for place in places if place < bench.settings.pictures):
         rebound = {
             "structure of": world.draw(a[row, 1:]),
             "content of": world.draw(b[row, 1:]),
             "rebound": world.draw(bound[row]),
         }
         frozen = {"true": world.draw(a[row, 1:]), "structure frozen": world.draw(still[row])}
-        written |= bench.show(f"rebind_{number}", rebound, "The structure of one clip with the content of another.")
-        written |= bench.show(
-            f"isolate_{number}", frozen, "The structure of the first frame: what still moves is content."
-        )
+        written |= bench.show(f"rebind_{place}", rebound, "The structure of one clip with the content of another.")
+        told = "The structure of the first frame: what still moves is content."
+        written |= bench.show(f"isolate_{place}", frozen, told)
     return written

@@ -1,9 +1,9 @@
 """One self-contained HTML page: numbers, tables, pictures and clips, everything inside the file."""
 
 import base64
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from dila.files import write_text
@@ -65,33 +65,29 @@ def write_page(path: Path, title: str, subtitle: str, tiles: Sequence[Tile], sec
     Raises:
         DilaError: it cannot be written.
     """
-    body = [f"<h1>{_text(title)}</h1><p class=note>{_text(subtitle)}</p>"]
+    body = [f"<h1>{escape(title)}</h1><p class=note>{escape(subtitle)}</p>"]
     body.append("<div class=tiles>" + "".join(map(_tile, tiles)) + "</div>")
     for section in sections:
-        body.append(f"<h2>{_text(section.title)}</h2><p>{_text(section.text)}</p>")
+        body.append(f"<h2>{escape(section.title)}</h2><p>{escape(section.text)}</p>")
         body.extend(map(_shown, section.shown))
-    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_text(title)}</title>"
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(title)}</title>"
     page = f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
     write_text(path, page)
 
 
-def _text(text: str) -> str:
-    return html.escape(text)
-
-
 def _tile(tile: Tile) -> str:
-    return f"<div class=tile><b>{_text(tile.value)}</b><span>{_text(tile.meaning)}</span></div>"
+    return f"<div class=tile><b>{escape(tile.value)}</b><span>{escape(tile.meaning)}</span></div>"
 
 
 def _shown(shown: Table | Figure) -> str:
     if isinstance(shown, Table):
-        head = "".join(f"<th>{_text(cell)}</th>" for cell in shown.head)
-        rows = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in shown.rows)
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in shown.head)
+        rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in shown.rows)
         return f"<table><tr>{head}</tr>{rows}</table>"
     kind = _TYPES[shown.path.suffix]
     source = f"data:{kind};base64,{base64.b64encode(shown.path.read_bytes()).decode()}"
     if kind.startswith("video"):
         element = f"<video src='{source}' autoplay loop muted playsinline controls></video>"
     else:
-        element = f"<img src='{source}' alt='{_text(shown.caption)}'>"
-    return f"<figure>{element}<figcaption>{_text(shown.caption)}</figcaption></figure>"
+        element = f"<img src='{source}' alt='{escape(shown.caption)}'>"
+    return f"<figure>{element}<figcaption>{escape(shown.caption)}</figcaption></figure>"

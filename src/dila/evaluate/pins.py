@@ -20,7 +20,8 @@ import numpy as np
 from dila.configs import from_json, to_json
 from dila.data import Clips
 from dila.errors import DilaError
-from dila.files import at_home, write_json
+from dila.evaluate.result import numbered
+from dila.files import at_home, read_object, write_json
 from dila.protocols import Episode
 
 FORMAT = 1
@@ -64,8 +65,7 @@ class Pins:
     @property
     def owners(self) -> list[int]:
         """The episode of each clip as a number."""
-        names = list(dict.fromkeys(pin.episode for pin in self.clips))
-        return [names.index(pin.episode) for pin in self.clips]
+        return numbered([pin.episode for pin in self.clips])
 
 
 def make_pins(episodes: Sequence[Episode], stride: float, frames: int = 16, clips: int = 64) -> Pins:
@@ -92,7 +92,6 @@ def longest(episodes: Sequence[Episode], stride: float, frames: int) -> int:
 
 def write_pins(path: Path, pins: Pins) -> None:
     """Write pins, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"format": FORMAT, "hash": pins.hash, **to_json(pins)})
 
 
@@ -102,12 +101,8 @@ def read_pins(path: str | Path) -> Pins:
     Raises:
         DilaError: it is missing, damaged or was edited.
     """
-    try:
-        stored = json.loads(at_home(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DilaError(f"{path} cannot be read as pins: {reason}; make them with: dila eval pin") from error
-    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
+    stored = read_object(at_home(path), "make pins with: dila eval pin")
+    if stored.pop("format", None) != FORMAT:
         raise DilaError(f"{path} holds no pins of format {FORMAT}; make them with: dila eval pin")
     told = stored.pop("hash", None)
     pins = from_json(Pins, stored, str(path))

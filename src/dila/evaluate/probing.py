@@ -8,7 +8,7 @@ before any learning), and z of an untrained model of the same config. A learning
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from torch import nn
 
 from dila.analysis.mlp_probe import fit_mlp
 from dila.analysis.probe import Fit, ProbeResult, chance, feature_changes, probe
-from dila.data import Clip, Clips, collate_clips
+from dila.data import Clip, Clips
 from dila.errors import DilaError
-from dila.evaluate.bench import PART, Bench
+from dila.evaluate.bench import Bench, sample, spread
 from dila.evaluate.factors import Factor, components, known_rows
 from dila.evaluate.result import Better, Result, Score, edges
 from dila.imagine.world import World
 from dila.protocols import Episode, LatentActionModel
-from dila.shapes import Float, Int, Tensor
+from dila.shapes import Bool, Float, Int, Tensor
 
 CURVE = (50, 100, 200, 400, 800, 1600, 3200)
 """Sizes of the learning curve, as far as `Settings.pairs` goes."""
@@ -47,6 +47,10 @@ class Transitions(NamedTuple):
         """Those of some rows."""
         return Transitions({name: part[rows] for name, part in self.x.items()}, self.y[rows], self.episode[rows])
 
+    def ask(self, name: str, by: Callable[..., ProbeResult] = probe, **options: Any) -> ProbeResult:
+        """What is read off an input, where the held-out episodes are those of `joined`. Options and errors of `by`."""
+        return by(self.x[name], self.y, self.episode, held_out=self.episode < 0, **options)
+
 
 def measure_probe(bench: Bench) -> Result:
     """Probe z for a column of true values.
@@ -55,22 +59,36 @@ def measure_probe(bench: Bench) -> Result:
         DilaError: the data have no such column or component, it does not vary, or there are too few episodes.
     """
     began = time.monotonic()
-    wanted = bench.settings.pairs
     untrained = untrained_like(bench.world.model, bench.settings.seed)
-    factors, inputs = wanted_components(bench), inputs_of(bench.world, untrained)
-    train, held = (
-        gather(bench.world, episodes, factors, count, inputs, bench.settings.change)
-        for episodes, count in ((bench.train, wanted), (bench.held, max(wanted, 400)))
-    )
-    check_varies(bench, held.y)
-    scores: list[Score] = []
-    for kind, fit in FITS.items():
-        scores += _score_inputs(train, held, kind, fit, bench)
+    factors = wanted_components(bench)
+    train, held = gather_sides(bench, factors, inputs_of(bench.world, untrained))
+    scores = _score_inputs(joined(train, held), target_names(factors, bench.settings.change), bench.settings.seed)
     scores += _curves(train, held, bench)
     notes = [] if untrained else ["no untrained control: this model cannot be made anew from its config"]
     sizes = tuple(size for size in CURVE if size <= len(train.y))
     rows = tuple(bench.held[number].id for number in sorted(set(held.episode.tolist())))
     return bench.finish("probe", began, scores, rows=rows, steps=sizes, notes=notes)
+
+
+def gather_sides(
+    bench: Bench, factors: Sequence[Factor], inputs: Mapping[str, Read], held: int | None = None
+) -> tuple[Transitions, Transitions]:
+    """Transitions of training and of held-out episodes.
+
+    Args:
+        bench: all there is.
+        factors: their truth, as `wanted_components` has it.
+        inputs: to be probed.
+        held: how many held-out ones at most; as many as to train on, and at least 400, when None.
+
+    Raises:
+        DilaError: as `gather`, or the truth does not vary.
+    """
+    settings = bench.settings
+    sides = ((bench.train, settings.pairs), (bench.held, held or max(settings.pairs, 400)))
+    train, judged = (gather(bench.world, part, factors, count, inputs, settings.change) for part, count in sides)
+    _check_varies(bench, factors, judged.y)
+    return train, judged
 
 
 def inputs_of(world: World, untrained: LatentActionModel | None = None) -> dict[str, Read]:
@@ -104,15 +122,12 @@ def gather(
     """
     cut = Clips(episodes, world.frames, world.stride, hop=max(1, world.frames - 1))
     _check_column(cut, factors[0].column)
-    chosen = spread(len(cut), -(-pairs // (world.frames - 1)))
     parts: list[Transitions] = []
     starts: list[Tensor] = []
-    for start in range(0, len(chosen), PART):
-        batch = collate_clips([cut[i] for i in chosen[start : start + PART]])
+    for batch in sample(cut, -(-pairs // (world.frames - 1))):
         y = targets(batch.columns, factors, change)
-        episode = torch.as_tensor(batch.episode)[:, None].expand(-1, y.shape[1])
         x = {name: read(batch) for name, read in inputs.items()}
-        parts.append(Transitions(x, y.flatten(0, 1), episode.flatten()))
+        parts.append(Transitions(x, y.flatten(0, 1), owners(batch, y.shape[1])))
         starts.append(batch.index[:, :-1].flatten())
     rows = _stacked(parts)
     # Windows share transitions where the raw frames of one and the hop have a divisor in common.
@@ -168,10 +183,15 @@ def wanted_components(bench: Bench) -> list[Factor]:
     return components(settings.column, settings.components, width, bench.names)
 
 
-def check_varies(bench: Bench, y: Float[Tensor, "N A"]) -> None:
+def varies(y: Float[Tensor, "N A"]) -> Bool[Tensor, " A"]:
+    """Which numbers do, among the rows."""
+    return y.double().std(0, correction=0) > STILL
+
+
+def _check_varies(bench: Bench, factors: Sequence[Factor], y: Float[Tensor, "N A"]) -> None:
     """Raise DilaError where none of what is to be read off the held-out episodes varies among them."""
-    if not bool((y.std(0, correction=0) > STILL).any()):
-        names = ", ".join(factor.name for factor in wanted_components(bench))
+    if not varies(y).any():
+        names = ", ".join(factor.name for factor in factors)
         told = f"the change of {names}" if bench.settings.change else names
         raise DilaError(
             f"column {bench.settings.column!r} of {bench.data}: {told} is constant in the held-out episodes; choose "
@@ -193,16 +213,14 @@ def untrained_like(model: LatentActionModel, seed: int) -> LatentActionModel | N
             return None
 
 
-def spread(length: int, count: int) -> list[int]:
-    """Places evenly spread over a length."""
-    count = min(length, count)
-    return ((torch.arange(count) + 0.5) * length / max(count, 1)).long().tolist()
+def owners(batch: Clip, rows: int) -> Int[Tensor, " N"]:
+    """The episode of each row, where a clip has so many."""
+    return torch.as_tensor(batch.episode).repeat_interleave(rows)
 
 
-def joined(train: Transitions, held: Transitions) -> tuple[Transitions, Tensor]:
-    """Rows of both sides, and which are held out; their episodes are told apart."""
-    both = _stacked([train, held._replace(episode=-1 - held.episode)])
-    return both, both.episode < 0
+def joined(train: Transitions, held: Transitions) -> Transitions:
+    """Rows of both sides; held-out episodes have numbers below 0."""
+    return _stacked([train, held._replace(episode=-1 - held.episode)])
 
 
 def _stacked(parts: Sequence[Transitions]) -> Transitions:
@@ -224,15 +242,15 @@ def _on_circle(factor: Factor, change: bool) -> bool:
     return factor.kind == "angle" and not change and factor.column != "action"
 
 
-def _score_inputs(train: Transitions, held: Transitions, kind: str, fit: Fit | None, bench: Bench) -> list[Score]:
-    both, test = joined(train, held)
-    run = partial(probe, y=both.y, episode=both.episode, held_out=test, seed=bench.settings.seed, fit=fit)
-    told = {name: run(x) for name, x in both.x.items()}
-    told["shuffled"] = chance(both.x["z"], both.y, both.episode, held_out=test, seed=bench.settings.seed, fit=fit)
-    scores = [score for name, result in told.items() for score in score_probe(f"{name}/{kind}", result)]
-    names = target_names(wanted_components(bench), bench.settings.change)
-    by_component = zip(names, told["z"].r2_by_component, strict=True)
-    return scores + [Score(f"r2/z/{kind}/{name}", value) for name, value in by_component]
+def _score_inputs(both: Transitions, names: Sequence[str], seed: int) -> list[Score]:
+    scores: list[Score] = []
+    for kind, fit in FITS.items():
+        told = {name: both.ask(name, seed=seed, fit=fit) for name in both.x}
+        told["shuffled"] = both.ask("z", chance, seed=seed, fit=fit)
+        scores += [score for name, result in told.items() for score in score_probe(f"{name}/{kind}", result)]
+        by_component = zip(names, told["z"].r2_by_component, strict=True)
+        scores += [Score(f"r2/z/{kind}/{name}", value) for name, value in by_component]
+    return scores
 
 
 def score_probe(name: str, result: ProbeResult) -> list[Score]:
@@ -257,7 +275,7 @@ def _curves(train: Transitions, held: Transitions, bench: Bench) -> list[Score]:
     for name in train.x:
         told = []
         for size in sizes:
-            both, test = joined(train.at(torch.tensor(spread(len(train.y), size))), held)
-            told.append(probe(both.x[name], both.y, both.episode, held_out=test, seed=bench.settings.seed).r2)
+            both = joined(train.at(torch.tensor(spread(len(train.y), size))), held)
+            told.append(both.ask(name, seed=bench.settings.seed).r2)
         curves.append(Score(f"r2_by_pairs/{name}", told[-1] if told else None, by_step=tuple(told)))
     return curves

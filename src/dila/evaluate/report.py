@@ -62,7 +62,6 @@ def write_report(path: Path, found: Mapping[Path, Sequence[Result]], against: st
             its = Path(tempfile.mkdtemp(dir=folder))
             sections.append(_section(shown, models, against, its, pictures))
         sections.append(_notes(results))
-        path.parent.mkdir(parents=True, exist_ok=True)
         subtitle = (
             f"{len(results)} results of {len(models)} model{'s' if len(models) > 1 else ''}: {', '.join(models)}."
         )

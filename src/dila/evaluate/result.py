@@ -3,7 +3,6 @@
 Every table and figure writes the same shape, so that any runs can be compared and reported without knowing the table.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from dila.analysis.intervals import Interval, mean_interval, ratio_interval
 from dila.configs import from_json, to_json
 from dila.errors import DilaError
-from dila.files import at_home, write_json
+from dila.files import at_home, read_object, write_json
 from dila.shapes import Float, Int, Tensor
 
 FORMAT = 1
@@ -106,7 +105,6 @@ class Result:
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Write the results of one model, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"format": FORMAT, "results": [to_json(result) for result in results]})
 
 
@@ -116,11 +114,8 @@ def read_results(path: str | Path) -> list[Result]:
     Raises:
         DilaError: it is missing, damaged, or something else.
     """
-    try:
-        stored = json.loads(at_home(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DilaError(f"{path} cannot be read as JSON: {str(error).splitlines()[0]}; evaluate again") from error
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT or "results" not in stored:
+    stored = read_object(at_home(path), "evaluate again")
+    if stored.get("format") != FORMAT or "results" not in stored:
         raise DilaError(f"{path} is no result of dila eval of format {FORMAT}; evaluate again")
     return [from_json(Result, each, f"{path}: results[{i}]") for i, each in enumerate(stored["results"])]
 
@@ -152,6 +147,12 @@ def score_ratio(
     steps = tuple(_rounded(top.mean(0) / bottom.mean(0).clamp_min(1e-30))) if top.shape[1] > 1 else ()
     ratio = float(top.mean() / bottom.mean().clamp_min(1e-30))
     return Score(name, ratio, *edges(interval), better, by_step=steps)
+
+
+def numbered(names: Sequence[str]) -> list[int]:
+    """Each name's number, in the order in which they come: episodes as intervals and tests take them."""
+    places = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return [places[name] for name in names]
 
 
 def edges(interval: Interval | None) -> tuple[float | None, float | None]:

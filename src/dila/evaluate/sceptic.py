@@ -10,20 +10,19 @@ alone moves.
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from dila.analysis.probe import feature_changes, probe
-from dila.data import Clips, collate_clips, open_corpus
+from dila.analysis.probe import feature_changes
+from dila.data import Clips, open_corpus
 from dila.errors import DilaError
-from dila.evaluate.bench import PART, Bench
-from dila.evaluate.disentangle import parts_of
+from dila.evaluate.bench import Bench, sample, spread, stacked
+from dila.evaluate.disentangle import floored, parts_of
 from dila.evaluate.factors import components
 from dila.evaluate.plots import Point, draw_bars
-from dila.evaluate.probing import score_r2, spread, targets, untrained_like
+from dila.evaluate.probing import Transitions, joined, owners, score_r2, targets, untrained_like
 from dila.evaluate.result import Result, Score, score_rows
 from dila.model.dila import DiLA
 from dila.protocols import Episode
@@ -60,11 +59,9 @@ def _gather(bench: Bench, episodes: Sequence[Episode], untrained: object) -> dic
             "--moving-background"
         )
     moved = components("state", (), cut.column_shapes["state"][-1], bench.names)
-    told: dict[str, list[Tensor]] = {}
-    chosen = spread(len(cut), -(-bench.settings.pairs // 3))
+    told: list[dict[str, Tensor]] = []
     middle = world.frames // 2
-    for start in range(0, len(chosen), PART):
-        batch = collate_clips([cut[i] for i in chosen[start : start + PART]])
+    for batch in sample(cut, -(-bench.settings.pairs // 3)):
         e = batch.frames.to(bench.device)
         # Three transitions of a clip: rows of one clip resemble each other, and raw differences are wide.
         few = [0, (world.frames - 1) // 2, world.frames - 2]
@@ -72,10 +69,8 @@ def _gather(bench: Bench, episodes: Sequence[Episode], untrained: object) -> dic
             rows = {"z": world.model.infer(e).float().cpu()[:, few]}
             if untrained is not None:
                 rows["untrained"] = untrained.infer(e).float().cpu()[:, few]  # type: ignore[attr-defined]
-            if isinstance(world.model, DiLA):
-                s = parts_of(world.model, e).get("s")
-                if s is not None:
-                    rows["s"] = s[:, middle : middle + 1].flatten(2).cpu()
+            if isinstance(world.model, DiLA) and (s := parts_of(world.model, e).get("s")) is not None:
+                rows["s"] = s[:, middle : middle + 1].flatten(2).cpu()
         rows["e"] = batch.frames.float()[:, middle : middle + 1].flatten(2)
         rows["features"] = feature_changes(batch.frames.float()).unflatten(0, (len(e), -1))[:, few]
         state, background = batch.columns["state"].double(), batch.columns[COLUMN].double()
@@ -84,12 +79,10 @@ def _gather(bench: Bench, episodes: Sequence[Episode], untrained: object) -> dic
             "background_change": (background[:, 1:] - background[:, :-1])[:, few],
             "place": state[:, middle : middle + 1, :3],
             "background_place": background[:, middle : middle + 1],
-            "episode": torch.as_tensor(batch.episode)[:, None].expand(-1, len(few)),
-            "episode_of_place": torch.as_tensor(batch.episode)[:, None],
         }
-        for name, values in rows.items():
-            told.setdefault(name, []).append(values.flatten(0, 1))
-    return {name: torch.cat(parts) for name, parts in told.items()}
+        owner = {"episode": owners(batch, len(few)), "episode_of_place": owners(batch, 1)}
+        told.append({name: values.flatten(0, 1) for name, values in rows.items()} | owner)
+    return stacked(told)
 
 
 def _motions(bench: Bench, train: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> list[Score]:
@@ -115,17 +108,17 @@ def _asked(
     asked: Mapping[str, str],
     owner: str,
 ) -> list[Score]:
-    episode = torch.cat([train[owner], -1 - held[owner]])
-    run = partial(probe, episode=episode, held_out=episode < 0, seed=bench.settings.seed)
     scores = []
     for title, target in asked.items():
-        y = torch.cat([train[target], held[target]])
-        if float(y.std(0).max()) < 1e-6:
+        sides = (
+            Transitions({name: side[name] for name in inputs}, side[target], side[owner]) for side in (train, held)
+        )
+        both = joined(*sides)
+        if float(both.y.std(0).max()) < 1e-6:
             raise DilaError(f"nothing moves in column {title!r} of {bench.data}; record with --moving-background")
-        for name in inputs:
-            told = run(torch.cat([train[name], held[name]]), y)
-            better = "higher" if "background" not in title else "lower"
-            scores.append(score_r2(f"r2/{title}/{name}", told, better))
+        better = "higher" if "background" not in title else "lower"
+        told = {name: both.ask(name, seed=bench.settings.seed) for name in inputs}
+        scores += [score_r2(f"r2/{title}/{name}", its, better) for name, its in told.items()]
     return scores
 
 
@@ -138,23 +131,20 @@ def _twins(bench: Bench) -> list[Score]:
     world = bench.world
     moving = Clips(bench.held, world.frames, world.stride, hop=world.frames)
     still = Clips([twins[e.id] for e in bench.held], world.frames, world.stride, hop=world.frames)
-    chosen = spread(len(moving), bench.settings.clips)
-    z, z_still, owner = [], [], []
-    for i in chosen:
+    z, z_still, episodes = [], [], []
+    for i in spread(len(moving), bench.settings.clips):
         one, other = moving[i], still[i]
         if not torch.allclose(one.columns["state"], other.columns["state"], atol=1e-5):
             raise DilaError(f"{path} has other transforms than {bench.data}; record it with the same seed and kind")
         with world.running():
-            z.append(world.model.infer(one.frames[None].to(bench.device)).float().cpu()[0])
-            z_still.append(
-                world.model.infer(world.encoder.encode(other.frames[None]).to(bench.device)).float().cpu()[0]
-            )
-        owner.append(int(one.episode))
-    a, b, owners = torch.stack(z), torch.stack(z_still), torch.tensor(owner)
+            for side, e in ((z, one.frames[None]), (z_still, world.encoder.encode(other.frames[None]))):
+                side.append(world.model.infer(e.to(bench.device)).float().cpu()[0])
+        episodes.append(int(one.episode))
+    a, b, episode = torch.stack(z), torch.stack(z_still), torch.tensor(episodes)
     change = (a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-12)
     return [
-        score_rows("twins/z_cosine", F.cosine_similarity(a, b, dim=-1), owners, by_step=False),
-        score_rows("twins/z_relative_change", change, owners, "lower", by_step=False),
+        score_rows("twins/z_cosine", F.cosine_similarity(a, b, dim=-1), episode, by_step=False),
+        score_rows("twins/z_relative_change", change, episode, "lower", by_step=False),
     ]
 
 
@@ -163,7 +153,6 @@ def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:
     for score in scores:
         if score.name.startswith("r2/"):
             _, title, part = score.name.split("/")
-            value, low, high = (None if x is None else max(x, -0.2) for x in (score.value, score.low, score.high))
-            groups.setdefault(title, {})[part] = Point(value, low, high)
+            groups.setdefault(title, {})[part] = floored(score)
     path: Path = draw_bars(bench.out / "sceptic.png", groups, "held-out R²", "The action, and what moves by itself")
     return {path.name: "Of a transition: the action, the background's motion. Of a frame: the places of both."}

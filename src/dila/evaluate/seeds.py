@@ -33,14 +33,14 @@ class SeedTest:
 
 @dataclass(frozen=True)
 class Claim:
-    """That one model is better than others in a score.
+    """That one model is better than another in a score.
 
     Args:
         text: what is claimed.
         source: where.
         score: in which it is judged here.
         best: the model that is claimed to be better.
-        others: than these.
+        other: than this one.
         published: the numbers behind it, in words.
     """
 
@@ -48,7 +48,7 @@ class Claim:
     source: str
     score: str
     best: str
-    others: tuple[str, ...]
+    other: str
     published: str = ""
 
 
@@ -78,24 +78,19 @@ def by_seed(results: Sequence[Result], score: str) -> dict[str, dict[int, float]
     return values
 
 
-def judge(claim: Claim, tests: Sequence[SeedTest]) -> dict[str, tuple[SeedTest, Verdict]]:
-    """What the tests say of a claim, by the model that is claimed to be worse; those that were not tested are left out.
+def judge(claim: Claim, tests: Sequence[SeedTest]) -> tuple[SeedTest, Verdict] | None:
+    """The test of a claim, the better model first, and what it says; None where there is no such test.
 
     A claim holds, or the reverse of it does, where the adjusted test finds the difference; else it is open.
     """
-    told = {}
-    for other in claim.others:
-        test = next((t for t in tests if t.score == claim.score and {t.first, t.second} == {claim.best, other}), None)
-        if test is not None:
-            turned = _turned(test, claim.best)
-            told[other] = (turned, _verdict(turned))
-    return told
-
-
-def _verdict(test: SeedTest) -> Verdict:
+    pair = {claim.best, claim.other}
+    test = next((t for t in tests if t.score == claim.score and {t.first, t.second} == pair), None)
+    if test is None:
+        return None
+    test = _turned(test, claim.best)
     if test.p_holm >= 1 - LEVEL:
-        return "open"
-    return "holds" if (test.difference > 0) == (test.better == "higher") else "reversed"
+        return test, "open"
+    return test, "holds" if (test.difference > 0) == (test.better == "higher") else "reversed"
 
 
 def _turned(test: SeedTest, first: str) -> SeedTest:

@@ -13,23 +13,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import tyro
 
-from dila.data import Corpus, name_data, open_corpus, split_episodes
+from dila.data import Corpus, name_data, open_corpus
 from dila.errors import DilaError
 from dila.evaluate.factors import components
-from dila.evaluate.first_look import measure_probe, measure_rollouts
+from dila.evaluate.first_look import measure_probe, measure_rollouts, split_features
 from dila.imagine.world import World
 from dila.interop import box as boxed
 from dila.interop.pack import pack
 from dila.interop.pretrained import load_pretrained
-from dila.protocols import Episode
 from dila.recipes.command import command
 from dila.recipes.tiny_pusht import tiny_pusht
 from dila.train.run import DecoderRun, Run
-from dila.vision import FeatureCache, FrozenEncoder
 
 PROBED = {"agent_x", "agent_y", "x", "y", "log_scale", "angle"}
 """Components of the true state whose change a linear probe reads off z, where a recording has them."""
@@ -109,25 +107,13 @@ def scaled(run: Run, share: float) -> Run:
 
 def measure(world: World, run: Run, corpus: Corpus, cache_dir: Path) -> dict[str, float]:
     """Scores on a corpus's held-out episodes, by the names that `dila.interop.card` explains."""
-    encoder = cast(FrozenEncoder, world.encoder)
-    cache = FeatureCache(encoder, cache_dir, encoder.statistics, progress=False)
-    train_part, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
-    horizon = run.clips.frames - 1
-    scores: dict[str, float] = {"rollout_ratio": measure_rollouts(world, held, horizon).pooled}
-    return scores | _probed(world, corpus, train_part, held)
-
-
-def _probed(world: World, corpus: Corpus, train: Sequence[Episode], held: Sequence[Episode]) -> dict[str, Any]:
+    train, held = split_features(world, corpus, run.clips.held_out, cache_dir)
+    scores = {"rollout_ratio": measure_rollouts(world, held, run.clips.frames - 1).pooled}
     names = corpus.names.get("state", ())
-    wanted = [name for name in names if name in PROBED]
-    if not wanted:
-        return {}
-    probes = measure_probe(world, train, held, components("state", wanted, len(names), corpus.names), "state")
-    return {
-        "probe_r2": probes.z.r2,
-        "probe_r2_chance": probes.shuffled.r2,
-        "probe_r2_feature_differences": probes.features.r2,
-    }
+    if wanted := [name for name in names if name in PROBED]:
+        factors = components("state", wanted, len(names), corpus.names)
+        scores |= measure_probe(world, train, held, factors, "state").scores
+    return scores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

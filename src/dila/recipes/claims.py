@@ -75,17 +75,17 @@ def _claims() -> list[Claim]:
     rolled, said = "rollouts are better than those of", []
     for other, (who, ssim, lpips) in _TABLE_1.items():
         text, lpips = f"{rolled} {who}", f"LPIPS 0.356, 0.206 against {lpips}"
-        said += [Claim(text, "table 1", score, DILA, (other,), lpips) for score in (POOLED, SEEN)]
-        said.append(Claim(text, "table 1", SSIM, DILA, (other,), f"SSIM 0.660, 0.774 against {ssim}"))
+        said += [Claim(text, "table 1", score, DILA, other, lpips) for score in (POOLED, SEEN)]
+        said.append(Claim(text, "table 1", SSIM, DILA, other, f"SSIM 0.660, 0.774 against {ssim}"))
     for other, (which, rollout, back) in _TABLE_2.items():
         text, lpips = f"{rolled} DiLA {which}", f"LPIPS 0.263 against {rollout}"
         if other not in _TABLE_1:
-            said += [Claim(text, "table 2", score, DILA, (other,), lpips) for score in (POOLED, SEEN)]
+            said += [Claim(text, "table 2", score, DILA, other, lpips) for score in (POOLED, SEEN)]
         text, lpips = f"cycle transfer is better than that of DiLA {which}", f"LPIPS 0.343 against {back}"
-        said += [Claim(text, "table 2", score, DILA, (other,), lpips) for score in (CYCLE, BACK)]
+        said += [Claim(text, "table 2", score, DILA, other, lpips) for score in (CYCLE, BACK)]
     for other, (which, error) in _TABLE_3.items():
         text, told = f"a line reads true actions off z better than with {which}", f"Push-T MSE 0.009 against {error}"
-        said.append(Claim(text, "table 3", PROBE, DILA, (other,), told))
+        said.append(Claim(text, "table 3", PROBE, DILA, other, told))
     return said
 
 

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from dila.data import open_corpus, split_episodes
 from dila.data.pusht import record_pusht
@@ -19,19 +19,19 @@ from dila.evaluate.first_look import (
     draw_transfer,
     measure_probe,
     measure_rollouts,
+    split_features,
     to_json,
 )
 from dila.evaluate.page import Figure, Section, Table, Tile, write_page
 from dila.files import at_home, write_json
 from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained
+from dila.recipes.compared import AGENT
 from dila.recipes.tiny_pusht import tiny_pusht
 from dila.train.loop import train
 from dila.train.run import Run
 from dila.version import version
-from dila.vision import FeatureCache, FrozenEncoder
 
-AGENT = ("agent_x", "agent_y")
 EPISODES, FRAMES = 240, 60
 Result = TypeVar("Result")
 
@@ -96,15 +96,12 @@ def quickstart(
 def _measure(world: World, run: Run, data: Path, cache_dir: Path) -> tuple[Rollouts, Probes]:
     corpus = open_corpus(data)
     agent = components("state", AGENT, len(corpus.names["state"]), corpus.names)
-    encoder = cast(FrozenEncoder, world.encoder)
-    cache = FeatureCache(encoder, cache_dir, encoder.statistics, progress=False)
-    train_part, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
+    train_part, held = split_features(world, corpus, run.clips.held_out, cache_dir)
     target = "true displacement of the agent"
     return measure_rollouts(world, held), measure_probe(world, train_part, held, agent, target)
 
 
 def _draw(world: World, run: Run, data: Path, out: Path) -> dict[str, Any]:
-    out.mkdir(parents=True, exist_ok=True)
     _, held = split_episodes(open_corpus(data), run.clips.held_out)
     return {
         "rollouts": draw_rollouts(world, held, out),
@@ -168,15 +165,15 @@ def _probe_table(probes: Probes) -> Table:
         "raw feature differences": probes.features,
         "chance: shuffled labels": probes.shuffled,
     }
-    rows = [
-        [name, f"{r.r2:.3f}", "-" if (i := r.r2_interval) is None else f"{i.low:.3f} to {i.high:.3f}", *_by_axis(r)]
-        for name, r in named.items()
-    ]
+    rows = []
+    for name, told in named.items():
+        interval = "-" if (i := told.r2_interval) is None else f"{i.low:.3f} to {i.high:.3f}"
+        rows.append([name, _cell(told.r2), interval, *map(_cell, told.r2_by_component)])
     return Table(["linear probe from", "held-out R²", "95% interval", *AGENT], rows)
 
 
-def _by_axis(result: Any) -> list[str]:
-    return ["-" if r2 is None else f"{r2:.3f}" for r2 in result.r2_by_component]
+def _cell(r2: float | None) -> str:
+    return "-" if r2 is None else f"{r2:.3f}"
 
 
 def _time_table(report: dict[str, Any]) -> Table:

@@ -1,6 +1,5 @@
 """What each run of a comparison leaves behind: one JSON, where it lies, and what it must hold to be read."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from dila.errors import DilaError
+from dila.files import read_object
 
 ONE = ("data", "contents", "size", "steps", "clips", "frames", "stride", "fps", "camera", "encoder", "probed")
 """What all runs of a comparison have in common; JSON of before a field was written goes without it."""
@@ -37,14 +37,10 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         DilaError: it cannot be read, or is something else.
     """
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DilaError(
-            f"{path} cannot be read as JSON: {str(error).splitlines()[0]}; remove it and compare again"
-        ) from error
+    mend = "remove it and compare again"
+    told = read_object(path, mend)
     if wrong := _wrong(told):
-        raise DilaError(f"{path} is no result of dila compare, as {wrong}; remove it and compare again")
+        raise DilaError(f"{path} is no result of dila compare, as {wrong}; {mend}")
     return told
 
 
@@ -71,6 +67,11 @@ def untested(told: Iterable[Mapping[str, Any]], *names: str) -> str:
     return ""
 
 
+def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """Its lines."""
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(line)} |" for line in lines)]
+
+
 def spelled(values: Iterable[Any]) -> str:
     """Values of one of the fields in `ONE`, in a sentence."""
     told = (" ".join(value) or "nothing" if isinstance(value, list | tuple) else str(value) for value in values)
@@ -91,9 +92,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _wrong(told: Any) -> str | None:
-    if not isinstance(told, dict):
-        return "it holds no object"
+def _wrong(told: Mapping[str, Any]) -> str | None:
     needed = _ALWAYS if "failed" in told else _ALWAYS | _FINISHED
     kinds = needed | {path: int | float for path in _SCORES if at(told, path) is not None}
     strange = [path for path, kind in kinds.items() if not isinstance(at(told, path), kind)]

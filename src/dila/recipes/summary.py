@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,7 @@ from dila.evaluate.seeds import SeedTest, by_seed, judge, pair_seeds
 from dila.files import write_json, write_text
 from dila.recipes.claims import ALONE, BACK, CLAIMS, DRAWN, FIGURES, POOLED, PROBE, SCORES, SEEN, beside
 from dila.recipes.compared import DILA, GROUPS, Settings, run_of
-from dila.recipes.results import ONE, at, read_result, scales_of_z, slug, spelled, untested
+from dila.recipes.results import ONE, at, markdown_table, read_result, scales_of_z, slug, spelled, untested
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
 """What stands between these lines of a page is written anew, and the rest of it is left alone."""
@@ -61,11 +62,16 @@ class Summary:
     tests: tuple[SeedTest, ...]
     against: str
 
+    @cached_property
+    def cells(self) -> dict[str, dict[str, Cell]]:
+        """The rows by score and model."""
+        return {row.score: {cell.model: cell for cell in row.cells} for row in self.rows}
+
     def to_json(self) -> dict[str, Any]:
         """All numbers of the page."""
         return {
             "data": self.data,
-            "scores": [row.to_json() for row in self.rows],
+            "scores": [asdict(row) for row in self.rows],
             "tests": [asdict(test) for test in self.tests],
             "failed": {f"{name} seed {seed}": why for (name, seed), why in self.failed.items()},
         }
@@ -215,7 +221,7 @@ def _family(summary: Summary, models: Sequence[str]) -> list[str]:
 
 
 def _score_table(summary: Summary, models: Sequence[str]) -> list[str]:
-    cells = _cells(summary)
+    cells = summary.cells
     shown = [name for name in SCORES if name in cells]
     head = ["model", "seeds", "parameters", *(SCORES[name][0] for name in shown), "scale of z (least)", "s to train"]
     lines = []
@@ -229,7 +235,7 @@ def _score_table(summary: Summary, models: Sequence[str]) -> list[str]:
         seconds = fmean(run["seconds_training"] for run in runs)
         scored = [_cell(cells[name].get(model)) for name in shown]
         lines.append([model, str(len(runs)), f"{runs[0]['parameters']:,}", *scored, wide, f"{seconds:,.0f}"])
-    return _table(head, lines)
+    return markdown_table(head, lines)
 
 
 def _drawn_tables(summary: Summary, models: Sequence[str]) -> list[str]:
@@ -244,7 +250,7 @@ def _drawn_tables(summary: Summary, models: Sequence[str]) -> list[str]:
     told = (
         "Rollouts from one frame and cycle transfer (tables 1 and 2), drawn by one decoder, on the same held-out clips:"
     )
-    return [told, "", *_table(head, lines), "", *_test_table(summary, DRAWN, models)]
+    return [told, "", *markdown_table(head, lines), "", *_test_table(summary, DRAWN, models)]
 
 
 def _figure_table(summary: Summary, models: Sequence[str]) -> list[str]:
@@ -252,14 +258,14 @@ def _figure_table(summary: Summary, models: Sequence[str]) -> list[str]:
     shown, lines = _judged(summary, FIGURES, models)
     head = ["model", "seeds", *(FIGURES[name][0] for name in shown)]
     told = "What figures 3 to 6 show, in numbers ([which](evaluation.md#figures-in-numbers)):"
-    return [told, "", *_table(head, lines), ""] if lines else []
+    return [told, "", *markdown_table(head, lines), ""] if lines else []
 
 
 def _judged(
     summary: Summary, scores: Mapping[str, tuple[Any, ...]], models: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
     """The scores that any of the models has, and a line of each model that has one."""
-    cells = _cells(summary)
+    cells = summary.cells
     shown = [
         name for name in scores if any(model in cells.get(name, {}) for model in models if model != summary.against)
     ]
@@ -274,11 +280,7 @@ def _judged(
 
 def _beside(summary: Summary, score: str, side: str) -> Cell | None:
     """The same for every model, as the clips and the decoder are."""
-    return next(iter(_cells(summary).get(beside(score, side), {}).values()), None)
-
-
-def _cells(summary: Summary) -> dict[str, dict[str, Cell]]:
-    return {row.score: {cell.model: cell for cell in row.cells} for row in summary.rows}
+    return next(iter(summary.cells.get(beside(score, side), {}).values()), None)
 
 
 def _test_table(summary: Summary, scores: Mapping[str, tuple[str, Any]], models: Sequence[str]) -> list[str]:
@@ -296,25 +298,22 @@ def _test_table(summary: Summary, scores: Mapping[str, tuple[str, Any]], models:
             test = tests.get((model, name))
             line += ["", ""] if test is None else [_signed(test.difference, test.low, test.high), f"{test.p_holm:.3g}"]
         lines.append(line)
-    return [*_table(head, lines), ""]
+    return [*markdown_table(head, lines), ""]
 
 
 def _claim_table(summary: Summary) -> list[str]:
     lines = []
     for claim in CLAIMS:
-        for other, (test, verdict) in judge(claim, summary.tests).items():
+        if told := judge(claim, summary.tests):
+            test, verdict = told
             found = f"{_signed(test.difference, test.low, test.high)}, {test.seeds} seeds"
             by, _ = (SCORES | DRAWN)[claim.score]
-            told = untested(summary.told, claim.best, other) or verdict
-            lines.append([claim.text, claim.source, claim.published, by, found, f"**{told}**"])
+            verdict = untested(summary.told, claim.best, claim.other) or verdict
+            lines.append([claim.text, claim.source, claim.published, by, found, f"**{verdict}**"])
     if not lines:
         return []
     head = ["the paper's claim", "where", "published", "judged here by", "difference", "here"]
-    return [*_table(head, lines), ""]
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(line)} |" for line in lines)]
+    return [*markdown_table(head, lines), ""]
 
 
 def _cell(cell: Cell | None) -> str:
@@ -330,11 +329,11 @@ def _signed(value: float, low: float, high: float) -> str:
 def _draw(out: Path, summary: Summary) -> dict[Path, str]:
     """Points with intervals of every model; error by horizon; scores by the width of z where there are several."""
     lines = {POOLED: 1.0} | {name: cell.mean for name in DRAWN if (cell := _beside(summary, name, "copying"))}
-    rows, stem = {row.score: row for row in summary.rows}, out.parent / "pictures" / f"{out.stem}-{summary.data}"
+    stem = out.parent / "pictures" / f"{out.stem}-{summary.data}"
     panels = [
-        Panel(heading, _points(rows[name]), by_seed(summary.results, name), lines.get(name))
+        Panel(heading, _points(summary.cells[name]), by_seed(summary.results, name), lines.get(name))
         for name, (heading, _) in (SCORES | DRAWN).items()
-        if name in rows and name in _PANELS
+        if name in summary.cells and name in _PANELS
     ]
     drawn = {}
     models = [name for name in _names(summary.told) if name in _TABLES]
@@ -342,15 +341,15 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
         path = draw_panels(stem.with_name(f"{stem.name}-scores.png"), models, panels)
         told = "mean over seeds with its 95% interval; small dots are seeds; dashed, the first frame repeated"
         drawn[path] = f"{summary.data}: {told}"
-    cells = rows[POOLED].cells if POOLED in rows else ()
-    if curves := {cell.model: cell.by_step for cell in cells if cell.model in models and cell.by_step}:
+    errors = summary.cells.get(POOLED, {})
+    if curves := {model: cell.by_step for model, cell in errors.items() if model in models and cell.by_step}:
         frames = range(1, 1 + max(map(len, curves.values())))
         path = draw_curves(
             stem.with_name(f"{stem.name}-horizon.png"), curves, frames, ("frames ahead", "error over copying"), line=1.0
         )
         drawn[path] = f"{summary.data}: rollout error over copying by horizon, mean over seeds"
     if len(widths := _by_width(summary)) > 2:
-        curves, bands = _along(rows, widths)
+        curves, bands = _along(summary, widths)
         path = draw_curves(
             stem.with_name(f"{stem.name}-widths.png"), curves, list(widths), ("numbers in z", "score"), bands=bands,
             log_x=True,
@@ -367,11 +366,11 @@ def _by_width(summary: Summary) -> dict[int, str]:
     return dict(sorted((run_of(settings, name, 0).model.action_dim, name) for name in named))
 
 
-def _along(rows: Mapping[str, Row], widths: Mapping[int, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _along(summary: Summary, widths: Mapping[int, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Each score along the widths, where every width has it, and its intervals."""
     curves, bands = {}, {}
     for name in (POOLED, PROBE):
-        cells = {cell.model: cell for cell in rows[name].cells} if name in rows else {}
+        cells = summary.cells.get(name, {})
         if all(model in cells for model in widths.values()):
             its = [cells[model] for model in widths.values()]
             curves[SCORES[name][0]] = [cell.mean for cell in its]
@@ -380,8 +379,8 @@ def _along(rows: Mapping[str, Row], widths: Mapping[int, str]) -> tuple[dict[str
     return curves, bands
 
 
-def _points(row: Row) -> dict[str, Point]:
-    return {cell.model: Point(cell.mean, cell.low, cell.high) for cell in row.cells}
+def _points(cells: Mapping[str, Cell]) -> dict[str, Point]:
+    return {model: Point(cell.mean, cell.low, cell.high) for model, cell in cells.items()}
 
 
 def _page(out: Path) -> tuple[str, str]:

@@ -25,23 +25,22 @@ import tyro
 from tqdm import tqdm
 
 from dila.analysis.intervals import seed_interval
-from dila.analysis.probe import probe
 from dila.configs import to_json
 from dila.errors import DilaError
 from dila.evaluate.bench import Settings as Probed
 from dila.evaluate.bench import open_bench
-from dila.evaluate.probing import gather, inputs_of, joined, score_probe, untrained_like, wanted_components
+from dila.evaluate.probing import gather_sides, inputs_of, joined, score_probe, untrained_like, wanted_components
 from dila.evaluate.result import Result, Score, read_results, write_results
 from dila.evaluate.seeds import Claim, by_seed, judge, pair_seeds
 from dila.files import write_json
 from dila.recipes.command import command, plain
 from dila.recipes.compared import DILA, GROUPS
-from dila.recipes.results import slug
+from dila.recipes.results import markdown_table, slug
 
 R2, MSE = "r2/z/ridge", "mse/z/ridge"
 CONTROLS = {"untrained": "z of an untrained DiLA", "features": "raw feature differences"}
 CLAIMS = tuple(
-    Claim(f"actions are read off z better than off {what}", "table 3", R2, DILA, (name,))
+    Claim(f"actions are read off z better than off {what}", "table 3", R2, DILA, name)
     for what, name in (("a discrete z", "ablation:discrete"), ("a Gaussian z", "ablation:gaussian"))
 )
 
@@ -129,16 +128,10 @@ def _probed(settings: Settings, data: str, run: Path, out: Path) -> Result:
     controlled = bench.subject.name == DILA
     untrained = untrained_like(bench.world.model, bench.settings.seed) if controlled else None
     factors, inputs = wanted_components(bench), inputs_of(bench.world, untrained)
-    both, test = joined(
-        *(
-            gather(bench.world, episodes, factors, settings.pairs, inputs, settings.change)
-            for episodes in (bench.train, bench.held)
-        )
-    )
+    both = joined(*gather_sides(bench, factors, inputs, settings.pairs))
     scores: list[Score] = []
     for name in ("z", *CONTROLS) if controlled else ("z",):
-        told = probe(both.x[name], both.y, both.episode, held_out=test, seed=bench.settings.seed)
-        scores += score_probe(f"{name}/ridge", told)
+        scores += score_probe(f"{name}/ridge", both.ask(name, seed=bench.settings.seed))
     result = bench.finish("probe", began, scores, rows=())
     write_results(out, [result])
     return result
@@ -146,41 +139,42 @@ def _probed(settings: Settings, data: str, run: Path, out: Path) -> Result:
 
 def _section(results: Sequence[Result]) -> dict[str, Any]:
     models = {name: _model(results, name) for name in dict.fromkeys(each.subject.name for each in results)}
-    first = [each for each in results if each.subject.name == DILA]
-    controls = {name: _mean(first, f"r2/{name}/ridge") for name in CONTROLS}
+    controls = {name: _values(results, f"r2/{name}/ridge", DILA) for name in CONTROLS}
     tests = [test for test in pair_seeds(results, DILA) if test.score in (R2, MSE)]
-    verdicts = {claim.others[0]: verdict for claim in CLAIMS for _, verdict in judge(claim, tests).values()}
-    return {"models": models, "controls": controls, "tests": [asdict(test) for test in tests], "claims": verdicts}
+    verdicts = {claim.other: told[1] for claim in CLAIMS if (told := judge(claim, tests))}
+    return {
+        "models": models,
+        "controls": {name: fmean(its) if its else None for name, its in controls.items()},
+        "tests": [asdict(test) for test in tests],
+        "claims": verdicts,
+    }
 
 
 def _model(results: Sequence[Result], name: str) -> dict[str, Any]:
     told = {}
     for short, score in (("r2", R2), ("mse", MSE)):
-        values = list(by_seed(results, score).get(name, {}).values())
+        values = _values(results, score, name)
         interval = seed_interval(values)
         told[short] = {"mean": fmean(values), "interval": interval and list(interval), "seeds": values}
     return told
 
 
-def _mean(results: Sequence[Result], score: str) -> float | None:
-    values = [told.value for each in results for told in each.scores if told.name == score and told.value is not None]
-    return fmean(values) if values else None
+def _values(results: Sequence[Result], score: str, model: str) -> list[float]:
+    return list(by_seed(results, score).get(model, {}).values())
 
 
 def markdown(table: Mapping[str, Any]) -> str:
     """``table3.json`` as tables: R² of each model on each data set, and the paper's claims."""
     sections = table["data"]
     names = list(dict.fromkeys(name for section in sections.values() for name in section["models"]))
-    lines = [f"| R² ↑ | {' | '.join([*names, *CONTROLS.values()])} |", "|---" * (1 + len(names) + len(CONTROLS)) + "|"]
+    scores = []
     for data, section in sections.items():
         cells = [_cell(section["models"][name]["r2"]) if name in section["models"] else "" for name in names]
         cells += ["" if (value := section["controls"][name]) is None else f"{value:.3f}" for name in CONTROLS]
-        lines.append(f"| {data} | {' | '.join(cells)} |")
-    lines += ["", f"| the paper's claim | {' | '.join(sections)} |", "|---" * (1 + len(sections)) + "|"]
-    for claim in CLAIMS:
-        verdicts = [section["claims"].get(claim.others[0], "") for section in sections.values()]
-        lines.append(f"| {claim.text} | {' | '.join(verdicts)} |")
-    return "\n".join(lines)
+        scores.append([data, *cells])
+    claims = [[c.text, *(section["claims"].get(c.other, "") for section in sections.values())] for c in CLAIMS]
+    heads = ["R² ↑", *names, *CONTROLS.values()], ["the paper's claim", *sections]
+    return "\n".join([*markdown_table(heads[0], scores), "", *markdown_table(heads[1], claims)])
 
 
 def _cell(told: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from dila.files import write_json
 from dila.imagine.world import World
 from dila.interop.actions import load_actions
 from dila.interop.pretrained import load_pretrained
+from dila.recipes.results import markdown_table
 
 SEEDS = (1, 2, 3, 4)
 APART = 100_000
@@ -126,12 +127,11 @@ def _aggregate(rows: Mapping[str, Any], name: str) -> dict[str, Any]:
 def markdown(table: Mapping[str, Any]) -> str:
     """``table4.json`` as a table: success in %, progress after the stroke, a row a task."""
     names = list(table["aggregate"])
-    lines = ["| task | random | " + " | ".join(names) + " | true simulator |", "|---" * (len(names) + 3) + "|"]
+    lines = []
     for task, row in table["tasks"].items():
         told = [row["random"], *row["models"].values(), row["simulator"]]
-        cells = [f"{100 * each['success']['mean']:.0f} / {each['progress']['mean']:.2f}" for each in told]
-        lines.append(f"| {task} | " + " | ".join(cells) + " |")
+        lines.append([task, *(f"{100 * its['success']['mean']:.0f} / {its['progress']['mean']:.2f}" for its in told)])
     means = [each["mean"] for each in table["aggregate"].values()]
-    cells = ["" if mean is None else f"{100 * mean:.0f}" for mean in means]
-    lines.append("| of the simulator's success | | " + " | ".join(cells) + " | 100 |")
-    return "\n".join(lines)
+    shares = ["" if mean is None else f"{100 * mean:.0f}" for mean in means]
+    lines.append(["of the simulator's success", "", *shares, "100"])
+    return "\n".join(markdown_table(["task", "random", *names, "true simulator"], lines))
