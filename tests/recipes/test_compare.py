@@ -65,14 +65,9 @@ def test_runs_are_trained_measured_written_and_then_skipped(settings, toy, monke
     ):
         with pytest.raises(DilaError, match=f"is of a run with {told}; choose another out"):
             compare(replace(settings, **more))
-    for path in settings.out.glob("results/*.json"):  # as they were before this field
-        path.write_text(
-            json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "probed"})
-        )
-    assert len(compare(settings)) == 2
 
 
-def test_results_of_other_data_of_the_same_name_are_not_printed(settings, toy, monkeypatch, capsys):
+def test_results_of_other_data_of_the_same_name_are_not_printed(settings, toy, monkeypatch):
     settings = replace(settings, names=("dila",))
     compare(settings)
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained again"))
@@ -82,12 +77,6 @@ def test_results_of_other_data_of_the_same_name_are_not_printed(settings, toy, m
     sorted(moved.glob("*.mp4"))[-1].unlink()
     with pytest.raises(DilaError, match=r"dila-seed0.json is of other data than .*elsewhere/pusht now holds"):
         compare(replace(settings, data=str(moved)))
-    path = settings.out / "results" / "dila-seed0.json"
-    before = {key: value for key, value in json.loads(path.read_text()).items() if key != "contents"}
-    path.write_text(json.dumps(before))
-    capsys.readouterr()
-    assert compare(replace(settings, data=str(moved))) == [before]
-    assert "1 results of an older dila do not say what their data held" in capsys.readouterr().out
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(settings, toy, held):
@@ -137,7 +126,7 @@ def test_what_is_to_be_probed_is_looked_for_before_hours_pass(settings, toy, mon
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ("{", "cannot be read as JSON"), ("[]", "as it holds no object"), ('{"name": "dila"}', "as it has no seed"),
+    ("{", "cannot be read as JSON"), ("[]", "holds no object"), ('{"name": "dila"}', "as it has no seed"),
 ])  # fmt: skip
 def test_a_damaged_result_is_one_sentence(settings, text, told):
     path = settings.out / "results" / "dila-seed0.json"
@@ -237,14 +226,9 @@ def test_clips_and_encoder_are_those_asked_for_and_held_to(settings, toy, monkey
     (told,) = compare(settings)
     assert told["encoder"].startswith("efficientnet-lite0 size=64 ")
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained again"))
-    path = settings.out / "results" / "dila-seed0.json"
-    for written in (True, False):  # results of before these could be set are of the recipe's
-        for more, of in (({"stride": 0.3}, "stride = 0.2, not 0.3"), ({"fps": 5.0}, r"fps = None, not 5\.0")):
-            with pytest.raises(DilaError, match=f"is of a run with {of}; choose another out"):
-                compare(replace(settings, **more))
-        if written:
-            left = {"frames", "stride", "fps", "camera", "encoder"}
-            path.write_text(json.dumps({key: value for key, value in told.items() if key not in left}))
+    for more, of in (({"stride": 0.3}, "stride = 0.2, not 0.3"), ({"fps": 5.0}, r"fps = None, not 5\.0")):
+        with pytest.raises(DilaError, match=f"is of a run with {of}; choose another out"):
+            compare(replace(settings, **more))
     assert len(compare(settings)) == 1
 
 

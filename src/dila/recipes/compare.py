@@ -14,7 +14,7 @@ again.
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,11 +25,11 @@ import torch
 from tqdm import tqdm
 
 from dila.configs import to_json
-from dila.data import Clips, Corpus, collate_clips, digest, open_corpus, split_episodes
+from dila.data import Clips, Corpus, collate_clips, digest, open_corpus
 from dila.data.pool import pool
 from dila.errors import DilaError
 from dila.evaluate.factors import Factor, components
-from dila.evaluate.first_look import measure_rollouts, measure_z_probe
+from dila.evaluate.first_look import measure_rollouts, measure_z_probe, split_features
 from dila.evaluate.parameters import count
 from dila.files import alone, write_json
 from dila.imagine.world import World
@@ -45,7 +45,6 @@ from dila.train.loop import train
 from dila.train.material import default_cache, gather, open_data, resolve
 from dila.train.run import Run
 from dila.version import commit, version
-from dila.vision import FeatureCache
 
 Job = tuple[str, int]
 """Name and seed of a run."""
@@ -65,7 +64,12 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
     runs = {job: run_of(settings, *job) for job in jobs}
     stored = {job: _stored(settings, *job, runs[job]) for job in jobs}
     contents = digest(_open(settings))
-    _check_contents(settings, stored, contents)
+    for job, told in stored.items():
+        if told and told.get("contents") != contents:
+            raise DilaError(
+                f"{place(settings.out, *job)} is of other data than {settings.data} now holds, of the same name; "
+                "choose another out"
+            )
     left = [job for job, told in stored.items() if told is None or "failed" in told]
     if left:
         _prepare(settings, runs[left[0]])
@@ -125,10 +129,7 @@ def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
     world = World(*pretrained, bf16=run.precision == "bf16")
     told: dict[str, Any] = {"parameters": count(pretrained.model.config), "probed": list(settings.probed)}
     corpus = _open(settings)
-    cache = FeatureCache(
-        pretrained.encoder, settings.cache_dir or default_cache(), pretrained.encoder.statistics, progress=False
-    )
-    training, held = (cache.episodes(part) for part in split_episodes(corpus, run.clips.held_out))
+    training, held = split_features(world, corpus, run.clips.held_out, settings.cache_dir or default_cache())
     told["losses"] = _losses(world, run, held)
     if not pretrained.model.acts:
         return told
@@ -191,31 +192,12 @@ def _stored(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any
     if not path.is_file():
         return None
     told = read_result(path)
-    wanted = _shared(settings, run) | {"probed": list(settings.probed)}
-    usual = seen_by(run_of(Settings(settings.data, size=settings.size), name, seed))
-    found = usual | told  # before it could be set, what is seen was not written
+    wanted = _shared(settings, run) | ({} if "failed" in told else {"probed": list(settings.probed)})
     for key, value in wanted.items():
-        if found.get(key, value) != value:
-            one, other = spelled([found[key]]), spelled([value])
+        if told.get(key) != value:
+            one, other = spelled([told.get(key)]), spelled([value])
             raise DilaError(f"{path} is of a run with {key} = {one}, not {other}; choose another out")
     return told
-
-
-def _check_contents(settings: Settings, stored: Mapping[Job, dict[str, Any] | None], contents: str) -> None:
-    """Whether results are of data with these contents, and not only of this name; those of before do not say.
-
-    Raises:
-        DilaError: one is of others.
-    """
-    told = {job: result for job, result in stored.items() if result is not None}
-    for job, result in told.items():
-        if result.get("contents", contents) != contents:
-            raise DilaError(
-                f"{place(settings.out, *job)} is of other data than {settings.data} now holds, of the same name; "
-                "choose another out"
-            )
-    if before := sum("contents" not in result for result in told.values()):
-        print(f"{before} results of an older dila do not say what their data held: they are known by its name alone")
 
 
 def _told(result: dict[str, Any], job: Job) -> None:
