@@ -80,8 +80,8 @@ def _gather(bench: Bench, episodes: Sequence[Episode], untrained: object) -> dic
             "place": state[:, middle : middle + 1, :3],
             "background_place": background[:, middle : middle + 1],
         }
-        episodes = {"episode": owners(batch, len(few)), "episode_of_place": owners(batch, 1)}
-        told.append({name: values.flatten(0, 1) for name, values in rows.items()} | episodes)
+        owner = {"episode": owners(batch, len(few)), "episode_of_place": owners(batch, 1)}
+        told.append({name: values.flatten(0, 1) for name, values in rows.items()} | owner)
     return stacked(told)
 
 
@@ -131,7 +131,7 @@ def _twins(bench: Bench) -> list[Score]:
     world = bench.world
     moving = Clips(bench.held, world.frames, world.stride, hop=world.frames)
     still = Clips([twins[e.id] for e in bench.held], world.frames, world.stride, hop=world.frames)
-    z, z_still, owner = [], [], []
+    z, z_still, episodes = [], [], []
     for i in spread(len(moving), bench.settings.clips):
         one, other = moving[i], still[i]
         if not torch.allclose(one.columns["state"], other.columns["state"], atol=1e-5):
@@ -139,12 +139,12 @@ def _twins(bench: Bench) -> list[Score]:
         with world.running():
             for side, e in ((z, one.frames[None]), (z_still, world.encoder.encode(other.frames[None]))):
                 side.append(world.model.infer(e.to(bench.device)).float().cpu()[0])
-        owner.append(int(one.episode))
-    a, b, owners = torch.stack(z), torch.stack(z_still), torch.tensor(owner)
+        episodes.append(int(one.episode))
+    a, b, episode = torch.stack(z), torch.stack(z_still), torch.tensor(episodes)
     change = (a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-12)
     return [
-        score_rows("twins/z_cosine", F.cosine_similarity(a, b, dim=-1), owners, by_step=False),
-        score_rows("twins/z_relative_change", change, owners, "lower", by_step=False),
+        score_rows("twins/z_cosine", F.cosine_similarity(a, b, dim=-1), episode, by_step=False),
+        score_rows("twins/z_relative_change", change, episode, "lower", by_step=False),
     ]
 
 
