@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 
 from dila.cli.main import main
@@ -167,6 +168,43 @@ def test_the_site_builds_strictly(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     assert (tmp_path / "site" / "tutorials" / "my_videos" / "index.html").is_file()
+
+
+@pytest.fixture
+def taught(tmp_path, monkeypatch):
+    """A folder with the model in the box that takes a torque, as if adapted, where pages have one."""
+    from dila.interop.actions import ActionSpace, LatentToAction
+    from dila.interop.pretrained import load_pretrained, save_pretrained
+    from dila.nn.real_actions import action_encoder
+    from dila.train.adapt import with_encoder
+
+    box = load_pretrained("box")
+    repeats, width = round(box.stride / 0.05), box.model.config.action_dim
+    model = with_encoder(box.model, action_encoder(repeats, width))
+    space = ActionSpace(("torque",), repeats, (), (0.0,), (1.0,), (2.0,), 0.5, 0.5)
+    actions = (space, LatentToAction(torch.zeros(width, repeats), torch.zeros(repeats)))
+    monkeypatch.chdir(tmp_path)
+    return save_pretrained(Path("outputs/adapted/model"), box._replace(model=model), actions=actions)
+
+
+def test_an_environment_of_ones_own_is_planned_in_as_the_page_says(taught, monkeypatch, capsys):
+    for package in ("gymnasium", "pygame"):
+        pytest.importorskip(package)
+    page = (DOCS / "planning.md").read_text().partition("## Your own environment")[2].partition("\n## ")[0]
+    module, episodes, loop = re.findall(r"```python\n(.*?)```", page, re.S)
+    Path("my_env.py").write_text(module)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    quick = ["--episodes", "1", "--steps", "2", "--horizon", "2", "--samples", "24", "--together", "1"]
+    assert main(["plan", str(taught), "my_env:Pendulum", *quick]) == 0
+    assert "s/plan" in capsys.readouterr().out
+    report = json.loads(Path("outputs/plan/my_env.Pendulum/report.json").read_text())
+    assert set(report["arms"]) == {"random", "model", "simulator"}
+    assert report["limits"]["environment"] == {"low": [-2], "high": [2]}
+    assert 0 < report["arms"]["model"]["plan_seconds"] < report["arms"]["model"]["seconds"]
+    exec(episodes, {})
+    made = {}
+    exec(loop, made)
+    assert len(made["seen"]) == 5
 
 
 def test_the_lines_that_bring_a_csv_to_the_frames_do(tmp_path, monkeypatch):

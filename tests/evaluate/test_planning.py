@@ -14,6 +14,7 @@ from dila.evaluate.curves import _ticks, write_curves
 from dila.evaluate.planning import PLANNERS, Planning, measure_planning, summarise
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
+from dila.planning.environments import make_environment
 
 SPACE = ActionSpace(("x", "y"), 2, ("agent_x", "agent_y"), (0.0, 0.0), (50.0, 50.0), (120.0, 120.0), 0.5, 0.8)
 QUICK = Planning(
@@ -34,8 +35,12 @@ class BlockMean:
         return {"name": "block-mean"}
 
 
-class CellColour:
-    """Fake decoder."""
+class CellColour(torch.nn.Module):
+    """Fake decoder, with weights that it does not need."""
+
+    def __init__(self, weight=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3) if weight is None else weight)
 
     def decode(self, e):
         return (e[..., :3] + 0.5).clamp(0, 1).movedim(-1, 2).repeat_interleave(4, -1).repeat_interleave(4, -2)
@@ -141,9 +146,16 @@ def test_what_another_process_plans_is_left_to_it(world, held, tmp_path):
 
 def test_episodes_of_two_models_are_not_mixed(measured, world, monkeypatch):
     first = next(world.model.parameters())
-    monkeypatch.setattr(first, "data", first.data + 1)
-    with pytest.raises(DilaError, match="holds a plan with weights"):
+    with monkeypatch.context() as patch:
+        patch.setattr(first, "data", first.data + 1)
+        with pytest.raises(DilaError, match=r"holds a plan with model = \S+ \(now \S+\); choose another folder"):
+            measure_planning(world, SPACE, QUICK, measured[0], progress=False)
+    monkeypatch.setattr(world, "decoder", CellColour(torch.ones(3)))
+    with pytest.raises(DilaError, match="holds a plan with decoder = "):
         measure_planning(world, SPACE, QUICK, measured[0], progress=False)
+    monkeypatch.undo()
+    with pytest.raises(DilaError, match="holds a plan with actions = "):
+        measure_planning(world, replace(SPACE, bound=(20.0, 20.0)), QUICK, measured[0], progress=False)
 
 
 def test_actions_of_another_simulator_are_refused(world, tmp_path):
@@ -151,6 +163,39 @@ def test_actions_of_another_simulator_are_refused(world, tmp_path):
         DilaError, match="adapted to actions of 2 numbers, 3 to a transition, but pusht-reach takes 2, 2"
     ):
         measure_planning(world, replace(SPACE, repeats=3), QUICK, tmp_path, progress=False)
+
+
+def test_the_bounds_are_the_same_for_models_of_other_data(measured, world, tmp_path):
+    careful = replace(SPACE, bound=(20.0, 20.0))
+    report = measure_planning(world, careful, replace(QUICK, episodes=2), tmp_path, progress=False)
+    for arm in ("random", "simulator"):
+        for seed in range(2):
+            ours, theirs = (json.loads((at / f"episodes/{arm}_{seed:05d}.json").read_text()) for at in (
+                tmp_path, measured[0],
+            ))  # fmt: skip
+            assert ours["actions"] == theirs["actions"]
+    assert report["limits"]["environment"] == {"low": [-150, -150], "high": [150, 150]}
+    assert report["limits"]["model"] == {"low": [-20, -20], "high": [20, 20]}
+    model = [json.loads(path.read_text())["actions"] for path in tmp_path.glob("episodes/model_*.json")]
+    assert torch.tensor(model).abs().max() <= 20
+
+
+class Robot:
+    """An environment of one's own that is looked at and moved, and says nothing of itself."""
+
+    def __init__(self, stride, size):
+        inner = make_environment("pusht-reach", stride, size)
+        self.reset, self.step = inner.reset, inner.step
+
+
+def test_an_environment_of_ones_own_that_cannot_be_put_back_has_two_arms(world, tmp_path):
+    plan = replace(QUICK, environment=f"{__name__}:Robot", episodes=1, steps=2)
+    with pytest.raises(DilaError, match=r":Robot cannot be put back, .*give --arms random model"):
+        measure_planning(world, SPACE, plan, tmp_path, progress=False)
+    report = measure_planning(world, SPACE, replace(plan, arms=("random", "model")), tmp_path, progress=False)
+    assert set(report["arms"]) == {"random", "model"}
+    assert report["limits"]["environment"] == {"low": [-120, -120], "high": [120, 120]}
+    assert 0 < report["arms"]["model"]["plan_seconds"] < report["arms"]["model"]["seconds"] * plan.together
 
 
 @pytest.mark.parametrize("name", ["lapa", "adaworld"])
@@ -181,13 +226,14 @@ def test_starts_and_goals_of_vp2s_files_are_asked_for_by_a_flag(world, tmp_path)
 
 def test_the_summary_is_arithmetic():
     def episode(*scores):
-        return {"scores": list(scores), "seconds": 1.0}
+        return {"scores": list(scores), "seconds": 1.0, "plan_seconds": [0.1, 0.3, 0.2]}
 
     arms = {"random": [episode(0.4, 0.4), episode(0.4, 0.4)], "model": [episode(0.4, 0.2), episode(0.4, 0.04)],
             "simulator": [episode(0.4, 0.0), episode(0.4, 0.0)]}  # fmt: skip
     report = summarise(QUICK, arms)
     assert report["arms"]["model"]["success"] == 0.5
     assert report["arms"]["model"]["progress"] == pytest.approx(0.7)
+    assert report["arms"]["model"]["plan_seconds"] == pytest.approx(0.2)
     assert report["normalised"] == {"success": 0.5, "progress": pytest.approx(0.7)}
     nothing = summarise(QUICK, dict.fromkeys(("random", "model", "simulator"), arms["random"]))
     assert nothing["normalised"]["success"] is None

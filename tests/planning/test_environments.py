@@ -187,3 +187,39 @@ def test_a_stride_that_does_not_fit_is_refused():
         held_steps("it", Counter(), 0.25)
     with pytest.raises(DilaError, match="there is no environment 'chess'; choose one of pusht-push"):
         make_environment("chess", 0.2)
+
+
+def test_an_environment_of_ones_own_is_made_by_its_address():
+    made = make_environment(f"{__name__}:Own", 0.25, 32)
+    assert (type(made), made.stride, made.size) == (Own, 0.25, 32)
+
+
+@pytest.mark.parametrize(("address", "told"), [
+    ("not_there:make", "not_there:make: No module named 'not_there'; give MODULE:FUNCTION, of a module in this folder"),
+    (f"{__name__}:Nothing", "has no attribute 'Nothing'; give MODULE:FUNCTION"),
+    (":make", "Empty module name; give MODULE:FUNCTION"),
+    (f"{__name__}:some_size", "some_size made an object of type int, which lacks reset or step; see your own"),
+])  # fmt: skip
+def test_an_address_of_no_environment_is_refused(address, told):
+    with pytest.raises(DilaError, match=told):
+        make_environment(address, 0.2)
+
+
+def test_vp2s_tasks_are_of_no_environment_of_ones_own():
+    with pytest.raises(DilaError, match=":Own; leave the flag out"):
+        make_environment(f"{__name__}:Own", 0.2, tasks=[])
+
+
+class Own:
+    def __init__(self, stride, size):
+        self.stride, self.size = stride, size
+
+    def reset(self, *, seed=None, options=None):
+        raise NotImplementedError
+
+    def step(self, action):
+        raise NotImplementedError
+
+
+def some_size(stride, size):
+    return size

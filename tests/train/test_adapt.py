@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from dila.model.dila import DiLA
 from dila.nn.real_actions import action_encoder
 from dila.train import adapt as module
 from dila.train import layout
-from dila.train.adapt import Adaptation, Pairs, adapt, fit_encoder, score_encoder, with_encoder
+from dila.train.adapt import Adaptation, Pairs, _space, adapt, fit_encoder, score_encoder, with_encoder
 from dila.train.loop import train
 from dila.train.published import Published
 from dila.train.run import Stage
@@ -197,6 +198,17 @@ def test_the_adapted_model_takes_the_datas_actions(adapted):
     assert inverse(z).shape == (1, 3, width)
     assert max(space.bound) <= 3
     assert 0 < space.structure_error < 100
+
+
+def test_the_range_of_actions_is_kept_on_both_sides():
+    throttle = torch.linspace(0.5, 1, 1001)[:, None]
+    corpus = SimpleNamespace(names={"action": ("throttle",)})
+    space = _space(corpus, Pairs(throttle, torch.zeros(1001, 4), torch.zeros(1001)), 1, QUICK, 0.5, 0.5)
+    assert (space.low, space.high) == (pytest.approx((0.5025,)), pytest.approx((0.9975,)))
+    assert [end.tolist() for end in space.limits()] == [list(space.low), list(space.high)]
+    assert [end.tolist() for end in replace(space, low=None, high=None).limits()] == [
+        [-end for end in torch.tensor(space.bound).tolist()], torch.tensor(space.bound).tolist(),
+    ]  # fmt: skip
 
 
 def test_what_another_process_adapts_is_left_to_it(trained, corpus, cache, held, tmp_path):

@@ -1,5 +1,7 @@
 """``dila plan``."""
 
+import os
+import sys
 from pathlib import Path
 
 import tyro
@@ -29,13 +31,18 @@ def plan(
     from dila.interop.find import locate
 
     space, _ = load_actions(locate(model))
-    out = out or Path("outputs/plan") / how.environment
+    if ":" in how.environment:
+        sys.path.insert(0, os.getcwd())  # as python -m does: the module is likely to be here
+    out = out or Path("outputs/plan") / how.environment.replace(":", ".")
     report = measure_planning(open_world(str(model), device), space, how, out)
-    print(f"{'':<12}{'success':>10}{'95% interval':>18}{'progress':>10}{'s/episode':>11}")
+    print(f"{'':<12}{'success':>10}{'95% interval':>18}{'progress':>10}{'s/episode':>11}{'s/plan':>8}")
     for arm, row in report["arms"].items():
         low, high = row["success_interval"]
         interval = f"{low:.2f} to {high:.2f}"
-        print(f"{arm:<12}{row['success']:>10.2f}{interval:>18}{row['progress']:>10.2f}{row['seconds']:>11.1f}")
+        print(
+            f"{arm:<12}{row['success']:>10.2f}{interval:>18}{row['progress']:>10.2f}{row['seconds']:>11.1f}"
+            f"{row['plan_seconds']:>8.2f}"
+        )
     for measure, value in report["normalised"].items():
         told = "undefined: the simulator is no better than chance" if value is None else f"{value:.2f}"
         print(f"{measure} between random (0) and the true simulator (1): {told}")

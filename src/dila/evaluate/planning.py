@@ -9,17 +9,17 @@
     out/curves.png             mean score by step of each arm
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from tqdm import tqdm
 from tyro.conf import Positional
 
@@ -28,18 +28,20 @@ from dila.configs import to_json
 from dila.errors import DilaError, at_least
 from dila.evaluate.curves import write_curves
 from dila.files import alone, at_home, read_object, write_json
+from dila.imagine.label import hash_of, hash_world
 from dila.imagine.pictures import write_clip
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
+from dila.planning.allowed import seen, taken
 from dila.planning.cem import CEM, icem
 from dila.planning.cost import Features, FrameCost, Over, Pixels, Score, Structure
-from dila.planning.dynamics import Imagination, Simulation
-from dila.planning.environment import SUCCESS, GoalEnvironment
+from dila.planning.dynamics import Imagination, Now, Simulation
+from dila.planning.environment import SUCCESS, Simulated
 from dila.planning.environments import make_environment
 from dila.planning.gradient import Gradient
 from dila.planning.mpc import CostMaker, Episode, Loop, control
 from dila.planning.mppi import MPPI
-from dila.planning.planner import Blind, Limits, Planner
+from dila.planning.planner import Blind, CostOf, Limits, Planner
 from dila.planning.vp2_files import FromTo, read_tasks
 from dila.shapes import Tensor, UInt8
 from dila.version import version
@@ -67,7 +69,8 @@ class Planning:
     """How planning is evaluated.
 
     Args:
-        environment: one of `dila.planning.environments.ENVIRONMENTS`.
+        environment: one of `dila.planning.environments.ENVIRONMENTS`, or ``module:function`` of your own
+            (docs/planning.md).
         episodes: episodes per arm, with the same starts and goals.
         planner: planning algorithm.
         cost: what the model compares with the goal.
@@ -79,7 +82,8 @@ class Planning:
         steps: actions per episode.
         horizon: planning horizon, in actions.
         context: number of frames that a plan starts from.
-        seconds: time limit per plan, instead of iterations.
+        seconds: time limit per plan, instead of iterations, without encoding the frames; the iteration during which it
+            expires is finished, so a plan takes longer (``plan_seconds`` in the report).
         upper: cost for planning in the true simulator: its own "score", or the "same" cost as the model.
         arms: arms to run.
         together: number of environments planned in parallel.
@@ -160,7 +164,7 @@ def measure_planning(
     """
     out = at_home(out)
     with alone(out):
-        _settle(out, plan, _digest(world.model))
+        _settle(out, plan, _hashes(world, actions))
         bench = _Bench(world, actions, plan)
         groups: list[tuple[Arm, Sequence[int]]] = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
         try:
@@ -170,6 +174,7 @@ def measure_planning(
         finally:
             bench.close()
         report = summarise(plan, {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms})
+        report["limits"] = {"environment": _ends(bench.taken), "model": _ends(bench.seen)}
         write_json(out / "report.json", report)
         write_curves(out / "curves.png", {arm: report["arms"][arm]["scores"] for arm in plan.arms}, SUCCESS)
         return report
@@ -192,10 +197,16 @@ class _Bench:
     def __init__(self, world: World, actions: ActionSpace, plan: Planning):
         self.world, self.plan = world, plan
         tasks = _tasks(plan)
-        self.environments = [
+        self.environments: list[Any] = [
             make_environment(plan.environment, world.stride, plan.size, tasks) for _ in range(plan.together)
         ]
-        self.limits = _limits(plan.environment, actions, self.environments[0])
+        if "simulator" in plan.arms and not isinstance(self.environments[0], Simulated):
+            raise DilaError(
+                f"{plan.environment} cannot be put back, for which the arm simulator needs state, restore, advance, "
+                "picture and score; give --arms random model"
+            )
+        self.taken = taken(plan.environment, actions, self.environments[0])
+        self.seen = seen(plan.environment, actions, self.taken)
         model: Any = world.model
         self.eyes = Imagination(world, lambda a: model.encode_actions(actions.hold(a)), plan.over)
         self.loop = Loop(plan.steps, plan.horizon, plan.context, plan.seconds)
@@ -206,12 +217,11 @@ class _Bench:
         cost = cost_maker(self.eyes, self.plan.cost) if same else lambda goals: Score()
         dynamics = self.eyes if arm == "model" else Simulation(self.eyes if same else None, self.plan.over)
         if arm == "random":
-            cost, dynamics = (lambda goals: Score()), Simulation()
+            cost, dynamics = (lambda goals: Score()), _Unasked()
+        limits = self.seen if arm == "model" else self.taken
         began = time.perf_counter()
         show = self.eyes if arm == "model" and self.world.decoder is not None else None
-        made = control(
-            self.environments[: len(seeds)], seeds, planner, dynamics, cost, self.limits, self.loop, show=show
-        )
+        made = control(self.environments[: len(seeds)], seeds, planner, dynamics, cost, limits, self.loop, show=show)
         seconds = (time.perf_counter() - began) / len(seeds)
         for seed, episode in zip(seeds, made, strict=True):
             self.draw(out / "videos" / f"{arm}_{seed:05d}.mp4", episode)
@@ -229,7 +239,15 @@ class _Bench:
 
     def close(self) -> None:
         for environment in self.environments:
-            environment.close()
+            if hasattr(environment, "close"):
+                environment.close()
+
+
+class _Unasked(Simulation):
+    """For who asks for no cost: nothing has to be put back."""
+
+    def costs(self, now: Now, cost: FrameCost) -> CostOf:
+        return lambda candidates: torch.zeros(candidates.shape[:2])
 
 
 def cost_maker(eyes: Imagination, name: CostName) -> CostMaker:
@@ -254,21 +272,13 @@ def _tasks(plan: Planning) -> list[FromTo] | None:
     return tasks
 
 
-def _limits(name: str, actions: ActionSpace, environment: GoalEnvironment) -> Limits:
-    """What both the data and the environment know."""
-    dim = len(environment.limits.low)
-    if (len(actions.names), actions.repeats) != (dim, environment.repeats):
-        raise DilaError(
-            f"the model was adapted to actions of {len(actions.names)} numbers, {actions.repeats} to a transition, but "
-            f"{name} takes {dim}, {environment.repeats} to a transition; adapt it to recordings of {name}"
-        )
-    bound = torch.tensor(actions.bound)
-    return Limits(torch.maximum(environment.limits.low, -bound), torch.minimum(environment.limits.high, bound))
+def _ends(limits: Limits) -> dict[str, list[float]]:
+    return {"low": limits.low.tolist(), "high": limits.high.tolist()}
 
 
-def _settle(out: Path, plan: Planning, model: str) -> None:
+def _settle(out: Path, plan: Planning, hashes: dict[str, str]) -> None:
     """Write ``plan.json``, or check that finished episodes differ in their number and the arms alone."""
-    path, described = out / "plan.json", {"weights": model} | json.loads(json.dumps(to_json(plan)))
+    path, described = out / "plan.json", hashes | json.loads(json.dumps(to_json(plan)))
     if path.is_file() and any((out / "episodes").glob("*.json")):
         stored = read_object(path, f"choose another folder, or remove {out} to plan anew")
         free = {"episodes", "arms"}
@@ -278,12 +288,15 @@ def _settle(out: Path, plan: Planning, model: str) -> None:
     write_json(path, described)
 
 
-def _digest(model: Any) -> str:
-    """Changes with the model's weights: episodes of two models are not to be mixed."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _hashes(world: World, actions: ActionSpace) -> dict[str, str]:
+    """Of all that episodes depend on beside the settings: those of two models are not to be mixed."""
+    decoder = world.decoder
+    tensors: dict[str, Any] = decoder.state_dict() if isinstance(decoder, nn.Module) else {}
+    return {
+        "model": hash_world(world),
+        "decoder": hash_of(None if decoder is None else decoder.config(), tensors),
+        "actions": hash_of(to_json(actions), {}),
+    }
 
 
 def _seeds(plan: Planning) -> range:
@@ -303,16 +316,16 @@ def _file(out: Path, arm: Arm, seed: int) -> Path:
 def _read(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
     path, mend = _file(out, arm, seed), "remove it, and the same command makes it again"
     told = read_object(path, mend)
-    scores = told.get("scores") or None
-    if not isinstance(scores, list) or not all(isinstance(x, int | float) for x in [*scores, told.get("seconds")]):
+    lists = [told.get("scores"), told.get("plan_seconds"), [told.get("seconds")]]
+    if not all(each and isinstance(each, list) and all(isinstance(x, int | float) for x in each) for each in lists):
         raise DilaError(f"{path} does not hold the scores of an episode and its seconds; {mend}")
     return told
 
 
 def _told(seed: int, seconds: float, episode: Episode) -> dict[str, Any]:
     return {
-        "seed": seed, "seconds": seconds, "scores": episode.scores, "costs": episode.costs,
-        "actions": episode.actions.tolist(),
+        "seed": seed, "seconds": seconds, "plan_seconds": episode.seconds, "scores": episode.scores,
+        "costs": episode.costs, "actions": episode.actions.tolist(),
     }  # fmt: skip
 
 
@@ -328,5 +341,6 @@ def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
         "best_score": fmean(best),
         "final_score": fmean(each["scores"][-1] for each in episodes),
         "seconds": fmean(each["seconds"] for each in episodes),
+        "plan_seconds": median(seconds for each in episodes for seconds in each["plan_seconds"]),
         "scores": [fmean(column) for column in zip(*(each["scores"] for each in episodes), strict=True)],
     }

@@ -27,7 +27,7 @@ run would have given.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -341,13 +341,18 @@ def _about(world: "World", every_frame: bool) -> dict[str, Any]:
 
 def hash_world(world: "World") -> str:
     """Short hash of all that the latent actions depend on: weights, encoder, statistics, stride, frames, precision."""
-    digest = hashlib.blake2b(digest_size=16)
     told = [type(world.model).__name__, world.encoder.config(), world.stride, world.frames, world.bf16]
-    digest.update(json.dumps(told, sort_keys=True).encode())
     tensors: dict[str, Any] = dict(world.model.state_dict()) if isinstance(world.model, nn.Module) else {}
     statistics = getattr(world.encoder, "statistics", None)
     if statistics is not None:
         tensors |= {"statistics.mean": statistics.mean, "statistics.var": statistics.var}
+    return hash_of(told, tensors)
+
+
+def hash_of(told: Any, tensors: Mapping[str, Any]) -> str:
+    """Short hash of what JSON holds and of tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(told, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -44,6 +44,8 @@ class ActionSpace:
             their actions do not vary.
         structure_error: of structure rolled out under true actions on held-out episodes, where 1 is standing still;
             None where there are none.
+        low: of each component: 0.5% of the data's actions are less; None in files from before 2026-11-28.
+        high: of each component: 0.5% of the data's actions are greater.
     """
 
     names: tuple[str, ...]
@@ -55,6 +57,16 @@ class ActionSpace:
     to_latent_r2: float | None
     from_latent_r2: float | None
     structure_error: float | None = None
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+    def limits(self) -> tuple[Float[Tensor, " Da"], Float[Tensor, " Da"]]:
+        """Least and greatest of what the model has seen, for `dila.planning.planner.Limits`."""
+        bound = torch.tensor(self.bound)
+        return (
+            -bound if self.low is None else torch.tensor(self.low),
+            bound if self.high is None else torch.tensor(self.high),
+        )
 
     def hold(self, a: Float[Tensor, "B K Da"]) -> Float[Tensor, "B K nDa"]:
         """Raw actions held for a transition, as the action encoder takes them."""

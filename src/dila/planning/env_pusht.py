@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dila.data.pusht import BOARD, FPS, Driver, block_centre, make_pusht, picture, reset_clear
+from dila.data.pusht import BOARD, FPS, NAMES, Driver, block_centre, make_pusht, picture, reset_clear
 from dila.planning.environment import Staged, Task, driven
 from dila.planning.planner import Limits
 from dila.shapes import Tensor, UInt8
@@ -33,6 +33,7 @@ class PushTBody:
     """See `dila.planning.environment.Body`."""
 
     fps = FPS
+    names, relative = NAMES["action"], NAMES["state"][:2]
 
     def __init__(self) -> None:
         import torch

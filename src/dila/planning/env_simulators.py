@@ -39,6 +39,8 @@ class SimulatorBody:
         beside: from the simulator to the objects that keep numbers beside MuJoCo's: controllers, grippers.
     """
 
+    relative: tuple[str, ...] = ()
+
     def __init__(
         self,
         simulator: Simulator,
@@ -48,7 +50,8 @@ class SimulatorBody:
         self.simulator = simulator
         self.locate, self.beside = locate, beside
         self.fps = self.simulator.fps
-        self.limits = Limits.unit(len(self.simulator.names["action"]))
+        self.names = self.simulator.names["action"]
+        self.limits = Limits.unit(len(self.names))
 
     def reset(self, rng: np.random.Generator) -> None:
         """As the recordings begin."""

@@ -25,7 +25,7 @@ TRIES = 50
 
 @runtime_checkable
 class Body(Protocol):
-    """A simulator that can be put back. Actions are those of one raw step."""
+    """A simulator that can be put back. Actions are those of one raw step (`dila.planning.allowed`)."""
 
     limits: Limits
 
@@ -165,6 +165,7 @@ class GoalEnvironment:
         self.body, self.task, self.repeats, self.size = body, task, repeats, size
         self.given = given or self._scripted
         self.fps, self.limits = body.fps / repeats, body.limits
+        self.names, self.relative = getattr(body, "names", None), getattr(body, "relative", None)
         self.goal: np.ndarray | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:

@@ -1,11 +1,11 @@
-"""Every environment to plan in by its name, and how one is made at a model's stride."""
+"""Every environment to plan in by its name, and how one is made at a model's stride; yours by ``module:function``."""
 
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
 from dila.errors import DilaError
-from dila.planning.environment import Body, GoalEnvironment
+from dila.planning.environment import Body, Environment, GoalEnvironment
 from dila.planning.vp2_files import FromTo, stager
 
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
@@ -26,27 +26,49 @@ ENVIRONMENTS: dict[str, tuple[str, str]] = {
 """Body and task of each, by module of this folder and name; imported when used."""
 
 
-def make_environment(
-    name: str, stride: float, size: int = 128, tasks: Sequence[FromTo] | None = None
-) -> GoalEnvironment:
+def make_environment(name: str, stride: float, size: int = 128, tasks: Sequence[FromTo] | None = None) -> Environment:
     """The environment of that name, whose actions are held for one stride of the model.
 
     Args:
-        name: one of `ENVIRONMENTS`.
+        name: one of `ENVIRONMENTS`, or ``module:function`` of one's own, which is called with stride and size.
         stride: seconds between two frames of the model.
         size: pixels a side.
         tasks: VP2's starts and goals, by seed (`dila.planning.vp2_files`); the script's when None.
 
     Raises:
         MissingExtra: its simulator is not installed.
-        DilaError: an unknown name, a stride that is no multiple of the simulator's step, or tasks for another one.
+        DilaError: an unknown name, a stride that is no multiple of the simulator's step, tasks for another one, or a
+            function of one's own that makes no `Environment`.
     """
+    if ":" in name:
+        if tasks is not None:
+            raise DilaError(
+                f"goals: VP2 has tasks for robodesk-... and robosuite-vp2, not for {name}; leave the flag out"
+            )
+        return _own(name, stride, size)
     if name not in ENVIRONMENTS:
-        raise DilaError(f"there is no environment {name!r}; choose one of {', '.join(ENVIRONMENTS)}")
+        raise DilaError(
+            f"there is no environment {name!r}; choose one of {', '.join(ENVIRONMENTS)}, or give MODULE:FUNCTION"
+        )
     body, task = (_named(address) for address in ENVIRONMENTS[name])
     made: Body = body()
     given = stager(name, made, tasks) if tasks is not None else None
     return GoalEnvironment(made, task, held_steps(name, made, stride), size, given)
+
+
+def _own(address: str, stride: float, size: int) -> Environment:
+    module, _, name = address.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DilaError(f"{address}: {error}; give MODULE:FUNCTION, of a module in this folder or installed") from error
+    made = make(stride, size)
+    if not isinstance(made, Environment):
+        raise DilaError(
+            f"{address} made an object of type {type(made).__name__}, which lacks reset or step; see your own "
+            "environment in docs/planning.md"
+        )
+    return made
 
 
 def held_steps(name: str, body: Body, stride: float) -> int:

@@ -1,5 +1,6 @@
 """The receding horizon: look, plan, do the first action, look again, in several environments at once."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -50,6 +51,8 @@ class Episode(NamedTuple):
     actions: Float[Tensor, "T Da"]
     imagined: Float[Tensor, "T K H W D"] | None
     """Features of the frames that each plan expects."""
+    seconds: list[float]
+    """That each plan took, looking included, in all environments planned at once."""
 
 
 def control(
@@ -88,12 +91,15 @@ def control(
     judge = cost(goals)
     plans: list[Plan] = []
     looks: list[Tensor] = []
+    seconds: list[float] = []
     for _ in range(loop.steps):
         now = Now(torch.stack([torch.stack(seen[-loop.context :]) for seen in frames]), environments)
+        began = time.perf_counter()
         plan = planner.plan(
             dynamics.costs(now, judge), loop.horizon, limits, generator=generator, batch=len(environments),
             warm=plans[-1] if plans else None, seconds=loop.seconds,
         )  # fmt: skip
+        seconds.append(time.perf_counter() - began)
         if show is not None:
             looks.append(show.imagine(now, plan.actions).cpu())
         plans.append(plan)
@@ -101,13 +107,19 @@ def control(
             picture, _, _, _, info = environment.step(plan.actions[b, 0].numpy())
             frames[b].append(as_tensor(picture))
             scores[b].append(float(info["score"]))
-    return [_episode(b, frames[b], goals[b], scores[b], plans, looks) for b in range(len(environments))]
+    return [_episode(b, frames[b], goals[b], scores[b], plans, looks, seconds) for b in range(len(environments))]
 
 
 def _episode(
-    b: int, frames: list[Tensor], goal: Tensor, scores: list[float], plans: list[Plan], looks: list[Any]
+    b: int,
+    frames: list[Tensor],
+    goal: Tensor,
+    scores: list[float],
+    plans: list[Plan],
+    looks: list[Any],
+    seconds: list[float],
 ) -> Episode:
     costs = [float(plan.costs[:, b].min()) for plan in plans if len(plan.costs)]
     actions = torch.stack([plan.actions[b, 0] for plan in plans])
     imagined = torch.stack([look[b] for look in looks]) if looks else None
-    return Episode(torch.stack(frames), goal, scores, costs, actions, imagined)
+    return Episode(torch.stack(frames), goal, scores, costs, actions, imagined, seconds)

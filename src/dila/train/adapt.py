@@ -348,6 +348,7 @@ def _space(
     def told(numbers: Tensor) -> tuple[float, ...]:
         return tuple(round(float(x), 6) for x in numbers)
 
+    low, high = raw.quantile(torch.tensor([0.005, 0.995]), dim=0)
     return ActionSpace(
         names_of(corpus.names.get("action"), width),
         pairs.a.shape[1] // width,
@@ -357,4 +358,6 @@ def _space(
         told(raw.abs().quantile(0.99, dim=0)),
         None if math.isnan(to_latent_r2) else to_latent_r2,
         None if math.isnan(from_latent_r2) else from_latent_r2,
+        low=told(low),
+        high=told(high),
     )
