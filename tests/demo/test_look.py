@@ -4,7 +4,7 @@ from sys import modules
 import pytest
 import torch
 
-from dila.data import open_corpus
+from dila.data import probe_video
 from dila.demo.look import look, plane, scatter, sheet
 from dila.demo.pairs import freeze_rows, rebind_rows, transfer_rows, write_rows
 from dila.errors import DilaError, MissingExtra
@@ -51,8 +51,9 @@ def test_films_of_two_clips_show_what_they_say(box, clips, tmp_path):
     rows = transfer_rows(box, source, target)
     assert rows["target, true"].equal(target[1:])
     assert (rows["source's actions here"].int() - box.draw(box.transfer(source, target).e).int()).abs().max() == 0
-    path = write_rows(rows, tmp_path / "film.mp4", box.stride)
-    assert len(open_corpus(path).episodes[0].times) == 8
+    path = write_rows(rows, tmp_path / "film.mp4", 0.67)
+    assert len(probe_video(path)) == 8
+    assert probe_video(path).times[-1] == pytest.approx(7 * 0.67, rel=1e-3)
     assert rebind_rows(box, source, target)["rebound"].shape == (11, 3, 128, 128)
     assert freeze_rows(box, source)["structure held still"].shape == (11, 3, 128, 128)
 

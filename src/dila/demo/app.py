@@ -17,7 +17,7 @@ from dila.demo.plan import Goal, goal_at, goal_like, learn_hands, plan_to, start
 from dila.demo.play import Play, begin, export, move, reset, undo
 from dila.errors import DilaError, MissingExtra
 from dila.evaluate.curves import write_curves
-from dila.imagine.pictures import contact_sheet
+from dila.imagine.pictures import contact_sheet, scaled
 from dila.imagine.world import World
 from dila.shapes import Tensor, UInt8
 
@@ -259,8 +259,8 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
 
 TABS: dict[str, Callable[[Any, Stage], None]] = {
     "Play": _play_tab,
-    "Transfer": _pair_tab("Transfer", "actions of", "in the scene of", transfer_rows),
-    "Rebind": _pair_tab("Rebind", "structure of", "content of", rebind_rows),
+    "Transfer": _pair_tab("Transfer", "actions from", "in the scene of", transfer_rows),
+    "Rebind": _pair_tab("Rebind", "structure from", "content from", rebind_rows),
     "Freeze": _freeze_tab,
     "Look inside": _look_tab,
     "Plan": _plan_tab,
@@ -327,12 +327,7 @@ def _begun(play: Play | None) -> Play:
 
 def _enlarged(picture: UInt8[Tensor, "3 Y X"]) -> Any:
     """A page shows no picture larger than it is."""
-    import torch.nn.functional as F
-
-    rows, columns = picture.shape[-2:]
-    scale = SHOWN / max(rows, columns)
-    size = (round(rows * scale), round(columns * scale))
-    return F.interpolate(picture[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    return scaled(picture, SHOWN).permute(1, 2, 0).numpy()
 
 
 def _opened(path: Path) -> Any:
