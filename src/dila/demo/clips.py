@@ -113,7 +113,7 @@ def last_start(world: World, path: Path) -> float:
     Raises:
         DilaError: a video that cannot be read at the model's stride.
     """
-    return _last(sample(open_corpus(path).episodes[0], world.stride)[0]) * world.stride
+    return round(_last(sample(open_corpus(path).episodes[0], world.stride)[0]) * world.stride, 3)
 
 
 def _last(run: np.ndarray) -> int:
