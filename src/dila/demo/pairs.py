@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from dila.imagine.pictures import Rows, write_clip
+from dila.imagine.pictures import Rows, scaled, write_clip
 from dila.imagine.world import World
 from dila.shapes import Tensor, UInt8
+
+SIDE = 320
+"""Pixels of a picture's longer side, three of which fill a page: enlarged by the page, labels would be blurred."""
 
 
 def transfer_rows(world: World, source: UInt8[Tensor, "T 3 Y X"], target: UInt8[Tensor, "T2 3 Y2 X2"]) -> Rows:
@@ -28,5 +31,5 @@ def freeze_rows(world: World, frames: UInt8[Tensor, "T 3 Y X"]) -> Rows:
 def write_rows(rows: Rows, path: Path, stride: float) -> Path:
     """Side by side, all as long as the shortest: they begin together here."""
     length = min(map(len, rows.values()))
-    write_clip(path, {name: clip[:length] for name, clip in rows.items()}, 1 / stride)
+    write_clip(path, {name: scaled(clip[:length], SIDE) for name, clip in rows.items()}, 1 / stride)
     return path
