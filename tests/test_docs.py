@@ -12,8 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
+from PIL import Image
 
 from dila.cli.main import main
 
@@ -35,6 +37,15 @@ def test_the_figure_is_drawn_from_the_model_that_is_here(tmp_path, monkeypatch):
     monkeypatch.setattr(architecture, "OUT", tmp_path / "architecture.svg")
     architecture.main()
     assert (tmp_path / "architecture.svg").read_text() == (DOCS / "pictures" / "architecture.svg").read_text()
+
+
+def test_transfer_between_worlds_is_drawn_by_the_model_in_the_box(tmp_path, monkeypatch):
+    pictures = script("pictures")
+    kept = np.asarray(Image.open(DOCS / "pictures" / "transfer-worlds.png"), dtype=np.float32)
+    monkeypatch.setattr(pictures, "OUT", tmp_path)
+    pictures.transfer_worlds()
+    drawn = np.asarray(Image.open(tmp_path / "transfer-worlds.png"), dtype=np.float32)
+    assert np.abs(drawn - kept).mean() < 2
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -170,7 +181,6 @@ def test_the_site_builds_strictly(tmp_path):
 
 
 def test_the_lines_that_bring_a_csv_to_the_frames_do(tmp_path, monkeypatch):
-    import numpy as np
     import torch
 
     from dila.data import open_corpus, write_video

@@ -12,7 +12,7 @@ from dila.demo.clips import MEGABYTES, SECONDS, SUFFIXES, Shelf, last_start, rea
 from dila.demo.compass import Compass, find_compass
 from dila.demo.look import look, plane, scatter, sheet
 from dila.demo.pad import amounts, draw_pad
-from dila.demo.pairs import freeze_rows, rebind_rows, transfer_rows, write_rows
+from dila.demo.pairs import PAGE, freeze_rows, rebind_rows, transfer_rows, write_rows
 from dila.demo.plan import Goal, goal_at, goal_like, learn_hands, plan_to, start_picture
 from dila.demo.play import Play, begin, export, move, reset, undo
 from dila.errors import DilaError, MissingExtra
@@ -251,8 +251,8 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
             made = plan_to(stage.world, taught[0], goal, progress)
             path = _fresh(stage)
             write_curves(path.with_suffix(".png"), made.curves, made.line, made.unit)
-            return (made.said, contact_sheet(made.rows, 10), str(write_rows(made.rows, path, stage.world.stride)),
-                    _opened(path.with_suffix(".png")))  # fmt: skip
+            write_rows(made.rows, path, stage.world.stride, PAGE // 2)
+            return made.said, contact_sheet(made.rows, 10), str(path), _opened(path.with_suffix(".png"))
 
     open_board.click(show, [seed], [aim, board, wanted, said], api_name=False, concurrency_id=STEPS)
     seed.release(show, [seed], [aim, board, wanted, said], api_name=False, concurrency_id=STEPS)

@@ -6,8 +6,8 @@ from dila.imagine.pictures import Rows, scaled, write_clip
 from dila.imagine.world import World
 from dila.shapes import Tensor, UInt8
 
-SIDE = 320
-"""Pixels of a picture's longer side, three of which fill a page: enlarged by the page, labels would be blurred."""
+PAGE = 960
+"""Pixels of a film as wide as a page, about: enlarged or shrunk much by the page, its labels could not be read."""
 
 
 def transfer_rows(world: World, source: UInt8[Tensor, "T 3 Y X"], target: UInt8[Tensor, "T2 3 Y2 X2"]) -> Rows:
@@ -28,8 +28,8 @@ def freeze_rows(world: World, frames: UInt8[Tensor, "T 3 Y X"]) -> Rows:
     return {"true": frames[1:], "structure held still": still}
 
 
-def write_rows(rows: Rows, path: Path, stride: float) -> Path:
+def write_rows(rows: Rows, path: Path, stride: float, width: int = PAGE) -> Path:
     """Side by side, all as long as the shortest: they begin together here."""
-    length = min(map(len, rows.values()))
-    write_clip(path, {name: scaled(clip[:length], SIDE) for name, clip in rows.items()}, 1 / stride)
+    length, side = min(map(len, rows.values())), width // len(rows)
+    write_clip(path, {name: scaled(clip[:length], side) for name, clip in rows.items()}, 1 / stride)
     return path
