@@ -50,7 +50,7 @@ def main(name: str = "tiny", frames: int = 8) -> None:
         "e": Box(140, 167, "features e", (shape(e), "frozen encoder"), PLAIN, 126),
         "h": Box(292, 167, "backbone", ("h, looks back only", count["backbone"]), PLAIN, 126),
         "s": Box(450, 60, "structure s", (shape(seen.s), count["structure"]), STRUCTURE),
-        "c": Box(450, 282, "content c, c_mem", (shape(seen.c_mem), f"Mamba, {count['memory']}"), CONTENT),
+        "c": Box(450, 300, "content c, c_mem", (shape(seen.c_mem), f"Mamba, {count['memory']}"), CONTENT),
         "z": Box(616, 16, "IDM: z of s[k+1] - s[k]", (shape(made.z), count["idm"]), ACTION, 164),
         "f": Box(616, 118, "FDM: s[k] + f(s[k], z[k])", (f"s_hat {shape(made.s_hat)}", count["fdm"]), STRUCTURE, 164),
         "d": Box(
@@ -68,12 +68,14 @@ def main(name: str = "tiny", frames: int = 8) -> None:
         "s r f l",
         "f b d t",
         "c r d l",
+        "e b d l",
         "d b p t",
     ]
     total = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M"
     head = f"DiLA, preset {name}: {total} parameters, clips of {frames} frames"
     parts = [text(12, 24, head, 14, INK), *(arrow(boxes, *way.split()) for way in arrows), *map(drawn, boxes.values())]
     parts += [
+        text(520, 264, "e[0]", 11, SOFT),
         text(12, HEIGHT - 58, "blue: where things are; orange: what they are; green: what changed", 12, SOFT),
         text(12, HEIGHT - 40, "shapes are T H W channels (K transitions for z, s_hat and e_hat)", 12, SOFT),
         text(

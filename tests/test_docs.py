@@ -12,9 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import tyro
+from PIL import Image
 
 from dila.cli.main import main
 
@@ -36,6 +38,15 @@ def test_the_figure_is_drawn_from_the_model_that_is_here(tmp_path, monkeypatch):
     monkeypatch.setattr(architecture, "OUT", tmp_path / "architecture.svg")
     architecture.main()
     assert (tmp_path / "architecture.svg").read_text() == (DOCS / "pictures" / "architecture.svg").read_text()
+
+
+def test_transfer_between_worlds_is_drawn_by_the_model_in_the_box(tmp_path, monkeypatch):
+    pictures = script("pictures")
+    kept = np.asarray(Image.open(DOCS / "pictures" / "transfer-worlds.png"), dtype=np.float32)
+    monkeypatch.setattr(pictures, "OUT", tmp_path)
+    pictures.transfer_worlds()
+    drawn = np.asarray(Image.open(tmp_path / "transfer-worlds.png"), dtype=np.float32)
+    assert np.abs(drawn - kept).mean() < 2
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -208,7 +219,6 @@ def test_an_environment_of_ones_own_is_planned_in_as_the_page_says(taught, monke
 
 
 def test_the_lines_that_bring_a_csv_to_the_frames_do(tmp_path, monkeypatch):
-    import numpy as np
     import torch
 
     from dila.data import open_corpus, write_video

@@ -1,13 +1,17 @@
+import base64
 import xml.etree.ElementTree as ET
+from io import BytesIO
 from sys import modules
 
 import pytest
 import torch
+from PIL import Image
 
-from dila.data import open_corpus
-from dila.demo.look import look, plane, scatter, sheet
+from dila.data import probe_video
+from dila.demo.look import _data, look, plane, scatter, sheet
 from dila.demo.pairs import freeze_rows, rebind_rows, transfer_rows, write_rows
 from dila.errors import DilaError, MissingExtra
+from dila.imagine.pictures import GAP
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +50,26 @@ def test_the_scatter_is_whole_and_has_two_pictures_a_dot(inside):
     assert "http" not in "".join(image.get("href")[:30] for image in svg.iter("image"))
 
 
+def test_a_thumbnail_keeps_its_shape():
+    data = _data(torch.zeros(3, 40, 160, dtype=torch.uint8)).partition(",")[2]
+    with Image.open(BytesIO(base64.b64decode(data))) as picture:
+        assert picture.size == (72, 18)
+
+
 def test_films_of_two_clips_show_what_they_say(box, clips, tmp_path):
     source, target = clips[0], clips[1][:9]
     rows = transfer_rows(box, source, target)
     assert rows["target, true"].equal(target[1:])
     assert (rows["source's actions here"].int() - box.draw(box.transfer(source, target).e).int()).abs().max() == 0
-    path = write_rows(rows, tmp_path / "film.mp4", box.stride)
-    assert len(open_corpus(path).episodes[0].times) == 8
+    path = write_rows(rows, tmp_path / "film.mp4", 0.67)
+    assert len(probe_video(path)) == 8
+    film = probe_video(path)
+    assert film.times[-1] == pytest.approx(7 * 0.67, rel=1e-3)
+    assert film.size[1] == 3 * (320 + 2 * GAP)
+    wide = transfer_rows(box, source, target.repeat_interleave(2, -1))
+    assert wide["source's actions here"].shape[-2:] == (64, 128)
+    assert rebind_rows(box, target.repeat_interleave(2, -1), source)["rebound"].shape[-2:] == (64, 128)
+    assert freeze_rows(box, target.repeat_interleave(2, -1))["structure held still"].shape[-2:] == (64, 128)
     assert rebind_rows(box, source, target)["rebound"].shape == (11, 3, 128, 128)
     assert freeze_rows(box, source)["structure held still"].shape == (11, 3, 128, 128)
 

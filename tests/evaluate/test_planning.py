@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("gym_pusht")
 
 from dila.errors import DilaError
-from dila.evaluate.curves import _ticks, write_curves
+from dila.evaluate.curves import MARGIN, _ticks, write_curves
 from dila.evaluate.planning import PLANNERS, Planning, measure_planning, summarise
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
@@ -255,11 +255,15 @@ def test_a_component_without_deviation_stays_where_plans_begin(world, tmp_path):
 
 
 def test_curves_are_drawn(tmp_path):
-    from PIL import Image
+    from PIL import Image, ImageChops
 
     write_curves(tmp_path / "c.png", {"a": [1.0, 0.5, 0.2], "b": [1.0, 0.9]}, 0.05)
-    with Image.open(tmp_path / "c.png") as picture:
+    write_curves(tmp_path / "boards.png", {"a": [1.0, 0.5, 0.2], "b": [1.0, 0.9]}, 0.05, "boards")
+    with Image.open(tmp_path / "c.png") as picture, Image.open(tmp_path / "boards.png") as boards:
         assert len(picture.convert("RGB").getcolors(100_000)) > 4
+        changed = ImageChops.difference(picture.convert("RGB"), boards.convert("RGB")).getbbox()
+        assert changed is not None
+        assert changed[3] < MARGIN  # the axis's unit above
 
 
 @pytest.mark.parametrize(

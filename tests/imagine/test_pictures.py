@@ -5,7 +5,7 @@ from PIL import Image
 
 from dila.data import probe_video
 from dila.errors import DilaError
-from dila.imagine.pictures import GAP, contact_sheet, fit_colours, paint, side_by_side, write_clip, write_sheet
+from dila.imagine.pictures import GAP, contact_sheet, fit_colours, paint, scaled, side_by_side, write_clip, write_sheet
 
 
 def plain(length, value, size=20):
@@ -53,6 +53,24 @@ def test_clips_run_side_by_side_at_one_size(tmp_path):
     assert (frames[0, :, -GAP - 5, side + GAP + 5] == 255).all()
     write_clip(tmp_path / "pair.mp4", {"a": plain(4, 10), "b": plain(3, 200)}, fps=5)
     assert len(probe_video(tmp_path / "pair.mp4")) == 4
+
+
+def test_clips_of_other_shapes_keep_theirs():
+    """All were stretched to the largest rows and columns."""
+    wide, square = (torch.full((2, 3, rows, columns), 90, dtype=torch.uint8) for rows, columns in ((32, 64), (20, 20)))
+    frames = side_by_side({"wide": wide, "square": square})
+    left, right = frames[0, 0, -32 - GAP : -GAP].split(64 + 2 * GAP, dim=1)
+    assert (left[:, GAP:-GAP] == 90).all()
+    assert (right[:, GAP : GAP + 32] == 90).all()
+    assert (right[:, GAP + 32 :] == 255).all()
+
+
+def test_a_picture_is_scaled_in_its_own_shape_or_in_anothers():
+    drawn = torch.zeros(2, 4, 3, 128, 128, dtype=torch.uint8)
+    assert scaled(drawn, 64).shape == (2, 4, 3, 64, 64)
+    assert scaled(drawn, 128, (90, 160)).shape == (2, 4, 3, 72, 128)
+    assert scaled(drawn[0, 0], 128, (160, 90)).shape == (3, 128, 72)
+    assert scaled(drawn, 128, (10, 4000)).shape[-2:] == (16, 128)  # a label can still be read
 
 
 def test_a_long_label_is_broken_over_lines_and_every_clip_begins_below_the_tallest():

@@ -115,6 +115,29 @@ def test_drawing_undoes_encoding(world, frames_of):
     assert world.draw(world.features(frames[None])).shape == (1, 40, 3, 32, 32)
 
 
+def test_what_was_drawn_takes_the_shape_of_its_video(world, frames_of):
+    frames = frames_of(4, size=32)
+    wide = frames.repeat_interleave(2, -1)
+    torch.testing.assert_close(world.features(wide), world.features(frames))  # the encoder sees a square
+    drawn = world.draw(world.features(wide), wide)
+    assert drawn.shape == (4, 3, 16, 32)
+    assert world.draw(world.features(wide[None]), wide).shape == (1, 4, 3, 16, 32)
+
+
+def test_pictures_are_the_frames_that_are_seen_and_small(world, video, frames_of, monkeypatch):
+    frames = read_video(video, range(40))
+    world.stride = 0.2
+    torch.testing.assert_close(world.pictures(video), frames[::2])
+    torch.testing.assert_close(world.pictures(video, limit=3), frames[:6:2])
+    monkeypatch.setattr("dila.imagine.world.SHOWN", 16)
+    assert world.pictures(video).shape == (20, 3, 16, 16)
+    wide = frames_of(3, size=32).repeat_interleave(2, -1)
+    assert world.pictures(wide).shape == (3, 3, 8, 16)
+    assert world.pictures(wide[None], limit=2).shape == (1, 2, 3, 8, 16)
+    with pytest.raises(DilaError, match="limit = 0 must be at least 1"):
+        world.pictures(video, limit=0)
+
+
 def test_drawing_without_a_decoder_says_how_to_get_one(model, encoder):
     with pytest.raises(DilaError, match="dila train-decoder"):
         World(model, encoder).draw(torch.zeros(1, 4, 4, 12))

@@ -77,7 +77,7 @@ def save_imagined(out: Path, e: "Tensor", rows: "Rows", stride: float, **more: "
     from dila.files import replacing
     from dila.imagine.pictures import write_clip
 
-    write_clip(out, rows, max(1, round(1 / stride)))
+    write_clip(out, rows, 1 / stride)
     numbers = out.with_suffix(".safetensors")
     with replacing(numbers) as partial:
         save_file({name: tensor.contiguous().cpu() for name, tensor in {IMAGINED: e, **more}.items()}, partial)

@@ -21,6 +21,7 @@ def isolate(
     still = world.isolate(video)
     e = world.features(video)
     left = (still.e[1:] - still.e[:-1]).square().mean() / (e[2:] - e[1:-1]).square().mean().clamp_min(1e-8)
-    rows = {"true, drawn": world.draw(e[1:]), "structure frozen": world.draw(still.e)}
+    o = world.pictures(video)[1:]
+    rows = {"true": o, "true, drawn": world.draw(e[1:], o), "structure frozen": world.draw(still.e, o)}
     save_imagined(out, still.e, rows, world.stride, s=still.s, motion_left=left)
     print(f"motion left, as a share of the clip's own: {left:.3f}")

@@ -24,11 +24,10 @@ def rebind(
     check_imagined(out, structure, content)
     world = open_world(model, device)
     bound = world.rebind(structure, content)
-    length = len(bound.e)
-    first = world.draw(world.features(content, limit=1)).expand(length, -1, -1, -1)
+    o_structure, o_content = world.pictures(structure)[1:], world.pictures(content, limit=1)
     rows = {
-        "structure of": world.draw(world.features(structure)[1:]),
-        "content of": first,
-        "rebound": world.draw(bound.e),
+        "structure from": o_structure,
+        "content from": o_content.expand(len(bound.e), -1, -1, -1),
+        "rebound": world.draw(bound.e, o_structure),
     }
     save_imagined(out, bound.e, rows, world.stride, s=bound.s)

@@ -26,10 +26,10 @@ def transfer(
     check_imagined(out, source, target)
     world = open_world(model, device)
     moved = world.transfer(source, target, context)
-    e_source, e_target = world.features(source), world.features(target, limit=context)
+    o_source, scene = world.pictures(source)[1:], world.pictures(target, limit=context)[-1:]
     rows = {
-        "source": world.draw(e_source[1:]),
-        "target's first frame": world.draw(e_target[-1:]).expand(len(moved.e), -1, -1, -1),
-        "source's actions in target": world.draw(moved.e),
+        "source": o_source,
+        "target's given frame": scene.expand(len(moved.e), -1, -1, -1),
+        "source's actions in target": world.draw(moved.e, scene),
     }
     save_imagined(out, moved.e, rows, world.stride, z=moved.z)

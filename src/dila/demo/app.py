@@ -12,12 +12,12 @@ from dila.demo.clips import MEGABYTES, SECONDS, SUFFIXES, Shelf, last_start, rea
 from dila.demo.compass import Compass, find_compass
 from dila.demo.look import look, plane, scatter, sheet
 from dila.demo.pad import amounts, draw_pad
-from dila.demo.pairs import freeze_rows, rebind_rows, transfer_rows, write_rows
+from dila.demo.pairs import PAGE, freeze_rows, rebind_rows, transfer_rows, write_rows
 from dila.demo.plan import Goal, goal_at, goal_like, learn_hands, plan_to, start_picture
 from dila.demo.play import Play, begin, export, move, reset, undo
 from dila.errors import DilaError, MissingExtra
 from dila.evaluate.curves import write_curves
-from dila.imagine.pictures import contact_sheet
+from dila.imagine.pictures import contact_sheet, scaled
 from dila.imagine.world import World
 from dila.shapes import Tensor, UInt8
 
@@ -103,11 +103,12 @@ def _play_tab(gr: Any, stage: Stage) -> None:
             with gr.Row():
                 back, again, save = gr.Button("Undo"), gr.Button("Reset"), gr.Button("Export mp4")
             film = _screen(gr, visible=False)
-    shown, told = [state, now, said], gr.Progress()
+    shown, told = [state, now, said, film], gr.Progress()
     quiet: dict[str, Any] = {"api_name": False, "show_progress": "hidden", "concurrency_id": STEPS}
 
-    def show(play: Play) -> tuple[Play, Any, str]:
-        return play, _enlarged(play.now), f"{len(play.actions)} imagined frame(s)"
+    def show(play: Play) -> tuple:
+        """With the film of another way put out of sight."""
+        return play, _enlarged(play.now), f"{len(play.actions)} imagined frame(s)", gr.Video(None, visible=False)
 
     def start_playing(name: str, file: str | None, seconds: int | float, progress: Any = told) -> tuple:
         with _told(gr):
@@ -213,12 +214,16 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
                 at = _moment(gr, stage, clip, upload, "at (seconds)")
                 take = gr.Button("Take this frame")
             press = gr.Button("Plan", variant="primary")
-        board = gr.Image(label="start: click here", interactive=False, elem_classes="pad", elem_id="board", buttons=[])
-        wanted = gr.Image(label="goal", interactive=False, elem_id="goal", buttons=[])
+        with gr.Column(scale=1):
+            gr.Markdown("Start: click on the board.")
+            board = gr.Image(show_label=False, interactive=False, elem_classes="pad", elem_id="board", buttons=[])
+        with gr.Column(scale=1):
+            gr.Markdown("Goal")
+            wanted = gr.Image(show_label=False, interactive=False, elem_id="goal", buttons=[])
     said = gr.Markdown("Show the board first.", elem_id="planned")
     sheet = gr.Image(show_label=False, interactive=False, elem_id="sheet", buttons=[])
     with gr.Row():
-        film, chart = _screen(gr), gr.Image(label="distance by step", interactive=False, buttons=[])
+        film, chart = _screen(gr), gr.Image(show_label=False, interactive=False, buttons=[])
     told = gr.Progress()
 
     def show(number: int | float) -> tuple:
@@ -245,9 +250,9 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
                 taught.append(learn_hands(stage.world, lambda share, what: progress(0.4 * share, what)))
             made = plan_to(stage.world, taught[0], goal, progress)
             path = _fresh(stage)
-            write_curves(path.with_suffix(".png"), made.curves, made.line)
-            return (made.said, contact_sheet(made.rows, 10), str(write_rows(made.rows, path, stage.world.stride)),
-                    _opened(path.with_suffix(".png")))  # fmt: skip
+            write_curves(path.with_suffix(".png"), made.curves, made.line, made.unit)
+            write_rows(made.rows, path, stage.world.stride, PAGE // 2)
+            return made.said, contact_sheet(made.rows, 10), str(path), _opened(path.with_suffix(".png"))
 
     open_board.click(show, [seed], [aim, board, wanted, said], api_name=False, concurrency_id=STEPS)
     seed.release(show, [seed], [aim, board, wanted, said], api_name=False, concurrency_id=STEPS)
@@ -259,8 +264,8 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
 
 TABS: dict[str, Callable[[Any, Stage], None]] = {
     "Play": _play_tab,
-    "Transfer": _pair_tab("Transfer", "actions of", "in the scene of", transfer_rows),
-    "Rebind": _pair_tab("Rebind", "structure of", "content of", rebind_rows),
+    "Transfer": _pair_tab("Transfer", "actions from", "in the scene of", transfer_rows),
+    "Rebind": _pair_tab("Rebind", "structure from", "content from", rebind_rows),
     "Freeze": _freeze_tab,
     "Look inside": _look_tab,
     "Plan": _plan_tab,
@@ -271,8 +276,14 @@ def _picker(gr: Any, stage: Stage, label: str, place: int = 0) -> tuple[Any, Any
     names = stage.shelf.names
     with gr.Column():
         clip = gr.Dropdown(names, value=names[min(place, len(names) - 1)], label=label)
-        with gr.Accordion("or your own video", open=False):
+        with gr.Accordion("or your own video", open=False) as own:
             upload = gr.File(label=_LIMITS, file_types=list(SUFFIXES), type="filepath")
+
+    def name(file: str | None) -> tuple:
+        """An upload is taken in the place of the clip, which is then not named."""
+        return gr.Dropdown(visible=not file), gr.Accordion(label=f"{label}: {Path(file).name}" if file else own.label)
+
+    upload.change(name, [upload], [clip, own], api_name=False, show_progress="hidden", concurrency_id=STEPS)
     return clip, upload
 
 
@@ -327,12 +338,7 @@ def _begun(play: Play | None) -> Play:
 
 def _enlarged(picture: UInt8[Tensor, "3 Y X"]) -> Any:
     """A page shows no picture larger than it is."""
-    import torch.nn.functional as F
-
-    rows, columns = picture.shape[-2:]
-    scale = SHOWN / max(rows, columns)
-    size = (round(rows * scale), round(columns * scale))
-    return F.interpolate(picture[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    return scaled(picture, SHOWN).permute(1, 2, 0).numpy()
 
 
 def _opened(path: Path) -> Any:

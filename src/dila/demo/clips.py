@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from dila.data import open_corpus, probe_video
 from dila.errors import DilaError
@@ -25,9 +24,6 @@ FRAMES = 32
 
 PART = 8
 """Full frames decoded at once."""
-
-SHOWN = 256
-"""Pixels of the longer side of what is kept in memory."""
 
 
 class Shelf(NamedTuple):
@@ -97,7 +93,7 @@ def accept(upload: str | Path) -> Path:
 
 
 def read_frames(world: World, path: Path, start: int | float = 0, frames: int = FRAMES) -> UInt8[Tensor, "T 3 Y X"]:
-    """Frames at the model's stride, from ``start`` seconds on, at most `SHOWN` pixels a side.
+    """Frames at the model's stride, from ``start`` seconds on, as small as `World.pictures` gives them.
 
     Raises:
         DilaError: fewer than two frames, or a video that cannot be read at that stride.
@@ -108,7 +104,7 @@ def read_frames(world: World, path: Path, start: int | float = 0, frames: int = 
     index = run[first : first + frames]
     if len(index) < 2:
         raise DilaError(f"{path.name} has fewer than two frames {world.stride:g} s apart; give a longer one")
-    return torch.cat([_small(episode.read(index[i : i + PART].tolist())) for i in range(0, len(index), PART)])
+    return torch.cat([world.pictures(episode.read(index[i : i + PART].tolist())) for i in range(0, len(index), PART)])
 
 
 def last_start(world: World, path: Path) -> float:
@@ -117,19 +113,11 @@ def last_start(world: World, path: Path) -> float:
     Raises:
         DilaError: a video that cannot be read at the model's stride.
     """
-    return _last(sample(open_corpus(path).episodes[0], world.stride)[0]) * world.stride
+    return round(_last(sample(open_corpus(path).episodes[0], world.stride)[0]) * world.stride, 3)
 
 
 def _last(run: np.ndarray) -> int:
     return max(0, len(run) - 2)
-
-
-def _small(frames: UInt8[Tensor, "T 3 Y X"]) -> UInt8[Tensor, "T 3 _ _"]:
-    scale = SHOWN / max(frames.shape[-2:])
-    if scale >= 1:
-        return frames
-    size = [max(1, round(side * scale)) for side in frames.shape[-2:]]
-    return F.interpolate(frames, size, mode="bilinear", antialias=True)
 
 
 def _free(name: str, taken: Mapping[str, Path]) -> str:

@@ -106,7 +106,8 @@ def _data(picture: UInt8[Tensor, "3 Y X"]) -> str:
 
     kept = BytesIO()
     image = Image.fromarray(picture.permute(1, 2, 0).numpy())
-    image.resize((THUMBNAIL, THUMBNAIL)).save(kept, format="JPEG", quality=80)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(kept, format="JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(kept.getvalue()).decode()
 
 

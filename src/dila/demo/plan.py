@@ -76,6 +76,8 @@ class Planned(NamedTuple):
     """Distance to the goal before each step and after the last: of the model's plans, and of random actions."""
     line: float | None
     """The distance that counts as there, where there is one."""
+    unit: str
+    """Of the distances."""
     said: str
 
 
@@ -172,7 +174,8 @@ def plan_to(
         "end of each plan": world.draw(made.imagined[:, -1]),
     }
     curves = {name: _distances(eyes, goal, run) for name, run in (("random", chance), ("planned", made))}
-    return Planned(rows, curves, SUCCESS if goal.place else None, _told(goal, curves))
+    unit = "boards" if goal.place else "in structure, of that at the start"
+    return Planned(rows, curves, SUCCESS if goal.place else None, unit, _told(goal, curves))
 
 
 class _Watched(GoalEnvironment):

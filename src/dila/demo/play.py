@@ -14,9 +14,6 @@ from dila.shapes import Float, Tensor, UInt8
 LONGEST = 64
 """Imagined frames at most."""
 
-LEAST_FPS = 4
-"""So that an exported film of a slow model still moves."""
-
 
 class Play(NamedTuple):
     """The way so far. The last picture is now; the first is the true one.
@@ -51,7 +48,7 @@ def move(world: World, play: Play, z: Float[Tensor, " Dz"]) -> Play:
     if len(play.actions) >= LONGEST:
         raise DilaError(f"{LONGEST} imagined frames are the most; undo some or begin again")
     state, e = _step(world, play.state, z)
-    return Play(play.start, state, (*play.pictures, world.draw(e)[0]), (*play.actions, z))
+    return Play(play.start, state, (*play.pictures, world.draw(e, play.pictures[0])[0]), (*play.actions, z))
 
 
 def undo(world: World, play: Play) -> Play:
@@ -78,7 +75,7 @@ def export(play: Play, path: Path, stride: float) -> Path:
     """Write the film as .mp4. Raises DilaError when nothing was imagined yet."""
     if not play.actions:
         raise DilaError("nothing was imagined yet; move first, then export")
-    write_video(path, film(play), max(LEAST_FPS, round(1 / stride)))
+    write_video(path, film(play), 1 / stride)
     return path
 
 

@@ -144,9 +144,8 @@ class Bench:
 
     def batches(self) -> Iterator[Batch]:
         """The pinned clips in order."""
-        frames = PinnedClips(self.held_frames, self.pins)
         for places in in_parts(len(self.pins.clips)):
-            yield Batch(self.clips(places).frames.to(self.device), [frames(i).frames for i in places], places)
+            yield Batch(self.clips(places).frames.to(self.device), [self._frames(i).frames for i in places], places)
 
     def clips(self, places: Sequence[int]) -> Clip:
         """Some of the pinned clips, as features."""
@@ -156,11 +155,19 @@ class Bench:
     def _features(self) -> "PinnedClips":
         return PinnedClips(self.held, self.pins)
 
+    def pictures(self, place: int) -> UInt8[Tensor, "T 3 Y X"]:
+        """The frames of one pinned clip, to be shown beside what was drawn: see `World.pictures`."""
+        return self.world.pictures(self._frames(place).frames)
+
+    @cached_property
+    def _frames(self) -> "PinnedClips":
+        return PinnedClips(self.held_frames, self.pins)
+
     def show(self, name: str, rows: Mapping[str, UInt8[Tensor, "_ 3 Y X"]], caption: str) -> dict[str, str]:
         """Clips under one another as a sheet and as a film; gives the files' captions."""
         sheet, film = (self.out / f"{name}{suffix}" for suffix in (".png", ".mp4"))
         write_sheet(sheet, rows, columns=min(9, max(map(len, rows.values()))))
-        write_clip(film, rows, max(1, round(1 / self.world.stride)))
+        write_clip(film, rows, 1 / self.world.stride)
         return {sheet.name: caption, film.name: caption}
 
     def finish(

@@ -4,16 +4,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch.nn import functional as F
 
 from dila.data import open_corpus
 from dila.errors import DilaError
-from dila.imagine.pictures import write_sheet
+from dila.imagine.pictures import PAPER, scaled, write_sheet
 from dila.protocols import Episode
-from dila.shapes import Tensor, UInt8
-
-PAPER = 255
+from dila.shapes import Tensor
 
 
 class Shown(NamedTuple):
@@ -58,7 +55,7 @@ def draw_corpus(
         episode = corpus.episodes[int(place)]
         index = np.unique(np.linspace(0, len(episode.times) - 1, moments).round().astype(int))
         try:
-            rows[_headed(episode, index)] = _fitted(episode.read(index.tolist()), size)
+            rows[_headed(episode, index)] = scaled(episode.read(index.tolist()), size)
             ids.append(episode.id)
         except DilaError as error:
             skipped[episode.id] = str(error)
@@ -73,19 +70,7 @@ def _headed(episode: Episode, index: np.ndarray) -> str:
     return f"{episode.id}   {len(episode.times)} frames, at {times} s"
 
 
-def _fitted(frames: UInt8[Tensor, "N 3 Y X"], size: int) -> UInt8[Tensor, "N 3 _ _"]:
-    share = size / max(frames.shape[-2:])
-    rows, columns = (max(1, round(side * share)) for side in frames.shape[-2:])
-    return F.interpolate(frames, (rows, columns), mode="bilinear", antialias=True)
-
-
 def _alike(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All clips of one size and length, with paper around: short ones end early, none is stretched."""
-    size = [max(clip.shape[side] for clip in rows.values()) for side in (-2, -1)]
+    """All clips of one length: short ones end early."""
     length = max(map(len, rows.values()))
-    alike = {}
-    for label, clip in rows.items():
-        page = torch.full((length, 3, *size), PAPER, dtype=torch.uint8)
-        page[: len(clip), :, : clip.shape[-2], : clip.shape[-1]] = clip
-        alike[label] = page
-    return alike
+    return {label: F.pad(clip, (0, 0) * 3 + (0, length - len(clip)), value=PAPER) for label, clip in rows.items()}

@@ -9,16 +9,21 @@ from dila.files import replacing
 SIZE, MARGIN = (640, 400), 50
 _COLOURS = ("#8a94a6", "#2457d6", "#1a8f4c", "#c2410c", "#7c3aed")
 _INK, _PAPER, _RULE = "#1d2430", "#ffffff", "#d7dce5"
-_AXES = ("actions done", "left to the goal")
 
 
-def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], success: int | float | None = None) -> None:
+def write_curves(
+    path: Path,
+    curves: Mapping[str, Sequence[int | float]],
+    success: int | float | None = None,
+    unit: str = "in the task's units",
+) -> None:
     """Write the distance to a goal over the actions done, each curve with its name at its end; whole or not at all.
 
     Args:
         path: .png.
         curves: by name; of any lengths, from action 0 on.
         success: below which the goal is reached, to be marked.
+        unit: of the distances.
 
     Raises:
         DilaError: it cannot be written.
@@ -40,8 +45,8 @@ def write_curves(path: Path, curves: Mapping[str, Sequence[int | float]], succes
     for i in _ticks(last):
         if i <= last and i.is_integer():
             pen.text((place(i, 0)[0], SIZE[1] - MARGIN + 6), f"{i:g}", fill=_INK, font=font, anchor="mt")
-    pen.text((MARGIN + wide / 2, SIZE[1] - 8), _AXES[0], fill=_INK, font=font, anchor="mb")
-    pen.text((8, MARGIN - 14), _AXES[1], fill=_INK, font=font, anchor="lb")
+    pen.text((MARGIN + wide / 2, SIZE[1] - 8), "actions done", fill=_INK, font=font, anchor="mb")
+    pen.text((8, MARGIN - 14), f"left to the goal, {unit}", fill=_INK, font=font, anchor="lb")
     if success is not None:
         pen.line([place(0, success), place(last, success)], fill=_INK)
         pen.text((place(0, 0)[0] + 4, place(0, success)[1] - 2), "success", fill=_INK, font=font, anchor="lb")

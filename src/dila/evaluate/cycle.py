@@ -44,7 +44,7 @@ def measure_cycle(bench: Bench) -> Result:
             told |= _pixels(bench, judge, a, o, made)
         kept.append(told)
         if judge:
-            pictures |= _draw(bench, places, a, b, made)
+            pictures |= _draw(bench, places, other, a, b, made)
     rows, owners = stacked(kept), bench.owners
     scores = [
         score_ratio(f"{name}_over_copying", rows[f"feature_mse/{name}"], rows["feature_mse/copying"], owners)
@@ -96,14 +96,18 @@ def _pixels(bench: Bench, judge: Judge, a: Features, o: Pictures, made: Cycle) -
     return judge.compare_all({"cycle": (back, true.rest), "copying": (true.still, true.rest)})
 
 
-def _draw(bench: Bench, places: Sequence[int], a: Features, b: Features, made: Cycle) -> dict[str, str]:
+def _draw(
+    bench: Bench, places: Sequence[int], other: Sequence[int], a: Features, b: Features, made: Cycle
+) -> dict[str, str]:
     """The first of the pinned clips."""
     written: dict[str, str] = {}
     for row, place in enumerate(place for place in places if place < bench.settings.pictures):
+        o_a, o_b = bench.pictures(place), bench.pictures(other[place])
+        there, back = (torch.cat([e[row, :1], e_hat[row].float()]) for e, e_hat in ((b, made.there), (a, made.back)))
         rows = {
-            "A": bench.world.draw(a[row]),
-            "A's actions in B's scene": bench.world.draw(torch.cat([b[row, :1], made.there[row].float()])),
-            "read again there, back in A's scene": bench.world.draw(torch.cat([a[row, :1], made.back[row].float()])),
+            "A": o_a,
+            "A's actions in B's scene": bench.world.draw(there, o_b),
+            "read again there, back in A's scene": bench.world.draw(back, o_a),
         }
         written |= bench.show(f"cycle_{place}", rows, f"{bench.rows[place]}: there and back again")
     return written

@@ -136,9 +136,9 @@ def draw_rollouts(world: World, frames: Sequence[Episode], out: Path, horizon: i
     """Contact sheets of true and imagined frames; ``frames`` are episodes of pictures."""
     written = []
     for number, o in enumerate(_some_clips(world, frames, horizon + 1, clips)):
-        e_hat = world.rollout(o)
+        imagined = torch.cat([world.features(o[:1]), world.rollout(o)])
         path = out / f"rollout_{number}.png"
-        write_sheet(path, {"true": o, "imagined from the first frame": world.draw(e_hat)}, columns=horizon + 1)
+        write_sheet(path, {"true": o, "given, then imagined": world.draw(imagined, o)}, columns=horizon + 1)
         written.append(path)
     return written
 
@@ -146,20 +146,20 @@ def draw_rollouts(world: World, frames: Sequence[Episode], out: Path, horizon: i
 def draw_transfer(world: World, frames: Sequence[Episode], out: Path, horizon: int = 12) -> Path:
     """A clip: what happened in one scene, and the same latent actions in another."""
     source, target = _some_clips(world, frames, horizon + 1, 2)
-    moved = world.draw(world.transfer(source, target).e)
-    rows = {"source": source, "target": target[:1].expand_as(source), "its actions here": moved}
+    moved = world.draw(world.transfer(source, target).e, target)
+    rows = {"source": source[1:], "target": target[:1].expand(horizon, -1, -1, -1), "its actions here": moved}
     path = out / "transfer.mp4"
-    write_clip(path, rows, round(1 / world.stride))
+    write_clip(path, rows, 1 / world.stride)
     return path
 
 
 def draw_rebinding(world: World, frames: Sequence[Episode], out: Path, horizon: int = 12) -> Path:
     """A clip: the structure of one scene drawn with the content of another."""
     structure, content = _some_clips(world, frames, horizon + 1, 2)
-    bound = world.draw(world.rebind(structure, content[:1]).e)
-    rows = {"structure of": structure[1:], "content of": content[:1].expand(horizon, -1, -1, -1), "rebound": bound}
+    bound = world.draw(world.rebind(structure, content[:1]).e, structure)
+    rows = {"structure from": structure[1:], "content from": content[:1].expand(horizon, -1, -1, -1), "rebound": bound}
     path = out / "rebinding.mp4"
-    write_clip(path, rows, round(1 / world.stride))
+    write_clip(path, rows, 1 / world.stride)
     return path
 
 

@@ -128,10 +128,13 @@ def _strips(bench: Bench, batch: Batch, e_hat: Features) -> dict[str, str]:
         if place not in batch.places:
             continue
         row = place - batch.places.start
+        o, given = bench.world.pictures(batch.o[row]), batch.e[row, :context].float()
         rows = {
-            "true frames": batch.o[row],
-            "true features, drawn": bench.world.draw(batch.e[row]),
-            f"imagined from {context} frame{'s' if context > 1 else ''}": bench.world.draw(e_hat[row]),
+            "true frames": o,
+            "true features, drawn": bench.world.draw(batch.e[row], o),
+            f"{context} frame{'s' if context > 1 else ''} given, then imagined": bench.world.draw(
+                torch.cat([given, e_hat[row]]), o
+            ),
         }
         caption = f"{bench.rows[place]}: what happened, and what was imagined under its latent actions"
         written |= bench.show(f"rollout_{number}", rows, caption)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -18,20 +19,22 @@ from dila.errors import DilaError
 from dila.evaluate.bench import Bench, spread
 from dila.evaluate.pins import Pin, longest
 from dila.evaluate.result import Result, numbered, score_rows
-from dila.imagine.pictures import write_sheet
+from dila.imagine.pictures import PAPER, fitted, write_sheet
 from dila.imagine.rollout import rollout
 from dila.imagine.windows import infer_long
+from dila.protocols import Episode
 from dila.shapes import Float, Tensor, UInt8
 
 GAP = 3
 
 
 class Shot(NamedTuple):
-    """A clip, its episode, and what rows call it."""
+    """A clip, its episode, what rows call it, and which frames it is of."""
 
     e: Float[Tensor, "T H W D"]
     episode: str
     name: str
+    index: np.ndarray
 
 
 def measure_transfer(bench: Bench) -> Result:
@@ -59,8 +62,8 @@ def measure_transfer(bench: Bench) -> Result:
     names = tuple(f"source {sources[i].name} in scene {scenes[j].name}" for i, there in enumerate(where) for j in there)
     pictures, notes = {}, ("pictures are left out: the model has no decoder (dila train-decoder)",)
     if bench.world.decoder is not None:
-        shown = [scenes[i].e.to(bench.device) for i in spread(len(scenes), count + 1)]
-        given = [sources[i].e.to(bench.device) for i in spread(len(sources), count)]
+        shown = [scenes[i] for i in spread(len(scenes), count + 1)]
+        given = [sources[i] for i in spread(len(sources), count)]
         pictures, notes = _draw(bench, given if bench.settings.source else shown[:count], shown), ()
     return bench.finish("transfer", began, scores, rows=names, notes=notes, pictures=pictures)
 
@@ -108,23 +111,20 @@ def _sources(bench: Bench) -> list[Shot]:
 def _shot(cut: Clips, item: int) -> Shot:
     number, index = cut.index_of(item)
     episode = cut.episodes[number].id
-    return Shot(cut[item].frames, episode, Pin(episode, int(index[0])).name)
+    return Shot(cut[item].frames, episode, Pin(episode, int(index[0])).name, index)
 
 
-def _draw(bench: Bench, sources: Sequence[Tensor], scenes: Sequence[Tensor]) -> dict[str, str]:
-    drawn_sources = [bench.world.draw(source) for source in sources]
-    drawn_scenes = [bench.world.draw(scene[:1]).expand(len(sources[0]), -1, -1, -1) for scene in scenes]
-    made = [_imagine(bench, _infer(bench, source[None])[0], scenes)[:, 1:] for source in sources]
-    grid = [
-        [torch.cat([scene[:1], bench.world.draw(clip)]) for scene, clip in zip(drawn_scenes, row, strict=True)]
-        for row in made
-    ]
-    blank = torch.full_like(drawn_scenes[0], 255)
-    rows = [[blank, *drawn_scenes], *([source, *row] for source, row in zip(drawn_sources, grid, strict=True))]
+def _draw(bench: Bench, sources: Sequence[Shot], scenes: Sequence[Shot]) -> dict[str, str]:
+    o_sources = [_pictures(bench, bench.source or bench.held_frames, source) for source in sources]
+    still = [_pictures(bench, bench.held_frames, scene)[:1].expand(len(o_sources[0]), -1, -1, -1) for scene in scenes]
+    made = [_imagine(bench, _infer(bench, source.e[None])[0], [scene.e for scene in scenes]) for source in sources]
+    grid = [[bench.world.draw(clip, scene) for scene, clip in zip(still, row, strict=True)] for row in made]
+    blank = torch.full_like(still[0], PAPER)
+    rows = [[blank, *still], *([source, *row] for source, row in zip(o_sources, grid, strict=True))]
     video, sheet = bench.out / "transfer.mp4", bench.out / "transfer.png"
-    write_video(video, _tiled(rows), max(1, round(1 / bench.world.stride)))
+    write_video(video, _tiled(rows), 1 / bench.world.stride)
     strips = {}
-    for i, (source, row) in enumerate(zip(drawn_sources, grid, strict=True)):
+    for i, (source, row) in enumerate(zip(o_sources, grid, strict=True)):
         strips[f"source {i + 1}"] = source
         others = [(j, clip) for j, clip in enumerate(row) if bench.settings.source or j != i]
         strips |= {f"source {i + 1}'s actions in scene {j + 1}": clip for j, clip in others[:2]}
@@ -135,7 +135,13 @@ def _draw(bench: Bench, sources: Sequence[Tensor], scenes: Sequence[Tensor]) -> 
     return {sheet.name: "Actions of one clip in the scene of another.", video.name: caption}
 
 
-def _tiled(rows: Sequence[Sequence[UInt8[Tensor, "T 3 Y X"]]]) -> UInt8[Tensor, "T 3 _ _"]:
-    """Clips of one size beside and under one another, with a gap."""
-    padded = [torch.cat([F.pad(clip, (GAP, GAP, GAP, GAP), value=255) for clip in row], dim=3) for row in rows]
+def _pictures(bench: Bench, episodes: Sequence[Episode], shot: Shot) -> UInt8[Tensor, "T 3 Y X"]:
+    (episode,) = (episode for episode in episodes if episode.id == shot.episode)
+    return bench.world.pictures(episode.read(shot.index.tolist()))
+
+
+def _tiled(rows: Sequence[Sequence[UInt8[Tensor, "T 3 _ _"]]]) -> UInt8[Tensor, "T 3 _ _"]:
+    """Clips beside and under one another, all as large as the largest, with a gap."""
+    size = [max(clip.shape[side] for row in rows for clip in row) for side in (-2, -1)]
+    padded = [torch.cat([F.pad(fitted(clip, size), (GAP,) * 4, value=PAPER) for clip in row], dim=3) for row in rows]
     return torch.cat(padded, dim=2)

@@ -55,7 +55,7 @@ def measure_motion(bench: Bench) -> Result:
             told |= {side + name: values for name, values in known_columns(clips).items()}
         kept.append({name: values.cpu() for name, values in told.items()})
         if bench.world.decoder is not None:
-            pictures |= _draw(bench, places, e_a, e_b, bound, still)
+            pictures |= _draw(bench, places, other, bound, still)
     rows = stacked(kept)
     scores = [
         score_ratio("look_distance", rows["to_b"], rows["to_a"] + rows["to_b"], bench.owners),
@@ -146,19 +146,14 @@ def _r2(predicted: Tensor, true: Tensor) -> float | None:
     return float(1 - (predicted - true).square().sum() / total)
 
 
-def _draw(
-    bench: Bench, places: Sequence[int], a: Features, b: Features, bound: Tensor, still: Tensor
-) -> dict[str, str]:
+def _draw(bench: Bench, places: Sequence[int], other: Sequence[int], bound: Tensor, still: Tensor) -> dict[str, str]:
     """The first of the pinned clips."""
     written: dict[str, str] = {}
     world = bench.world
     for row, place in enumerate(place for place in places if place < bench.settings.pictures):
-        rebound = {
-            "structure of": world.draw(a[row, 1:]),
-            "content of": world.draw(b[row, 1:]),
-            "rebound": world.draw(bound[row]),
-        }
-        frozen = {"true": world.draw(a[row, 1:]), "structure frozen": world.draw(still[row])}
+        a, b = bench.pictures(place)[1:], bench.pictures(other[place])[1:]
+        rebound = {"structure from": a, "content from": b, "rebound": world.draw(bound[row], a)}
+        frozen = {"true": a, "structure frozen": world.draw(still[row], a)}
         written |= bench.show(f"rebind_{place}", rebound, "The structure of one clip with the content of another.")
         told = "The structure of the first frame: what still moves is content."
         written |= bench.show(f"isolate_{place}", frozen, told)

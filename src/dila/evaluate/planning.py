@@ -235,7 +235,7 @@ class _Bench:
         if episode.imagined is not None:
             rows["imagined a step before"] = self.world.draw(episode.imagined[:, 0])
             rows["end of the plan"] = self.world.draw(episode.imagined[:, -1])
-        write_clip(path, rows, max(1, round(1 / self.world.stride)))
+        write_clip(path, rows, 1 / self.world.stride)
 
     def close(self) -> None:
         for environment in self.environments:

@@ -1,7 +1,7 @@
 """What was imagined, to look at: contact sheets, clips side by side, and maps of features or structure as colours."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,12 +25,18 @@ Rows = Mapping[str, UInt8[Tensor, "_ 3 _ _"]]
 GAP = 2
 """Pixels between pictures."""
 
+PAPER = 255
+"""Level of what lies around pictures."""
+
 TAIL = 0.01
 """Share of the values at either end of a principal component that is drawn in its darkest and brightest colour."""
 
+SLIMMEST = 8
+"""Longer side over shorter one at most, so that a label over a picture can be read."""
+
 _LINE_HEIGHT = 14
 _FONT = "DejaVuSans.ttf"
-_PAPER, _INK = 255, (20, 20, 20)
+_INK = (20, 20, 20)
 
 
 class Colours(NamedTuple):
@@ -45,7 +51,7 @@ class Colours(NamedTuple):
 def contact_sheet(rows: Rows, columns: int = 8) -> "Image":
     """Clips under one another, each with its label above, at no more than ``columns`` moments spread over time.
 
-    Pictures take the size of the largest. Moments where a clip has not begun are left blank.
+    Pictures become as large as the largest, none is stretched. Moments where a clip has not begun are left blank.
 
     Raises:
         DilaError: no clip, or an empty one.
@@ -78,7 +84,7 @@ def side_by_side(rows: Rows) -> UInt8[Tensor, "T 3 Y X"]:
     width = next(iter(clips.values())).shape[2] + 2 * GAP
     written = [_written(label, width) for label in clips]
     height = max(map(len, written))
-    papered = [np.pad(head, ((0, height - len(head)), (0, 0), (0, 0)), constant_values=_PAPER) for head in written]
+    papered = [np.pad(head, ((0, height - len(head)), (0, 0), (0, 0)), constant_values=PAPER) for head in written]
     heads = np.concatenate(papered, axis=1)
     pictures = [
         np.concatenate([heads, np.concatenate([_bordered(clip[moment]) for clip in clips.values()], axis=1)])
@@ -90,6 +96,28 @@ def side_by_side(rows: Rows) -> UInt8[Tensor, "T 3 Y X"]:
 def write_clip(path: str | Path, rows: Rows, fps: int | float) -> None:
     """Write clips side by side as .mp4 or .gif. Raises DilaError as `contact_sheet` and `dila.data.write_video`."""
     write_video(path, side_by_side(rows), fps)
+
+
+def scaled(
+    frames: UInt8[Tensor, "*batch 3 _ _"], side: int, like: Sequence[int] | None = None
+) -> UInt8[Tensor, "*batch 3 Y X"]:
+    """Frames whose longer side has so many pixels, in their own aspect or in that of ``like`` (rows, columns).
+
+    What was drawn from features is a square, as encoders see all video; ``like`` makes it the video's shape again.
+    """
+    rows, columns = frames.shape[-2:] if like is None else like
+    longer = max(rows, columns)
+    least = max(1, side // SLIMMEST)
+    return resized(frames, [max(least, round(length * side / longer)) for length in (rows, columns)])
+
+
+def fitted(clip: UInt8[Tensor, "T 3 _ _"], size: Sequence[int]) -> UInt8[Tensor, "T 3 Y X"]:
+    """A clip as large as it can be within so many rows and columns, with paper beside or below it."""
+    share = min(size[0] / clip.shape[2], size[1] / clip.shape[3])
+    rows, columns = (max(1, round(side * share)) for side in clip.shape[-2:])
+    page = torch.full((len(clip), 3, *size), PAPER, dtype=torch.uint8)
+    page[:, :, :rows, :columns] = resized(clip, (rows, columns))
+    return page
 
 
 def fit_colours(maps: Float[Tensor, "*batch H W D"]) -> Colours:
@@ -122,16 +150,15 @@ def paint(
 
 
 def _aligned(rows: Rows) -> dict[str, np.ndarray]:
-    """Clips as ``T Y X 3``, all of the largest size, with blank pictures in front of the shorter ones."""
+    """Clips as ``T Y X 3``, all of one size with paper beside them, and blank pictures in front of the shorter ones."""
     if not rows or any(len(clip) == 0 for clip in rows.values()):
         raise DilaError("there are no frames to show; give at least one clip, and none that is empty")
     length = max(len(clip) for clip in rows.values())
     size = (max(clip.shape[2] for clip in rows.values()), max(clip.shape[3] for clip in rows.values()))
     aligned = {}
     for label, clip in rows.items():
-        pictures = resized(clip.cpu(), size)
-        blank = torch.full((length - len(clip), 3, *size), _PAPER, dtype=torch.uint8)
-        aligned[label] = torch.cat([blank, pictures]).permute(0, 2, 3, 1).numpy()
+        blank = torch.full((length - len(clip), 3, *size), PAPER, dtype=torch.uint8)
+        aligned[label] = torch.cat([blank, fitted(clip.cpu(), size)]).permute(0, 2, 3, 1).numpy()
     return aligned
 
 
@@ -141,7 +168,7 @@ def _strip(label: str, pictures: np.ndarray) -> np.ndarray:
 
 
 def _bordered(picture: np.ndarray) -> np.ndarray:
-    return np.pad(picture, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=_PAPER)
+    return np.pad(picture, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=PAPER)
 
 
 def _written(label: str, width: int) -> np.ndarray:
@@ -149,7 +176,7 @@ def _written(label: str, width: int) -> np.ndarray:
 
     words, font = _spelt(label)
     lines = _wrapped(words, font, width - 2 * GAP)
-    head = _image(np.full((_LINE_HEIGHT * len(lines) + 2 * GAP, width, 3), _PAPER, dtype=np.uint8))
+    head = _image(np.full((_LINE_HEIGHT * len(lines) + 2 * GAP, width, 3), PAPER, dtype=np.uint8))
     for at, line in enumerate(lines):
         ImageDraw.Draw(head).text((GAP, GAP + at * _LINE_HEIGHT), line, fill=_INK, font=font)
     return np.asarray(head)

@@ -15,6 +15,7 @@ from dila.data.given import as_frames, told
 from dila.errors import DilaError
 from dila.imagine.isolate import Isolated, isolate
 from dila.imagine.label import Labelled, label
+from dila.imagine.pictures import scaled
 from dila.imagine.rebind import Rebound, rebind
 from dila.imagine.rollout import rollout
 from dila.imagine.transfer import Cycle, Transfer, cycle, transfer
@@ -29,6 +30,8 @@ tensor or a NumPy array, taken to be that stride apart."""
 
 DEFAULT_FRAMES = 16
 
+SHOWN = 256
+"""Pixels of the longer side of a picture that is looked at, at most."""
 
 Model = TypeVar("Model", bound=LatentActionModel[Any])
 
@@ -74,9 +77,21 @@ class World(Generic[Model]):
         Raises:
             DilaError: the limit is below 1, or the input is not a video.
         """
-        if limit is not None and limit < 1:
-            raise DilaError(f"limit = {limit} must be at least 1; leave it out for the whole video")
+        _check_limit(limit)
         return _first_if(_alone(video), self._features(video, limit))
+
+    def pictures(self, video: Video, limit: int | None = None) -> UInt8[Tensor, "*batch T 3 Y X"]:
+        """The frames that `features` sees, to look at: in their own shape, no longer side above `SHOWN` pixels.
+
+        Raises:
+            DilaError: as `features`.
+        """
+        _check_limit(limit)
+        if not _is_path(video):
+            return _first_if(_alone(video), _small(_checked(video)[:, :limit]))
+        episode, index = self._sampled(video, limit)
+        parts = [index[start : start + CHUNK].tolist() for start in range(0, len(index), CHUNK)]
+        return torch.cat([_small(episode.read(part)) for part in parts])
 
     def infer(self, video: Video) -> Float[Tensor, "*batch K Dz"]:
         """Infer latent actions between consecutive frames. A long file is read in pieces, in bounded memory."""
@@ -143,8 +158,15 @@ class World(Generic[Model]):
         with self.running():
             return _plain(isolate(model, self._features(video, least=2)), _alone(video))
 
-    def draw(self, e: Float[Tensor, "*batch T H W D"]) -> UInt8[Tensor, "*batch T 3 Y X"]:
+    def draw(
+        self, e: Float[Tensor, "*batch T H W D"], like: Tensor | np.ndarray | None = None
+    ) -> UInt8[Tensor, "*batch T 3 Y X"]:
         """Convert features to frames, on the CPU.
+
+        Args:
+            e: features.
+            like: frames ``... Y X`` in whose shape to draw, for a video that the encoder saw squeezed to a square; as
+                the decoder draws when None.
 
         Raises:
             DilaError: the model has no decoder, or the features do not fit its encoder.
@@ -154,7 +176,8 @@ class World(Generic[Model]):
         clips = self._seen(e)
         with self.running():
             drawn = [self.decoder.decode(part.float()).mul(255).round().byte().cpu() for part in clips.split(CHUNK, 1)]
-        return _first_if(e.ndim == 4, torch.cat(drawn, dim=1))
+        frames = _first_if(e.ndim == 4, torch.cat(drawn, dim=1))
+        return frames if like is None else scaled(frames, max(frames.shape[-2:]), like.shape[-2:])
 
     def label(self, path: str | Path, out: str | Path, **options: Any) -> Labelled:
         """Latent actions of all videos under a path, as one Parquet file: see `dila.imagine.label`."""
@@ -194,10 +217,14 @@ class World(Generic[Model]):
     def _chunks(
         self, path: str | Path, limit: int | None = None, least: int = 1
     ) -> Iterator[Float[Tensor, "1 T H W D"]]:
+        return encode(self.encoder, *self._sampled(path, limit, least))
+
+    def _sampled(self, path: str | Path, limit: int | None = None, least: int = 1) -> tuple[Episode, np.ndarray]:
+        """A video, and which of its frames are read."""
         episode = _one_episode(path)
         index = _unbroken(episode, self.stride)[:limit]
         _check_length(f"{path}, read every {self.stride:g} s,", len(index), least)
-        return encode(self.encoder, episode, index)
+        return episode, index
 
     def _pair(self, first: Video, second: Video, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Features of two videos; one alone goes with each of the other's batch."""
@@ -267,6 +294,11 @@ def _checked(video: Any) -> UInt8[Tensor, "B T 3 Y X"]:
     return frames if frames.ndim == 5 else frames[None]
 
 
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise DilaError(f"limit = {limit} must be at least 1; leave it out for the whole video")
+
+
 def _check_length(what: str, frames: int, least: int) -> None:
     if frames < least:
         raise DilaError(f"{what} has {frames} frame(s), but {least} are needed; give a longer one")
@@ -281,6 +313,10 @@ def _check_context(context: int, e: Tensor, left: int = 0) -> None:
 
 def _alone(video: Video) -> bool:
     return getattr(video, "ndim", 4) == 4
+
+
+def _small(frames: UInt8[Tensor, "*batch 3 _ _"]) -> UInt8[Tensor, "*batch 3 Y X"]:
+    return scaled(frames, min(SHOWN, max(frames.shape[-2:])))
 
 
 def _first_if(alone: bool, batched: Tensor) -> Tensor:
