@@ -102,7 +102,7 @@ class _PlainAttention(Attention):
 
     def across(self, x: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
         k, v = (part.expand(-1, x.shape[1], -1, -1, -1) for part in context)
-        (q,) = self._heads(self.to_q(self.norm(x)))
+        q = self._heads(self.to_q(self.norm(x)))
         out = self._attend(self._unit(q, self.q_scale * LOGIT_SCALE), k, v)
         return self.to_out(rearrange(out, "b t heads n d -> b t n (heads d)"))
 
