@@ -107,26 +107,43 @@ class Three(Plane):
         super().advance(np.asarray(action)[:2])
 
 
-class Arrays(Plane):
-    """The same in NumPy, drawn over one and the same array, as some of Gymnasium do."""
+class Tensors(Plane):
+    """The same, drawn over one and the same tensor."""
 
     def __init__(self):
-        self.shown = np.zeros((3, 16, 16), dtype=np.uint8)
+        self.shown = torch.zeros(3, 16, 16, dtype=torch.uint8)
 
     def picture(self):
-        self.shown[:] = super().picture()
+        self.shown[:] = torch.as_tensor(super().picture())
         return self.shown
+
+
+class Arrays(Tensors):
+    """The same in NumPy, as some of Gymnasium do."""
+
+    def picture(self):
+        return super().picture().numpy()
 
     @staticmethod
     def _at(place):
         return np.asarray(Plane._at(place))
 
 
-def test_pictures_may_be_numpys():
+class Halved(Plane):
+    """The same, changing the actions that it is handed in place, to the same end."""
+
+    def advance(self, action):
+        action *= 0.5
+        super().advance(2 * action)
+
+
+@pytest.mark.parametrize("kind", [Tensors, Arrays, Halved])
+def test_what_the_loop_and_an_environment_hand_over_is_each_ones_own(kind):
     options = Simulation(), lambda goals: Pixels(goals[:, None]), Limits.unit(2), LOOP
-    theirs, ours = (control([kind()], (3,), MPPI(samples=6), *options)[0] for kind in (Arrays, Plane))
+    theirs, ours = (control([kind()], (3,), MPPI(samples=6), *options)[0] for kind in (kind, Plane))
     assert torch.equal(theirs.frames, ours.frames)
     assert torch.equal(theirs.goal, ours.goal)
+    assert torch.equal(theirs.actions, ours.actions)
     assert theirs.costs == ours.costs
 
 

@@ -170,7 +170,7 @@ class Simulation:
 
         def of(candidates: Tensor) -> Tensor:
             tried = [
-                [self._try(environment, a, cost) for a in its.detach().cpu().numpy()]
+                [self._try(environment, a, cost) for a in its.detach().cpu().numpy().copy()]
                 for environment, its in zip(now.environments, candidates, strict=True)
             ]
             return total([cost(moment) for moment in self._moments(now, tried, cost)], self.over)

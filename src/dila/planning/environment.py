@@ -88,7 +88,7 @@ Picture = UInt8[Tensor, "3 Y X"] | np.ndarray
 
 
 def as_tensor(picture: Any) -> UInt8[Tensor, "3 Y X"]:
-    """What an environment shows; an array is copied, as some environments draw over their last one.
+    """What an environment shows, copied, as some environments draw over their last one.
 
     Raises:
         DilaError: it is no such picture.
@@ -100,7 +100,7 @@ def as_tensor(picture: Any) -> UInt8[Tensor, "3 Y X"]:
             f"an environment's picture should be a tensor or NumPy array of uint8 3 Y X, not {told}; bring it to that "
             "in reset, step and picture, and the goal too"
         )
-    return shown
+    return shown.clone() if shown is picture else shown
 
 
 @runtime_checkable

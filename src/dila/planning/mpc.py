@@ -104,7 +104,7 @@ def control(
             looks.append(show.imagine(now, plan.actions).cpu())
         plans.append(plan)
         for b, environment in enumerate(environments):
-            picture, _, _, _, info = environment.step(plan.actions[b, 0].numpy())
+            picture, _, _, _, info = environment.step(plan.actions[b, 0].numpy().copy())
             frames[b].append(as_tensor(picture))
             scores[b].append(float(info["score"]))
     return [_episode(b, frames[b], goals[b], scores[b], plans, looks, seconds) for b in range(len(environments))]
