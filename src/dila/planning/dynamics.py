@@ -71,7 +71,13 @@ class Imagination:
         self.to_latent = to_latent or _own_encoder(world.model)
 
     def see(self, frames: UInt8[Tensor, "B T 3 Y X"]) -> Features:
-        """Features of frames."""
+        """Features of frames.
+
+        Raises:
+            DilaError: frames of another shape.
+        """
+        if frames.ndim != 5 or frames.shape[2] != 3:
+            raise DilaError(f"frames should be B T 3 Y X, not {list(frames.shape)}; one picture is a clip of T = 1")
         with self.world.running():
             return self.world.encoder.encode(frames)
 
