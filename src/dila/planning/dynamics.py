@@ -135,19 +135,20 @@ class Imagination:
         costs = []
         for k, (reached, made) in enumerate(steps(model, repeat_state(state, samples), z)):
             moment = self._moment(cost, k, reached, made)
-            shaped = (None if part is None else part.unflatten(0, (batch, samples)) for part in moment)
-            costs.append(cost(Moment(k, *shaped)).float())
+            seen = (None if part is None else part.unflatten(0, (batch, samples)) for part in moment)
+            structure, features, pixels = seen
+            costs.append(cost(Moment(k, structure, features, pixels)).float())
         return total(costs, self.over)
 
     def _moment(self, cost: FrameCost, k: int, reached: Any, made: Tensor) -> tuple[Tensor | None, ...]:
-        """Structure, features, pixels and no score, of N futures."""
+        """Structure, features and pixels of N futures."""
         structure = reached.s if "structure" in cost.needs else None
         features = made if "features" in cost.needs else None
         pixels = None
         if "pixels" in cost.needs:
             assert self.world.decoder is not None
             pixels = self.world.decoder.decode(made[:, None].float())[:, 0]
-        return structure, features, pixels, None
+        return structure, features, pixels
 
 
 @dataclass(frozen=True)
