@@ -40,6 +40,23 @@ def check_inside(where: str, frames: Sequence[int], count: int) -> list[int]:
     return wanted
 
 
+DARKEST, BRIGHTEST = -0.5, 1.5
+"""A float picture with a value outside is taken for one in -1..1 or 0..255 (bicubic resizing overshoots by less)."""
+
+
+def check_unit_range(what: str, low: float, high: float) -> None:
+    """Refuse float pictures, of which these are the least and the greatest number, that are not in 0..1.
+
+    Raises:
+        DilaError: they are not, or one is NaN.
+    """
+    if not DARKEST <= low <= high <= BRIGHTEST:
+        raise DilaError(
+            f"{what} should be in 0..1 but go from {low:.3g} to {high:.3g}; bring them there (divide 0..255 by 255, "
+            "add 1 to -1..1 and halve it) or give uint8"
+        )
+
+
 def first_line(error: BaseException) -> str:
     """Of what an error says, the part that fits into a sentence."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -65,6 +65,13 @@ def test_costs_are_one_number_a_candidate_and_those_of_the_rollout(space, imagin
     torch.testing.assert_close(rolled["predicted_emb"][:, 2, :HISTORY], rolled["emb"])
 
 
+@pytest.mark.parametrize("over", ["sum", "last"])
+def test_the_objective_counts_frames_as_the_costs_do(over, imagination, info, candidates):
+    model = cost_model(Imagination(imagination.world, over=over), SPACE)
+    given = model.criterion(model.rollout(info, candidates))
+    torch.testing.assert_close(given, model.get_cost(info, candidates), atol=1e-5, rtol=1e-4)
+
+
 def test_encode_adds_and_takes_nothing_away(imagination, info):
     made = cost_model(imagination, SPACE).encode(info)
     assert info.keys() < made.keys()

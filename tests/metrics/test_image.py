@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+from dila.errors import DilaError
 from dila.metrics.image import feature_distance, find_lpips, psnr, ssim
 
 
@@ -77,3 +78,10 @@ def test_lpips_is_used_where_it_is(monkeypatch, tmp_path):
     expected = (pixels - pixels[:, :1]).abs().mean((2, 3, 4))
     torch.testing.assert_close(find_lpips("cpu")(pixels, pixels[:, :1]), expected)
     torch.testing.assert_close(find_lpips("cpu")(x, x[:, :1]), expected)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_pictures_of_another_range_are_refused(measure):
+    x = torch.rand(2, 3, 16, 16)
+    with pytest.raises(DilaError, match=r"float pictures should be in 0\.\.1 but go from .* to 25.; bring them there"):
+        measure(x, 255 * x)

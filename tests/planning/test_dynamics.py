@@ -12,7 +12,7 @@ from dila.imagine.rollout import rollout
 from dila.imagine.world import World
 from dila.interop.models import build
 from dila.planning import dynamics
-from dila.planning.cost import Called, Features, Moment, Pixels, Reach, Score, Structure, Sum, vp2
+from dila.planning.cost import Called, Features, Later, Moment, Pixels, Reach, Score, Structure, Sum, vp2
 from dila.planning.dynamics import Imagination, Now, Simulation
 from dila.planning.gradient import Gradient
 from dila.planning.mppi import MPPI
@@ -126,6 +126,9 @@ def test_a_goal_that_is_a_clip_is_compared_frame_by_frame(pictures):
     for k, frame in ((0, 0), (2, 2), (5, 2)):
         expected = (maps - clip[:, frame][:, None]).square().mean((2, 3, 4))
         torch.testing.assert_close(Features(clip)(Moment(k, features=maps)), expected)
+    later = Later(Sum([(1.0, Features(clip))]), 2)
+    torch.testing.assert_close(later(Moment(0, features=maps)), Features(clip)(Moment(2, features=maps)))
+    assert later.needs == {"features"}
 
 
 def test_a_region_alone_counts():
@@ -167,6 +170,28 @@ def test_a_goals_pixels_are_what_the_loop_hands_over(pictures):
     """Goals come as uint8 from the environments."""
     goal, seen = pictures(1, BATCH), Moment(0, pixels=pictures(1, BATCH).float() / 255)
     torch.testing.assert_close(Pixels(goal)(seen), Pixels(goal.float() / 255)(seen))
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_goals_of_another_shape_or_range_are_refused(imagination, now, candidates, pictures):
+    goal = pictures(1, BATCH)
+    for made, told in (
+        (
+            lambda: imagination.structure(goal[:, 0]),
+            r"B T 3 Y X, not \[2, 3, 16, 16\]; one picture is a clip",
+        ),
+        (lambda: Pixels(goal[:, 0]), r"should be B G 3 Y X, not \[2, 3, 16, 16\]"),
+        (lambda: Pixels(goal.float()), "float pictures should be in 0..1 but go from 0 to 255"),
+    ):
+        with pytest.raises(DilaError, match=told):
+            made()
+    for wrong, told in (
+        (imagination.structure(goal), r"a goal of 2 x \[4, 4, 6\] cannot be compared with futures of 2 x \[4, 4, 12\]"),
+        (imagination.see(goal)[:, 0], r"a goal of 2 x \[4, 12\] cannot be"),
+        (imagination.see(goal)[[0, 1, 1]], r"a goal of 3 x \[4, 4, 12\] cannot be"),
+    ):
+        with pytest.raises(DilaError, match=told):
+            imagination.costs(now, Features(wrong))(candidates)
 
 
 def test_a_function_of_ones_own_is_a_cost(imagination, now, candidates):

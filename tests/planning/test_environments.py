@@ -68,11 +68,11 @@ def test_the_same_actions_from_the_same_state_lead_to_the_same_facts(environment
 
 def test_a_step_tells_the_score(environment):
     _, info = environment.reset(seed=4)
-    picture, reward, reached, ended, after = environment.step(np.zeros(len(environment.limits.low)))
+    picture, reward, *over, after = environment.step(np.zeros(len(environment.limits.low)))
     assert picture.dtype == torch.uint8
     assert reward == -after["score"]
-    assert reached == (after["score"] < SUCCESS)
-    assert not ended
+    assert after["is_success"] == (after["score"] < SUCCESS)
+    assert over == [False, False]
     assert after["score"] == pytest.approx(info["score"], abs=0.2)
 
 
@@ -173,7 +173,7 @@ def test_an_action_is_held_for_its_raw_steps():
     assert info["score"] == 6
     assert environment.fps == pytest.approx(10 / 3)
     assert environment.step(np.zeros(1))[4]["score"] == 3
-    assert environment.step(np.zeros(1))[2] is True
+    assert environment.step(np.zeros(1))[4]["is_success"] is True
 
 
 def test_a_script_that_never_works_is_told():

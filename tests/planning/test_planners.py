@@ -76,6 +76,16 @@ def test_the_same_seed_gives_the_same_plan_and_another_seed_another(planner):
     assert not torch.equal(first, other)
 
 
+def test_an_environment_with_a_generator_of_its_own_is_planned_as_alone(planner):
+    together = planner.plan(quadratic, HORIZON, LIMITS, generator=[generator(s) for s in range(BATCH)], batch=BATCH)
+    alone = planner.plan(
+        lambda a: (a - TARGET[1:2]).square().sum((2, 3)), HORIZON, LIMITS, generator=generator(1), batch=1
+    )
+    torch.testing.assert_close(together.actions[1], alone.actions[0])
+    with pytest.raises(DilaError, match="2 generators for 3 environments; give one, or one for each"):
+        planner.plan(quadratic, HORIZON, LIMITS, generator=[generator(), generator(1)], batch=BATCH)
+
+
 def test_environments_planned_together_do_not_mix(planner):
     """One environment's target moves; the plans of the others stay what they were."""
 
@@ -232,6 +242,7 @@ def test_shifting_drops_the_first_and_repeats_the_last():
     assert shifted(a, 4)[0, :, 0].tolist() == [2, 4, 6, 6]
     assert shifted(a, 2)[0, :, 0].tolist() == [2, 4]
     assert shifted(a, 6)[0, :, 0].tolist() == [2, 4, 6, 6, 6, 6]
+    assert shifted(a, 3, by=2)[0, :, 0].tolist() == [4, 6, 6]
 
 
 def test_the_noise_that_remembers_has_vp2s_spread():
@@ -313,10 +324,34 @@ def test_a_plan_of_nothing_is_refused(planner):
         planner.plan(quadratic, 0, LIMITS, generator=generator())
 
 
-@pytest.mark.parametrize("high", [[1.0, -3.0], [1.0, torch.nan]])
+def test_a_plan_is_taken_apart_and_goes_on():
+    whole = icem(samples=20, elites=4).plan(quadratic, HORIZON, LIMITS, generator=generator(), batch=BATCH)
+    some = whole.of([2, 0])
+    assert torch.equal(some.costs, whole.costs[:, [2, 0]])
+    for part, its in zip((some.actions, some.kept, some.mean), (whole.actions, whole.kept, whole.mean), strict=True):
+        assert torch.equal(part, its[[2, 0]])
+        assert torch.equal(part[..., 2:, :], Plan(part, whole.costs).later(2).actions[..., :-2, :])
+    assert whole.later(2).kept.shape == whole.kept.shape
+    assert torch.equal(whole.later(0).mean, whole.mean)
+
+
+@pytest.mark.parametrize("high", [[1.0, -3.0], [1.0, torch.nan], [1.0]])
 def test_limits_are_the_right_way_round(high):
     with pytest.raises(DilaError, match=r"low = \[-1.0, -2.0\] should be nowhere above high = "):
         Limits(LIMITS.low, torch.tensor(high))
+
+
+def test_limits_are_a_boxs():
+    low = np.array([-1.0, -2.0])
+    low.flags.writeable = False
+    for made in (Limits(low, [1.0, 4.0]), Limits(LIMITS.low.double(), LIMITS.high.numpy())):
+        assert torch.equal(made.low, LIMITS.low)
+        assert torch.equal(made.high, LIMITS.high)
+        assert made.low.dtype == torch.float32
+    with pytest.raises(DilaError, match=r"high = \[inf, 4.0\], and both finite; give a range that is worth searching"):
+        Limits(low, [torch.inf, 4.0])
+    listed, tupled = (plan(MPPI(samples=5, std=std)).actions for std in ([0.5, 0.1], (0.5, 0.1)))
+    assert torch.equal(listed, tupled)
 
 
 def test_bad_settings_are_refused_in_a_sentence():

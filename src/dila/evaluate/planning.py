@@ -91,6 +91,7 @@ class Planning:
         size: size of the pictures, in pixels a side.
         goals: task file of VP2 (`dila.planning.vp2_files`), whose episode n has seed n; None uses starts and goals from
             the environment's own script.
+        execute: actions of a plan that are executed before the next plan.
 
     Raises:
         DilaError: what no plan can be made with.
@@ -114,6 +115,7 @@ class Planning:
     seed: int = 0
     size: int = 128
     goals: str | None = None
+    execute: int = 1
 
     def __post_init__(self):
         at_least(1, episodes=self.episodes, together=self.together, steps=self.steps, horizon=self.horizon)
@@ -129,13 +131,18 @@ class Planning:
                 "--planner gradient needs a cost with a gradient, which a simulator does not have; "
                 "give --arms random model"
             )
-        _ = self.search  # a planner knows how many samples it needs
+        _ = self.loop, self.search  # a planner knows how many samples it needs
 
     @property
     def search(self) -> Planner:
         """The planner with the numbers asked for."""
         wanted = {"samples": self.samples, "iterations": self.iterations, "std": self.std}
         return replace(PLANNERS[self.planner], **{name: value for name, value in wanted.items() if value is not None})
+
+    @property
+    def loop(self) -> Loop:
+        """How long and how far."""
+        return Loop(self.steps, self.horizon, self.context, self.seconds, self.execute)
 
     @property
     def blind(self) -> Blind:
@@ -169,8 +176,8 @@ def measure_planning(
         groups: list[tuple[Arm, Sequence[int]]] = [(arm, seeds) for arm in plan.arms for seeds in _groups(plan)]
         try:
             for arm, seeds in tqdm(groups, unit="group", desc=plan.environment, disable=not progress):
-                if not all(_file(out, arm, seed).is_file() for seed in seeds):
-                    bench.run(arm, seeds, out)
+                if missing := [seed for seed in seeds if not _file(out, arm, seed).is_file()]:
+                    bench.run(arm, missing, out)
         finally:
             bench.close()
         report = summarise(plan, {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms})
@@ -209,7 +216,6 @@ class _Bench:
         self.seen = seen(plan.environment, actions, self.taken)
         model: Any = world.model
         self.eyes = Imagination(world, lambda a: model.encode_actions(actions.hold(a)), plan.over)
-        self.loop = Loop(plan.steps, plan.horizon, plan.context, plan.seconds)
 
     def run(self, arm: Arm, seeds: Sequence[int], out: Path) -> None:
         planner: Planner = self.plan.blind if arm == "random" else self.plan.search
@@ -221,7 +227,8 @@ class _Bench:
         limits = self.seen if arm == "model" else self.taken
         began = time.perf_counter()
         show = self.eyes if arm == "model" and self.world.decoder is not None else None
-        made = control(self.environments[: len(seeds)], seeds, planner, dynamics, cost, limits, self.loop, show=show)
+        here = self.environments[: len(seeds)]
+        made = control(here, seeds, planner, dynamics, cost, limits, self.plan.loop, show=show)
         seconds = (time.perf_counter() - began) / len(seeds)
         for seed, episode in zip(seeds, made, strict=True):
             self.draw(out / "videos" / f"{arm}_{seed:05d}.mp4", episode)
@@ -304,7 +311,7 @@ def _seeds(plan: Planning) -> range:
 
 
 def _groups(plan: Planning) -> Iterator[Sequence[int]]:
-    """Seeds that are planned together: always the same ones, so that going on gives what going through gives."""
+    """Seeds that are planned together; each is planned as it would be alone."""
     seeds = _seeds(plan)
     return (seeds[start : start + plan.together] for start in range(0, len(seeds), plan.together))
 
@@ -342,5 +349,11 @@ def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
         "final_score": fmean(each["scores"][-1] for each in episodes),
         "seconds": fmean(each["seconds"] for each in episodes),
         "plan_seconds": median(seconds for each in episodes for seconds in each["plan_seconds"]),
-        "scores": [fmean(column) for column in zip(*(each["scores"] for each in episodes), strict=True)],
+        "scores": _mean_scores([each["scores"] for each in episodes]),
     }
+
+
+def _mean_scores(scores: list[list[float]]) -> list[float]:
+    """By step; an episode that ended early stays where it was."""
+    longest = max(map(len, scores))
+    return [fmean(each[min(step, len(each) - 1)] for each in scores) for step in range(longest)]

@@ -15,7 +15,7 @@ from dila.errors import DilaError
 from dila.imagine.rollout import steps
 from dila.interop.actions import ActionSpace
 from dila.model.dila import repeat_state
-from dila.planning.cost import Features, FrameCost, Structure
+from dila.planning.cost import Features, FrameCost, Structure, total
 from dila.planning.dynamics import Imagination, Now
 from dila.shapes import Float, Tensor, UInt8
 
@@ -38,7 +38,8 @@ class CostModel:
         self.imagination, self.space, self.scale = imagination, space, scale
 
     def get_cost(self, info_dict: dict[str, Any], action_candidates: Float[Tensor, "B S T A"]) -> Float[Tensor, "B S"]:
-        """Mean squared distance of each imagined frame to the goal; lower is better.
+        """Mean squared distance of each imagined frame to the goal, and of these what the imagination's `over` says;
+        lower is better.
 
         Raises:
             DilaError: pictures or candidates of another shape.
@@ -72,7 +73,7 @@ class CostModel:
         """The objective: `get_cost` of what `rollout` gave."""
         context = info["emb"].shape[1]
         future, goal = info["predicted_emb"][:, :, context:], info["goal_emb"][:, None]
-        return (future - goal).square().flatten(2).mean(2)
+        return total((future - goal).square().flatten(3).mean(3).unbind(2), self.imagination.over)
 
     __call__ = criterion
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from dila.errors import check_unit_range
 from dila.shapes import Float, Tensor, UInt8
 
 PERFECT = 1e-10
@@ -26,8 +27,16 @@ Pictures = Float[Tensor, "... 3 Y X"] | UInt8[Tensor, "... 3 Y X"]
 
 
 def in_unit_range(pictures: Pictures) -> Float[Tensor, "... 3 Y X"]:
-    """Pictures as floats in [0, 1], which uint8 is brought to."""
-    return pictures.float() if pictures.is_floating_point() else pictures.float() / 255
+    """Pictures as floats in [0, 1], which uint8 is brought to.
+
+    Raises:
+        DilaError: floats of another range.
+    """
+    if not pictures.is_floating_point():
+        return pictures.float() / 255
+    if pictures.numel():
+        check_unit_range("float pictures", *torch.stack(pictures.aminmax()).tolist())
+    return pictures.float()
 
 
 def psnr(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:

@@ -5,6 +5,7 @@ spectrum, keeps some of the best from one iteration and one step to the next, dr
 executes the best candidate seen.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from dila.errors import DilaError
 from dila.planning.planner import (
     CostOf,
+    Generators,
     Limits,
     Plan,
     asked,
@@ -48,7 +50,7 @@ class CEM:
     samples: int = 200
     elites: int = 20
     iterations: int = 5
-    std: float | tuple[float, ...] = 0.5
+    std: float | Sequence[float] = 0.5
     floor: float = 0.02
     momentum: float = 0.1
     exponent: float = 0.0
@@ -70,7 +72,7 @@ class CEM:
         horizon: int,
         limits: Limits,
         *,
-        generator: torch.Generator,
+        generator: Generators,
         batch: int = 1,
         warm: Plan | None = None,
         seconds: float | None = None,
@@ -108,7 +110,7 @@ class CEM:
         mean: Float[Tensor, "B K Da"],
         std: Float[Tensor, "B K Da"],
         limits: Limits,
-        generator: torch.Generator,
+        generator: Generators,
     ) -> Float[Tensor, "B S K Da"]:
         count = max(round(self.samples * self.shrink**-i), 2 * self.elites, 2)
         noise = coloured_noise((len(mean), count, *mean.shape[1:]), self.exponent, generator)  # type: ignore[arg-type]

@@ -5,7 +5,8 @@ A cost says what it `needs` of a frame, and only that is computed: "structure" a
 a simulator has. Frames are judged as they come, so that no future is held in memory whole.
 
 Goals are tensors with a clip of one or more frames, ``B G ...``: an image is a clip of one, which every imagined frame
-is compared with; frame k of the future is compared with frame k of a longer clip, and with its last one after that.
+is compared with. A longer clip begins with the frame after the first action: what k + 1 actions have made since the
+episode began is compared with its frame k, and with its last one after that.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ class Moment(NamedTuple):
     pixels: Float[Tensor, "B S 3 Y X"] | None = None
     """In [0, 1]."""
     score: Float[Tensor, "B S"] | None = None
+    step: int = 0
+    """Actions of the episode that were done before these futures begin."""
 
 
 @runtime_checkable
@@ -71,7 +74,7 @@ class Structure:
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
         """See `FrameCost`."""
         assert moment.structure is not None
-        return _map_distance(moment.structure, _at(self.goal, moment.k), self.region)
+        return _map_distance(moment.structure, _at(self.goal, moment), self.region)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Features:
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
         """See `FrameCost`."""
         assert moment.features is not None
-        return _map_distance(moment.features, _at(self.goal, moment.k), self.region)
+        return _map_distance(moment.features, _at(self.goal, moment), self.region)
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,24 @@ class Pixels:
     Args:
         goal: pictures, uint8 or in [0, 1], ``B G 3 Y X``, of any size.
         size: pixels a side at which pictures are compared.
+
+    Raises:
+        DilaError: pictures of another shape or range.
     """
 
     goal: Tensor
     size: int = VP2_SIZE
     needs: frozenset[Need] = frozenset({"pixels"})
 
+    def __post_init__(self):
+        if self.goal.ndim != 5 or self.goal.shape[2] != 3:
+            raise DilaError(f"a goal of Pixels should be B G 3 Y X, not {list(self.goal.shape)}; one picture is G = 1")
+        object.__setattr__(self, "goal", in_unit_range(self.goal))
+
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
         """See `FrameCost`."""
         assert moment.pixels is not None
-        goal = _resized(in_unit_range(_at(self.goal, moment.k)).to(moment.pixels), self.size)
+        goal = _resized(_at(self.goal, moment).to(moment.pixels), self.size)
         return (_resized(moment.pixels.clamp(0, 1), self.size) - goal).square().sum((2, 3, 4))
 
 
@@ -214,6 +225,23 @@ class Sum:
         return torch.stack([weight * cost(moment) for weight, cost in self.parts]).sum(0)
 
 
+@dataclass(frozen=True)
+class Later:
+    """A cost when so many actions of the episode are done: goals that are clips have moved on by as many frames."""
+
+    cost: FrameCost
+    step: int
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the cost looks at."""
+        return self.cost.needs
+
+    def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
+        """See `FrameCost`."""
+        return self.cost(moment._replace(step=self.step))
+
+
 def vp2(goal: Pictures, classifier: Callable[[Tensor], Tensor]) -> Sum:
     """VP2's objective of RoboDesk: half the squared pixels, less ten times the logits of the goal's classifier."""
     return Sum([(0.5, Pixels(goal)), (10.0, Classified(classifier, "pixels", VP2_SIZE))])
@@ -229,9 +257,9 @@ def total(frames: Sequence[Float[Tensor, "B S"]], over: Over) -> Float[Tensor, "
     return {"mean": table.mean(0), "sum": table.sum(0), "last": table[-1]}[over]
 
 
-def _at(goal: Tensor, k: int) -> Tensor:
-    """Of goals ``B G ...`` those of frame k, ``B 1 ...``."""
-    return goal[:, min(k, goal.shape[1] - 1)][:, None]
+def _at(goal: Tensor, moment: Moment) -> Tensor:
+    """Of goals ``B G ...`` those of a moment, ``B 1 ...``."""
+    return goal[:, min(moment.step + moment.k, goal.shape[1] - 1)][:, None]
 
 
 def _check_region(region: Tensor | None) -> None:
@@ -240,8 +268,14 @@ def _check_region(region: Tensor | None) -> None:
 
 
 def _map_distance(
-    maps: Float[Tensor, "B S H W C"], goal: Float[Tensor, "B 1 H W C"], region: Float[Tensor, "H W"] | None
+    maps: Float[Tensor, "B S H W C"], goal: Tensor, region: Float[Tensor, "H W"] | None
 ) -> Float[Tensor, "B S"]:
+    if goal.ndim != maps.ndim or goal.shape[2:] != maps.shape[2:] or len(goal) not in (1, len(maps)):
+        raise DilaError(
+            f"a goal of {len(goal)} x {list(goal.shape[2:])} cannot be compared with futures of {len(maps)} x "
+            f"{list(maps.shape[2:])}; give B G H W C, made by Imagination.structure for Structure and by "
+            "Imagination.see for Features"
+        )
     squared = (maps.float() - goal.to(maps.device, torch.float32)).square().mean(-1)
     if region is None:
         return squared.mean((2, 3))

@@ -71,7 +71,13 @@ class Imagination:
         self.to_latent = to_latent or _own_encoder(world.model)
 
     def see(self, frames: UInt8[Tensor, "B T 3 Y X"]) -> Features:
-        """Features of frames."""
+        """Features of frames.
+
+        Raises:
+            DilaError: frames of another shape.
+        """
+        if frames.ndim != 5 or frames.shape[2] != 3:
+            raise DilaError(f"frames should be B T 3 Y X, not {list(frames.shape)}; one picture is a clip of T = 1")
         with self.world.running():
             return self.world.encoder.encode(frames)
 
@@ -129,19 +135,20 @@ class Imagination:
         costs = []
         for k, (reached, made) in enumerate(steps(model, repeat_state(state, samples), z)):
             moment = self._moment(cost, k, reached, made)
-            shaped = (None if part is None else part.unflatten(0, (batch, samples)) for part in moment)
-            costs.append(cost(Moment(k, *shaped)).float())
+            seen = (None if part is None else part.unflatten(0, (batch, samples)) for part in moment)
+            structure, features, pixels = seen
+            costs.append(cost(Moment(k, structure, features, pixels)).float())
         return total(costs, self.over)
 
     def _moment(self, cost: FrameCost, k: int, reached: Any, made: Tensor) -> tuple[Tensor | None, ...]:
-        """Structure, features, pixels and no score, of N futures."""
+        """Structure, features and pixels of N futures."""
         structure = reached.s if "structure" in cost.needs else None
         features = made if "features" in cost.needs else None
         pixels = None
         if "pixels" in cost.needs:
             assert self.world.decoder is not None
             pixels = self.world.decoder.decode(made[:, None].float())[:, 0]
-        return structure, features, pixels, None
+        return structure, features, pixels
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class Simulation:
 
         def of(candidates: Tensor) -> Tensor:
             tried = [
-                [self._try(environment, a, cost) for a in its.detach().cpu().numpy()]
+                [self._try(environment, a, cost) for a in its.detach().cpu().numpy().copy()]
                 for environment, its in zip(now.environments, candidates, strict=True)
             ]
             return total([cost(moment) for moment in self._moments(now, tried, cost)], self.over)

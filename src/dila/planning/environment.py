@@ -88,7 +88,7 @@ Picture = UInt8[Tensor, "3 Y X"] | np.ndarray
 
 
 def as_tensor(picture: Any) -> UInt8[Tensor, "3 Y X"]:
-    """What an environment shows; an array is copied, as some environments draw over their last one.
+    """What an environment shows, copied, as some environments draw over their last one.
 
     Raises:
         DilaError: it is no such picture.
@@ -100,7 +100,7 @@ def as_tensor(picture: Any) -> UInt8[Tensor, "3 Y X"]:
             f"an environment's picture should be a tensor or NumPy array of uint8 3 Y X, not {told}; bring it to that "
             "in reset, step and picture, and the goal too"
         )
-    return shown
+    return shown.clone() if shown is picture else shown
 
 
 @runtime_checkable
@@ -110,11 +110,11 @@ class Environment(Protocol):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Picture, dict[str, Any]]:
-        """Begin: the first picture; in the second part ``goal`` (a picture) and ``score``."""
+        """Begin: the first picture; in the second part ``goal`` (a picture), and ``score`` where there is one."""
         ...
 
     def step(self, action: np.ndarray) -> tuple[Picture, float, bool, bool, dict[str, Any]]:
-        """Picture, minus the score, whether the goal is reached, False, and ``score`` in the last part."""
+        """Picture, a reward that nothing reads, whether the episode is over, in either, and ``score`` as in reset."""
         ...
 
 
@@ -188,10 +188,11 @@ class GoalEnvironment:
         raise DilaError(f"no start and goal were found in {TRIES} tries from seed {seed}; choose another seed")
 
     def step(self, action: np.ndarray) -> tuple[Tensor, float, bool, bool, dict[str, Any]]:
-        """See `Environment`."""
+        """See `Environment`: minus the score as the reward, and whether the goal is reached as ``is_success``, which
+        ends nothing (VP2 counts the best moment of all)."""
         self.advance(action)
         score = self.score()
-        return self.picture(), -score, score < SUCCESS, False, {"score": score}
+        return self.picture(), -score, False, False, {"score": score, "is_success": score < SUCCESS}
 
     def state(self) -> Any:
         """See `Simulated`."""

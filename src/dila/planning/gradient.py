@@ -1,5 +1,6 @@
 """Planning by gradients: actions are moved downhill through the model, from several beginnings at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from dila.errors import DilaError
 from dila.planning.planner import (
     CostOf,
+    Generators,
     Limits,
     Plan,
     asked,
@@ -35,7 +37,7 @@ class Gradient:
     samples: int = 16
     iterations: int = 12
     rate: float = 0.1
-    std: float | tuple[float, ...] = 0.5
+    std: float | Sequence[float] = 0.5
     memory: float = 0.5
 
     def __post_init__(self):
@@ -48,7 +50,7 @@ class Gradient:
         horizon: int,
         limits: Limits,
         *,
-        generator: torch.Generator,
+        generator: Generators,
         batch: int = 1,
         warm: Plan | None = None,
         seconds: float | None = None,

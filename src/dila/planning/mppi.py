@@ -4,12 +4,14 @@ Candidates are the present plan and noise that remembers; the new plan is their 
 Nothing else is learnt between iterations: the deviation stays.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from dila.planning.planner import (
     CostOf,
+    Generators,
     Limits,
     Plan,
     asked,
@@ -40,7 +42,7 @@ class MPPI:
     samples: int = 200
     iterations: int = 1
     gamma: float = 0.05
-    std: float | tuple[float, ...] = 0.5
+    std: float | Sequence[float] = 0.5
     memory: float = 0.5
     relative: bool = False
 
@@ -53,7 +55,7 @@ class MPPI:
         horizon: int,
         limits: Limits,
         *,
-        generator: torch.Generator,
+        generator: Generators,
         batch: int = 1,
         warm: Plan | None = None,
         seconds: float | None = None,

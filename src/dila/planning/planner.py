@@ -1,42 +1,55 @@
 """What a planner is: candidates in, the best actions out. It knows a cost, never a model or a simulator.
 
 Candidates are ``B S K Da``: B environments planned at once, S candidates of each, K actions of Da numbers. Everything
-random comes from one generator on the CPU, so a seed means the same plan on every device.
+random comes from generators on the CPU, so a seed means the same plan on every device.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
+Generators = torch.Generator | Sequence[torch.Generator]
+"""One for all environments, or one for each, whose plan is then the same whatever is planned beside it."""
+
 CostOf = Callable[[Tensor], Tensor]
 """Costs ``B S`` of candidates ``B S K Da``; lower is better, and infinity is for what must never be done."""
 
 
-@dataclass(frozen=True)
+Numbers = Tensor | np.ndarray | Sequence[float]
+
+
+@dataclass(frozen=True, init=False)
 class Limits:
     """The least and the greatest of each component of an action.
 
+    Args:
+        low: as a tensor, an array, such as that of Gymnasium's ``Box``, or a list.
+        high: the same.
+
     Raises:
-        DilaError: of other components, or a least that is above its greatest.
+        DilaError: of other components, a least that is above its greatest, or one that is infinite.
     """
 
     low: Float[Tensor, " Da"]
     high: Float[Tensor, " Da"]
 
-    def __post_init__(self):
-        if self.low.shape != self.high.shape or not (self.low <= self.high).all():
-            raise DilaError(
-                f"low = {self.low.tolist()} should be nowhere above high = {self.high.tolist()}; give each component "
-                "of an action its least and its greatest"
-            )
+    def __init__(self, low: Numbers, high: Numbers):
+        for name, numbers in (("low", low), ("high", high)):
+            given = numbers if isinstance(numbers, Tensor) else np.array(numbers)
+            object.__setattr__(self, name, torch.as_tensor(given, dtype=torch.float32, device="cpu"))
+        told = f"low = {self.low.tolist()} should be nowhere above high = {self.high.tolist()}"
+        if self.low.ndim != 1 or self.low.shape != self.high.shape or not (self.low <= self.high).all():
+            raise DilaError(f"{told}; give each component of an action its least and its greatest")
+        if not (self.low.isfinite() & self.high.isfinite()).all():
+            raise DilaError(f"{told}, and both finite; give a range that is worth searching, such as that of the data")
 
     @classmethod
     def unit(cls, dim: int) -> "Limits":
@@ -70,6 +83,18 @@ class Plan(NamedTuple):
     mean: Float[Tensor, "B K Da"] | None = None
     """Where the next plan's search begins, a step later; None where that is at the actions."""
 
+    def of(self, environments: list[int]) -> "Plan":
+        """The plans of these environments alone."""
+        kept, mean = (None if part is None else part[environments] for part in (self.kept, self.mean))
+        return Plan(self.actions[environments], self.costs[:, environments], kept, mean)
+
+    def later(self, steps: int) -> "Plan":
+        """The plan so many steps on, as long as it is: its last action is repeated to the end."""
+        parts = (self.actions, self.kept, self.mean)
+        actions, kept, mean = (part if part is None else shifted(part, part.shape[-2], steps) for part in parts)
+        assert actions is not None
+        return Plan(actions, self.costs, kept, mean)
+
 
 @runtime_checkable
 class Planner(Protocol):
@@ -81,7 +106,7 @@ class Planner(Protocol):
         horizon: int,
         limits: Limits,
         *,
-        generator: torch.Generator,
+        generator: Generators,
         batch: int = 1,
         warm: Plan | None = None,
         seconds: float | None = None,
@@ -92,7 +117,7 @@ class Planner(Protocol):
             cost: of candidates.
             horizon: K.
             limits: of actions.
-            generator: of everything random, on the CPU.
+            generator: of everything random, on the CPU: one, or one for each environment, as the loop gives them.
             batch: B.
             warm: the plan before, whose first action has been executed; its horizon may have been another.
             seconds: stop after the iteration during which they are up; without, after the planner's own number.
@@ -112,7 +137,7 @@ class Blind:
         memory: see `MPPI`.
     """
 
-    std: float | tuple[float, ...] = 0.5
+    std: float | Sequence[float] = 0.5
     memory: float = 0.5
 
     def plan(
@@ -121,7 +146,7 @@ class Blind:
         horizon: int,
         limits: Limits,
         *,
-        generator: torch.Generator,
+        generator: Generators,
         batch: int = 1,
         warm: Plan | None = None,
         seconds: float | None = None,
@@ -138,33 +163,42 @@ def check_search(samples: int, iterations: int) -> None:
         raise DilaError(f"samples = {samples} and iterations = {iterations} should be at least 1")
 
 
-def deviations(std: float | tuple[float, ...], limits: Limits) -> Float[Tensor, " Da"]:
+def deviations(std: float | Sequence[float], limits: Limits) -> Float[Tensor, " Da"]:
     """Standard deviations in the units of the actions, from shares of half their range.
 
     Raises:
         DilaError: a number for each component of another action, or one that is no deviation.
     """
-    dim = len(limits.low)
-    if not all(0 <= each < math.inf for each in (std if isinstance(std, tuple) else (std,))):
+    shares = torch.tensor(std, dtype=torch.float32)
+    if not ((shares >= 0) & shares.isfinite()).all():
         raise DilaError(f"std = {std} should be 0 or more, and finite")
-    if isinstance(std, tuple) and len(std) != dim:
-        raise DilaError(f"std has {len(std)} numbers for actions of {dim}; give one number, or one for each")
-    return torch.tensor(std, dtype=torch.float32).expand(dim) * limits.half
+    if shares.ndim and shares.shape != limits.low.shape:
+        raise DilaError(f"std has {len(shares)} numbers for actions of {len(limits.low)}; give one, or one for each")
+    return shares.expand_as(limits.low) * limits.half
 
 
-def smooth_noise(
-    shape: tuple[int, int, int, int], memory: float, generator: torch.Generator
-) -> Float[Tensor, "B S K Da"]:
+def smooth_noise(shape: tuple[int, int, int, int], memory: float, generator: Generators) -> Float[Tensor, "B S K Da"]:
     """Noise that remembers: n[0] is standard normal, n[i] = memory n[i-1] + (1 - memory) normal (VP2's sampler)."""
-    white = torch.randn(shape, generator=generator)
+    white = _normal(shape, generator)
     steps = [white[:, :, 0]]
     for i in range(1, shape[2]):
         steps.append(memory * steps[-1] + (1 - memory) * white[:, :, i])
     return torch.stack(steps, dim=2)
 
 
+def _normal(shape: tuple[int, int, int, int], generator: Generators) -> Float[Tensor, "B S K Da"]:
+    if isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator)
+    if len(generator) != shape[0]:
+        raise DilaError(f"{len(generator)} generators for {shape[0]} environments; give one, or one for each")
+    drawn = torch.empty(shape)
+    for its, own in zip(drawn, generator, strict=True):
+        its.normal_(generator=own)
+    return drawn
+
+
 def coloured_noise(
-    shape: tuple[int, int, int, int], exponent: float, generator: torch.Generator
+    shape: tuple[int, int, int, int], exponent: float, generator: Generators
 ) -> Float[Tensor, "B S K Da"]:
     """Noise of unit variance with the spectrum 1 / f^exponent over the actions of a candidate; 0 is white.
 
@@ -172,7 +206,7 @@ def coloured_noise(
     end does not resemble its beginning.
     """
     batch, samples, horizon, dim = shape
-    white = torch.randn(batch, samples, 2 * horizon, dim, generator=generator)
+    white = _normal((batch, samples, 2 * horizon, dim), generator)
     frequency = torch.fft.rfftfreq(2 * horizon).clamp_min(1 / (2 * horizon))
     gain = frequency ** (-exponent / 2)
     twice = torch.full_like(gain, 2.0)  # but the first and the last, every frequency stands for two of the spectrum
@@ -181,9 +215,9 @@ def coloured_noise(
     return torch.fft.irfft(torch.fft.rfft(white, dim=2) * gain[:, None], n=2 * horizon, dim=2)[:, :, :horizon]
 
 
-def shifted(actions: Float[Tensor, "*batch J Da"], horizon: int) -> Float[Tensor, "*batch K Da"]:
-    """A plan one step later, of so many actions: the first one is gone, the last one is repeated to the end."""
-    return actions[..., torch.arange(1, horizon + 1).clamp_max(actions.shape[-2] - 1), :]
+def shifted(actions: Float[Tensor, "*batch J Da"], horizon: int, by: int = 1) -> Float[Tensor, "*batch K Da"]:
+    """A plan so many steps later, of so many actions: the first ones are gone, the last one is repeated to the end."""
+    return actions[..., torch.arange(by, by + horizon).clamp_max(actions.shape[-2] - 1), :]
 
 
 def beginning(warm: Plan | None, batch: int, horizon: int, limits: Limits) -> Float[Tensor, "B K Da"]:

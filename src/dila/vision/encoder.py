@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dila.configs import to_json
-from dila.errors import DilaError
+from dila.errors import DilaError, check_unit_range
 from dila.protocols import FrameDecoder
 from dila.shapes import Features, Float, Frames, Pixels, Tensor
 from dila.vision.statistics import FeatureStatistics
@@ -24,9 +24,6 @@ CHUNK_CPU, CHUNK_GPU = 8, 64
 """Frames through the network at once: bounds memory, and on a CPU eight frames' maps stay in its cache."""
 
 Encoder = TypeVar("Encoder", bound="FrozenEncoder")
-
-DARKEST, BRIGHTEST = -0.5, 1.5
-"""A float frame with a value outside is taken for one in -1..1 or 0..255 (bicubic resizing overshoots by less)."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +137,8 @@ class FrozenEncoder(ABC):
 def _check(o: Tensor) -> None:
     if o.dtype != torch.uint8 and not o.is_floating_point():
         raise DilaError(f"frames should be uint8 in 0..255 or float in 0..1, not {o.dtype}; bring them to one of these")
-    if not o.is_floating_point() or not o.numel():
-        return
-    low, high = torch.stack(o.aminmax()).tolist()  # of which both are NaN where one number is
-    if not DARKEST <= low <= high <= BRIGHTEST:
-        raise DilaError(
-            f"float frames should be in 0..1 but go from {low:.3g} to {high:.3g}; bring them there (divide 0..255 by "
-            "255, add 1 to -1..1 and halve it) or give uint8"
-        )
+    if o.is_floating_point() and o.numel():
+        check_unit_range("float frames", *torch.stack(o.aminmax()).tolist())  # both are NaN where one number is
 
 
 class _Network:
