@@ -49,6 +49,22 @@ def test_scores_have_their_means_and_ratios_their_sums():
     assert ratio.low <= ratio.value <= ratio.high
 
 
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("r2/change of x/z", -9.0, 1.0), ("accuracy/shape/c", -9.0, 1.0), ("ssim/imagined", -9.0, 1.0),
+        ("mse/z/ridge", 0.0, 497.0), ("feature_error_over_copying", 0.0, 497.0), ("psnr/imagined", -9.0, 497.0),
+        ("efficientnet_distance/cycle", 0.0, 497.0), ("twins/z_cosine", -9.0, 1.0),
+    ],
+)  # fmt: skip
+def test_an_interval_goes_no_further_than_the_score_can(name, low, high):
+    told = Score(name, 0.5, -9.0, 497.0)
+    assert (told.low, told.high) == (low, high)
+    seeds = [Result("probe", Subject("a", i, "", "", 1, ""), "d", "", {}, (Score(name, i / 3),)) for i in (1, 2)]
+    (cell,) = compare(seeds)[0].cells
+    assert max(low, -1.7) <= cell.low < cell.mean < cell.high <= min(high, 2.7)
+
+
 def test_seeds_are_pooled_and_models_tested_on_the_same_clips():
     rows = compare([result("a", seed) for seed in range(3)] + [result("b", seed, 0.3) for seed in range(3)])
     ssim = next(row for row in rows if row.score == "ssim/imagined")
