@@ -95,6 +95,24 @@ def _model(axes: Any, row: int, panel: Panel, name: str) -> None:
     axes.plot([point.value], [row], **look, markersize=6)
 
 
+def draw_lines(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], x: str) -> Path:
+    """Lines of points (x, y) by name, two panels side by side, each under what it is of; a name looks alike in all."""
+    rows, names = -(-len(panels) // 2), list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    with _sheet(path, (7.2, 2.3 * rows + 0.2 * len(names))) as figure:
+        for place, (label, lines) in enumerate(panels.items()):
+            axes = figure.add_subplot(rows, 2, place + 1)
+            for name, points in lines.items():
+                look = _look(names.index(name)) | ({"marker": ""} if len(points) > 20 else {"markersize": 4})
+                axes.plot(*zip(*points, strict=True), **look, label=name)
+            _dress(axes, x, "", label, False, None)
+        figure.tight_layout()
+        shown = {
+            name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(shown.values(), shown.keys(), loc="upper left", bbox_to_anchor=(0.05, 0.0), fontsize=8)
+    return path
+
+
 def _mark(axes: Any, line: float) -> None:
     """A dashed line at a value; where that is far from what is drawn, an arrow to it at the edge."""
     low, high = axes.get_xlim()
@@ -173,7 +191,7 @@ def draw_curves(
             axes.set_xscale("log")
             axes.set_xticks(list(x), [f"{value:g}" for value in x])
             axes.minorticks_off()
-        _dress(axes, *labels, "", len(curves) > 1, line)
+        _dress(axes, *labels, "", bool(curves), line)
     return path
 
 
@@ -252,7 +270,7 @@ def _dress(axes: Any, x: str, y: str, title: str, legend: bool, line: float | No
     if line is not None:
         axes.axhline(line, color=_DARK, linewidth=0.8, linestyle="--")
     if legend:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, markerscale=2)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, markerscale=1.5, handlelength=2.8)
 
 
 @contextmanager
