@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 DIMENSIONS = ("batch", "frames", "candidates")
-COLOURS = ("#2a78d6", "#eb6834", "#1baf7a")
+LOOKS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"))
 
 
 def curves(rows: list[dict]) -> dict[tuple[str, str], dict[str, list[tuple[int, float]]]]:
@@ -42,15 +42,17 @@ def main(source: str, target: str) -> None:
     for axis, ((kind, dimension), lines_of) in zip(axes.flat, panels.items(), strict=False):
         for preset, points in lines_of.items():
             sizes, seconds = zip(*sorted(points), strict=True)
-            axis.plot(sizes, seconds, "o-", color=COLOURS[presets.index(preset) % 3], label=preset, linewidth=1.6)
-        axis.set(xscale="log", yscale="log", xlabel=dimension, title=kind.replace("_", ", "))
+            colour, mark = LOOKS[presets.index(preset) % 3]
+            axis.plot(sizes, seconds, marker=mark, color=colour, label=preset, linewidth=1.6)
+        axis.set(xscale="log", yscale="log", ylabel="seconds", title=kind.replace("_", ", "))
+        axis.set_xlabel("frames ahead" if kind != "train" and dimension == "frames" else dimension)
         axis.set_xticks(sizes, [str(size) for size in sizes])
         spread = [seconds for points in lines_of.values() for _, seconds in points]
-        axis.set_yticks([min(spread), max(spread)], [f"{min(spread):.2g}", f"{max(spread):.2g}"])
+        ticks = [t * 10.0**power for power in range(-4, 5) for t in (1, 3)]
+        ticks = [tick for tick in ticks if 0.8 * min(spread) <= tick <= 1.25 * max(spread)]
+        axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.25)
-    for row in axes:
-        row[0].set_ylabel("seconds")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="upper left", ncols=len(presets), frameon=False)
     figure.suptitle(f"Cost as work grows, on {told['device']}: both axes logarithmic", fontsize=10)
     figure.tight_layout()

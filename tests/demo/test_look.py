@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dila.data import probe_video
-from dila.demo.look import _data, look, plane, scatter, sheet
+from dila.demo.look import _data, axis_names, look, plane, scatter, sheet
 from dila.demo.pairs import freeze_rows, rebind_rows, transfer_rows, write_rows
 from dila.errors import DilaError, MissingExtra
 from dila.imagine.pictures import GAP
@@ -34,6 +34,15 @@ def test_the_plane_keeps_distances_of_what_lies_in_one():
     assert plane(torch.randn(4, 1)).shape == (4, 2)
 
 
+def test_both_axes_have_one_scale_and_their_shares():
+    z = torch.tensor([[0.0, 0.0], [4.0, 0.0], [8.0, 1.0], [0.0, 1.0]])
+    svg = ET.fromstring(scatter(z, torch.zeros(5, 3, 8, 8, dtype=torch.uint8), "z", axis_names(z)))
+    x, y = (torch.tensor([float(dot.get(key)) for dot in svg if dot.tag == "circle"]) for key in ("cx", "cy"))
+    assert float((x.max() - x.min()) / (y.max() - y.min())) == pytest.approx(8, rel=0.01)
+    assert float(y.min()) > 24  # below the title
+    assert axis_names(torch.tensor([[-1.0, 0.0], [1.0, 0.0]])) == ("PC 1 of z (100% of its variance)", "PC 2 of z (0%)")
+
+
 def test_umap_where_it_is_missing_or_has_too_little(monkeypatch):
     monkeypatch.setitem(modules, "umap", None)
     with pytest.raises(MissingExtra, match="analysis"):
@@ -41,7 +50,10 @@ def test_umap_where_it_is_missing_or_has_too_little(monkeypatch):
 
 
 def test_the_scatter_is_whole_and_has_two_pictures_a_dot(inside):
-    svg = ET.fromstring(scatter(plane(inside.z), inside.frames, "z <of> a clip"))
+    svg = ET.fromstring(scatter(plane(inside.z), inside.frames, "z <of> a clip", axis_names(inside.z)))
+    words = " ".join("".join(part.itertext()) for part in svg if part.tag == "text")
+    assert "z <of> a clip; early to late" in words
+    assert "of its variance)" in words
     dots = [part.get("id") for part in svg if part.tag == "circle"]
     shown = {group.get("id"): [part.tag for part in group].count("image") for group in svg if group.tag == "g"}
     assert dots == [f"dot{k}" for k in range(len(inside.z))]

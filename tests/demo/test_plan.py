@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("gym_pusht", reason="the extra pusht is not installed")
 
-from dila.demo.plan import SIZE, Goal, Hands, goal_at, goal_like, learn_hands, plan_to, start_picture
+from dila.demo.plan import SIZE, Goal, Hands, _told, goal_at, goal_like, learn_hands, plan_to, start_picture
 from dila.errors import DilaError, MissingExtra
 from dila.planning.mpc import Loop
 
@@ -59,6 +59,13 @@ def test_what_was_imagined_what_happened_and_how_far_it_is(box, hands):
     assert made.line == 0.05
     assert "boards from its goal" in made.said
     assert "not reached" in made.said
+
+
+def test_the_step_that_reached_is_the_first_below_success_and_not_the_nearest():
+    goal = Goal(3, torch.zeros(3, SIZE, SIZE, dtype=torch.uint8), (0.0, 0.0))
+    said = _told(goal, {"planned": [0.4, 0.04, 0.3, 0.01], "random": [0.4, 0.4]})
+    assert "as near as 0.010: reached at step 1." in said
+    assert "not reached, which is below 0.05." in _told(goal, {"planned": [0.4, 0.05], "random": [0.4, 0.4]})
 
 
 def test_a_picture_is_a_goal_whose_distance_is_told_in_structure(box, hands, clips):

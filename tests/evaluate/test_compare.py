@@ -8,7 +8,7 @@ import torch
 from dila.cli.main import main
 from dila.errors import DilaError
 from dila.evaluate.compare import compare, distinct, find_results
-from dila.evaluate.report import write_report
+from dila.evaluate.report import LEARNING, _numbers, _title, write_report
 from dila.evaluate.result import Result, Score, Subject, read_results, score_ratio, score_rows, write_results
 
 pytest.importorskip("matplotlib")
@@ -47,6 +47,22 @@ def test_scores_have_their_means_and_ratios_their_sums():
     ratio = score_ratio("b", top, bottom, owners)
     assert ratio.value == pytest.approx(float(top.sum() / bottom.sum()))
     assert ratio.low <= ratio.value <= ratio.high
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("r2/change of x/z", -9.0, 1.0), ("accuracy/shape/c", -9.0, 1.0), ("ssim/imagined", -9.0, 1.0),
+        ("mse/z/ridge", 0.0, 497.0), ("feature_error_over_copying", 0.0, 497.0), ("psnr/imagined", -9.0, 497.0),
+        ("efficientnet_distance/cycle", 0.0, 497.0), ("twins/z_cosine", -9.0, 1.0),
+    ],
+)  # fmt: skip
+def test_an_interval_goes_no_further_than_the_score_can(name, low, high):
+    told = Score(name, 0.5, -9.0, 497.0)
+    assert (told.low, told.high) == (low, high)
+    seeds = [Result("probe", Subject("a", i, "", "", 1, ""), "d", "", {}, (Score(name, i / 3),)) for i in (1, 2)]
+    (cell,) = compare(seeds)[0].cells
+    assert max(low, -1.7) <= cell.low < cell.mean < cell.high <= min(high, 2.7)
 
 
 def test_seeds_are_pooled_and_models_tested_on_the_same_clips():
@@ -181,6 +197,50 @@ def test_of_one_episode_there_is_no_test_and_no_interval(tmp_path):
     (test,) = rows[0].tests
     assert (test.low, test.p_permutation, test.p_wilcoxon, test.p_holm) == (None, None, None, None)
     assert "<td>-</td><td>-</td><td>-</td><td>1</td>" in (tmp_path / "report.html").read_text()
+
+
+def drawn(folder, name, films, sheets):
+    """A model's results with pictures beside them: films, each with its sheet, and sheets alone."""
+    (folder / name / "pictures").mkdir(parents=True)
+    files = [f"f{i}.{kind}" for i in range(films) for kind in ("png", "mp4")] + [f"s{i}.png" for i in range(sheets)]
+    for file in files:
+        (folder / name / "pictures" / file).write_bytes(b"x")
+    told = replace(result(name, 0), pictures={file: f"caption of {file}" for file in files})
+    told = replace(told, subject=replace(told.subject, seed=None))
+    write_results(folder / name / "evaluation.json", [told])
+
+
+def test_models_take_turns_with_their_pictures_and_what_is_left_out_is_told(tmp_path):
+    for number in range(10):
+        drawn(tmp_path, f"m{number}", films=1, sheets=2)
+    write_report(tmp_path / "page.html", find_results([tmp_path]))
+    page = (tmp_path / "page.html").read_text()
+    shown = re.findall(r"(m\d): caption of (\w+\.\w+)", re.sub(r"alt='[^']*'", "", page))
+    assert shown == [*((f"m{i}", "f0.mp4") for i in range(10)), ("m0", "s0.png"), ("m1", "s0.png")]
+    assert "18 of 30 pictures are left out here" in page
+    assert page.count("a note") == 1
+    assert "None" not in page
+
+
+def test_how_a_run_learned_is_drawn_from_its_log(tmp_path):
+    drawn(tmp_path, "m", films=0, sheets=0)
+    write_report(tmp_path / "page.html", find_results([tmp_path]))
+    assert "Training" not in (tmp_path / "page.html").read_text()
+    records = [{"kind": "train", "step": i, "total": 1 / i, "rank_z": 2.0, "scale_z": 0.1 * i} for i in range(1, 30)]
+    records += [{"kind": "evaluation", "step": 29, "rollout_ratio": 0.7}]
+    (tmp_path / "m" / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_report(tmp_path / "page.html", find_results([tmp_path]))
+    assert re.search(
+        r"<h2>Training</h2>.*<img src='data:image/png.*rollouts of held-out clips", (tmp_path / "page.html").read_text()
+    )
+    panels = {title: _numbers(records, kind, number) for kind, number, title in LEARNING}
+    assert [len(points) for points in panels.values()] == [29, 1, 29, 29]
+
+
+def test_axes_are_named_in_words():
+    rows = compare([result("a", 0)])
+    assert _title("ssim/imagined", rows[0]) == "SSIM / imagined ↑"
+    assert _title("feature_mse", replace(rows[0], better="lower")) == "feature MSE ↓"
 
 
 def test_nothing_to_report_is_refused(tmp_path):

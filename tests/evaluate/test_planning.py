@@ -4,14 +4,17 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageChops, ImageColor
 
 pytest.importorskip("gym_pusht")
 
 from dila.errors import DilaError
-from dila.evaluate.curves import MARGIN, _ticks, write_curves
+from dila.evaluate.curves import MARGIN, SIZE, _ticks, write_curves
 from dila.evaluate.planning import PLANNERS, Planning, measure_planning, summarise
+from dila.evaluate.plots import INKS
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
 from dila.planning.environments import make_environment
@@ -260,8 +263,6 @@ def test_a_component_without_deviation_stays_where_plans_begin(world, tmp_path):
 
 
 def test_curves_are_drawn(tmp_path):
-    from PIL import Image, ImageChops
-
     write_curves(tmp_path / "c.png", {"a": [1.0, 0.5, 0.2], "b": [1.0, 0.9]}, 0.05)
     write_curves(tmp_path / "boards.png", {"a": [1.0, 0.5, 0.2], "b": [1.0, 0.9]}, 0.05, "boards")
     with Image.open(tmp_path / "c.png") as picture, Image.open(tmp_path / "boards.png") as boards:
@@ -269,6 +270,17 @@ def test_curves_are_drawn(tmp_path):
         changed = ImageChops.difference(picture.convert("RGB"), boards.convert("RGB")).getbbox()
         assert changed is not None
         assert changed[3] < MARGIN  # the axis's unit above
+
+
+def test_a_curve_of_one_value_has_a_mark_and_a_long_name_its_room(tmp_path):
+    write_curves(tmp_path / "short.png", {"a": [1.0]}, 0.05)
+    write_curves(tmp_path / "long.png", {"a model with a name of many words": [1.0, 0.5]}, 0.05)
+    with Image.open(tmp_path / "short.png") as short, Image.open(tmp_path / "long.png") as long:
+        around = np.asarray(short.convert("RGB"))[SIZE[1] - MARGIN - 300 - 5 : SIZE[1] - MARGIN - 300 + 6, 46:55]
+        assert (around == ImageColor.getrgb(INKS[0])).all(2).sum() > 40
+        assert short.size == SIZE
+        assert long.size[0] > SIZE[0]
+        assert (np.asarray(long.convert("L"))[:, -4:] == 255).all()
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,13 @@ def test_a_component_that_is_constant_is_named(bench, measure, no_umap):
         assert told.notes[0] == "truth is without sin block_angle, cos block_angle: constant in the held-out episodes"
 
 
+def test_of_a_constant_z_there_is_no_plane(bench, no_umap, monkeypatch):
+    monkeypatch.setattr(bench.world.model, "infer", lambda e: torch.full((len(e), e.shape[1] - 1, 4), 0.1))
+    told = measure_manifold(bench)
+    assert told.pictures == {}
+    assert told.notes == ("planes of z are left out: z is constant in the held-out episodes",)
+
+
 def test_a_model_without_a_decoder_borrows_one_that_sees_the_same(bench, tmp_path):
     own = load_pretrained(bench.subject.path)
     save_pretrained(tmp_path / "blind", own._replace(decoder=None))

@@ -84,6 +84,13 @@ def test_a_long_label_is_broken_over_lines_and_every_clip_begins_below_the_talle
     assert (two[0, :, : -64 - GAP, -GAP:] == 255).all()  # and nothing is cut off
 
 
+def test_a_word_wider_than_its_picture_is_broken_too():
+    spelt = side_by_side({"a_long_name_without_any_space_in_it": plain(1, 10, size=64)})[0]
+    cut = side_by_side({"a_long_nam": plain(1, 10, size=64)})[0]
+    assert spelt.shape[1] > cut.shape[1] + 14
+    assert (spelt[:, :, -GAP:] == 255).all()
+
+
 def test_nothing_to_show_is_an_error():
     for rows in ({}, {"x": plain(0, 1)}):
         with pytest.raises(DilaError, match="no frames to show"):

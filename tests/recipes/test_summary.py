@@ -6,10 +6,10 @@ import pytest
 from dila.cli.main import main
 from dila.errors import DilaError
 from dila.evaluate.result import Result, Score, Subject, write_results
-from dila.recipes.claims import CLAIMS, POOLED
+from dila.recipes.claims import CALLED, CLAIMS, POOLED
 from dila.recipes.compared import GROUPS
 from dila.recipes.results import slug
-from dila.recipes.summary import BEGIN, END, FAMILIES, summarise
+from dila.recipes.summary import _TABLES, BEGIN, END, FAMILIES, summarise
 
 pytest.importorskip("matplotlib")
 
@@ -60,6 +60,7 @@ def test_a_page_has_scores_tests_claims_and_pictures(folder, tmp_path, capsys):
     pictures = re.findall(r"!\[[^]]+\]\((\S+)\)", page)
     assert [name.rpartition("-")[2] for name in pictures] == ["scores.png", "horizon.png", "widths.png"]
     assert all((out.parent / name).is_file() for name in pictures)
+    assert re.findall(r"^\*(pusht: .*)\.\*$", page, re.M) == re.findall(r"!\[([^]]+)\]", page)
     told = json.loads(out.with_suffix(".json").read_text())
     assert {test["first"] for test in told[0]["tests"]} == SCORES.keys() - {"dila", "ablation:no-action"}
     assert str(out) in capsys.readouterr().out
@@ -246,6 +247,11 @@ def test_other_comparisons_are_not_mixed_and_damage_is_told(folder):
         summarise(folder, "genie")
     with pytest.raises(DilaError, match="holds no results of a comparison"):
         summarise(folder.parent)
+
+
+def test_what_is_drawn_together_has_a_name():
+    assert set(_TABLES) <= CALLED.keys()
+    assert len(set(CALLED.values())) == len(CALLED)
 
 
 def test_every_claim_is_of_models_that_a_comparison_has():

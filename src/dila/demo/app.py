@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dila.demo.clips import MEGABYTES, SECONDS, SUFFIXES, Shelf, last_start, read_frames, shelve
 from dila.demo.compass import Compass, find_compass
-from dila.demo.look import look, plane, scatter, sheet
+from dila.demo.look import Plane, axis_names, look, plane, scatter, sheet
 from dila.demo.pad import amounts, draw_pad
 from dila.demo.pairs import PAGE, freeze_rows, rebind_rows, transfer_rows, write_rows
 from dila.demo.plan import Goal, goal_at, goal_like, learn_hands, plan_to, start_picture
@@ -196,8 +196,10 @@ def _look_tab(gr: Any, stage: Stage) -> None:
             progress(0.4, "looking")
             inside = look(stage.world, frames)
             progress(0.7, "placing z")
-            points = plane(inside.z, "UMAP" if way == "UMAP" else "PCA")
-            return sheet(inside), scatter(points, inside.frames, f"latent actions, {way}: point at one")
+            method: Plane = "UMAP" if way == "UMAP" else "PCA"
+            title = f"latent actions, {way}: point at one"
+            named = axis_names(inside.z, method)
+            return sheet(inside), scatter(plane(inside.z, method), inside.frames, title, named)
 
     press.click(run, [clip, upload, method], [maps, dots], api_name="look", concurrency_id=FILMS)
 

@@ -15,7 +15,7 @@ from dila.model.dila import DiLA
 from dila.shapes import Float, Tensor, UInt8
 
 Plane = Literal["PCA", "UMAP"]
-SIZE, MARGIN, THUMBNAIL = 420, 24, 72
+SIZE, MARGIN, THUMBNAIL = 420, 40, 72
 
 
 class Inside(NamedTuple):
@@ -63,13 +63,29 @@ def plane(z: Float[Tensor, "K Dz"], method: Plane = "PCA") -> Float[Tensor, "K 2
     return torch.nn.functional.pad(flat, (0, 2 - flat.shape[1]))
 
 
-def scatter(points: Float[Tensor, "K 2"], frames: UInt8[Tensor, "T 3 Y X"], title: str) -> str:
+def axis_names(z: Float[Tensor, "K Dz"], method: Plane = "PCA") -> tuple[str, str]:
+    """Of the plane's axes, with their shares of the variance of z where there are such."""
+    if method == "UMAP":
+        return ("UMAP 1", "UMAP 2")
+    energy = torch.linalg.svdvals(z - z.mean(0)).square()
+    first, second = (
+        float(share) for share in torch.nn.functional.pad(energy, (0, 1))[:2] / energy.sum().clamp_min(1e-12)
+    )
+    return (f"PC 1 of z ({first:.0%} of its variance)", f"PC 2 of z ({second:.0%})")
+
+
+def scatter(points: Float[Tensor, "K 2"], frames: UInt8[Tensor, "T 3 Y X"], title: str, names: tuple[str, str]) -> str:
     """An SVG: a dot a transition, coloured from early (blue) to late (orange); pointed at, it shows its two frames.
+
+    ``names`` are those of the axes.
 
     Pictures and styles are in the text itself, so that it needs nothing from anywhere.
     """
     low, high = points.amin(0), points.amax(0)
-    placed = (points - low) / (high - low).clamp_min(1e-6) * (SIZE - 2 * MARGIN) + MARGIN
+    # One scale for both axes, or else what next to never happens looks like what always does.
+    shares = (points - (low + high) / 2) / (high - low).max().clamp_min(1e-6)
+    placed = shares * (SIZE - 2 * MARGIN) + SIZE / 2
+    across, down = map(escape, names)
     late = np.linspace(0, 1, max(2, len(points)))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed.tolist())
     dots = "".join(_dot(k, x, y, late[k]) for k, (x, y) in enumerate(placed.tolist()))
@@ -79,14 +95,21 @@ def scatter(points: Float[Tensor, "K 2"], frames: UInt8[Tensor, "T 3 Y X"], titl
     return (
         f'<svg viewBox="0 0 {SIZE} {SIZE}" style="max-width:{SIZE + 80}px;background:#fff" role="img">'
         f"<style>.pair{{visibility:hidden;pointer-events:none}}circle:hover{{r:9}}{rules}</style>"
-        f'<text x="{MARGIN}" y="16" font-size="12" fill="#5a6475">{escape(title)}</text>'
+        f'<text x="8" y="16" font-size="12" fill="#5a6475">{escape(title)}; <tspan fill="{_colour(0.0)}">early</tspan> '
+        f'to <tspan fill="{_colour(1.0)}">late</tspan></text>'
+        f'<text x="{SIZE / 2}" y="{SIZE - 8}" font-size="12" fill="#5a6475" text-anchor="middle">{across}</text>'
+        f'<text transform="translate(14 {SIZE / 2}) rotate(-90)" font-size="12" fill="#5a6475" text-anchor="middle">'
+        f"{down}</text>"
         f'<polyline points="{path}" fill="none" stroke="#d7dce4"/>{dots}{pairs}</svg>'
     )
 
 
+def _colour(late: float) -> str:
+    return f"rgb({int(40 + 200 * late)},{int(110 + 20 * late)},{int(210 - 170 * late)})"
+
+
 def _dot(k: int, x: float, y: float, late: float) -> str:
-    colour = f"rgb({int(40 + 200 * late)},{int(110 + 20 * late)},{int(210 - 170 * late)})"
-    return f'<circle id="dot{k}" cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}"/>'
+    return f'<circle id="dot{k}" cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{_colour(late)}"/>'
 
 
 def _pair(k: int, x: float, y: float, before: Tensor, after: Tensor) -> str:

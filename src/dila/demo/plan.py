@@ -243,7 +243,8 @@ def _told(goal: Goal, curves: Mapping[str, list[float]]) -> str:
             f"In structure, the nearest that it came is {best:.2f} of where it began (random actions: "
             f"{min(random):.2f}); how far that truly is, a picture does not say."
         )
-    reached = f"reached at step {planned.index(best)}" if best < SUCCESS else f"not reached, which is below {SUCCESS}"
+    first = next((step for step, distance in enumerate(planned) if distance < SUCCESS), None)
+    reached = f"not reached, which is below {SUCCESS}" if first is None else f"reached at step {first}"
     return (
         f"The agent began {planned[0]:.2f} boards from its goal and came as near as {best:.3f}: {reached}. "
         f"Random actions came as near as {min(random):.2f}."

@@ -17,7 +17,7 @@ import torch
 
 from dila.analysis.intervals import Interval, compare_paired, holm, seed_interval
 from dila.errors import DilaError
-from dila.evaluate.result import Better, Result, Score, numbered, read_results
+from dila.evaluate.result import Better, Result, Score, numbered, possible, read_results
 from dila.evaluate.tables import hashes_of, owners_of, settings_of
 from dila.shapes import Float, Tensor
 
@@ -174,7 +174,7 @@ def _cell(model: str, scores: Sequence[Score]) -> Cell:
     interval, over = seed_interval(values), "seeds"
     if interval is None and scores[0].low is not None and scores[0].high is not None:
         interval, over = Interval(scores[0].low, scores[0].high), "episodes"
-    low, high = interval or (None, None)
+    low, high = possible(scores[0].name, *(interval or (None, None)))
     curves = [score.by_step for score in scores if len(score.by_step) == len(scores[0].by_step)]
     steps = tuple(torch.tensor(curves, dtype=torch.float64).mean(0).tolist()) if curves[0] else ()
     return Cell(model, len(values), sum(values) / len(values), low, high, over if interval else "", steps)

@@ -66,8 +66,9 @@ def draw_corpus(
 
 
 def _headed(episode: Episode, index: np.ndarray) -> str:
+    count = len(episode.times)
     times = "  ".join(f"{t:.3g}" for t in np.asarray(episode.times)[index])
-    return f"{episode.id}   {len(episode.times)} frames, at {times} s"
+    return f"{episode.id}   {count} frame{'s' * (count > 1)}, at {times} s"
 
 
 def _alike(rows: dict[str, Tensor]) -> dict[str, Tensor]:

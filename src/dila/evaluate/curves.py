@@ -3,11 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from dila.evaluate.plots import INKS
 from dila.files import replacing
 
 SIZE, MARGIN = (640, 400), 50
-_COLOURS = ("#8a94a6", "#2457d6", "#1a8f4c", "#c2410c", "#7c3aed")
+"""Pixels; wider where names are long."""
+_SIDES = (0, 4, 3, 5, 6)
+"""Of the marks of series one after another; 0 is a dot."""
 _INK, _PAPER, _RULE = "#1d2430", "#ffffff", "#d7dce5"
 
 
@@ -30,11 +34,13 @@ def write_curves(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    image = Image.new("RGB", SIZE, _PAPER)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    font: Any = ImageFont.load_default(13)
+    names = max(map(font.getlength, curves), default=0)
+    wide, high = SIZE[0] - 3 * MARGIN, SIZE[1] - 2 * MARGIN
+    image = Image.new("RGB", (max(SIZE[0], MARGIN + wide + math.ceil(names) + 16), SIZE[1]), _PAPER)
+    pen = ImageDraw.Draw(image)
     heights = _ticks(max((max(values) for values in curves.values()), default=1.0) or 1.0)
     last = max(1, max((len(values) for values in curves.values()), default=2) - 1)
-    wide, high = SIZE[0] - 3 * MARGIN, SIZE[1] - 2 * MARGIN
 
     def place(i: int | float, value: int | float) -> tuple[float, float]:
         return MARGIN + wide * i / last, MARGIN + high * (1 - value / heights[-1])
@@ -52,15 +58,20 @@ def write_curves(
         pen.text((place(0, 0)[0] + 4, place(0, success)[1] - 2), "success", fill=_INK, font=font, anchor="lb")
     taken: list[float] = []
     for number, (name, values) in enumerate(curves.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour, sides = INKS[number % len(INKS)], _SIDES[number % len(_SIDES)]
         points = [place(i, value) for i, value in enumerate(values)]
         if len(points) > 1:
             pen.line(points, fill=colour, width=3)
+        for x, y in points:
+            if sides:
+                pen.regular_polygon((x, y, 6), sides, fill=colour)
+            else:
+                pen.ellipse([x - 5, y - 5, x + 5, y + 5], fill=colour)
         right, height = points[-1][0], points[-1][1] - 8
         while any(abs(height - other) < 15 for other in taken):
             height += 15
         taken.append(height)
-        pen.text((right + 8, height), name, fill=colour, font=font)
+        pen.text((right + 10, height), name, fill=colour, font=font)
     with replacing(path) as partial:
         image.save(partial, format="PNG")
 

@@ -26,6 +26,8 @@ from dila.protocols import Episode
 from dila.shapes import Features, Int, Tensor
 
 PARTS = ("s", "c", "c_mem")
+FLOOR = -0.2
+"""Of R² in pictures: a probe that goes astray on held-out episodes says no more at -5."""
 
 
 class Side(NamedTuple):
@@ -136,7 +138,7 @@ def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:
         _, factor, part = score.name.split("/")
         kind = "changes" if factor.startswith("change of ") else "frames"
         bars = groups[kind].setdefault(factor.removeprefix("change of "), {})
-        bars[part] = floored(score)
+        bars[part] = Point(score.value, score.low, score.high)
     titles = {
         "frames": "What a frame's parts hold (and z, of the transition after it)",
         "changes": "What a transition's parts hold of the change",
@@ -145,11 +147,6 @@ def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:
     for kind, bars in groups.items():
         if bars:
             path = draw_bars(bench.out / f"disentangle_{kind}.png", bars, "held-out R² (classes: 0 chance, 1 perfect)",
-                             titles[kind])  # fmt: skip
-            written[path.name] = f"{titles[kind]}; below -0.2 is drawn as -0.2."
+                             titles[kind], floor=FLOOR)  # fmt: skip
+            written[path.name] = f"{titles[kind]}; cut at {FLOOR}."
     return written
-
-
-def floored(score: Score) -> Point:
-    """A probe that goes astray on held-out episodes says no more at -5 than at -0.2."""
-    return Point(*(None if value is None else max(value, -0.2) for value in (score.value, score.low, score.high)))

@@ -36,6 +36,9 @@ from dila.shapes import Int, Tensor
 
 SHOWN = 2000
 """Latent actions of held-out episodes in a plane, at most."""
+UNTOLD = 0.1
+"""Correlation below which a parameter has no arrow."""
+_POINTS = "Latent actions of held-out episodes"
 
 
 def measure_manifold(bench: Bench) -> Result:
@@ -50,18 +53,22 @@ def measure_manifold(bench: Bench) -> Result:
     train, held = gather_sides(bench, factors, inputs, SHOWN)
     names = target_names(factors, bench.settings.change)
     scores = _decoding(train, held, factors, bench)
-    plane = pca(held.x["z"])
+    z = held.x["z"]
+    plane, constant = pca(z), not bool(varies(z).any())
     scores += [Score("pca_share", sum(plane.share), better="neither")]
     scores += _topology(held, plane.points, "pca")
-    pictures = _draw_plane(bench, held, names, plane, "pca")
+    pictures = {} if constant else _draw_plane(bench, held, names, plane, "pca")
     still = [name for name, moves in zip(names, varies(held.y).tolist(), strict=True) if not moves]
     notes = [f"truth is without {', '.join(still)}: constant in the held-out episodes"] if still else []
-    try:
-        points = umap(held.x["z"], bench.settings.seed)
-        scores += _topology(held, points, "umap")
-        pictures |= _draw_plane(bench, held, names, plane._replace(points=points), "umap")
-    except MissingExtra as error:
-        notes.append(f"UMAP is left out: {error}")
+    if constant:
+        notes.append("planes of z are left out: z is constant in the held-out episodes")
+    else:
+        try:
+            points = umap(z, bench.settings.seed)
+            scores += _topology(held, points, "umap")
+            pictures |= _draw_plane(bench, held, names, plane._replace(points=points), "umap")
+        except MissingExtra as error:
+            notes.append(f"UMAP is left out: {error}")
     return bench.finish("manifold", began, scores, rows=(), notes=notes, pictures=pictures)
 
 
@@ -130,11 +137,13 @@ def _draw_plane(bench: Bench, held: Transitions, names: Sequence[str], plane: Pl
         first, second = (f"PC {i + 1} of z ({100 * share:.0f}% of its variance)" for i, share in enumerate(plane.share))
         labels, arrows = (first, second), _arrows(held, names, plane)
     written: dict[str, str] = {}
+    told = "; arrows: as a parameter grows, where z tells of it" if kind == "pca" else ""
+    what = "change of " if bench.settings.change else ""
     if many:
         by_kind = {KINDS[int(k)]: points[(kinds == k).numpy()] for k in kinds.unique()}
         path = bench.out / f"manifold_{kind}.png"
         draw_points(path, by_kind, labels, "z by kind of transform", arrows=arrows)
-        written[path.name] = "Latent actions of held-out episodes by kind of transform; arrows: as a parameter grows."
+        written[path.name] = f"{_POINTS} by kind of transform{told}."
     for i, name in enumerate(names):
         value = held.y[:, i].numpy()
         if np.ptp(value) < 1e-9:
@@ -142,17 +151,17 @@ def _draw_plane(bench: Bench, held: Transitions, names: Sequence[str], plane: Pl
         moving = np.abs(value) > 1e-9 if many else np.ones(len(value), dtype=bool)
         path = bench.out / f"manifold_{kind}_{name.replace('/', '_')}.png"
         draw_points(
-            path, {"z": points[moving]}, labels, f"z coloured by the true {name}",
-            arrows=[arrow for arrow in arrows if arrow.name == name], colours=(value[moving], name),
+            path, {"z": points[moving]}, labels, f"z coloured by the true {what}{name}",
+            arrows=[arrow for arrow in arrows if arrow.name == name], colours=(value[moving], f"{what}{name}"),
         )  # fmt: skip
-        written[path.name] = f"The same plane, coloured by the true {name}."
+        written[path.name] = f"{_POINTS} on a plane ({kind.upper()}), coloured by the true {what}{name}{told}."
     return written
 
 
 def _arrows(held: Transitions, names: Sequence[str], plane: Plane) -> list[Arrow]:
     """Where z goes as a parameter grows: the regression of z on it, in the plane.
 
-    As long as the place along the arrow and the parameter are correlated: what z does not tell has next to no arrow.
+    As long as the place along the arrow and the parameter are correlated: what z does not tell has none.
     """
     y = held.y.double() - held.y.double().mean(0)
     z = held.x["z"].double() - held.x["z"].double().mean(0)
@@ -166,5 +175,7 @@ def _arrows(held: Transitions, names: Sequence[str], plane: Plane) -> list[Arrow
             continue
         direction = direction / length
         told = torch.corrcoef(torch.stack([plane.points.double() @ direction, y[:, i]]))[0, 1]
+        if float(told) < UNTOLD:
+            continue
         arrows.append(Arrow(name, *(direction * told * plane.points.abs().quantile(0.99)).tolist()))
     return arrows

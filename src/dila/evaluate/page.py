@@ -16,6 +16,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1d2430; background: #fff; m
 h1 { font-size: 1.7rem; margin-bottom: .3rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 p { max-width: 46rem } .note { color: #5a6475; font-size: .92rem }
 table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: auto }
+td:first-child, th:first-child { position: sticky; left: 0; background: #fff }
 td, th { padding: .3rem .9rem; text-align: left;
        border-bottom: 1px solid #e3e7ee } th { font-weight: 600; color: #5a6475 } td + td { font-variant-numeric:
        tabular-nums } figure { margin: 1rem 0 } figcaption { color: #5a6475; font-size: .92rem; margin-top: .3rem }

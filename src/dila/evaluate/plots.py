@@ -1,8 +1,10 @@
 """Plots of results as PNG: bars with intervals, curves with bands, points with arrows. Axes are labelled."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +12,12 @@ import numpy as np
 from dila.errors import MissingExtra
 from dila.files import replacing
 
-INKS = ("#2f6fb0", "#d9722e", "#3f9a6b", "#9a5fb3", "#c9a227", "#c2485b", "#5a6475", "#4fb3bf")
-"""One colour a series, told apart by people who see red and green alike."""
+INKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1d2430", "#661100")
+"""One colour a series, told apart by people who see red and green alike: those of Okabe and Ito (2008), with a brown
+for their yellow, which is faint on white."""
+_MARKS, _DASHES = "os^DvPX*", ("-", "--", ":")
+_SMALL = {"linestyle": "", "markersize": 3.5, "markeredgewidth": 0, "alpha": 0.5}
+_DARK = "#1d2430"
 
 _STYLE: Any = {
     "font.size": 9,
@@ -51,53 +57,105 @@ class Panel(NamedTuple):
     line: float | None = None
 
 
-def draw_panels(path: Path, names: Sequence[str], panels: Sequence[Panel]) -> Path:
-    """Models below each other, scores beside each other: each point with its interval, the values behind it small.
+def draw_panels(path: Path, names: Mapping[str, str], panels: Sequence[Panel]) -> Path:
+    """Models below each other, two scores side by side: each point with its interval, the values behind it small.
 
-    ``line`` of a panel marks a value, such as that of copying.
+    Args:
+        path: .png.
+        names: of the models, and what each is called.
+        panels: a score each; its ``line`` marks a value, such as that of copying. One far from all models is told at
+            the edge, or else it would leave them no room.
     """
-    with _sheet(path, (2.2 + 3.2 * len(panels), 0.9 + 0.26 * len(names))) as figure:
+    rows = -(-len(panels) // 2)
+    with _sheet(path, (7.2, rows * (0.7 + 0.28 * len(names)))) as figure:
         for place, panel in enumerate(panels):
-            axes = figure.add_subplot(1, len(panels), place + 1)
+            axes = figure.add_subplot(rows, 2, place + 1)
             for row, name in enumerate(names):
-                _model(axes, row, panel, name, INKS[place % len(INKS)])
-            axes.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
+                _model(axes, row, panel, name)
+            called = [fill(name, 24) for name in names.values()]
+            axes.set_yticks(range(len(names)), called if place % 2 == 0 else [""] * len(names), fontsize=8)
             axes.set_ylim(len(names) - 0.4, -0.6)
             axes.grid(axis="y", visible=False)
             if panel.line is not None:
-                axes.axvline(panel.line, color="#1d2430", linewidth=0.8, linestyle="--")
+                _mark(axes, panel.line)
             axes.set_xlabel(panel.label)
         figure.tight_layout()
     return path
 
 
-def _model(axes: Any, row: int, panel: Panel, name: str, ink: str) -> None:
+def _model(axes: Any, row: int, panel: Panel, name: str) -> None:
+    look = _look(row)
     values = list(panel.each.get(name, {}).values())
-    axes.plot(values, [row] * len(values), "o", color=ink, alpha=0.35, markersize=3.5, markeredgewidth=0)
+    axes.plot(values, [row] * len(values), **look | _SMALL)
     point = panel.points.get(name, Point(None))
     if point.value is None:
         return
     if point.low is not None and point.high is not None:
-        axes.plot([point.low, point.high], [row, row], color=ink, linewidth=1.6)
-    axes.plot([point.value], [row], "o", color=ink, markersize=6)
+        axes.plot([point.low, point.high], [row, row], color=look["color"], linewidth=1.6)
+    axes.plot([point.value], [row], **look, markersize=6)
+
+
+def draw_lines(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], x: str) -> Path:
+    """Lines of points (x, y) by name, two panels side by side, each under what it is of; a name looks alike in all."""
+    rows, names = -(-len(panels) // 2), list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    with _sheet(path, (7.2, 2.3 * rows + 0.2 * len(names))) as figure:
+        for place, (label, lines) in enumerate(panels.items()):
+            axes = figure.add_subplot(rows, 2, place + 1)
+            for name, points in lines.items():
+                look = _look(names.index(name)) | ({"marker": ""} if len(points) > 20 else {"markersize": 4})
+                axes.plot(*zip(*points, strict=True), **look, label=name)
+            _dress(axes, x, "", label, False, None)
+        figure.tight_layout()
+        shown = {
+            name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(shown.values(), shown.keys(), loc="upper left", bbox_to_anchor=(0.05, 0.0), fontsize=8)
+    return path
+
+
+def _mark(axes: Any, line: float) -> None:
+    """A dashed line at a value; where that is far from what is drawn, an arrow to it at the edge."""
+    low, high = axes.get_xlim()
+    if low - 0.3 * (high - low) < line < high + 0.3 * (high - low):
+        axes.axvline(line, color=_DARK, linewidth=0.8, linestyle="--")
+        return
+    told = f"dashed line at {line:.2g}"
+    told, side = (f"{told} →", "right") if line > high else (f"← {told}", "left")
+    axes.text(line > high, 1.01, told, transform=axes.transAxes, ha=side, va="bottom", fontsize=8)
+
+
+def _look(series: int) -> dict[str, Any]:
+    """Colour, mark and dash of a series: no two alike of up to twenty-four."""
+    count = len(INKS)
+    mark, dash = _MARKS[series % count], _DASHES[series // count % len(_DASHES)]
+    return {"color": INKS[series % count], "marker": mark, "linestyle": dash}
 
 
 def draw_bars(
-    path: Path, groups: Mapping[str, Mapping[str, Point]], label: str, title: str = "", line: float | None = None
+    path: Path,
+    groups: Mapping[str, Mapping[str, Point]],
+    label: str,
+    title: str = "",
+    line: float | None = None,
+    floor: float | None = None,
 ) -> Path:
-    """Bars side by side: ``groups[place on the axis][series]``. ``line`` marks a value, such as that of copying."""
+    """Bars side by side: ``groups[place on the axis][series]``.
+
+    ``line`` marks a value, such as that of copying. What goes below ``floor`` is cut there, and marked.
+    """
     names = list(groups)
     series = list(dict.fromkeys(name for bars in groups.values() for name in bars))
-    width = 0.8 / max(1, len(series))
+    width, cut = 0.8 / max(1, len(series)), []
     with _figure(path, (max(4.5, 0.32 * len(names) * len(series) + 1.8), 3.4)) as axes:
         for i, name in enumerate(series):
             told = [(place, bars) for place, bars in enumerate(groups.values()) if name in bars]
             points = [bars[name] for _, bars in told]
-            heights = [0.0 if point.value is None else point.value for point in points]
+            heights = [0.0 if point.value is None else _above(point.value, floor) for point in points]
             # Only a group's own bars take room, side by side around its middle.
             places = [place + (list(bars).index(name) - (len(bars) - 1) / 2) * width for place, bars in told]
             axes.bar(places, heights, 0.92 * width, label=name, color=INKS[i % len(INKS)])
-            axes.errorbar(places, heights, _reach(points, heights), fmt="none", ecolor="#1d2430", elinewidth=0.8)
+            axes.errorbar(places, heights, _reach(points, heights, floor), fmt="none", ecolor=_DARK, elinewidth=0.8)
+            cut += [place for place, point in zip(places, points, strict=True) if _is_cut(point, floor)]
         turned = max(map(len, names)) > 9
         axes.set_xticks(
             range(len(names)), names, rotation=30 if turned else 0, ha="right" if turned else "center",
@@ -105,7 +163,10 @@ def draw_bars(
         )  # fmt: skip
         axes.grid(axis="x", visible=False)
         axes.axhline(0, color="#5a6475", linewidth=0.8)
-        _dress(axes, "", label, title, len(series) > 1, line)
+        if floor is not None and cut:
+            axes.plot(cut, [floor] * len(cut), "v", color=_DARK, markersize=5, clip_on=False)
+            axes.set_ylim(bottom=floor)
+        _dress(axes, f"▼ goes on below {floor:g}" if cut else "", label, title, len(series) > 1, line)
     return path
 
 
@@ -122,15 +183,15 @@ def draw_curves(
     """Curves over a common axis, ``labels`` for x and y, with bands where there are intervals."""
     with _figure(path, (5.6, 3.4)) as axes:
         for i, (name, values) in enumerate(curves.items()):
-            ink, dash = INKS[i % len(INKS)], ("-", "--", ":")[i // len(INKS) % 3]
-            axes.plot(x[: len(values)], values, dash, marker="o", markersize=3, label=name, color=ink)
+            look = _look(i)
+            axes.plot(x[: len(values)], values, **look, markersize=4, label=name)
             if bands and name in bands:
-                axes.fill_between(x[: len(values)], *bands[name], color=ink, alpha=0.15, linewidth=0)
+                axes.fill_between(x[: len(values)], *bands[name], color=look["color"], alpha=0.15, linewidth=0)
         if log_x:
             axes.set_xscale("log")
             axes.set_xticks(list(x), [f"{value:g}" for value in x])
             axes.minorticks_off()
-        _dress(axes, *labels, "", len(curves) > 1, line)
+        _dress(axes, *labels, "", bool(curves), line)
     return path
 
 
@@ -155,31 +216,48 @@ def draw_points(
             axes.figure.colorbar(shown, ax=axes, label=colours[1])
         else:
             for i, (name, part) in enumerate(points.items()):
-                axes.scatter(*part.T, s=7, label=name, color=INKS[i % len(INKS)], alpha=0.65, linewidths=0)
+                axes.plot(*part.T, **_look(i) | _SMALL, label=name)
         _point(axes, arrows)
         _dress(axes, *labels, title, not colours and len(points) > 1, None)
     return path
 
 
 def _point(axes: Any, arrows: Sequence[Arrow]) -> None:
-    """Arrows with their names; a name that would lie on another moves further out."""
-    taken: list[np.ndarray] = []
-    for arrow in arrows:
-        tip = np.array([arrow.x, arrow.y])
-        place, room = 1.12 * tip, 0.14 * float(np.linalg.norm(tip))
-        while any(np.linalg.norm(place - other) < room for other in taken):
-            place = 1.1 * place
-        taken.append(place)
-        axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->", "color": "#1d2430"})
-        back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
-        axes.text(*place, arrow.name, ha="center", va="center", fontsize=8, bbox=back)
-    if taken:
-        axes.update_datalim(1.1 * np.stack(taken))
-        axes.autoscale_view()
+    """Arrows with their names beyond their tips; one that would lie on another stands above or below it."""
+    if not arrows:
+        return
+    tips = np.array([[arrow.x, arrow.y] for arrow in arrows])
+    axes.update_datalim(1.2 * tips)
+    axes.autoscale_view()
+    taken: list[Any] = []
+    back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+    middle = axes.transData.transform((0, 0))
+    for arrow, tip in zip(arrows, tips, strict=True):
+        axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->", "color": _DARK, "shrinkA": 0, "shrinkB": 0})
+        ahead = axes.transData.transform(tip) - middle
+        ahead = ahead / np.linalg.norm(ahead)
+        name = axes.annotate(
+            arrow.name, tip, textcoords="offset points", xytext=(0, 0), ha="center", va="center", fontsize=8, bbox=back
+        )
+        size = name.get_window_extent().size * 72 / axes.figure.dpi
+        for line in range(len(arrows)):
+            place = ahead * (6 + abs(ahead) @ size / 2) + [0, math.copysign(line * 1.3 * size[1], ahead[1])]
+            name.set_position(tuple(place))
+            if not any(name.get_window_extent().overlaps(other) for other in taken):
+                break
+        taken.append(name.get_window_extent())
 
 
-def _reach(told: Sequence[Point], heights: Sequence[float]) -> np.ndarray:
-    low = [0.0 if p.low is None else max(0.0, h - p.low) for p, h in zip(told, heights, strict=True)]
+def _above(value: float, floor: float | None) -> float:
+    return value if floor is None else max(value, floor)
+
+
+def _is_cut(point: Point, floor: float | None) -> bool:
+    return floor is not None and any(edge is not None and edge < floor for edge in point)
+
+
+def _reach(told: Sequence[Point], heights: Sequence[float], floor: float | None) -> np.ndarray:
+    low = [0.0 if p.low is None else max(0.0, h - _above(p.low, floor)) for p, h in zip(told, heights, strict=True)]
     high = [0.0 if p.high is None else max(0.0, p.high - h) for p, h in zip(told, heights, strict=True)]
     return np.array([low, high])
 
@@ -190,9 +268,9 @@ def _dress(axes: Any, x: str, y: str, title: str, legend: bool, line: float | No
     if title:
         axes.set_title(title, fontsize=9, loc="left")
     if line is not None:
-        axes.axhline(line, color="#1d2430", linewidth=0.8, linestyle="--")
+        axes.axhline(line, color=_DARK, linewidth=0.8, linestyle="--")
     if legend:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, markerscale=2)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, markerscale=1.5, handlelength=2.8)
 
 
 @contextmanager

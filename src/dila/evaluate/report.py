@@ -2,13 +2,16 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from dila.errors import DilaError
 from dila.evaluate.compare import Row, Test, compare, distinct
 from dila.evaluate.page import Figure, Section, Table, Tile, write_page
-from dila.evaluate.plots import Point, draw_bars, draw_curves
+from dila.evaluate.plots import Point, draw_bars, draw_curves, draw_lines
 from dila.evaluate.result import Result
+from dila.train.log import FILE, read_log
 
 ABOUT = {
     "generation": "Frames imagined from the context under the clip's own latent actions (table 1).",
@@ -20,6 +23,13 @@ ABOUT = {
     "transfer": "The actions of one clip in the scenes of others (figures 3 and 8).",
     "sceptic": "A background that moves independently of the action: what z and s hold of either.",
 }
+LEARNING = (
+    ("train", "total", "loss of training"),
+    ("evaluation", "rollout_ratio", "error of held-out rollouts over copying ↓"),
+    ("train", "rank_z", "effective rank of z"),
+    ("train", "scale_z", "scale of z"),
+)
+"""What is drawn of a run's log: kind of record, number, title."""
 HEADLINES = (
     ("generation", "feature_error_over_copying", "rollout error in features, over repeating the last frame"),
     ("generation", "ssim/imagined", "SSIM of imagined frames"),
@@ -30,7 +40,9 @@ HEADLINES = (
 NO_MODEL = ("copying", "decoder", "shuffled", "untrained", "features")
 """Sides that say nothing of a model: not tested on the page."""
 CLIPS = 12
-"""Pictures and clips of a table, at most, over all models."""
+"""Pictures and films of a table, at most, over all models."""
+_SPELT = {"r2": "R²", "mse": "MSE", "ssim": "SSIM", "psnr": "PSNR", "lpips": "LPIPS", "fvd": "FVD"}
+_BETTER = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
 
 def write_report(path: Path, found: Mapping[Path, Sequence[Result]], against: str | None = None) -> list[Row]:
@@ -55,10 +67,10 @@ def write_report(path: Path, found: Mapping[Path, Sequence[Result]], against: st
     if against not in models:
         raise DilaError(f"--against: there is no result of {against}; there are some of {', '.join(models)}")
     with tempfile.TemporaryDirectory() as folder:
-        sections = [_models(results)]
+        sections = [_models(results), *_learning(found, Path(folder))]
         for what in dict.fromkeys(row.what for row in rows):
             shown = [row for row in rows if row.what == what]
-            pictures = _pictures(found, shown[0].table) if len(models) <= 8 else []
+            pictures = _pictures(found, shown[0].table)
             its = Path(tempfile.mkdtemp(dir=folder))
             sections.append(_section(shown, models, against, its, pictures))
         sections.append(_notes(results))
@@ -91,7 +103,7 @@ def _models(results: Sequence[Result]) -> Section:
             name,
             f"{members[0].subject.parameters / 1e6:.2f} M",
             members[0].subject.encoder,
-            ", ".join(sorted({str(m.subject.seed) for m in members})),
+            ", ".join(sorted({"-" if m.subject.seed is None else str(m.subject.seed) for m in members})),
             ", ".join(sorted({Path(m.data).name for m in members})),
             ", ".join(sorted({m.pins for m in members})),
         ]
@@ -101,8 +113,32 @@ def _models(results: Sequence[Result]) -> Section:
     return Section("Models", "Everything is on held-out episodes.", [Table(head, rows)])
 
 
+def _learning(found: Mapping[Path, Sequence[Result]], folder: Path) -> list[Section]:
+    """How the first seed of each model learned, where its log lies beside its results."""
+    runs: dict[str, Path] = {}
+    for file, members in found.items():
+        if members and (file.parent / FILE).is_file():
+            runs.setdefault(members[0].subject.name, file.parent)
+    logs = {name: read_log(run) for name, run in runs.items()}
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for kind, number, title in LEARNING:
+        lines = {name: _numbers(records, kind, number) for name, records in logs.items()}
+        if lines := {name: points for name, points in lines.items() if points}:
+            panels[title] = lines
+    if not panels:
+        return []
+    path = draw_lines(folder / "learning.png", panels, "step")
+    text = "What the runs logged as they learned (log.jsonl beside the results). A z that died has no scale."
+    return [Section("Training", text, [Figure(path, "Loss and z of training batches, rollouts of held-out clips.")])]
+
+
+def _numbers(records: Sequence[Mapping[str, Any]], kind: str, number: str) -> list[tuple[int, float]]:
+    told = ((record["step"], record.get(number)) for record in records if record.get("kind") == kind)
+    return [(step, float(value)) for step, value in told if isinstance(value, int | float)]
+
+
 def _section(
-    rows: Sequence[Row], models: Sequence[str], against: str, folder: Path, pictures: Sequence[Figure]
+    rows: Sequence[Row], models: Sequence[str], against: str, folder: Path, pictures: Mapping[str, Sequence[Figure]]
 ) -> Section:
     """All rows of one title."""
     shown: list[Table | Figure] = [_table(rows, models)]
@@ -117,12 +153,17 @@ def _section(
     shown += _curves(rows, folder)
     if len(models) > 1:
         shown += _bars(rows, folder)
-    return Section(rows[0].what, ABOUT.get(rows[0].table, ""), [*shown, *pictures])
+    turns = [figure for turn in zip_longest(*pictures.values()) for figure in turn if figure is not None]
+    text = ABOUT.get(rows[0].table, "")
+    if (left := len(turns) - CLIPS) > 0:
+        text += (
+            f" {left} of {len(turns)} pictures are left out here, the models taking turns; all lie beside the results."
+        )
+    return Section(rows[0].what, text, [*shown, *turns[:CLIPS]])
 
 
 def _table(rows: Sequence[Row], models: Sequence[str]) -> Table:
     head = ["score (↑ higher is better, ↓ lower)", *models]
-    mark = {"higher": "↑", "lower": "↓", "neither": ""}
     lines = []
     for row in rows:
         cells = {cell.model: cell for cell in row.cells}
@@ -130,7 +171,7 @@ def _table(rows: Sequence[Row], models: Sequence[str]) -> Table:
         for model in models:
             cell = cells.get(model)
             told.append("-" if cell is None else _number(cell.mean, cell.low, cell.high))
-        lines.append([f"{row.score} {mark[row.better]}", *told])
+        lines.append([f"{row.score}{_BETTER[row.better]}", *told])
     return Table(head, lines)
 
 
@@ -157,8 +198,10 @@ def _curves(rows: Sequence[Row], folder: Path) -> list[Figure]:
         steps = members[0].steps[:longest] or tuple(range(1, longest + 1))
         by_pairs = family == "r2_by_pairs"
         label = "pairs with a known action" if by_pairs else "frames ahead"
-        path = draw_curves(folder / f"{family}.png", curves, steps, (label, family), log_x=by_pairs)
-        figures.append(Figure(path, f"{family} by {label}."))
+        title = _title("r2" if by_pairs else family, members[0])
+        line = 1.0 if "over_copying" in family else None
+        path = draw_curves(folder / f"{family}.png", curves, steps, (label, title), log_x=by_pairs, line=line)
+        figures.append(Figure(path, f"{title} by {label}{'; dashed, copying' if line else ''}."))
     return figures
 
 
@@ -172,7 +215,8 @@ def _lines(members: Sequence[Row]) -> dict[str, Sequence[float]]:
         if several and (side.endswith("_drawn") or side == "decoder"):
             continue
         for cell in row.cells[:1] if several and shared else row.cells:
-            name = side if shared or not several else f"{cell.model}, {side}"
+            own = f"{cell.model}, {side}" if "/" in row.score else cell.model
+            name = own if several and not shared else side
             if len(cell.by_step) > 1:
                 lines[name] = cell.by_step
     return lines
@@ -186,32 +230,50 @@ def _bars(rows: Sequence[Row], folder: Path) -> list[Figure]:
         if row.score in wanted:
             bars = {cell.model: {row.score: Point(cell.mean, cell.low, cell.high)} for cell in row.cells}
             line = 1.0 if "over_copying" in row.score else None
-            path = draw_bars(folder / f"bars_{row.score.replace('/', '_')}.png", bars, row.score, line=line)
-            figures.append(Figure(path, f"{row.score}, with 95% intervals over {row.cells[0].interval or 'nothing'}."))
+            path = draw_bars(
+                folder / f"bars_{row.score.replace('/', '_')}.png", bars, _title(row.score, row), line=line
+            )
+            figures.append(
+                Figure(path, f"{_title(row.score, row)}, with 95% intervals over {row.cells[0].interval or 'nothing'}.")
+            )
     return figures
 
 
-def _pictures(found: Mapping[Path, Sequence[Result]], what: str) -> list[Figure]:
-    """Pictures and clips of the first seed of each model, clips before the sheets of the same moments."""
-    figures: list[Figure] = []
-    seen: set[str] = set()
+def _pictures(found: Mapping[Path, Sequence[Result]], what: str) -> dict[str, list[Figure]]:
+    """Of the first seed of each model; of what is both a sheet and a film, the film."""
+    each: dict[str, list[Figure]] = {}
     for file, members in found.items():
         for result in members:
-            if result.what != what or result.subject.name in seen:
-                continue
-            seen.add(result.subject.name)
-            for name, caption in result.pictures.items():
-                path = file.parent / "pictures" / name if not (file.parent / name).is_file() else file.parent / name
-                if path.is_file() and len(figures) < CLIPS:
-                    figures.append(Figure(path, f"{result.subject.name}: {caption}"))
-    return figures
+            if result.what == what and result.subject.name not in each:
+                paths = {_picture(file, name): caption for name, caption in result.pictures.items()}
+                films = {path.with_suffix("") for path in paths if path.suffix != ".png" and path.is_file()}
+                each[result.subject.name] = [
+                    Figure(path, f"{result.subject.name}: {caption}")
+                    for path, caption in paths.items()
+                    if path.is_file() and (path.suffix != ".png" or path.with_suffix("") not in films)
+                ]
+    return each
+
+
+def _picture(file: Path, name: str) -> Path:
+    beside = file.parent / name
+    return beside if beside.is_file() else file.parent / "pictures" / name
 
 
 def _notes(results: Sequence[Result]) -> Section:
-    notes = dict.fromkeys(f"{r.what}, {r.subject.name}: {note}" for r in results for note in r.notes)
-    rows = [[note] for note in notes]
+    notes: dict[tuple[str, str], dict[str, None]] = {}
+    for result in results:
+        for note in result.notes:
+            notes.setdefault((result.what, note), {})[result.subject.name] = None
+    rows = [[what, ", ".join(models), note] for (what, note), models in notes.items()]
     return Section("Left out", "What could not be measured, and why." if rows else "Nothing.",
-                   [Table(["note"], rows)] if rows else [])  # fmt: skip
+                   [Table(["table", "models", "note"], rows)] if rows else [])  # fmt: skip
+
+
+def _title(score: str, row: Row) -> str:
+    """A score in words, and which way is good."""
+    words = " ".join(_SPELT.get(word, word) for word in score.replace("/", " / ").replace("_", " ").split())
+    return words + _BETTER[row.better]
 
 
 def _side(row: Row) -> str:

@@ -3,6 +3,7 @@
 Every table and figure writes the same shape, so that any runs can be compared and reported without knowing the table.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from dila.files import at_home, read_object, write_json
 from dila.shapes import Float, Int, Tensor
 
 FORMAT = 1
+_AT_MOST_1 = re.compile(r"\b(r2|accuracy|ssim|trustworthiness)\b|cosine|correlation|^figure[356]/")
+_AT_LEAST_0 = re.compile(r"(mse|distance|over_copying|motion_left)\b|^rollout/")
 Better = Literal["higher", "lower", "neither"]
 
 
@@ -25,8 +28,8 @@ class Score:
     Args:
         name: what, ``metric/of what``.
         value: the number; None where it could not be had.
-        low: of its 95% interval over episodes.
-        high: of the same.
+        low: of its 95% interval over episodes, no lower than such a score can be.
+        high: of the same, no higher.
         better: which way is good.
         values: of each of `Result.rows`, where there is one a row: what paired tests are made of.
         by_step: by frames ahead, or along `Result.steps`.
@@ -39,6 +42,10 @@ class Score:
     better: Better = "higher"
     values: tuple[float, ...] = ()
     by_step: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        for name, edge in zip(("low", "high"), possible(self.name, self.low, self.high), strict=True):
+            object.__setattr__(self, name, edge)
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,15 @@ class Result:
     def score(self, name: str) -> Score:
         """The score of this name. Raises KeyError."""
         return {score.name: score for score in self.scores}[name]
+
+
+def possible(name: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """An interval as far as a score of this name can be there: Student's knows no bounds, and an R² has one."""
+    if high is not None and _AT_MOST_1.search(name):
+        high = min(high, 1.0)
+    if low is not None and _AT_LEAST_0.search(name):
+        low = max(low, 0.0)
+    return low, high
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:

@@ -19,7 +19,7 @@ from dila.analysis.probe import feature_changes
 from dila.data import Clips, open_corpus
 from dila.errors import DilaError
 from dila.evaluate.bench import Bench, sample, spread, stacked
-from dila.evaluate.disentangle import floored, parts_of
+from dila.evaluate.disentangle import FLOOR, parts_of
 from dila.evaluate.factors import components
 from dila.evaluate.plots import Point, draw_bars
 from dila.evaluate.probing import Transitions, joined, owners, score_r2, targets, untrained_like
@@ -153,6 +153,7 @@ def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:
     for score in scores:
         if score.name.startswith("r2/"):
             _, title, part = score.name.split("/")
-            groups.setdefault(title, {})[part] = floored(score)
-    path: Path = draw_bars(bench.out / "sceptic.png", groups, "held-out R²", "The action, and what moves by itself")
+            groups.setdefault(title, {})[part] = Point(score.value, score.low, score.high)
+    title = "The action, and what moves by itself"
+    path: Path = draw_bars(bench.out / "sceptic.png", groups, "held-out R²", title, floor=FLOOR)
     return {path.name: "Of a transition: the action, the background's motion. Of a frame: the places of both."}

@@ -183,7 +183,7 @@ def _written(label: str, width: int) -> np.ndarray:
 
 
 def _wrapped(label: str, font: Any, width: int) -> list[str]:
-    """The label in lines that fit, broken between words alone."""
+    """The label in lines that fit, broken between words, and inside one that is wider than a line."""
     lines = [""]
     for word in label.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -191,6 +191,10 @@ def _wrapped(label: str, font: Any, width: int) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
+        while len(lines[-1]) > 1 and font.getlength(lines[-1]) > width:
+            line = lines.pop()
+            fits = max((n for n in range(1, len(line)) if font.getlength(line[:n]) <= width), default=1)
+            lines += [line[:fits], line[fits:]]
     return lines
 
 

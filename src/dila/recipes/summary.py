@@ -19,7 +19,7 @@ from dila.evaluate.plots import Panel, Point, draw_curves, draw_panels
 from dila.evaluate.result import Result, Score, Subject, read_results
 from dila.evaluate.seeds import SeedTest, by_seed, judge, pair_seeds
 from dila.files import write_json, write_text
-from dila.recipes.claims import ALONE, BACK, CLAIMS, DRAWN, FIGURES, POOLED, PROBE, SCORES, SEEN, beside
+from dila.recipes.claims import ALONE, BACK, CALLED, CLAIMS, DRAWN, FIGURES, POOLED, PROBE, SCORES, SEEN, beside
 from dila.recipes.compared import DILA, GROUPS, Settings, run_of
 from dila.recipes.results import ONE, at, markdown_table, read_result, scales_of_z, slug, spelled, untested
 
@@ -150,7 +150,7 @@ def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
             lines += [*([f"**{title}**", ""] if title else []), *_family(summary, shown)]
             lines += [] if title else _claim_table(summary)
     for path, caption in pictures.items():
-        lines += [f"![{caption}]({path})", ""]
+        lines += [f"![{caption}]({path})", "", f"*{caption}.*", ""]
     failed = [f"- {name}, seed {seed}: {why}" for (name, seed), why in summary.failed.items()]
     return "\n".join([*lines, *(["Failed:", "", *failed, ""] if failed else [])])
 
@@ -335,19 +335,18 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
         for name, (heading, _) in (SCORES | DRAWN).items()
         if name in summary.cells and name in _PANELS
     ]
-    drawn = {}
-    models = [name for name in _names(summary.told) if name in _TABLES]
+    drawn, dashed = {}, "dashed, the first frame repeated"
+    models = {name: CALLED[name] for name in _names(summary.told) if name in _TABLES}
     if panels and models:
         path = draw_panels(stem.with_name(f"{stem.name}-scores.png"), models, panels)
-        told = "mean over seeds with its 95% interval; small dots are seeds; dashed, the first frame repeated"
-        drawn[path] = f"{summary.data}: {told}"
+        drawn[path] = f"mean over seeds with its 95% interval; small marks are seeds; {dashed}"
     errors = summary.cells.get(POOLED, {})
-    if curves := {model: cell.by_step for model, cell in errors.items() if model in models and cell.by_step}:
+    if curves := {models[name]: cell.by_step for name, cell in errors.items() if name in models and cell.by_step}:
         frames = range(1, 1 + max(map(len, curves.values())))
         path = draw_curves(
             stem.with_name(f"{stem.name}-horizon.png"), curves, frames, ("frames ahead", "error over copying"), line=1.0
         )
-        drawn[path] = f"{summary.data}: rollout error over copying by horizon, mean over seeds"
+        drawn[path] = f"rollout error over copying by horizon, mean over seeds; {dashed}"
     if len(widths := _by_width(summary)) > 2:
         curves, bands = _along(summary, widths)
         path = draw_curves(
@@ -355,8 +354,8 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
             log_x=True,
         )  # fmt: skip
         last = "; the widest has no bottleneck" if "ablation:no-bottleneck" in widths.values() else ""
-        drawn[path] = f"{summary.data}: scores by the width of z, mean over seeds with its 95% interval{last}"
-    return drawn
+        drawn[path] = f"scores by the width of z, mean over seeds with its 95% interval{last}"
+    return {path: f"{summary.data}: {caption}" for path, caption in drawn.items()}
 
 
 def _by_width(summary: Summary) -> dict[int, str]:

@@ -99,7 +99,8 @@ class HeldOut:
     def evaluate(self, model: AnyModel, decoder: FrameDecoder | None) -> Seen:
         """Errors as ratios to copying, by place in the clip and by horizon, and pictures.
 
-        For each clip: the true frames, one-step predictions, the rollout from the first frame.
+        For each clip: the true frames, what the decoder makes of their features, one-step predictions, the rollout
+        from the first frame.
         """
         training = model.training
         model.eval()
@@ -144,6 +145,8 @@ class HeldOut:
     def _rows(self, seen: Predicted, decoder: FrameDecoder | None) -> Rows:
         first = self.e[self.shown, :1]
         predicted = {"one step ahead": seen.one_step, "rolled out": seen.rollout}
+        if decoder is not None and self.frames is not None:
+            predicted = {"true features, drawn": self.e[:, 1:]} | predicted
         rows = {what: torch.cat([first, row[self.shown]], dim=1) for what, row in predicted.items() if row is not None}
         if decoder is None or self.frames is None:
             pictures = dict(zip(["true", *rows], coloured([self.e[self.shown], *rows.values()]), strict=True))
@@ -190,11 +193,17 @@ def _chosen(run: Run, split: Split, encoder: FrozenEncoder, device: torch.device
     e = torch.cat([features(clip.frames, encoder, device).cpu() for clip in read])
     a = torch.cat([flat_actions(clip) for clip in read]) if run.uses_actions else None
     pictured: dict[int, Tensor] = {}
-    for place, clip in enumerate(read):
-        if len(pictured) < PICTURED and not clip.skipped:
+    for place in _spread(len(read)):
+        if len(pictured) < PICTURED and not read[place].skipped:
             with suppress(DilaError):  # features may outlive their video
                 pictured[place] = frames[places[place]].frames
     return _Chosen(on, e, a, pictured)
+
+
+def _spread(count: int) -> list[int]:
+    """Places of clips, those to be pictured first: from the first on, far from each other; neighbours look alike."""
+    first = torch.linspace(0, count - 1, PICTURED).round().int().tolist()
+    return list(dict.fromkeys([*first, *range(count)]))
 
 
 def _clips(run: Run, split: Split, size: tuple[int, int]) -> tuple[Mixture, Clips, str]:
