@@ -1,7 +1,7 @@
 """What a run begins from: its encoder, the model it goes on with, and the settings that ``run.json`` holds it to."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +113,18 @@ def settle(run: Run, out: Path) -> None:
     path = out / RUN
     described = to_json(run)
     if path.is_file() and is_begun(out):
-        stored = completed(_of_today(read_run(path)), run)
-        different = [told for told in differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
+        different = changed(_of_today(read_run(path)), run)
         if not _has_steps(out):
             different = [told for told in different if told.startswith(DECODED)]
         if different:
             raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
     write_json(path, described, lasting=True)
+
+
+def changed(stored: Any, run: Run, free: Container[str] = FREE) -> list[str]:
+    """As `differences`: fields of a run that differ from what `to_json` once made of one, those in `free` aside."""
+    different = differences(completed(stored, run), to_json(run))
+    return [told for told in different if told.split(".")[0].split(" ")[0] not in free]
 
 
 def _has_steps(out: Path) -> bool:
