@@ -12,7 +12,10 @@ State = TypeVar("State")
 
 @runtime_checkable
 class LatentActionModel(Protocol[State]):
-    """A world model driven by latent actions. All state is an explicit value; there are no hidden caches."""
+    """A world model driven by latent actions. All state is an explicit value; there are no hidden caches.
+
+    A state is a tensor with the batch first, None, or a (named) tuple of such: planning repeats it for its candidates.
+    """
 
     def infer(self, e: Features) -> LatentActions:
         """Infer latent actions between consecutive frames: ``z[:, k]`` leads from frame k to frame k+1."""
@@ -77,7 +80,10 @@ class FrameEncoder(Protocol):
         ...
 
     def encode(self, o: Frames | Pixels) -> Features:
-        """Frames (uint8 0..255 or float 0..1, any size) to features ``B T H W D``."""
+        """Frames (uint8 0..255 or float 0..1, any size) to features ``B T H W D``.
+
+        Each frame is encoded alone, T is no context.
+        """
         ...
 
     def config(self) -> dict[str, Any]:

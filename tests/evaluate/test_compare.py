@@ -243,6 +243,19 @@ def test_axes_are_named_in_words():
     assert _title("feature_mse", replace(rows[0], better="lower")) == "feature MSE ↓"
 
 
+def test_a_score_called_after_a_control_is_tested_on_the_page(tmp_path):
+    def told(name, shift):
+        values = torch.rand(24) + shift
+        names = ("features_drift", "r2/features")
+        scores = tuple(score_rows(score, values, torch.arange(24) // 2) for score in names)
+        return replace(result(name, 0), scores=scores)
+
+    write_report(tmp_path / "report.html", {tmp_path / "e.json": [told("a", 0.0), told("b", 0.3)]})
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>features_drift</td><td>a</td><td>b</td>" in page
+    assert "<td>r2/features</td><td>a</td>" not in page
+
+
 def test_nothing_to_report_is_refused(tmp_path):
     with pytest.raises(DilaError, match=r"no evaluation\.json"):
         find_results([tmp_path])

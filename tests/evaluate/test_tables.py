@@ -24,6 +24,7 @@ from dila.evaluate.generation import PAIRS, measure_generation
 from dila.evaluate.manifold import measure_manifold
 from dila.evaluate.motion import measure_motion
 from dila.evaluate.probing import measure_probe, radians, target_names, targets, untrained_like
+from dila.evaluate.result import Score
 from dila.evaluate.sceptic import measure_sceptic
 from dila.evaluate.tables import TABLES, measure_some
 from dila.imagine.windows import infer_long
@@ -215,6 +216,19 @@ def test_all_tables_of_a_recording_go_into_one_file_and_are_not_made_again(bench
         not_again(monkeypatch, name)
     wanted = [name for name in TABLES if name != "sceptic"]
     assert measure_some(bench, wanted, out) == [results[name] for name in wanted]
+
+
+def test_a_table_of_another_version_is_made_again(bench, tmp_path, monkeypatch):
+    out, made = tmp_path / "evaluation.json", []
+
+    def measure(bench):
+        made.append(bench)
+        return bench.finish("cycle", 0.0, [Score("z_cosine", 0.5)])
+
+    for version in (1, 1, 2, 2):
+        monkeypatch.setitem(TABLES, "cycle", TABLES["cycle"]._replace(measure=measure, version=version))
+        (result,) = measure_some(bench, ["cycle"], out)
+        assert (result.version, len(made)) == (version, version)
 
 
 def not_again(monkeypatch, name):

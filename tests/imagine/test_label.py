@@ -11,6 +11,7 @@ from dila.data import write_table, write_video
 from dila.errors import DilaError
 from dila.imagine.label import hash_world, label
 from dila.imagine.world import World
+from dila.vision import PatchesConfig, PatchPixels
 
 LENGTHS = {"take0/0.mp4": 9, "take0/2.mp4": 40, "take0/4.mp4": 17, "take1/1.mp4": 23, "take1/3.mp4": 8}
 
@@ -63,6 +64,22 @@ def test_the_file_says_what_made_it(world, videos, tmp_path):
     assert (about["stride"], about["frames"], about["encoder"]) == (0.1, 8, {"name": "block-mean"})
     assert about["dila_version"]
     assert about["every_frame"] is False
+
+
+def test_a_model_with_other_eyes_is_another(model):
+    class Eyes(PatchPixels):
+        def weights(self):
+            return self.mine
+
+    hashes = []
+    for weights in ("", "a", "b", "b"):
+        eyes = Eyes(PatchesConfig(size=32, patch=8))
+        eyes.mine = weights
+        hashes.append(hash_world(World(model, eyes, stride=0.1, frames=8)))
+    assert len(set(hashes)) == 3
+    assert hashes[2] == hashes[3]
+    plain = World(model, PatchPixels(PatchesConfig(size=32, patch=8)), stride=0.1, frames=8)
+    assert hash_world(plain) == hashes[0]
 
 
 def test_one_video_is_a_corpus_of_one(world, videos, tmp_path):

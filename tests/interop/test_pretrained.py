@@ -13,6 +13,7 @@ from dila.data import write_video
 from dila.errors import DilaError
 from dila.files import HOST
 from dila.interop.find import find_pretrained
+from dila.interop.models import MODELS
 from dila.interop.pretrained import load_pretrained, pick_device, save_pretrained
 from dila.interop.released import save_released
 from dila.model.dila import DiLA
@@ -55,6 +56,25 @@ def test_what_is_saved_is_what_is_loaded(pretrained, folder):
     described = json.loads((folder / "config.json").read_text())
     assert described["notes"] == {"step": 3}
     assert (described["format"], described["kind"], described["stride"]) == (1, "dila", 0.2)
+
+
+def test_what_a_file_does_not_keep_is_made_anew_and_what_is_frozen_stays(pretrained, monkeypatch, tmp_path):
+    class Odd(DiLA):
+        def __init__(self, config):
+            super().__init__(config)
+            self.register_buffer("places", torch.arange(4.0), persistent=False)
+            self.signs = torch.ones(3)
+            self.backbone.requires_grad_(False)
+
+    model = Odd(pretrained.model.config)
+    monkeypatch.setitem(MODELS, "dila", MODELS["dila"]._replace(model=Odd))
+    folder, before = save_pretrained(tmp_path / "odd", pretrained._replace(model=model)), torch.get_rng_state()
+    loaded = load_pretrained(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    same(pretrained._replace(model=model.eval()), loaded)
+    assert (loaded.model.places.tolist(), loaded.model.signs.tolist()) == ([0, 1, 2, 3], [1, 1, 1])
+    frozen = {name: not p.requires_grad for name, p in loaded.model.named_parameters()}
+    assert frozen == {name: name.startswith("backbone.") for name in frozen}
 
 
 def test_without_decoder_and_statistics(pretrained, tmp_path):

@@ -223,3 +223,9 @@ def test_it_overfits_four_clips(name):
     with torch.no_grad():
         error = (model.eval()(e).e_hat - e[:, 1:]).square().mean()
     assert error < 0.5 * copying
+
+
+@pytest.mark.parametrize("state", [{"e": torch.zeros(1)}, (torch.zeros(1), 3)])
+def test_a_state_that_cannot_be_repeated_is_refused(state):
+    with pytest.raises(DilaError, match=r"a state holds a (dict|int); make it of tensors and None, in tuples"):
+        repeat_state(state, 2)

@@ -217,6 +217,26 @@ def test_results_of_another_batch_are_not_taken_for_ones_own(settings, toy, monk
         compare(settings)
 
 
+def test_a_model_changed_between_two_seeds_is_not_taken_for_one(settings, toy, monkeypatch):
+    settings = replace(settings, names=("baseline:adaworld",))
+    (told,) = compare(settings)
+    toys = module.run_of
+
+    def wider(*job):
+        run = toys(*job)
+        return replace(run, model=replace(run.model, width=32), optimiser=replace(run.optimiser, lr=1.0))
+
+    monkeypatch.setattr(module, "run_of", wider)
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("another model was trained beside it"))
+    with pytest.raises(
+        DilaError, match=r"model\.width = 16 \(now 32\); optimiser\.lr = .* \(now 1\.0\); choose another"
+    ):
+        compare(replace(settings, seeds=2))
+    of_before = {key: value for key, value in told.items() if key != "run"}
+    (settings.out / "results" / "baseline-adaworld-seed0.json").write_text(json.dumps(of_before))
+    assert compare(settings) == [of_before], "of before runs were kept in results"
+
+
 def test_clips_and_encoder_are_those_asked_for_and_held_to(settings, toy, monkeypatch):
     settings = replace(settings, names=("dila",))
     cut = replace(settings, frames=4, stride=0.2, fps=10.0, encoder={"name": "patch"})

@@ -232,6 +232,9 @@ def test_other_comparisons_are_not_mixed_and_damage_is_told(folder):
         path.write_text(json.dumps(run("dila", 9) | more))
         with pytest.raises(DilaError, match=f"holds runs with {told}; give one comparison a folder"):
             summarise(folder)
+    path.write_text(json.dumps(run("dila", 9, parameters=7_000)))
+    with pytest.raises(DilaError, match=r"holds runs of dila with 7,000, 2,000,000 parameters; give each model"):
+        summarise(folder)
     path.write_text("{")
     with pytest.raises(DilaError, match=r"dila-seed9\.json cannot be read as JSON"):
         summarise(folder)

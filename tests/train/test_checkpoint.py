@@ -1,5 +1,6 @@
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dila.train.checkpoint import (
     TrainerState,
     load_trainer,
     newest,
+    own_random_state,
     random_state,
     restore_random_state,
     save_checkpoint,
@@ -28,6 +30,16 @@ def save(out, step, keep=5, random=None):
 
 def draws():
     return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random(), random.gauss(0, 1)
+
+
+def test_two_threads_do_not_draw_from_one_generator():
+    def second():
+        with own_random_state():
+            pytest.fail("it was let in")
+
+    told = "another thread of this process trains"
+    with ThreadPoolExecutor(1) as threads, own_random_state(), own_random_state(), pytest.raises(DilaError, match=told):
+        threads.submit(second).result()
 
 
 def test_random_states_go_through_a_checkpoint(tmp_path):

@@ -15,6 +15,7 @@ from dila import vision
 from dila.data import open_corpus, split_episodes
 from dila.data.mixture import Mixture
 from dila.errors import DilaError
+from dila.interop.models import MODELS
 from dila.interop.pretrained import load_pretrained
 from dila.interop.seen import hash_content, read_seen
 from dila.model.dila import DiLA
@@ -484,6 +485,23 @@ def test_whether_a_run_can_start_from_a_model_is_told_without_making_one(whole, 
     begin.check_start(load_pretrained(whole).model, small_run(start=str(whole)))
     assert made
     assert all(parameter.is_meta for model in made for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("odd", "told"), [("tied", r"tied and \w\S+ are one parameter"), ("read", "device meta")])
+def test_a_model_that_could_not_be_saved_and_loaded_is_not_trained(go, odd, told, monkeypatch, tmp_path):
+    class Odd(DiLA):
+        def __init__(self, config):
+            super().__init__(config)
+            if odd == "tied":
+                self.tied = next(self.parameters())
+            else:
+                self.scale = float(next(self.parameters()).sum())
+
+    monkeypatch.setitem(MODELS, "dila", MODELS["dila"]._replace(model=Odd))
+    monkeypatch.setattr(loop, "gather", lambda *_, **__: pytest.fail("data were encoded for it"))
+    with pytest.raises(DilaError, match=told):
+        go(small_run())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_tells_what_it_and_those_before_it_were_trained_on(go, whole, corpus, tmp_path):

@@ -60,6 +60,10 @@ def test_the_learning_rate_warms_up_and_ends_at_the_floor():
         ({"stages": (Stage(OneStep(), steps=0),)}, r"stages\.0\.steps = 0"),
         ({"stages": (Stage(OneStep(), steps=1, lr=float("nan")),)}, r"stages\.0\.lr = nan must be at least 0"),
         ({"batch": 0}, "batch = 0"),
+        (
+            {"encoder": {"name": "patch", "seed": 20261128}},
+            r"encoder\.seed = 20261128 is not in 0 to 1,048,576; choose",
+        ),
         ({"seed": -5}, "seed = -5 must be at least 0"),
         ({"checkpoint_every": 0}, "checkpoint_every = 0 must be at least 1"),
         ({"checkpoint_minutes": float("nan")}, "checkpoint_minutes = nan must be at least 0"),

@@ -32,7 +32,7 @@ class Blocks(FrozenEncoder):
         self.scale = scale
         self.statistics = None
         self.resize = Resize((4, 4), "bilinear", antialias=True)
-        self.network = torch.nn.Linear(1, 1)
+        self.network = torch.nn.Identity()
         self.seen: list[int] = []
 
     def features(self, frames):
@@ -360,6 +360,16 @@ def test_other_weights_under_the_same_config_are_encoded_anew(tmp_path):
     encoder.version = "two"
     FeatureCache(encoder, tmp_path, progress=False).episodes([Recording("a")])
     assert frames_encoded(encoder) == 10
+
+
+def test_an_encoder_that_says_nothing_of_its_weights_is_known_by_them(tmp_path):
+    encoders = [Blocks() for _ in range(3)]
+    for encoder, start in zip(encoders, (0.0, 0.0, 1.0), strict=True):
+        encoder.network = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(encoder.network.weight, start)
+        torch.nn.init.zeros_(encoder.network.bias)
+        FeatureCache(encoder, tmp_path, progress=False).episodes([Recording("a")])
+    assert [frames_encoded(encoder) for encoder in encoders] == [10, 0, 10]
 
 
 def test_what_a_killed_writer_left_is_swept_away(tmp_path):

@@ -63,6 +63,17 @@ def test_config_builds_the_same_encoder(folder):
     assert again.weights() == made.weights() != ""
 
 
+def test_a_folder_is_known_by_its_weights_wherever_it_lies(folder, tmp_path):
+    made, copied = encoder(folder), tmp_path / "copied"
+    shutil.copytree(folder, copied, copy_function=shutil.copyfile)  # without its times
+    again = encoder(copied)
+    assert again.config() != made.config()
+    assert (again.identity(), again.weights()) == (made.identity(), made.weights())
+    weights = load_file(copied / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, copied / "model.safetensors", {"format": "pt"})
+    assert encoder(copied).weights() != made.weights()
+
+
 def test_bf16_stays_near_fp32(folder):
     exact, fast = encoder(folder).encode(frames()), encoder(folder, precision="bf16").encode(frames())
     assert 0 < float((fast - exact).norm() / exact.norm()) < 0.1

@@ -146,7 +146,7 @@ def _section(
         (row, test)
         for row in rows
         for test in row.tests
-        if against in (test.first, test.second) and not _side(row).startswith(NO_MODEL)
+        if against in (test.first, test.second) and not _says_nothing(row)
     ]
     if tests:
         shown.append(_test_table(tests))
@@ -211,7 +211,7 @@ def _lines(members: Sequence[Row]) -> dict[str, Sequence[float]]:
     lines: dict[str, Sequence[float]] = {}
     for row in members:
         side = _side(row)
-        shared = side.startswith(NO_MODEL)
+        shared = _says_nothing(row)
         if several and (side.endswith("_drawn") or side == "decoder"):
             continue
         for cell in row.cells[:1] if several and shared else row.cells:
@@ -278,6 +278,11 @@ def _title(score: str, row: Row) -> str:
 
 def _side(row: Row) -> str:
     return row.score.partition("/")[2] or row.score
+
+
+def _says_nothing(row: Row) -> bool:
+    """Whether its side says nothing of a model; a score without sides, such as ``features_drift``, always does."""
+    return row.score.partition("/")[2].split("/")[0].removesuffix("_drawn") in NO_MODEL
 
 
 def _number(value: float, low: float | None, high: float | None) -> str:

@@ -88,6 +88,7 @@ class Result:
         pictures: files beside the JSON, relative to it, with a caption each.
         seconds: that it took.
         dila_version: that made it.
+        version: of the table's code, see `dila.evaluate.tables.Table`.
         split: hash of the episodes that probes are fitted and judged on; empty in older results.
     """
 
@@ -104,6 +105,7 @@ class Result:
     seconds: float = 0.0
     dila_version: str = ""
     split: str = ""
+    version: int = 1
 
     def score(self, name: str) -> Score:
         """The score of this name. Raises KeyError."""

@@ -43,6 +43,8 @@ class Table(NamedTuple):
     """Whether it reads episodes that are not pinned, to fit probes or to be judged."""
     owner: Callable[[str], str] = _of_clip
     """The episode of a row; of a transfer, that of its source."""
+    version: int = 1
+    """Raised where its code comes to give other numbers, so that older results are made again."""
 
 
 PROBED = ("column", "components", "pairs", "seed")
@@ -84,9 +86,9 @@ def measure_some(bench: Bench, names: Sequence[str], out: Path, progress: bool =
     """Measure these tables one after the other into one JSON, which is written after each.
 
     The file holds the latest result of each table, of one model on one set of pinned clips. What is there already is
-    not made again if it was made with what its table reads, and goes by the model's present name and seed. A table that
-    a model or data set cannot have (a probe without columns, structure of a model that has none) is written without
-    scores and with the reason as its note, unless it is the only one.
+    not made again if the same version of its table made it with what that reads, and goes by the model's present name
+    and seed. A table that a model or data set cannot have (a probe without columns, structure of a model that has none)
+    is written without scores and with the reason as its note, unless it is the only one.
 
     Raises:
         DilaError: the file holds results of another model or on other clips, or the only table cannot be had.
@@ -98,7 +100,7 @@ def measure_some(bench: Bench, names: Sequence[str], out: Path, progress: bool =
         bar.set_description(name)
         began = time.monotonic()
         try:
-            result = TABLES[name].measure(bench)
+            result = replace(TABLES[name].measure(bench), version=TABLES[name].version)
         except DilaError as error:
             if len(names) == 1:
                 raise
@@ -133,8 +135,9 @@ def _kept(bench: Bench, out: Path) -> list[Result]:
 
 
 def _is_done(bench: Bench, result: Result) -> bool:
-    """Whether a result has scores, and all that its table reads is as the bench has it."""
+    """Whether a result has scores, by the table's present code, and all that it reads is as the bench has it."""
     new = bench.finish(result.what, time.monotonic(), ())
     pictures = not TABLES[result.what].draws or result.settings.get("pictures") == new.settings["pictures"]
     told = [(settings_of(each), hashes_of(each)) for each in (result, new)]
-    return bool(result.scores) and pictures and told[0] == told[1]
+    same = result.version == TABLES[result.what].version and told[0] == told[1]
+    return bool(result.scores) and pictures and same

@@ -45,6 +45,8 @@ from dila.imagine.cluster import EPISODES_PER_PART, Engine, count_frames, cut_pa
 from dila.imagine.windows import CHUNK, Window, Windows, encode, infer_windows, sample
 from dila.protocols import Episode
 from dila.version import version
+from dila.vision.encoder import FrozenEncoder
+from dila.vision.stored import digest_tensors
 
 if TYPE_CHECKING:
     from dila.imagine.world import World
@@ -341,7 +343,9 @@ def _about(world: "World", every_frame: bool) -> dict[str, Any]:
 
 def hash_world(world: "World") -> str:
     """Short hash of all that the latent actions depend on: weights, encoder, statistics, stride, frames, precision."""
-    told = [type(world.model).__name__, world.encoder.config(), world.stride, world.frames, world.bf16]
+    frozen = isinstance(world.encoder, FrozenEncoder)
+    identity, weights = (world.encoder.identity(), world.encoder.weights()) if frozen else (world.encoder.config(), "")
+    told = [type(world.model).__name__, identity, world.stride, world.frames, world.bf16, *filter(None, [weights])]
     tensors: dict[str, Any] = dict(world.model.state_dict()) if isinstance(world.model, nn.Module) else {}
     statistics = getattr(world.encoder, "statistics", None)
     if statistics is not None:
@@ -353,7 +357,5 @@ def hash_of(told: Any, tensors: Mapping[str, Any]) -> str:
     """Short hash of what JSON holds and of tensors."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(told, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {list(tensors[name].shape)}".encode())
-        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest_tensors(digest, tensors)
     return digest.hexdigest()

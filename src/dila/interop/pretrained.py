@@ -199,14 +199,32 @@ def _load_folder(folder: Path, encoder: FrozenEncoder | None, draws: bool) -> Pr
     described = _read_config(folder / CONFIG)
     statistics = _statistics(folder, described)
     eyes = _load_encoder(folder, described, statistics, encoder)
-    with _buildable(folder / CONFIG), torch.device("meta"):
-        kind = MODELS[described["kind"]]
-        model = kind.model(from_json(kind.config, described["model"], f"{folder / CONFIG}: model"))  # type: ignore[arg-type]
-    load_tensors(model, folder / MODEL)
+    model = _load_model(folder, described)
     decoder = _load_decoder(folder, described, statistics) if draws else None
     pretrained = Pretrained(model.eval(), eyes, decoder, described["stride"], described["frames"])
     _check_fit(pretrained, str(folder))
     return pretrained
+
+
+def _load_model(folder: Path, described: Mapping[str, Any]) -> AnyModel:
+    kind = MODELS[described["kind"]]
+    # Without memory until its tensors come: how large it says it is has not been held against them yet.
+    with _buildable(folder / CONFIG):
+        config = from_json(kind.config, described["model"], f"{folder / CONFIG}: model")
+        with torch.device("meta"):
+            model = kind.model(config)  # type: ignore[arg-type]
+    load_tensors(model, folder / MODEL)
+    if _is_whole(model):
+        return model
+    with _buildable(folder / CONFIG), torch.random.fork_rng(devices=[]):
+        model = kind.model(config)  # type: ignore[arg-type]
+    return load_tensors(model, folder / MODEL)
+
+
+def _is_whole(model: nn.Module) -> bool:
+    """Whether the file filled all of it: not so buffers that are not persistent, and tensors that are no buffers."""
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return not any(tensor.is_meta for tensor in (*model.buffers(), *kept))
 
 
 @contextmanager
@@ -244,8 +262,7 @@ def _load_decoder(folder: Path, described: Mapping[str, Any], statistics: Featur
         with _buildable(folder / CONFIG):
             there = weights.is_file() or config[WEIGHTS] == DECODER
             return build_decoder({**config, WEIGHTS: str(weights if there else config[WEIGHTS])}, statistics)
-    # Without memory until its tensors come: how large it says it is has not been held against them yet.
-    with _buildable(folder / CONFIG), torch.device("meta"):
+    with _buildable(folder / CONFIG), torch.device("meta"):  # as `_load_model`
         decoder = build_decoder(config, statistics)
     if isinstance(decoder, nn.Module):
         load_tensors(decoder, weights)

@@ -29,13 +29,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], half: bool = False)
 
 
 def load_tensors(module: Module, path: Path) -> Module:
-    """Fill the module from a safetensors file, strictly. Raises DilaError that names every tensor at fault."""
+    """Fill the module from a safetensors file, strictly; what it froze stays frozen.
+
+    Raises:
+        DilaError: naming every tensor at fault.
+    """
     stored = _read_tensors(path)
     if faults := tensor_faults(stored, module.state_dict()):
         told = "; ".join(faults)
         raise DilaError(f"{path} does not hold the tensors that the config beside it describes; {told}")
     module.load_state_dict(stored, assign=True)
-    return module.requires_grad_(True)
+    return module
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -195,9 +195,9 @@ def in_own_memory(state: AnyState) -> AnyState:
 
 
 def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        return fn(value)
-    if value is None:
-        return None
+    if value is None or isinstance(value, torch.Tensor):
+        return value if value is None else fn(value)
+    if not isinstance(value, tuple | list):
+        raise DilaError(f"a state holds a {type(value).__name__}; make it of tensors and None, in tuples")
     parts = [_map(part, fn) for part in value]
     return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

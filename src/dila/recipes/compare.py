@@ -38,7 +38,7 @@ from dila.protocols import Episode
 from dila.recipes.command import command, encoder_flags, plain, value_of
 from dila.recipes.compared import AGENT, Settings, encoder_of, run_of, seen_by, spelled_out
 from dila.recipes.results import place, read_result, slug, spelled, table
-from dila.train.begin import begin
+from dila.train.begin import FREE, begin, changed
 from dila.train.learner import Learner
 from dila.train.log import read_log
 from dila.train.loop import train
@@ -50,6 +50,8 @@ Job = tuple[str, int]
 """Name and seed of a run."""
 LOSS_CLIPS = 64
 """Held-out clips that losses are told of."""
+_FREE = FREE | {"name", "seed", "graph", "encoder"}
+"""Fields of a run in which results of a model may differ; the encoder is held to as `seen_by` spells it."""
 
 
 def compare(settings: Settings) -> list[dict[str, Any]]:
@@ -101,6 +103,7 @@ def _one(settings: Settings, name: str, seed: int, contents: str, folder: Path) 
         "name": name,
         "seed": seed,
         **_shared(settings, run),
+        "run": to_json(run),
         "contents": contents,
         "dila_version": version(),
         "commit": settings.commit or commit(),
@@ -197,6 +200,8 @@ def _stored(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any
         if told.get(key) != value:
             one, other = spelled([told.get(key)]), spelled([value])
             raise DilaError(f"{path} is of a run with {key} = {one}, not {other}; choose another out")
+    if "failed" not in told and "run" in told and (different := changed(told["run"], run, _FREE)):
+        raise DilaError(f"{path} is of a run with {'; '.join(different)}; choose another out")
     return told
 
 

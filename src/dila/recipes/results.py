@@ -44,6 +44,21 @@ def read_result(path: Path) -> dict[str, Any]:
     return told
 
 
+def check_alike(told: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Refuse runs that are not of one comparison, or of different models under one name.
+
+    Raises:
+        DilaError: naming what differs.
+    """
+    for key in ONE:
+        if len(kinds := {tuple(run[key]) if key == "probed" else run[key] for run in told if key in run}) > 1:
+            raise DilaError(f"{folder} holds runs with {key} of {spelled(kinds)}; give one comparison a folder")
+    for name in dict.fromkeys(run["name"] for run in told):
+        if len(sizes := {run["parameters"] for run in told if run["name"] == name and "parameters" in run}) > 1:
+            several = ", ".join(f"{size:,}" for size in sorted(sizes))
+            raise DilaError(f"{folder} holds runs of {name} with {several} parameters; give each model its own name")
+
+
 def at(told: Mapping[str, Any], path: str) -> Any:
     """What stands at ``key/key`` of a result; None where there is nothing."""
     value: Any = told

@@ -21,7 +21,7 @@ from dila.evaluate.seeds import SeedTest, by_seed, judge, pair_seeds
 from dila.files import write_json, write_text
 from dila.recipes.claims import ALONE, BACK, CALLED, CLAIMS, DRAWN, FIGURES, POOLED, PROBE, SCORES, SEEN, beside
 from dila.recipes.compared import DILA, GROUPS, Settings, run_of
-from dila.recipes.results import ONE, at, markdown_table, read_result, scales_of_z, slug, spelled, untested
+from dila.recipes.results import at, check_alike, markdown_table, read_result, scales_of_z, slug, untested
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
 """What stands between these lines of a page is written anew, and the rest of it is left alone."""
@@ -159,9 +159,7 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     told = [read_result(path) for path in sorted(folder.glob("*.json"))]
     if not told:
         raise DilaError(f"{folder} holds no results of a comparison; make some with: dila compare --out {folder}")
-    for key in ONE:
-        if len(kinds := {tuple(run[key]) if key == "probed" else run[key] for run in told if key in run}) > 1:
-            raise DilaError(f"{folder} holds runs with {key} of {spelled(kinds)}; give one comparison a folder")
+    check_alike(told, folder)
     order = {name: place for place, name in enumerate(GROUPS["all"])}
     return sorted(told, key=lambda run: (order.get(run["name"], len(order)), run["name"], run["seed"]))
 

@@ -1,15 +1,16 @@
 """What a run begins from: its encoder, the model it goes on with, and the settings that ``run.json`` holds it to."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dila.baselines.adaworld_diffusion import AdaWorldDiffusion, AdaWorldDiffusionConfig
 from dila.configs import KIND, completed, to_json
-from dila.errors import DilaError
+from dila.errors import DilaError, first_line
 from dila.files import write_json
 from dila.interop.models import AnyModel, build
 from dila.interop.pretrained import load_pretrained
@@ -75,14 +76,34 @@ def grown(model: AnyModel | None, run: Run) -> AnyModel:
 
 
 def check_start(model: AnyModel | None, run: Run) -> None:
-    """Refuse a model that the run cannot begin from, before data is encoded and a decoder trained.
+    """Refuse a model that cannot be saved or begun from, before data is encoded and a decoder trained.
 
     Raises:
-        DilaError: as `grown`.
+        DilaError: as `grown`; or the run's model cannot be made without memory, as loading makes it, or has one
+            parameter under two names, of which a file keeps one.
     """
+    _check_kept(run)
     if model is not None or isinstance(run.model, AdaWorldDiffusionConfig):
         with torch.device("meta"):  # shapes are all that is compared
             grown(None if model is None else build(model.config), run)
+
+
+def _check_kept(run: Run) -> None:
+    try:
+        with torch.device("meta"):
+            parameters = build(run.model).named_parameters(remove_duplicate=False)
+    except (NotImplementedError, RuntimeError) as error:
+        raise DilaError(
+            f"run {run.name}: its model could not be loaded once it is trained, for it cannot be made on torch's "
+            f"device meta ({first_line(error)}); make it without reading its tensors"
+        ) from error
+    names: dict[nn.Parameter, str] = {}
+    for name, parameter in parameters:
+        if (first := names.setdefault(parameter, name)) != name:
+            raise DilaError(
+                f"run {run.name}: {first} and {name} are one parameter of its model, which could not be saved; keep it "
+                "under one name and use it twice"
+            )
 
 
 def _over(lam: AnyModel | None, fresh: AdaWorldDiffusion, run: Run) -> AdaWorldDiffusion:
@@ -113,13 +134,18 @@ def settle(run: Run, out: Path) -> None:
     path = out / RUN
     described = to_json(run)
     if path.is_file() and is_begun(out):
-        stored = completed(_of_today(read_run(path)), run)
-        different = [told for told in differences(stored, described) if told.split(".")[0].split(" ")[0] not in FREE]
+        different = changed(_of_today(read_run(path)), run)
         if not _has_steps(out):
             different = [told for told in different if told.startswith(DECODED)]
         if different:
             raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
     write_json(path, described, lasting=True)
+
+
+def changed(stored: Any, run: Run, free: Container[str] = FREE) -> list[str]:
+    """As `differences`: fields of a run that differ from what `to_json` once made of one, those in `free` aside."""
+    different = differences(completed(stored, run), to_json(run))
+    return [told for told in different if told.split(".")[0].split(" ")[0] not in free]
 
 
 def _has_steps(out: Path) -> bool:

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from dila.interop.pretrained import Pretrained, save_pretrained
 from dila.vision.stored import load_plain, write_plain
 
 TRAINER = "trainer.pt"
+_GENERATORS = threading.RLock()
+"""Held by the thread that has seeded this process's generators."""
 _log = logging.getLogger(__name__)
 
 
@@ -161,9 +164,21 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def own_random_state() -> Iterator[None]:
-    """Around what seeds the generators of this process: afterwards they are as they were."""
-    before = random_state()
+    """Around what seeds the generators of this process: afterwards they are as they were.
+
+    Raises:
+        DilaError: another thread is within it, and what both draw could not be repeated.
+    """
+    if not _GENERATORS.acquire(blocking=False):
+        raise DilaError(
+            "another thread of this process trains, and two would draw from the same random generators; train one "
+            "after the other, or each in a process of its own"
+        )
     try:
-        yield
+        before = random_state()
+        try:
+            yield
+        finally:
+            restore_random_state(before)
     finally:
-        restore_random_state(before)
+        _GENERATORS.release()

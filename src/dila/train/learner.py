@@ -1,5 +1,6 @@
 """The one module that training runs forward: model and objective together, so that wrappers for many devices work."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,8 @@ from dila.shapes import Actions, Features, Float, Tensor
 from dila.train.memory import give_back, hold_on
 from dila.train.objectives import Batch, Outcome
 from dila.train.run import AnyObjective, Optimiser, Precision
+
+_log = logging.getLogger(__name__)
 
 
 class Learner(nn.Module):
@@ -109,7 +112,7 @@ def recompute_layers(model: nn.Module) -> None:
     more work in much less memory. Freed memory then goes back to the system (`give_back`), which at `base` size is a
     gigabyte.
     """
-    for layer in _layers(model):
+    for layer in _counted(model, "recompute"):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     give_back(above=1 << 22)
 
@@ -123,7 +126,7 @@ def compile_layers(model: nn.Module) -> None:
     """
     torch._dynamo.config.suppress_errors = True
     torch._dynamo.config.recompile_limit = 64  # a rollout meets more shapes than the 8 that are allowed
-    for layer in _layers(model):
+    for layer in _counted(model, "compile"):
         layer.compile()
 
 
@@ -136,6 +139,15 @@ def compiler_as_it_was(compiled: bool) -> Iterator[None]:
     config = torch._dynamo.config
     with config.patch(suppress_errors=config.suppress_errors, recompile_limit=config.recompile_limit):
         yield
+
+
+def _counted(model: nn.Module, field: str) -> list[nn.Module]:
+    """Its layers; how many there are is told to the log."""
+    layers = list(_layers(model))
+    _log.info("%s: %d layers of %s", field, len(layers), type(model).__name__)
+    if not layers:
+        _log.warning("%s changes nothing: %s has no layers of the dila package", field, type(model).__name__)
+    return layers
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from dila.configs import to_json
 from dila.errors import DilaError, first_line
+from dila.interop.bounds import check_bounds
 from dila.interop.models import AnyConfig, kind_of
 from dila.model.config import DiLAConfig
 from dila.train.objectives import ActionConditioned, Objective, OneStep, Rollout
@@ -277,6 +278,8 @@ class Run:
         check_ranges(self, where, **dict.fromkeys(_COUNTS, AT_LEAST_1), **dict.fromkeys(_AMOUNTS, AT_LEAST_0))
         check_ranges(self, where, tolerate=SHARE)
         check_sizes(self.model, f"{where}model.")
+        for part in ("model", "encoder"):  # or the trained model could not be loaded
+            check_bounds(to_json(getattr(self, part)), f"{where}{part}", "choose one that is")
         for i, stage in enumerate(self.stages):
             check_ranges(stage, f"{where}stages.{i}.", steps=AT_LEAST_1, lr=AT_LEAST_0, frames=AT_LEAST_2)
             self._check_objective(i, stage.objective)

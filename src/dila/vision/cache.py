@@ -114,8 +114,9 @@ class FeatureCache:
                 f"a {type(encoder).__name__} has no features to cache; give an encoder that is a FrozenEncoder"
             )
         self.encoder, self.statistics, self.config = encoder.with_statistics(None), encoder.statistics, encoder.config()
-        self.folder = at_home(folder) / f"{self.config['name']}-{_digest(_canonical(self.config))[:12]}"
-        self._encoder_key = _canonical(self.config) + encoder.weights()
+        identity = _canonical(encoder.identity())
+        self.folder = at_home(folder) / f"{self.config['name']}-{_digest(identity)[:12]}"
+        self._encoder_key = identity + encoder.weights()
         self.progress = progress
         self.skipped: dict[str, str] = {}
         """Episode ids that the last call could not read, with the reason."""

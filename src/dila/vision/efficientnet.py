@@ -87,6 +87,10 @@ class EfficientNetLite(FrozenEncoder):
         network = _load_network(last_block=max(tap.block for tap in self.taps))
         return network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def weights(self) -> str:
+        """Empty: the weights come with the package."""
+        return ""
+
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
         """Raw features: the taps of the network brought to `grid`."""
         maps = self.network(frames.to(dtype=self.dtype, memory_format=torch.channels_last))

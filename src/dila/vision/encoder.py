@@ -1,6 +1,7 @@
 """What the frozen encoders share: frames in any form to a pixel batch, chunks, statistics."""
 
 import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dila.errors import DilaError, check_unit_range
 from dila.protocols import FrameDecoder
 from dila.shapes import Features, Float, Frames, Pixels, Tensor
 from dila.vision.statistics import FeatureStatistics
+from dila.vision.stored import digest_tensors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,6 +44,9 @@ def rows_and_columns(size: int | tuple[int, int]) -> tuple[int, int]:
 
 class FrozenEncoder(ABC):
     """Frames to features with weights that never train. Not a Module, so no model can take in its weights by chance.
+
+    Each frame is encoded alone, T is no context: the cache gives neighbouring frames of a recording, a `World` those of
+    a clip, and both must get the same features.
 
     A subclass gives `features`, the raw features of a flat batch of normalised frames. It sets the fields here, and
     `network`, or has it made when it is first needed by `made_by`: who reads features from a cache never holds one.
@@ -71,8 +76,17 @@ class FrozenEncoder(ABC):
         self._network = _Network(make)
 
     def weights(self) -> str:
-        """What tells these weights from others under the same config; empty where the config says all."""
-        return ""
+        """What tells these weights from others under the same config: a hash of them, for which the network is made.
+
+        A subclass whose config says all gives the empty text.
+        """
+        digest = hashlib.blake2b(digest_size=8)
+        digest_tensors(digest, self.network.state_dict())
+        return digest.hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """The config without the place that weights are read from: with `weights`, all that features depend on."""
+        return self.config()
 
     @abstractmethod
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:

@@ -55,6 +55,10 @@ class PatchPixels(FrozenEncoder):
         """Pixels stay in 0..1."""
         return self.resized(o)
 
+    def weights(self) -> str:
+        """Empty: there are none."""
+        return ""
+
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
         """Cut into patches."""
         p = self.settings.patch

@@ -4,6 +4,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,9 @@ from dila.files import at_home
 from dila.shapes import Float, Tensor
 from dila.vision.encoder import FrozenEncoder, Resize, rows_and_columns
 from dila.vision.statistics import FeatureStatistics
+
+PLACE = ("model", "revision", "local_files_only")
+"""Fields of a config that say where a model lies."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,18 @@ class PretrainedViT(FrozenEncoder):
         return rearrange(tokens, "n (h w) d -> n h w d", h=self.grid[0], w=self.grid[1])
 
     def weights(self) -> str:
-        """The commit of a Hub model, or a hash of the sizes and times of a local one's weight files."""
+        """The commit of a Hub model, or a hash of a local one's weight files."""
         folder = Path(self.settings.model)
         if not folder.is_dir():
             return str(getattr(self.described, "_commit_hash", None) or "")
         files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
-        told = "\n".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
+        told = "\n".join(f"{path.name} {_hash_file(path, path.stat().st_mtime_ns)}" for path in files)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """See `FrozenEncoder.identity`; a local folder's weights are told by their hash, wherever it lies."""
+        place = PLACE if Path(self.settings.model).is_dir() else ()
+        return {key: value for key, value in self.config().items() if key not in place}
 
     def fetched(self, kind: Any, **more: Any) -> Any:
         """What a class of transformers makes of the model; a failure becomes one sentence."""
@@ -110,3 +119,10 @@ class PretrainedViT(FrozenEncoder):
                 f"{self.model_type} one"
             )
         return described
+
+
+@lru_cache
+def _hash_file(path: Path, time: int) -> str:
+    """Hash of a file as it was at its last change."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, hashlib.blake2b).hexdigest()

@@ -1,5 +1,6 @@
 """Files of tensors from anywhere: no code of theirs is run, and no more memory taken than the file is long."""
 
+import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,13 @@ def tensor_faults(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
         ],
     }
     return [f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names]
+
+
+def digest_tensors(digest: "hashlib._Hash", tensors: Mapping[str, Tensor]) -> None:
+    """Feed names, shapes and numbers to a hash, in the order of the names."""
+    for name in sorted(tensors):
+        digest.update(f"{name} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def write_plain(path: Path, value: Any) -> None:
