@@ -26,9 +26,8 @@ def plan(
     """
     from dila.evaluate.planning import measure_planning
     from dila.interop.actions import load_actions
-    from dila.interop.find import locate
 
-    space, _ = load_actions(locate(model))
+    space, _ = load_actions(model)
     out = out or Path("outputs/plan") / how.environment
     report = measure_planning(open_world(str(model), device), space, how, out)
     print(f"{'':<12}{'success':>10}{'95% interval':>18}{'progress':>10}{'s/episode':>11}")
