@@ -343,8 +343,9 @@ def _about(world: "World", every_frame: bool) -> dict[str, Any]:
 
 def hash_world(world: "World") -> str:
     """Short hash of all that the latent actions depend on: weights, encoder, statistics, stride, frames, precision."""
-    frozen = isinstance(world.encoder, FrozenEncoder)
-    identity, weights = (world.encoder.identity(), world.encoder.weights()) if frozen else (world.encoder.config(), "")
+    eyes = world.encoder
+    frozen = isinstance(eyes, FrozenEncoder)
+    identity, weights = (eyes.identity(), eyes.weights()) if frozen else (eyes.config(), "")
     told = [type(world.model).__name__, identity, world.stride, world.frames, world.bf16, *filter(None, [weights])]
     tensors: dict[str, Any] = dict(world.model.state_dict()) if isinstance(world.model, nn.Module) else {}
     statistics = getattr(world.encoder, "statistics", None)

@@ -65,11 +65,11 @@ def tensor_faults(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
     return [f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names]
 
 
-def digest_tensors(digest: "hashlib._Hash", tensors: Mapping[str, Tensor]) -> None:
+def digest_tensors(digest: hashlib.blake2b, tensors: Mapping[str, Tensor]) -> None:
     """Feed names, shapes and numbers to a hash, in the order of the names."""
     for name in sorted(tensors):
         digest.update(f"{name} {list(tensors[name].shape)}".encode())
-        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_plain(path: Path, value: Any) -> None:
