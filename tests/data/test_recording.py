@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dila.data.corpus import open_corpus
+from dila.data.lerobot_write import LeRobotV3
 from dila.data.primitives import PrimitiveRenderer
 from dila.data.recording import Recorded, VideoFolder, count_episodes, record
 from dila.data.table import TABLE, read_table, write_table
@@ -173,7 +174,7 @@ def test_workers_change_nothing(tmp_path):
     # Classes of a test module cannot be imported in a spawned process, hence the renderer.
     make = PrimitiveRenderer(4, 32, 0, "rotation", False)
     for workers in (1, 2):
-        run(tmp_path / str(workers), 4, make, workers=workers)
+        record(tmp_path / str(workers), 4, make, settings={}, names={}, fps=10, workers=workers, progress=False)
     assert contents(tmp_path / "2") == contents(tmp_path / "1")
 
 
@@ -186,3 +187,85 @@ def test_other_settings_or_nonsense_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DilaError, match="is a file"):
         run(tmp_path / "file", 1)
+
+
+def shaped(action, frames=None, **columns):
+    """A function that makes every episode of such columns."""
+    frames = torch.zeros(4, 3, 16, 16, dtype=torch.uint8) if frames is None else frames
+    return lambda number: Recorded(frames, {"action": action, **columns})
+
+
+STORES = pytest.mark.parametrize("store", [VideoFolder(), LeRobotV3("go")], ids=["table", "lerobot"])
+
+
+def record_made(out, make, store, episodes=2, names=None):
+    return record(out, episodes, make, settings={}, names=names or {}, fps=10, progress=False, store=store)
+
+
+@STORES
+@pytest.mark.parametrize(
+    ("action", "read"),
+    [
+        (np.arange(3.0)[:, None], [[0], [1], [2], [None]]),
+        (np.arange(4), [[0], [1], [2], [3]]),
+        ([[1, 2]] * 3, [[1, 2]] * 3 + [[None, None]]),
+        (torch.arange(8.0).reshape(4, 1, 2), [[0, 1], [2, 3], [4, 5], [6, 7]]),
+    ],
+    ids=["the last left out", "plain numbers", "lists", "deeper"],
+)
+def test_actions_are_taken_as_environments_give_them(action, read, store, tmp_path):
+    frames = np.zeros((4, 3, 16, 16), np.uint8)
+    (one, _) = open_corpus(record_made(tmp_path / "r", shaped(action, frames), store)).episodes
+    rows = [[None if np.isnan(number) else number for number in row] for row in one.columns["action"].tolist()]
+    assert rows == read
+
+
+@STORES
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (shaped(np.zeros((2, 1))), "episode 0 has 2 actions for 4 frames; one a frame or one fewer is needed"),
+        (shaped(np.zeros((4, 1)), state=np.zeros((3, 1))), "episode 0 has 3 rows of 'state' for 4 frames; one a frame"),
+        (shaped([[1], [1, 2], [1], [1]]), "rows of unequal length in 'action'"),
+        (shaped(["left"] * 4), "no rows of numbers in 'action'"),
+        (shaped(np.zeros((4, 3))), "has 3 numbers a row in 'action', and names = .* give one name each"),
+        (shaped(np.zeros((4, 1)), torch.zeros(4, 3, 16, 16)), "written from frames in uint8 of shape T 3 Y X"),
+        (shaped(np.zeros((4, 1)), torch.zeros(4, 16, 16, 3, dtype=torch.uint8)), "written from frames in uint8"),
+    ],
+)
+def test_what_nobody_could_read_is_refused_before_it_is_stored(made, told, store, tmp_path):
+    with pytest.raises(DilaError, match=told):
+        record_made(tmp_path / "r", made, store, names=NAMES)
+    record_made(tmp_path / "r", shaped(np.zeros((4, 1))), store, names=NAMES)
+
+
+@STORES
+@pytest.mark.parametrize(
+    "other",
+    [shaped(np.zeros((4, 2))), shaped(np.zeros((4, 1)), state=np.zeros((4, 1))), shaped(np.zeros((4, 1), np.int64))],
+    ids=["width", "column", "kind"],
+)
+def test_all_episodes_have_the_same_columns(other, store, tmp_path):
+    made, same = [], shaped(np.zeros((4, 1)))
+
+    def make(number):
+        made.append(number)
+        return (other if number == 1 else same)(number)
+
+    with pytest.raises(DilaError, match=r"episode 1 has the columns .*float32 x 1'}; make the same ones in all"):
+        record_made(tmp_path / "r", make, store, episodes=5)
+    assert made == [0, 1]
+    assert len(open_corpus(record_made(tmp_path / "r", same, store, episodes=5))) == 5
+
+
+def test_a_recording_that_grows_keeps_its_columns(tmp_path):
+    record_made(tmp_path / "r", shaped(np.zeros((4, 1))), None)
+    with pytest.raises(DilaError, match=r"other columns than this recording \(action\)"):
+        record_made(tmp_path / "r", shaped(np.zeros((4, 2))), None, episodes=3)
+
+
+def test_a_table_needs_columns_of_names_that_it_has_not_itself(tmp_path):
+    with pytest.raises(DilaError, match="episode 0 has no columns; give its actions"):
+        record_made(tmp_path / "r", lambda number: Grey()(number)._replace(columns={}), None)
+    with pytest.raises(DilaError, match=r"a column called 'frame', as actions.parquet has itself"):
+        record_made(tmp_path / "r", shaped(np.zeros((4, 1)), frame=np.zeros((4, 1))), None)

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from dila.data.given import as_film
 from dila.data.pool import run_jobs
+from dila.data.reading import action_rows, rows
 from dila.data.table import TABLE, count_rows, read_table, write_table
 from dila.data.video import probe_video, write_video
 from dila.errors import DilaError
@@ -29,6 +31,8 @@ SETTINGS = "recording.json"
 OURS = re.compile(r"episode_\d+\.mp4")
 """What `episode_name` gives."""
 STAGING = ".recording"
+COLUMNS = "columns.json"
+"""In the hidden folder: the columns of the episode that was there first, which all others have as well."""
 
 
 class Recorded(NamedTuple):
@@ -36,7 +40,8 @@ class Recorded(NamedTuple):
 
     frames: UInt8[Tensor, "T 3 Y X"]
     columns: dict[str, np.ndarray]
-    """``[T, A]`` each, float32; row f of ``action`` moves frame f to f+1."""
+    """``[T, A]`` each, or ``[T]`` of plain numbers; row f of ``action`` moves frame f to f+1, and its last row may be
+    left out. Floats are stored as float32."""
     split: str = "train"
     """The part of the data set that it belongs to; `VideoFolder` has no place for it."""
 
@@ -92,14 +97,17 @@ def record(
 
     Raises:
         DilaError: a count below 1, or `out` holds a recording with other settings, or other files, or another
-            process works on it.
+            process works on it; or, before it is stored, an episode whose frames are no pictures, whose columns are
+            not one row of numbers a frame, do not fit `names` or are not those of the other episodes.
     """
     if episodes < 1 or workers < 1:
         raise DilaError(f"episodes = {episodes} and workers = {workers} must be at least 1")
     out, store = at_home(out), store or VideoFolder()
     with alone(out):
         staging = begin(out, {**settings, **store.settings})
-        job, missing = _Job(make, store, staging, fps), store.missing(out, staging, episodes)
+        if not any(staging.glob("episode_*")):  # what was refused or never finished binds nobody
+            (staging / COLUMNS).unlink(missing_ok=True)
+        job, missing = _Job(make, store, staging, names, fps), store.missing(out, staging, episodes)
         for _ in run_jobs(job, missing, workers, episodes, f"recording {out.name}", progress):
             pass
         with writing(out):
@@ -149,7 +157,14 @@ class VideoFolder:
         return [i for i in range(episodes) if episode_name(i) not in kept and not _staged(staging, i)]
 
     def stage(self, staging: Path, number: int, episode: Recorded, fps: int | float) -> None:
-        """Write one episode; the video is written last, so it stands for the whole."""
+        """Write one episode; the video is written last, so it stands for the whole.
+
+        Raises:
+            DilaError: no columns, or one that is called as one of the table's own.
+        """
+        if not episode.columns or (taken := episode.columns.keys() & {"episode", "frame"}):
+            what = f"a column called {min(taken)!r}, as {TABLE} has itself" if episode.columns else "no columns"
+            raise DilaError(f"episode {number} has {what}; give its actions, under other names")
         video = staging / episode_name(number)
         save_columns(video.with_suffix(".npz"), episode.columns)
         write_video(video, episode.frames, fps)
@@ -162,13 +177,14 @@ class VideoFolder:
         if not staged:
             return
         columns = self._kept(out)
-        here = set(next(iter(columns.values()), ()))
+        here = _layout(next(iter(columns.values()), {}))
         for name in staged:
             with np.load((staging / name).with_suffix(".npz")) as arrays:
                 columns[name] = {key: arrays[key] for key in arrays.files}
-        if other := here and here ^ set(columns[staged[0]]):
+        new = _layout(columns[staged[0]])
+        if other := here and [name for name in sorted({**here, **new}) if here.get(name) != new.get(name)]:
             raise DilaError(
-                f"{out / TABLE} has other columns than this recording ({', '.join(sorted(other))}); keep yours in a "
+                f"{out / TABLE} has other columns than this recording ({', '.join(other)}); keep yours in a "
                 "copy of the folder, and put back the table that dila wrote"
             )
         os.replace(staging / SETTINGS, out / SETTINGS)  # first: a folder with anything but no settings is not ours
@@ -199,12 +215,49 @@ class _Job(NamedTuple):
     make: Callable[[int], Recorded]
     store: Store
     staging: Path
+    names: Mapping[str, tuple[str, ...]]
     fps: int | float
 
     def __call__(self, number: int) -> None:
-        made = self.make(number)
+        made = self._checked(number, self.make(number))
         with writing(self.staging):
+            self._agree(number, made)
             self.store.stage(self.staging, number, made, self.fps)
+
+    def _checked(self, number: int, made: Recorded) -> Recorded:
+        """The episode as it is stored, if readers will take it."""
+        where = f"episode {number}"
+        frames = as_film(self.staging / episode_name(number), made.frames, self.fps)
+        columns = {name: rows(where, name, values) for name, values in made.columns.items()}
+        if "action" in columns:
+            columns["action"] = action_rows(where, columns["action"], len(frames))
+        for name, values in columns.items():
+            count, width = values.shape
+            if count != len(frames):
+                raise DilaError(f"{where} has {count} rows of {name!r} for {len(frames)} frames; one a frame is needed")
+            if len(self.names.get(name, values[0])) != width:
+                raise DilaError(
+                    f"{where} has {width} numbers a row in {name!r}, and names = {self.names[name]}; give one name each"
+                )
+        return made._replace(frames=frames, columns=columns)
+
+    def _agree(self, number: int, made: Recorded) -> None:
+        """See that all episodes have the same columns, those of earlier calls as well."""
+        path, ours = self.staging / COLUMNS, _layout(made.columns)
+        with alone(path, wait=True):
+            if not path.is_file():
+                write_json(path, ours)
+            others = read_object(path, f"delete {self.staging} to begin anew")
+        if ours != others:
+            raise DilaError(
+                f"episode {number} has the columns {ours}, and others have {others}; make the same ones in all, or "
+                f"delete {self.staging} to make all of them anew"
+            )
+
+
+def _layout(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Kind and width of each column."""
+    return {name: f"{values.dtype} x {values.shape[1]}" for name, values in sorted(columns.items())}
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
