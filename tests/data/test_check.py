@@ -105,6 +105,15 @@ def test_values_that_are_not_finite_are_told(sound):
     assert kinds(check(sound).warnings) == {"values": ("1.mp4",)}
 
 
+def test_the_last_action_need_not_be_known(sound):
+    rows = np.ones((20, 2), np.float32)
+    rows[-1] = np.nan
+    write_table(sound / "actions.parquet", {f"{n}.mp4": {"action": rows} for n in range(3)}, {})
+    assert not check(sound).warnings
+    write_table(sound / "actions.parquet", {f"{n}.mp4": {"state": rows} for n in range(3)}, {})
+    assert list(kinds(check(sound).warnings)) == ["values"]
+
+
 def test_columns_of_unlike_widths_are_told(sound, monkeypatch):
     corpus = module.open_corpus(sound)
     wide = replace(corpus.episodes[1], columns={"action": np.ones((20, 3), np.float32)})

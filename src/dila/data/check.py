@@ -287,10 +287,15 @@ def _look(episode: Episode, frames: int) -> _Seen:
         static=static and len(looked_at) > 1,
         size=size,
         widths={name: prod(values.shape[1:]) for name, values in columns.items()},
-        unknown=frozenset(name for name, values in columns.items() if not np.isfinite(values).all()),
+        unknown=frozenset(name for name, values in columns.items() if not np.isfinite(_seen_rows(name, values)).all()),
         ordered=not (steps <= 0).any() and bool(np.isfinite(times).all()),
         gaps=len(steps) > 1 and bool((steps > GAP * np.median(steps)).any()),
     )
+
+
+def _seen_rows(name: str, values: np.ndarray) -> np.ndarray:
+    """What a clip may hold: the last action leads to no frame, and is NaN where it is not known."""
+    return values[:-1] if name == "action" else values
 
 
 def stretches(length: int, frames: int) -> list[list[int]]:
