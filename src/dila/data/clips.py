@@ -153,9 +153,10 @@ class Clips(Dataset[Clip]):
                 self.dropped[name] = "not every episode has it"
             elif len(first[name]) > 1:
                 self.dropped[name] = f"episodes differ in it: {_unlike(first[name])}"
-            elif name == "action" and len(self._steps) > 1:
+            elif name == "action" and self.stride and len(self._steps) > 1:
                 self.dropped[name] = (
-                    f"transitions span {self._steps} raw frames; choose a stride that fits the frame rate"
+                    f"transitions span {self._steps} raw frames: a stride of {self.stride:g} s needs an even rate "
+                    f"that is a multiple of {1 / self.stride:.4g} frames a second"
                 )
         self._columns = [name for name in sorted(holders) if name not in self.dropped]
 
@@ -163,19 +164,25 @@ class Clips(Dataset[Clip]):
         seconds = float(times[-1] - times[0]) if len(times) else 0.0
         if self.stride is None:
             return f"has {len(times)} frames, a window needs {self.frames}"
-        span, rate = (self.frames - 1) * self.stride, np.median(np.diff(times)) if len(times) > 1 else 0.0
-        if self.stride < rate * (1 - TIE):
-            return f"has a frame every {rate:.3g} s, which is more than the stride of {self.stride:g} s"
+        if self._is_slow(times):
+            return f"has a frame every {_spacing(times):.3g} s, which is more than the stride of {self.stride:g} s"
+        span = (self.frames - 1) * self.stride
         return f"lasts {seconds:.3g} s, a window of {self.frames} frames every {self.stride:g} s needs {span:.3g} s"
 
     def _nothing(self) -> str:
         if not self.too_short:
             return "there is no episode to cut clips from; give a corpus that is not empty"
-        lengths = {episode.id: len(episode.times) for episode in self.episodes}
-        longest = max(self.too_short, key=lambda s: lengths[s.id])
+        times = {episode.id: episode.times for episode in self.episodes}
+        longest = max(self.too_short, key=lambda s: len(times[s.id]))
         what = f"the longest episode, {longest.id}, " if len(self.too_short) > 1 else f"{longest.id} "
+        if self.stride and self._is_slow(times[longest.id]):
+            rate = f"{1 / self.stride:.4g} frames a second or a multiple"
+            return f"{what}{longest.reason}; give video of {rate}, or train with a longer stride"
         mend = "lower frames" if self.stride is None else "lower frames or change the stride"
         return f"{what}{longest.reason}; {mend} or give longer video"
+
+    def _is_slow(self, times: np.ndarray) -> bool:
+        return self.stride is not None and self.stride < _spacing(times) * (1 - TIE)
 
     def __len__(self) -> int:
         return len(self._owner)
@@ -231,6 +238,11 @@ def row_shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
     if isinstance(columns := episode.columns, LazyColumns):
         return {name: (width,) for name, width in columns.widths.items()}
     return {name: values.shape[1:] for name, values in columns.items()}
+
+
+def _spacing(times: np.ndarray) -> float:
+    """The usual (median) seconds between frames; 0 of a single frame."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
 def _unlike(names: Mapping[tuple[int, ...], str]) -> str:
