@@ -1,6 +1,7 @@
 """A trained model learns what real actions mean."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from dila.cli.main import main
 from dila.data import Clips, Corpus, open_corpus
 from dila.data.relative import relative_actions
 from dila.errors import DilaError
-from dila.interop.actions import LatentToAction, load_actions
+from dila.interop import find
+from dila.interop.actions import LatentToAction, load_actions, r_squared
 from dila.interop.pretrained import load_pretrained, save_pretrained
 from dila.interop.seen import read_seen
 from dila.model.config import Discrete, Gaussian
 from dila.model.dila import DiLA
-from dila.nn.real_actions import action_encoder
+from dila.nn.real_actions import action_encoder, varying
 from dila.train import adapt as module
 from dila.train import layout
 from dila.train.adapt import Adaptation, Pairs, _space, adapt, fit_encoder, score_encoder, with_encoder
@@ -256,11 +258,12 @@ def test_an_adaptation_that_does_not_say_what_it_was_made_of_is_not_replaced(ada
         adapt(trained, corpus, tmp_path, QUICK, cache_dir=cache, progress=False)
 
 
-def of_actions(corpus, folder, value):
-    """The corpus with the same action throughout."""
+def of_actions(corpus, folder, value, unknown=0):
+    """The corpus with the same action throughout, but for every so many rows."""
     shutil.copytree(corpus, folder)
     table = pq.read_table(folder / "actions.parquet")
-    same = pa.array([[value, value]] * len(table), table.schema.field("action").type)
+    rows = [[np.nan if unknown and row % unknown == 0 else value] * 2 for row in range(len(table))]
+    same = pa.array(rows, table.schema.field("action").type)
     pq.write_table(table.set_column(table.column_names.index("action"), "action", same), folder / "actions.parquet")
     return folder
 
@@ -316,6 +319,40 @@ def test_the_stage_moves_the_encoder_from_where_the_regression_left_it(adapted):
 def test_a_model_that_was_never_adapted_says_how(trained):
     with pytest.raises(DilaError, match="dila adapt"):
         load_actions(trained)
+
+
+def test_actions_are_found_wherever_the_model_is(adapted, tmp_path, monkeypatch):
+    shutil.copytree(adapted.folder, tmp_path / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_actions("~/mine")[0] == adapted.space
+    monkeypatch.setattr(find, "_download", lambda name, *_: {"user/name": adapted.folder}[name])
+    assert load_actions("user/name")[0] == adapted.space
+
+
+def test_without_a_clip_of_known_actions_there_are_no_dynamics_to_learn(trained, corpus, cache, tmp_path):
+    data = of_actions(corpus, tmp_path / "data", 1.0, unknown=5)
+    how = replace(QUICK, steps=0, frames=4)
+    with pytest.raises(DilaError, match=r"data has no clip of 4 frames whose actions are all known: lower frames"):
+        adapt(trained, data, tmp_path / "out", how, cache_dir=cache, progress=False)
+    made = adapt(trained, data, tmp_path / "out", replace(how, layout_steps=0), cache_dir=cache, progress=False)
+    assert made.space.structure_error is None
+    assert json.loads((made.folder / "actions.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e-7, 1e-9])
+def test_small_units_are_told_in_full_and_learnt(scale, corpus):
+    made = pairs(scale=(scale, scale), shift=(0.0, 0.0))
+    assert score_encoder(fit_encoder(made, 5, Adaptation(fit_steps=400)), made) > 0.8
+    assert r_squared(made.a, made.a) == 1
+    space = module._space(open_corpus(corpus), made, 2, QUICK, 1.0, 1.0)
+    assert space.std == pytest.approx(tuple(made.a.std(0).tolist()), rel=1e-5)
+    assert space.bound == pytest.approx(tuple(made.a.abs().quantile(0.99, dim=0).tolist()), rel=1e-5)
+
+
+def test_rounding_is_no_change():
+    steady = torch.full((50, 1), 300.1)
+    assert varying(torch.cat([steady, torch.nextafter(steady, steady + (torch.arange(50) % 2)[:, None])], 1)).sum() == 0
+    assert math.isnan(r_squared(steady, steady))
 
 
 def test_places_become_displacements(tmp_path):

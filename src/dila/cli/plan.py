@@ -28,9 +28,8 @@ def plan(
     """
     from dila.evaluate.planning import measure_planning
     from dila.interop.actions import load_actions
-    from dila.interop.find import locate
 
-    space, _ = load_actions(locate(model))
+    space, _ = load_actions(model)
     if ":" in how.environment:
         sys.path.insert(0, os.getcwd())  # as python -m does: the module is likely to be here
     out = out or Path("outputs/plan") / how.environment.replace(":", ".")

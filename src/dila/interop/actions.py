@@ -19,9 +19,10 @@ import torch
 from dila.configs import from_json, to_json
 from dila.errors import DilaError
 from dila.files import replacing, write_json
+from dila.interop.find import ACTIONS, INVERSE, locate
+from dila.nn.real_actions import varying
 from dila.shapes import Bool, Float, Int, Tensor
 
-ACTIONS, INVERSE = "actions.json", "latent_to_action.safetensors"
 RIDGES = tuple(10.0**power for power in range(-6, 3))
 HELD = 0.25
 """Share of the trajectories, the last ones, that a map is scored and its penalty chosen on."""
@@ -121,8 +122,7 @@ def last_of(episode: Int[Tensor, " N"], share: float) -> Bool[Tensor, " N"]:
 
 def r_squared(predicted: Float[Tensor, "N D"], y: Float[Tensor, "N D"]) -> float:
     """1 - squared error over squared distance from the mean, all components pooled in units of their variance."""
-    variance = y.var(0, correction=0)
-    varies = variance > 1e-12
+    variance, varies = y.var(0, correction=0), varying(y)
     if not varies.any():
         return float("nan")
     return float(1 - ((predicted - y).square().mean(0)[varies] / variance[varies]).mean())
@@ -143,24 +143,29 @@ def save_actions(folder: Path, space: ActionSpace, inverse: LatentToAction) -> N
 
 def known_actions(folder: Path) -> Actions | None:
     """`load_actions`; None where the model was never adapted."""
-    return load_actions(folder) if (folder / ACTIONS).is_file() else None
+    return _read_actions(folder) if (folder / ACTIONS).is_file() else None
 
 
-def load_actions(folder: str | Path) -> Actions:
-    """What `save_actions` wrote.
+def load_actions(model: str | Path) -> Actions:
+    """What `save_actions` wrote, wherever `dila.interop.pretrained.load_pretrained` finds the model.
 
     Raises:
-        DilaError: the model was never adapted, or the files are damaged.
+        DilaError: there is no such model, it was never adapted, or the files are damaged.
     """
+    path = (folder := locate(model)) / ACTIONS
+    if not path.is_file():
+        raise DilaError(f"{path} is missing: this model knows no real actions; make them known: dila adapt MODEL DATA")
+    return _read_actions(folder)
+
+
+def _read_actions(folder: Path) -> Actions:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(folder) / ACTIONS
-    if not path.is_file():
-        raise DilaError(f"{path} is missing: this model knows no real actions; make them known: dila adapt MODEL DATA")
+    path = folder / ACTIONS
     try:
         space = from_json(ActionSpace, json.loads(path.read_text(encoding="utf-8")), str(path))
-        tensors = load_file(Path(folder) / INVERSE)
+        tensors = load_file(folder / INVERSE)
         return space, LatentToAction(tensors["weight"], tensors["bias"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DilaError(f"{folder} holds damaged actions ({error}); adapt the model again") from error

@@ -9,8 +9,8 @@ from pathlib import Path
 from dila.errors import DilaError, first_line
 from dila.files import HOST, at_home
 from dila.interop import box
-from dila.interop.actions import ACTIONS, INVERSE
 
+ACTIONS, INVERSE = "actions.json", "latent_to_action.safetensors"
 CONFIG, MODEL, ENCODER, DECODER = "config.json", "model.safetensors", "encoder.safetensors", "decoder.safetensors"
 CHECKPOINTS = "checkpoints"
 

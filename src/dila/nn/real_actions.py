@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dila.errors import DilaError
-from dila.shapes import Float, Tensor
+from dila.shapes import Bool, Float, Tensor
 
 
 def action_encoder(width: int, action_dim: int) -> nn.Sequential:
@@ -38,7 +38,14 @@ def mean_and_std(a: Float[Tensor, "N Da"]) -> tuple[Float[Tensor, " Da"], Float[
     """
     rows = a.double()
     mean, std = rows.mean(0).float(), rows.std(0, correction=min(1, len(rows) - 1)).float()
-    return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
+    return mean, torch.where(varying(a), std, torch.ones_like(std))
+
+
+def varying(a: Float[Tensor, "N D"]) -> Bool[Tensor, " D"]:
+    """Which components change by more than float32 rounds, and by more than a millionth of one or of the others."""
+    rows = a.detach().cpu().double()
+    std, rounding = rows.std(0, correction=0), torch.finfo(torch.float32).eps * rows.abs().amax(0)
+    return (std > torch.maximum(rounding, 1e-6 * std.amax().clamp_max(1))).to(a.device)
 
 
 @torch.no_grad()

@@ -214,6 +214,11 @@ def _move_by_actions(
     training, _ = split_episodes(corpus, how.held_out)
     clips = Clips(cache.episodes(training), run.clips.frames, run.clips.stride, hop=run.clips.frames)
     s, a = read_structure(model, clips, how.precision)
+    if not len(s):
+        raise DilaError(
+            f"{corpus.root} has no clip of {run.clips.frames} frames whose actions are all known: lower frames, mend "
+            "the column action where it is NaN or infinite, or set layout_steps to 0"
+        )
     optimiser = replace(how.optimiser, lr=how.layout_lr)
     fit_layout(
         model, s, a, optimiser, how.layout_steps, 2 * how.batch, how.precision, how.seed, context=how.context,
@@ -225,14 +230,15 @@ def _move_by_actions(
 def structure_error(
     model: DiLA, corpus: Corpus, cache: FeatureCache, clips: ClipSettings, context: int
 ) -> float | None:
-    """`layout_error` on held-out episodes, where 1 is standing still; None where none is long enough."""
+    """`layout_error` on held-out episodes, where 1 is standing still; None where none has a clip of known actions."""
     _, held = split_episodes(corpus, clips.held_out)
     known = [episode for episode in cache.episodes(held) if "action" in episode.columns]
     try:
         cut = Clips(known, clips.frames, clips.stride, hop=clips.frames)
     except DilaError:
         return None
-    return layout_error(model, *read_structure(model, cut), context)
+    s, a = read_structure(model, cut)
+    return layout_error(model, s, a, context) if len(s) else None
 
 
 @torch.no_grad()
@@ -251,7 +257,9 @@ def collect(
     frames = how.frames or pretrained.frames
     clips = Clips(with_actions, frames, pretrained.stride)  # refused before anything is encoded
     if "action" in clips.dropped:
-        raise DilaError(f"{corpus.root}: actions cannot be used, {clips.dropped['action']}")
+        raise DilaError(
+            f"{corpus.root}: actions cannot be used, {clips.dropped['action']}; the model's stride is fixed"
+        )
     repeats = clips.column_shapes["action"][1]
     clips = Clips(cache.episodes(with_actions), frames, pretrained.stride, hop=(frames - 1) * repeats)
     device = next(pretrained.model.parameters()).device
@@ -346,7 +354,7 @@ def _space(
     raw = pairs.a.reshape(-1, width)
 
     def told(numbers: Tensor) -> tuple[float, ...]:
-        return tuple(round(float(x), 6) for x in numbers)
+        return tuple(float(f"{x:.6g}") for x in numbers.tolist())
 
     low, high = raw.quantile(torch.tensor([0.005, 0.995]), dim=0)
     return ActionSpace(
