@@ -187,3 +187,10 @@ def test_a_stride_that_does_not_fit_is_refused():
         held_steps("it", Counter(), 0.25)
     with pytest.raises(DilaError, match="there is no environment 'chess'; choose one of pusht-push"):
         make_environment("chess", 0.2)
+
+
+def test_an_environment_of_ones_own_is_named_with_its_module_in_full(monkeypatch):
+    monkeypatch.setitem(ENVIRONMENTS, "nine", ("dila.planning.env_pusht:PushTBody", "elsewhere:NINE"))
+    pytest.importorskip("gym_pusht")
+    with pytest.raises(ModuleNotFoundError, match="elsewhere"):
+        make_environment("nine", 0.2)
