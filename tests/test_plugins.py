@@ -71,7 +71,9 @@ def test_a_plugin_that_cannot_be_imported_is_one_sentence_that_names_it(package,
     for _ in range(2):  # and not silently left out the second time
         assert main(["data", "check", "nowhere"]) == 2
         told = capsys.readouterr().err
-        assert told.startswith("dila: the plugin nine cannot be imported (ZeroDivisionError: division by zero); " + mend)
+        assert told.startswith(
+            "dila: the plugin nine cannot be imported (ZeroDivisionError: division by zero); " + mend
+        )
         assert told.count("\n") == 1
 
 

@@ -7,6 +7,7 @@ from tyro.conf import Positional
 
 from dila.cli.arguments import Camera, Data, Device, Fps, Model, print_json, read
 
+
 def evaluate(
     what: Positional[str],
     model: Positional[Model],
