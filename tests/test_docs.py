@@ -121,6 +121,7 @@ def test_the_python_of_a_page_needs_nothing_that_the_page_has_not_made(page):
         }
         made |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         made |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+        made |= {n.name for n in nodes if isinstance(n, ast.ClassDef | ast.FunctionDef)}
         asked = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
         assert asked <= made | set(dir(builtins)), page
 
@@ -235,3 +236,80 @@ def test_the_lines_that_bring_a_csv_to_the_frames_do(tmp_path, monkeypatch):
     assert corpus.names["action"] == ("joint", "gripper")
     for number, episode in enumerate(corpus.episodes):
         assert episode.columns["action"].tolist() == [[10 * f, number] for f in range(10)]
+
+
+TABLES = [
+    ("dila.interop.models", "MODELS"), ("dila.baselines.presets", "BASELINES"), ("dila.recipes", "ABOUT"),
+    ("dila.recipes", "RECIPES"), ("dila.recipes", "ABLATIONS"), ("dila.vision", "ENCODERS"),
+    ("dila.vision", "DECODERS"), ("dila.data", "READERS"), ("dila.data.simulators", "SIMULATORS"),
+    ("dila.planning.environments", "ENVIRONMENTS"), ("dila.evaluate.tables", "TABLES"), ("dila.train.log", "TRACKERS"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The module that the page on extending shows, and every table afterwards as it was."""
+    tables = [getattr(importlib.import_module(module), name) for module, name in TABLES]
+    kept = [dict(table) for table in tables]
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.S)
+    (tmp_path / "mine.py").write_text("\n\n".join(blocks))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("mine")
+    del sys.modules["mine"]
+    for table, before in zip(tables, kept, strict=True):
+        table.clear()
+        table.update(before)
+
+
+def test_every_table_is_on_the_page():
+    page = (DOCS / "extending.md").read_text()
+    assert re.findall(r"\| `(dila\.[\w.]+)\.([A-Z]+)` \|", page) == TABLES
+
+
+def test_what_the_page_on_extending_shows_works_from_recording_to_planning(mine, tmp_path, capsys, as_installed):
+    from dataclasses import replace
+
+    import numpy as np
+
+    import dila
+    from dila.data import open_corpus
+    from dila.data.simulators import record_simulator
+    from dila.planning.environments import make_environment
+    from dila.recipes import recipe
+    from dila.train.loop import train
+    from dila.train.run import Stage
+
+    data = record_simulator("disc", tmp_path / "disc", 4, 16, 32, progress=False)
+    corpus = open_corpus(data)
+    for number, episode in enumerate(corpus.episodes):
+        frames = episode.read(range(16)).numpy()
+        np.savez(tmp_path / f"arrays_{number}.npz", frames=frames, action=episode.columns["action"])
+    (tmp_path / "arrays").mkdir()
+    for path in tmp_path.glob("*.npz"):
+        path.rename(tmp_path / "arrays" / path.name)
+    assert open_corpus(tmp_path / "arrays").names == {"action": ("x", "y")}
+    assert main(["data", "check", str(tmp_path / "arrays")]) == 0
+    assert "4 ArrayEpisode" in capsys.readouterr().out
+
+    few = {
+        "encoder": {"name": "tiles", "size": 32}, "decoder": None, "batch": 2, "trackers": ("lines",), "log_every": 1,
+        "evaluate_clips": 1,
+    }  # fmt: skip
+    for name, objective in (("ablation:lstm", mine.Ramped()), ("baseline:pooled", None)):
+        run = recipe(name)
+        stages = (Stage(objective or run.stages[0].objective, steps=2),)
+        run = replace(run, **few, stages=stages, clips=replace(run.clips, frames=4, held_out=0.3))
+        out = tmp_path / name.replace(":", "-")
+        train(run, data, out, cache_dir=tmp_path / "cache", progress=False)
+        assert len((out / "lines.txt").read_text().splitlines()) == 3
+        assert dila.load(out, "cpu").infer(corpus.episodes[0].read(range(16))).shape[-1] == run.model.action_dim
+        told = tmp_path / f"{out.name}.json"
+        evaluation = ["eval", "drift", str(out), str(data), "--out", str(told), "--clips", "2", "--frames", "4"]
+        assert main([*evaluation, "--device", "cpu", "--cache-dir", str(tmp_path / "cache")]) == 0
+        assert "drift/model" in told.read_text()
+
+    with pytest.raises(SystemExit):  # and without the warning that it is none of the models that dila has itself
+        main(["train", "baseline:pooled", "--help"])
+    environment = make_environment("disc-reach", 0.2, 32)
+    environment.reset(seed=0)
+    assert environment.step(np.ones(2, dtype=np.float32))[0].shape == (3, 32, 32)

@@ -6,7 +6,8 @@ import torch
 from dila.cli.main import main
 from dila.errors import DilaError
 from dila.interop.actions import ActionSpace, LatentToAction, load_actions, save_actions
-from dila.interop.card import model_card, run_numbers
+from dila.interop.card import _PAPERS, model_card, run_numbers
+from dila.interop.models import MODELS
 from dila.interop.pack import pack
 from dila.interop.pretrained import load_pretrained, read_notes, save_pretrained
 
@@ -102,3 +103,13 @@ def test_the_command(run, tmp_path, capsys):
     assert main(["pack", str(run), "--out", str(tmp_path / "small"), "--limits", "none"]) == 0
     assert "README.md" in capsys.readouterr().out
     assert main(["pack", str(tmp_path / "nothing"), "--out", str(tmp_path / "small")]) == 2
+
+
+def test_the_card_names_the_model_and_what_makes_it_known(pretrained):
+    assert "(DiLA, arXiv 2605.15725)" in model_card(pretrained, {})
+    assert "import dila\n\nworld" in model_card(pretrained, {})
+    own = type("Nine", (type(pretrained.model),), {"__module__": "ninelam.lam"})
+    card = model_card(pretrained._replace(model=own(pretrained.model.config)), {})
+    assert "(Nine): latent" in card
+    assert "import dila\nimport ninelam  # has the model\n" in card
+    assert all(kind.model.__name__ in _PAPERS for kind in MODELS.values())

@@ -277,6 +277,16 @@ def test_faults_of_the_config_are_one_sentence(folder, fields, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("module", "mend"), [
+    ("ninelam.lam", "import ninelam first, or install it as a plugin"), ("dila.model.nine", "install a newer dila"),
+])  # fmt: skip
+def test_a_model_of_a_package_that_is_not_here_names_it(folder, module, mend):
+    assert json.loads((folder / "config.json").read_text())["module"] == "dila.model.dila"
+    change(folder, kind="nine", module=module)
+    with pytest.raises(DilaError, match=f"a model of kind 'nine', but here are only dila, .*; {mend}"):
+        load_pretrained(folder)
+
+
 def test_a_config_that_is_no_json_or_lacks_fields(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(DilaError, match="cannot be read as JSON"):

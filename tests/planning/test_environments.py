@@ -223,3 +223,10 @@ class Own:
 
 def some_size(stride, size):
     return size
+
+
+def test_an_environment_of_ones_own_is_named_with_its_module_in_full(monkeypatch):
+    monkeypatch.setitem(ENVIRONMENTS, "nine", ("dila.planning.env_pusht:PushTBody", "elsewhere:NINE"))
+    pytest.importorskip("gym_pusht")
+    with pytest.raises(ModuleNotFoundError, match="elsewhere"):
+        make_environment("nine", 0.2)

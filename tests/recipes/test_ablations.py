@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from dila.model.dila import DiLA, count_parameters
 from dila.recipes import ABLATIONS, recipe
 from dila.recipes.ablations import ablated
 from dila.train.objectives import OneStep
-from dila.train.run import Run
+from dila.train.run import Run, Stage
 
 RECIPES = ("tiny_pusht", "small", "paper")
 SAME = {
@@ -101,3 +101,13 @@ def test_its_fields_are_flags(capsys):
     told = capsys.readouterr().out
     assert "--model.bottleneck.codes" in told
     assert "ablation-discrete" in told
+
+
+def test_no_loss_is_switched_off_in_an_objective_of_ones_own():
+    @dataclass(frozen=True)
+    class Own:
+        def __call__(self, model, batch):
+            raise NotImplementedError
+
+    with pytest.raises(DilaError, match="Own has no terms whose weights could change"):
+        ablated("no-norm-loss", replace(recipe("tiny_pusht"), stages=(Stage(Own(), 2),)))

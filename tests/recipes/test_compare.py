@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shutil
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from dila.baselines.presets import BASELINES
 from dila.cli.main import main
 from dila.errors import DilaError
+from dila.interop.models import MODELS
 from dila.recipes import compare as module
 from dila.recipes import recipe
 from dila.recipes.compare import Settings, compare, run_of, spelled_out
@@ -297,3 +300,33 @@ def test_the_module_says_bad_input_in_one_sentence():
     told = subprocess.run(line, env=asked, capture_output=True, text=True, timeout=300)
     assert told.returncode == 2
     assert told.stderr.startswith("compare: names: there is no 'genie'")
+
+
+NINE = """
+from dataclasses import dataclass
+from dila.baselines.adaworld import AdaWorld, AdaWorldConfig
+from dila.baselines.presets import BASELINES
+from dila.interop.models import MODELS, Kind
+
+@dataclass(frozen=True)
+class NineConfig(AdaWorldConfig):
+    pass
+
+class Nine(AdaWorld):
+    pass
+
+MODELS["nine"] = Kind(NineConfig, Nine)
+BASELINES["nine"] = {"tiny": NineConfig((8, 8), 272, width=16, heads=2, encoder_depth=1, decoder_depth=1)}
+"""
+
+
+@pytest.mark.slow
+def test_a_baseline_of_ones_own_is_known_in_workers(settings, tmp_path, monkeypatch):
+    (tmp_path / "nine.py").write_text(NINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("nine")
+    try:
+        (told,) = compare(replace(settings, names=("baseline:nine",), steps=2, batch=2, parallel=2))
+    finally:
+        del MODELS["nine"], BASELINES["nine"], sys.modules["nine"]
+    assert "failed" not in told

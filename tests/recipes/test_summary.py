@@ -7,9 +7,9 @@ from dila.cli.main import main
 from dila.errors import DilaError
 from dila.evaluate.result import Result, Score, Subject, write_results
 from dila.recipes.claims import CALLED, CLAIMS, POOLED
-from dila.recipes.compared import GROUPS
+from dila.recipes.compared import FAMILIES, GROUPS, OTHERS, TABLES, families
 from dila.recipes.results import slug
-from dila.recipes.summary import _TABLES, BEGIN, END, FAMILIES, summarise
+from dila.recipes.summary import BEGIN, END, summarise
 
 pytest.importorskip("matplotlib")
 
@@ -52,7 +52,7 @@ def test_a_page_has_scores_tests_claims_and_pictures(folder, tmp_path, capsys):
         "dila", "ablation:no-action",
     ]  # fmt: skip
     assert re.findall(r"^\*\*(.*)\*\*$", page, re.M) == [
-        title for title in FAMILIES if title not in ("", "Each loss off")
+        title for title in (*FAMILIES, OTHERS) if title not in ("", "Each loss off")
     ]
     assert re.search(r"\| baseline:lapa \| 3 \| 2,000,000 \| 0\.92\d \[0\.\d+, 0\.\d+\]", page)
     assert re.search(r"than those of LAPA \| table 1 .* -0\.\d+ \[.*\], 3 seeds \| \*\*holds\*\* \|", page)
@@ -253,9 +253,17 @@ def test_other_comparisons_are_not_mixed_and_damage_is_told(folder):
 
 
 def test_what_is_drawn_together_has_a_name():
-    assert set(_TABLES) <= CALLED.keys()
+    assert set(TABLES) <= CALLED.keys()
     assert len(set(CALLED.values())) == len(CALLED)
 
 
 def test_every_claim_is_of_models_that_a_comparison_has():
     assert all({claim.best, claim.other} <= set(GROUPS["all"]) for claim in CLAIMS)
+
+
+def test_models_of_ones_own_are_with_the_others(folder):
+    assert families(["dila", "baseline:nine", "ablation:z-2"])[OTHERS] == ("dila", "baseline:nine")
+    for path in (folder / "results").glob("ablation-gaussian-*.json"):
+        path.write_text(path.read_text().replace("ablation:gaussian", "baseline:nine"))
+    summary = summarise(folder)
+    assert "baseline:nine" in {test.first for test in summary.tests}

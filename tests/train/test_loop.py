@@ -14,7 +14,7 @@ from train_world import PatchConfig, PatchEncoder, after, small_model, small_run
 from dila import vision
 from dila.data import open_corpus, split_episodes
 from dila.data.mixture import Mixture
-from dila.errors import DilaError
+from dila.errors import DilaError, MissingExtra
 from dila.interop.models import MODELS
 from dila.interop.pretrained import load_pretrained
 from dila.interop.seen import hash_content, read_seen
@@ -519,3 +519,44 @@ def test_a_model_tells_what_it_and_those_before_it_were_trained_on(go, whole, co
 def test_with_nothing_held_out_training_clips_are_evaluated_and_said_to_be(go, tmp_path):
     go(small_run(stages=(Stage(OneStep(), steps=1),), clips=ClipSettings(frames=4, stride=0.2, held_out=0.0)))
     assert read_log(tmp_path / "out")[-1]["on"] == "training"
+
+
+@dataclass(frozen=True)
+class Ramped(OneStep):
+    """Logs the share of steps done, as a loss with a schedule would read it."""
+
+    name: str = "ramp"
+
+    def __call__(self, model, batch):
+        out = super().__call__(model, batch)
+        return out._replace(losses={**out.losses, self.name: batch.done})
+
+
+def test_a_loss_knows_how_much_of_the_run_is_done_also_in_parts_and_after_resuming(
+    corpus, cache, tmp_path, monkeypatch
+):
+    run = small_run(stages=(Stage(Ramped(), 2), Stage(Ramped(), 2)), accumulate=2)
+    stop_at(monkeypatch, 3, signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        train(run, corpus, tmp_path, cache_dir=cache, progress=False)
+    monkeypatch.undo()
+    monkeypatch.setitem(vision.ENCODERS, PatchEncoder.name, (PatchEncoder, PatchConfig))
+    train(run, corpus, tmp_path, cache_dir=cache, progress=False)
+    assert [record["ramp"] for record in read_log(tmp_path) if record["kind"] == "train"] == [0.0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("name", ["total", "lr", "scale_z", "step"])
+def test_a_loss_does_not_take_the_name_of_what_is_logged_besides(corpus, cache, tmp_path, name):
+    run = small_run(stages=(Stage(Ramped(name=name), 1),))
+    with pytest.raises(DilaError, match=f"Ramped calls a loss {name}, as the log calls something else"):
+        train(run, corpus, tmp_path, cache_dir=cache, progress=False)
+
+
+@pytest.mark.parametrize(("tracker", "error", "told"), [
+    ("mine", DilaError, "there is no 'mine'; choose of tensorboard, wandb, trackio"),
+    ("wandb", MissingExtra, "wandb"),
+])  # fmt: skip
+def test_a_tracker_that_cannot_be_had_is_told_before_anything_else(tmp_path, monkeypatch, tracker, error, told):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(error, match=told):
+        train(small_run(trackers=(tracker,)), tmp_path / "nowhere", tmp_path / "run", progress=False)

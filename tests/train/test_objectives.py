@@ -1,8 +1,9 @@
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import pytest
 import torch
 
+from dila.errors import DilaError
 from dila.model.dila import DiLA
 from dila.train.objectives import ActionConditioned, Batch, OneStep, Rollout, Terms, Weights
 
@@ -34,6 +35,17 @@ def test_losses_have_the_names_of_their_weights_and_sum_to_the_total(stage, mode
 def test_weight_of_zero_leaves_its_term_out(name, model, batch):
     out = OneStep(Terms(Weights(**{name: 0.0})))(model, batch)
     assert sorted(out.losses) == sorted(set(NAMES) - {name})
+
+
+def test_a_penalty_of_ones_own_needs_a_weight_of_its_name(model, batch):
+    @dataclass(frozen=True)
+    class OwnWeights(Weights):
+        sphere: float = 0.5
+
+    model.penalty = "sphere"
+    with pytest.raises(DilaError, match="has a term 'sphere', of which Weights has no weight; give the objective"):
+        OneStep()(model, batch)
+    assert "sphere" in OneStep(Terms(OwnWeights()))(model, batch).losses
 
 
 def test_zero_weights_spare_the_second_reading_of_the_idm(model, batch):

@@ -6,7 +6,7 @@ Write the golden file anew, when it is meant:  python tests/train/test_published
 import json
 import signal
 import tempfile
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,32 @@ def test_a_weight_of_zero_leaves_its_term_out(weight):
         weights = PublishedWeights(**{weight: 0.0})
         seen |= Published(weights)(build(model_of(name)), Batch(torch.randn(2, 3, 4, 4, 8))).losses.keys()
     assert seen == {"feature", "commitment", "kl"} - {weight}
+
+
+@dataclass(frozen=True)
+class Own:
+    """An objective of one's own."""
+
+    def __call__(self, model, batch):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class OwnWeights(PublishedWeights):
+    entropy: float = 0.5
+
+
+def test_an_objective_of_ones_own_trains_any_model(name):
+    assert run_of(name, stages=(Stage(Own(), 2),)).stages[0].title == "Own"
+    assert small_run(stages=(Stage(Own(), 2),)).stages[0].title == "Own"
+
+
+def test_a_penalty_of_ones_own_needs_a_weight_of_its_name(name, monkeypatch):
+    model, batch = build(model_of(name)), Batch(torch.randn(2, 3, 4, 4, 8))
+    monkeypatch.setattr(type(model), "penalty", "entropy")
+    with pytest.raises(DilaError, match="has a term 'entropy', of which PublishedWeights has no weight; give"):
+        Published()(model, batch)
+    assert "entropy" in Published(OwnWeights())(model, batch).losses
 
 
 def test_a_run_survives_json_with_the_kind_of_its_model(name):

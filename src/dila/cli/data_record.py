@@ -5,16 +5,14 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from dila.errors import at_least
+from dila.errors import DilaError, at_least
 
-Source = Literal[
-    "pusht", "primitives", "objects3d", "fetch", "kitchen", "pointmaze", "robosuite-lift", "robosuite-push",
-    "robosuite-vp2", "robodesk", "miniworld",
-]  # fmt: skip
+GENERATORS = ("pusht", "primitives", "objects3d")
+"""What is recorded besides the simulators of `dila.data.simulators`."""
 
 
 def record(
-    source: Positional[Source],
+    source: Positional[str],
     out: Positional[Path],
     episodes: int = 100,
     frames: int = 60,
@@ -31,7 +29,9 @@ def record(
     If interrupted, the same command resumes. Simulators need the extra `sim` (pusht: the extra `pusht`).
 
     Args:
-        source: a simulator, or primitives or objects3d: flat shapes or 3D meshes, textured, under known transforms.
+        source: a simulator: pusht, fetch, kitchen, pointmaze, robosuite-lift, robosuite-push, robosuite-vp2, robodesk,
+            miniworld, or one of your own; or primitives or objects3d: flat shapes or 3D meshes, textured, under known
+            transforms.
         out: folder to record into.
         episodes: total number of episodes.
         frames: frames per episode, 10 per second (fetch 25, pointmaze 20, kitchen 6.25, robodesk and robosuite-vp2 5).
@@ -46,9 +46,11 @@ def record(
     from dila.data import primitives, pusht
     from dila.data.lerobot_write import LeRobotV3
     from dila.data.recording import VideoFolder, count_episodes
-    from dila.data.simulators import record_simulator
+    from dila.data.simulators import SIMULATORS, record_simulator
 
     at_least(0, seed=seed)
+    if source not in (*GENERATORS, *SIMULATORS):
+        raise DilaError(f"there is no source {source!r}; choose one of {', '.join((*GENERATORS, *SIMULATORS))}")
     folder = VideoFolder() if format == "mp4" else None
     if source == "pusht":
         store = LeRobotV3(pusht.TASK) if format == "lerobot" else folder

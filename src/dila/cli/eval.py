@@ -2,19 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
 from dila.cli.arguments import Camera, Data, Device, Fps, Model, print_json, read
 
-What = Literal[
-    "all", "generation", "cycle", "probe", "disentangle", "motion", "manifold", "transfer", "sceptic"
-]  # fmt: skip
-
 
 def evaluate(
-    what: Positional[What],
+    what: Positional[str],
     model: Positional[Model],
     data: Positional[Data],
     out: Path = Path("outputs/evaluation.json"),
@@ -50,7 +45,7 @@ def evaluate(
     The file keeps the latest result of each table, for one model on one set of clips; existing results are kept.
 
     Args:
-        what: table or figure to compute.
+        what: table or figure to compute, or all.
         data: a corpus; the model is evaluated on its held-out episodes, and probes are fitted on the others.
         out: .json file to write; pictures go to the folder ``pictures`` beside it.
         pins: clips to evaluate on, from `dila eval pin`; by default spread over the held-out episodes.
@@ -82,6 +77,8 @@ def evaluate(
 
     if out.suffix != ".json":
         raise DilaError(f"--out {out} must end in .json")
+    if what not in ("all", *TABLES):
+        raise DilaError(f"there is no table {what!r}; choose all or one of {', '.join(TABLES)}")
     if unknown := set(tables) - TABLES.keys():
         raise DilaError(f"--tables: there is no {', '.join(sorted(unknown))}; choose from {', '.join(TABLES)}")
     settings = Settings(

@@ -122,7 +122,9 @@ def _run(verb: str, arguments: list[str]) -> int:
     if verb not in VERBS:
         raise DilaError(f"there is no verb {verb!r}; `dila --help` lists them: {', '.join(VERBS)}")
     from dila.cli.arguments import read
+    from dila.plugins import load_plugins
 
+    load_plugins()
     names = verb.replace("-", "_").split()
     module, words = importlib.import_module("dila.cli." + "_".join(names)), [_at_home(word) for word in arguments]
     if hasattr(module, "main"):

@@ -1,6 +1,7 @@
 """``dila train``."""
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str]) -> None:
         print(_HELP.format(recipes=_listing(RECIPES), ablations=_listing(ablations), baselines=_lines(baselines)))
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
-    made = read(_trainer(name, rest), f"train {name}", rest)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not match any type in Union", UserWarning)  # a model of one's own
+        made = read(_trainer(name, rest), f"train {name}", rest)
     print(f"the trained model is in {made}")
 
 

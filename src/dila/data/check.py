@@ -134,7 +134,7 @@ def _described(path: str, corpus: Corpus, seen: Mapping[str, _Seen], size: int) 
     cameras.pop("", None)
     return Report(
         path=path,
-        readers=dict(Counter(type(e).__module__.rpartition(".")[2] for e in episodes)),  # a reader is a module
+        readers=dict(Counter(_reader(e) for e in episodes)),
         episodes=len(episodes),
         frames=sum(len(e.times) for e in episodes),
         hours=round(sum(_seconds(e.times) for e in episodes) / 3600, 6),
@@ -145,6 +145,12 @@ def _described(path: str, corpus: Corpus, seen: Mapping[str, _Seen], size: int) 
         columns=_columns(seen, corpus.names),
         bytes=size,
     )
+
+
+def _reader(episode: Episode) -> str:
+    """What an episode is read by: a module of ours, or one's own class."""
+    package, _, name = type(episode).__module__.rpartition(".")
+    return name if package == "dila.data" else type(episode).__qualname__
 
 
 def _sound(corpus: Corpus, seen: Mapping[str, _Seen]) -> list[Episode]:

@@ -22,6 +22,7 @@ from dila.data.remote import fetch, is_remote
 from dila.data.table import TABLE, read_table
 from dila.errors import DilaError, first_line, refuse_shortage
 from dila.files import at_home, check_there
+from dila.plugins import load_plugins
 from dila.protocols import Episode
 
 
@@ -100,6 +101,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     Raises:
         DilaError: nothing exists there or is readable, there is no such camera, or a table does not match its episodes.
     """
+    load_plugins()
     if not str(path):
         raise DilaError("the path is empty; give a video or a folder, or . for the folder that you are in")
     if fps is not None and not 0 < fps < float("inf"):

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from dila.errors import DilaError
+from dila.plugins import load_plugins
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -89,6 +90,7 @@ class _Worker:
             raise SystemExit(128 + signal.SIGTERM)
         self.busy = True
         try:
+            load_plugins()
             return job(*arguments)
         except SystemExit:
             self.asked = True

@@ -22,6 +22,7 @@ import torch
 from dila.data.lerobot_write import LeRobotV3
 from dila.data.recording import Recorded, Store, record
 from dila.errors import DilaError
+from dila.plugins import load_plugins
 from dila.shapes import Tensor, UInt8
 
 VERSION = 1
@@ -129,6 +130,7 @@ def open_simulator(name: str) -> Simulator:
         MissingExtra: its package is not installed.
         DilaError: an unknown name, or a machine that cannot draw off-screen.
     """
+    load_plugins()
     if name not in SIMULATORS:
         raise DilaError(f"there is no simulator {name!r}; choose one of {', '.join(SIMULATORS)}")
     if name not in _OPEN:

@@ -21,6 +21,7 @@ from dila.evaluate.probing import measure_probe
 from dila.evaluate.result import Result, read_results, write_results
 from dila.evaluate.sceptic import measure_sceptic
 from dila.files import alone
+from dila.plugins import load_plugins
 
 
 def _of_clip(row: str) -> str:
@@ -93,6 +94,7 @@ def measure_some(bench: Bench, names: Sequence[str], out: Path, progress: bool =
     Raises:
         DilaError: the file holds results of another model or on other clips, or the only table cannot be had.
     """
+    load_plugins()
     done = _keep(bench, out)
     todo = [name for name in names if name not in done or not _is_done(bench, done[name])]
     bar = tqdm(todo, unit="table", disable=not progress)

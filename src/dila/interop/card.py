@@ -32,13 +32,22 @@ _SCORES = {
     "rank_z": "effective rank of z",
 }
 _CODE = """```python
-import dila
+{imports}
 
 world = dila.load("THIS_MODEL")  # a folder or a Hub id
 z = world.infer("clip.mp4")
 frames = world.draw(world.rollout("clip.mp4"))
 ```
 """
+_PAPERS = {
+    "DiLA": "2605.15725",
+    "LAPA": "2410.11758",
+    "Moto": "2412.04445",
+    "AdaWorld": "2503.18938",
+    "AdaWorldDiffusion": "2503.18938",
+    "VillaX": "2507.23682",
+}
+"""On arXiv, by class."""
 GIVE = "whoever loads the model sets encoder.model in config.json to a folder or a Hub id, or gives load(encoder=...)"
 """What becomes of an encoder that only its author has."""
 _UNSAID = "Not written down."
@@ -83,9 +92,9 @@ def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
     parts = [
         _FRONT.format(licence=notes.get("licence", "mit")),
         f"# {title}\n",
-        "A latent action world model (DiLA, arXiv 2605.15725): latent actions of video without labels, and futures "
+        f"A latent action world model ({_named(pretrained)}): latent actions of video without labels, and futures "
         "under any of them.\n",
-        _CODE,
+        _CODE.format(imports=_imports(pretrained)),
         _table(("", ""), rows),
         f"## Data\n\n{notes.get('data', _UNSAID)}\n",
         f"## Recipe\n\n{notes.get('recipe', notes.get('run', _UNSAID))}{_steps(notes)}\n",
@@ -93,6 +102,19 @@ def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
         f"## Limits\n\n{notes.get('limits', _UNSAID)}\n",
     ]
     return "\n".join(parts)
+
+
+def _named(pretrained: "Pretrained") -> str:
+    """The model's name and paper; of one of its author's own the name."""
+    kind = type(pretrained.model)
+    told = [kind.__name__, *([f"arXiv {_PAPERS[kind.__name__]}"] if kind.__module__.startswith("dila.") else [])]
+    return ", ".join(told)
+
+
+def _imports(pretrained: "Pretrained") -> str:
+    """What makes the model known; the package of one of its author's own before it is loaded."""
+    package = type(pretrained.model).__module__.partition(".")[0]
+    return "\n".join(["import dila", *([f"import {package}  # has the model"] if package != "dila" else [])])
 
 
 def local_encoder(encoder: "FrozenEncoder") -> str | None:

@@ -2,7 +2,8 @@
 
 ::
 
-    config.json            format, kind, the configs of model, encoder and decoder, stride, frames, notes, version
+    config.json            format, kind, module of its class, the configs of model, encoder and decoder, stride, frames,
+                           notes, version
     model.safetensors      weights of the model
     encoder.safetensors    feature statistics (mean, var); absent if the encoder gives raw features
     decoder.safetensors    weights of the decoder; absent if there is none
@@ -34,6 +35,7 @@ from dila.interop.find import CONFIG, DECODER, ENCODER, MODEL, children, is_pret
 from dila.interop.models import MODELS, AnyModel, kind_of
 from dila.interop.released import load_released
 from dila.interop.tensors import load_tensors, write_tensors
+from dila.plugins import load_plugins
 from dila.protocols import FrameDecoder
 from dila.version import version
 from dila.vision import FeatureStatistics, FrozenEncoder, RAEDecoder, build_decoder, build_encoder
@@ -292,6 +294,7 @@ def _describe(pretrained: Pretrained, notes: Mapping[str, Any] | None) -> dict[s
     return {
         "format": FORMAT,
         "kind": kind_of(pretrained.model.config),
+        "module": type(pretrained.model).__module__,
         "dila_version": version(),
         "model": to_json(pretrained.model.config),
         "encoder": pretrained.encoder.config(),
@@ -321,9 +324,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     needed = ("kind", "model", "encoder", "statistics", "decoder", "stride", "frames")
     if missing := [name for name in needed if name not in described]:
         raise DilaError(f"{path} lacks the field {', '.join(missing)}; copy the folder anew")
+    load_plugins()
     if described["kind"] not in list(MODELS):  # a list is asked, for what stands there may have no hash
+        package = str(described.get("module", "dila")).partition(".")[0]
+        mend = "install a newer dila" if package == "dila" else f"import {package} first, or install it as a plugin"
         raise DilaError(
-            f"{path} describes a model of kind {described['kind']!r}, but here are only {', '.join(MODELS)}"
+            f"{path} describes a model of kind {described['kind']!r}, but here are only {', '.join(MODELS)}; {mend}"
         )
     if not all(isinstance(described[name], Mapping | None) for name in ("encoder", "decoder")):
         raise DilaError(f"{path}: encoder and decoder should be objects; copy the folder anew")

@@ -7,23 +7,24 @@ from typing import Any
 from dila.errors import DilaError
 from dila.planning.environment import Body, Environment, GoalEnvironment
 from dila.planning.vp2_files import FromTo, stager
+from dila.plugins import load_plugins
 
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
-    "pusht-push": ("env_pusht:PushTBody", "env_pusht:PUSH"),
-    "pusht-reach": ("env_pusht:PushTBody", "env_pusht:REACH"),
-    "pointmaze": ("env_simulators:MazeBody", "env_simulators:MAZE_REACH"),
-    "fetch-push": ("env_simulators:FetchBody", "env_simulators:FETCH_PUSH"),
-    "robosuite-push": ("env_simulators:RobosuiteBody", "env_simulators:CUBES_PUSH"),
-    "robosuite-vp2": ("env_simulators:ThingsBody", "env_simulators:THINGS_PUSH"),
-    "robodesk-open-slide": ("env_robodesk:DeskBody", "env_robodesk:OPEN_SLIDE"),
-    "robodesk-open-drawer": ("env_robodesk:DeskBody", "env_robodesk:OPEN_DRAWER"),
-    "robodesk-push-red": ("env_robodesk:DeskBody", "env_robodesk:PUSH_RED"),
-    "robodesk-push-green": ("env_robodesk:DeskBody", "env_robodesk:PUSH_GREEN"),
-    "robodesk-push-blue": ("env_robodesk:DeskBody", "env_robodesk:PUSH_BLUE"),
-    "robodesk-upright-block": ("env_robodesk:DeskBody", "env_robodesk:UPRIGHT_OFF"),
-    "robodesk-flat-block": ("env_robodesk:DeskBody", "env_robodesk:FLAT_OFF"),
+    "pusht-push": ("dila.planning.env_pusht:PushTBody", "dila.planning.env_pusht:PUSH"),
+    "pusht-reach": ("dila.planning.env_pusht:PushTBody", "dila.planning.env_pusht:REACH"),
+    "pointmaze": ("dila.planning.env_simulators:MazeBody", "dila.planning.env_simulators:MAZE_REACH"),
+    "fetch-push": ("dila.planning.env_simulators:FetchBody", "dila.planning.env_simulators:FETCH_PUSH"),
+    "robosuite-push": ("dila.planning.env_simulators:RobosuiteBody", "dila.planning.env_simulators:CUBES_PUSH"),
+    "robosuite-vp2": ("dila.planning.env_simulators:ThingsBody", "dila.planning.env_simulators:THINGS_PUSH"),
+    "robodesk-open-slide": ("dila.planning.env_robodesk:DeskBody", "dila.planning.env_robodesk:OPEN_SLIDE"),
+    "robodesk-open-drawer": ("dila.planning.env_robodesk:DeskBody", "dila.planning.env_robodesk:OPEN_DRAWER"),
+    "robodesk-push-red": ("dila.planning.env_robodesk:DeskBody", "dila.planning.env_robodesk:PUSH_RED"),
+    "robodesk-push-green": ("dila.planning.env_robodesk:DeskBody", "dila.planning.env_robodesk:PUSH_GREEN"),
+    "robodesk-push-blue": ("dila.planning.env_robodesk:DeskBody", "dila.planning.env_robodesk:PUSH_BLUE"),
+    "robodesk-upright-block": ("dila.planning.env_robodesk:DeskBody", "dila.planning.env_robodesk:UPRIGHT_OFF"),
+    "robodesk-flat-block": ("dila.planning.env_robodesk:DeskBody", "dila.planning.env_robodesk:FLAT_OFF"),
 }
-"""Body and task of each, by module of this folder and name; imported when used."""
+"""Body and task of each, by module and name; imported when used."""
 
 
 def make_environment(name: str, stride: float, size: int = 128, tasks: Sequence[FromTo] | None = None) -> Environment:
@@ -46,6 +47,7 @@ def make_environment(name: str, stride: float, size: int = 128, tasks: Sequence[
                 f"goals: VP2 has tasks for robodesk-... and robosuite-vp2, not for {name}; leave the flag out"
             )
         return _own(name, stride, size)
+    load_plugins()
     if name not in ENVIRONMENTS:
         raise DilaError(
             f"there is no environment {name!r}; choose one of {', '.join(ENVIRONMENTS)}, or give MODULE:FUNCTION"
@@ -88,4 +90,4 @@ def held_steps(name: str, body: Body, stride: float) -> int:
 
 def _named(address: str) -> Any:
     module, name = address.split(":")
-    return getattr(importlib.import_module(f"dila.planning.{module}"), name)
+    return getattr(importlib.import_module(module), name)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dila.errors import DilaError
+from dila.plugins import load_plugins
 from dila.recipes.ablations import ABLATIONS, ablated
 from dila.recipes.adaworld_diffusion import adaworld_diffusion, adaworld_diffusion_published
 from dila.recipes.baselines import ABOUT, BASELINE, baseline_recipe
@@ -33,6 +34,7 @@ def recipe(name: str) -> Run:
     Raises:
         DilaError: an unknown one.
     """
+    load_plugins()
     kind, _, rest = name.partition(":")
     if kind == ABLATION:
         change, _, of = rest.partition("@")

@@ -105,6 +105,8 @@ def _weights(run: Run, **changes: float) -> Run:
 
 def _weighed(stage: Stage, changes: dict[str, float]) -> Stage:
     objective = cast(OneStep | Rollout, stage.objective)
+    if not hasattr(objective, "terms"):
+        raise DilaError(f"{stage.title} has no terms whose weights could change; ablate a loss of DiLA's own stages")
     terms = replace(objective.terms, weights=replace(objective.terms.weights, **changes))
     return replace(stage, objective=replace(objective, terms=terms))
 

@@ -77,10 +77,10 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
         _prepare(settings, runs[left[0]])
     if settings.parallel == 1:
         for job in tqdm(left, desc="comparison", unit="run"):
-            _told(one(settings, *job, contents), job)
+            _told(one(settings, runs[job], contents), job)
     elif left:
         with pool(settings.parallel, max(1, (os.cpu_count() or 1) // settings.parallel)) as many:
-            started = {many.submit(one, settings, *job, contents): job for job in left}
+            started = {many.submit(one, settings, runs[job], contents): job for job in left}
             for done in tqdm(as_completed(started), desc="comparison", total=len(left), unit="run"):
                 _told(done.result(), started[done])
     results = [result for job in jobs if (result := _stored(settings, *job, runs[job])) is not None]
@@ -88,20 +88,22 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
     return results
 
 
-def one(settings: Settings, name: str, seed: int, contents: str) -> dict[str, Any]:
-    """Train and measure one run, and write its JSON; `contents` is the digest of the data."""
-    folder = settings.out / slug(name, seed)
+def one(settings: Settings, run: Run, contents: str) -> dict[str, Any]:
+    """Train and measure one run, and write its JSON; `contents` is the digest of the data.
+
+    A worker gets the run, not its name: with its classes it imports the package that may have added it.
+    """
+    folder = settings.out / slug(run.name, run.seed)
     with alone(folder):
-        told = _one(settings, name, seed, contents, folder)
-        write_json(place(settings.out, name, seed), told)
+        told = _one(settings, run, contents, folder)
+        write_json(place(settings.out, run.name, run.seed), told)
     return told
 
 
-def _one(settings: Settings, name: str, seed: int, contents: str, folder: Path) -> dict[str, Any]:
-    run = run_of(settings, name, seed)
+def _one(settings: Settings, run: Run, contents: str, folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = {
-        "name": name,
-        "seed": seed,
+        "name": run.name,
+        "seed": run.seed,
         **_shared(settings, run),
         "run": to_json(run),
         "contents": contents,
@@ -116,7 +118,7 @@ def _one(settings: Settings, name: str, seed: int, contents: str, folder: Path) 
         checkpoint = train(run, settings.data, folder, cache_dir=settings.cache_dir, progress=shown)
         told |= {"seconds_training": _seconds(folder, run.batch), "held_out": _evaluation(folder)}
         if shown:
-            tqdm.write(f"{name} seed {seed}: measuring rollouts and probe on held-out episodes")
+            tqdm.write(f"{run.name} seed {run.seed}: measuring rollouts and probe on held-out episodes")
         told |= measure(settings, run, checkpoint)
     except DilaError as error:
         told["failed"] = str(error)

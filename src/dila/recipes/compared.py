@@ -1,5 +1,6 @@
 """Which runs a comparison is of: DiLA, its ablations and the baselines by name, on what they share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,16 @@ GROUPS = {
 off; everything. An ablation that leaves this size's recipe as it is, is DiLA itself and is not in them."""
 
 NAMES = ("table1", "table2")
+TABLES = tuple(dict.fromkeys(GROUPS["table1"] + GROUPS["table2"]))
+FAMILIES = {
+    "": TABLES,
+    "How wide z is, up to no bottleneck": GROUPS["widths"],
+    "Each loss off": GROUPS["losses"],
+}
+"""What is asked at once: the models of a family are tested and adjusted for together, and stand in one table."""
+OTHERS = "Without IDM and FDM, and other changes"
+"""The family of all others, one's own among them."""
+
 _CHOICE = f"choose dila, baseline:NAME, ablation:NAME or of {', '.join(GROUPS)}"
 
 AGENT = ("agent_x", "agent_y")
@@ -86,6 +97,12 @@ class Settings:
 
     def __post_init__(self):
         at_least(1, seeds=self.seeds, parallel=self.parallel)
+
+
+def families(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The models of each family, by its title; all of `names` are in one."""
+    asked = {name for family in FAMILIES.values() for name in family}
+    return {**FAMILIES, OTHERS: (DILA, *(name for name in names if name not in asked))}
 
 
 def spelled_out(settings: Settings) -> tuple[str, ...]:

@@ -20,24 +20,13 @@ from dila.evaluate.result import Result, Score, Subject, read_results
 from dila.evaluate.seeds import SeedTest, by_seed, judge, pair_seeds
 from dila.files import write_json, write_text
 from dila.recipes.claims import ALONE, BACK, CALLED, CLAIMS, DRAWN, FIGURES, POOLED, PROBE, SCORES, SEEN, beside
-from dila.recipes.compared import DILA, GROUPS, Settings, run_of
+from dila.recipes.compared import DILA, GROUPS, TABLES, Settings, families, run_of
 from dila.recipes.results import at, check_alike, markdown_table, read_result, scales_of_z, slug, untested
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
 """What stands between these lines of a page is written anew, and the rest of it is left alone."""
 
 _PANELS = (POOLED, PROBE, SEEN, BACK)
-_TABLES = tuple(dict.fromkeys(GROUPS["table1"] + GROUPS["table2"]))
-FAMILIES = {
-    "": _TABLES,
-    "How wide z is, up to no bottleneck": GROUPS["widths"],
-    "Each loss off": GROUPS["losses"],
-    "Without IDM and FDM, and other changes": (
-        DILA,
-        *(name for name in GROUPS["all"] if name not in _TABLES + GROUPS["widths"] + GROUPS["losses"]),
-    ),
-}
-"""What is asked at once: the models of a family are tested and adjusted for together, and stand in one table."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +89,7 @@ def summarise(folder: Path, against: str = DILA) -> Summary:
         )
     results = [replace(result, pins="", scores=tuple(filter(_finite, result.scores))) for result in results]
     tests: list[SeedTest] = []
-    for names in FAMILIES.values():
+    for names in families(_names(told)).values():
         paired = pair_seeds([result for result in results if result.subject.name in (against, *names)], against)
         tests += [test for test in paired if test.score in SCORES | DRAWN | FIGURES]
     data = told[0].get("data", folder.name)
@@ -144,7 +133,7 @@ def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
         "interval over seeds.",
         "",
     ]
-    for title, names in FAMILIES.items():
+    for title, names in families(_names(summary.told)).items():
         shown = [name for name in names if name in _names(summary.told)]
         if shown and (not title or shown != [summary.against]):
             lines += [*([f"**{title}**", ""] if title else []), *_family(summary, shown)]
@@ -334,7 +323,7 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
         if name in summary.cells and name in _PANELS
     ]
     drawn, dashed = {}, "dashed, the first frame repeated"
-    models = {name: CALLED[name] for name in _names(summary.told) if name in _TABLES}
+    models = {name: CALLED[name] for name in _names(summary.told) if name in TABLES}
     if panels and models:
         path = draw_panels(stem.with_name(f"{stem.name}-scores.png"), models, panels)
         drawn[path] = f"mean over seeds with its 95% interval; small marks are seeds; {dashed}"

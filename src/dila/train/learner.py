@@ -40,12 +40,18 @@ class Learner(nn.Module):
         self.register_buffer("action_mean", torch.zeros(action_dim or 0), persistent=False)
         self.register_buffer("action_std", torch.ones(action_dim or 0), persistent=False)
 
-    def forward(self, e: Features, a: Actions | None = None, place: Float[Tensor, " B"] | None = None) -> Outcome:
+    def forward(
+        self,
+        e: Features,
+        a: Actions | None = None,
+        place: Float[Tensor, " B"] | None = None,
+        done: Float[Tensor, ""] | None = None,
+    ) -> Outcome:
         """The objective on a batch, under autocast."""
         if a is not None:
             a = (a.float() - self.action_mean) / self.action_std
         with torch.autocast(e.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.objective(self.model, Batch(e, a, place))  # type: ignore[arg-type] (`Run` checks that they fit)
+            return self.objective(self.model, Batch(e, a, place, done))  # type: ignore[arg-type] (`Run` checks that they fit)
 
     @torch.no_grad()
     def scale_actions(self, mean: Float[Tensor, " Da"], std: Float[Tensor, " Da"], *, trained: bool) -> None:

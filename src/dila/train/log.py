@@ -1,16 +1,17 @@
 """The log of a run: one JSON object a line in ``log.jsonl``, always, and the trackers a run names."""
 
 import hashlib
-import importlib
+import importlib.util
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dila.errors import DilaError, MissingExtra, first_line
 from dila.files import write_text, writing
+from dila.plugins import load_plugins
 
 FILE = "log.jsonl"
 
@@ -42,7 +43,7 @@ class Log:
     def __init__(self, out: Path, trackers: tuple[str, ...], name: str, config: Mapping[str, Any], step: int):
         out.mkdir(parents=True, exist_ok=True)
         self.path = out / FILE
-        made = [_TRACKERS[tracker](out, name, config, step) for tracker in trackers]
+        made = [TRACKERS[tracker](out, name, config, step) for tracker in trackers]
         self._trackers = [tracker for tracker in made if tracker is not None]
         _keep_until(self.path, step)
         with writing(self.path):
@@ -93,6 +94,19 @@ def read_log(out: str | Path) -> list[dict[str, Any]]:
     return records
 
 
+def joined(known: Mapping[str, Any], losses: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """A record of what every run logs and of the losses of an objective, by its title.
+
+    Raises:
+        DilaError: a loss has a name that a record has for something else.
+    """
+    if taken := losses.keys() & (known.keys() | {"kind", "step", "skipped_clips", "skipped_steps"}):
+        raise DilaError(
+            f"{title} calls a loss {' and '.join(sorted(taken))}, as the log calls something else; choose another name"
+        )
+    return {**known, **losses}
+
+
 def _keep_until(path: Path, step: int) -> None:
     if not path.is_file():
         return
@@ -130,9 +144,33 @@ def _service(package: str, **settings: Any) -> Tracker:
     try:
         module: Any = importlib.import_module(package)
     except ImportError as error:
-        raise MissingExtra(f"logging to {package}", package, "tracking") from error
+        raise _missing(package) from error
     module.init(project="dila", resume="allow", **settings)
     return Tracker(package, lambda step, values: module.log(dict(values), step=step), module.finish)
 
 
-_TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}
+TRACKERS: dict[str, Callable[[Path, str, Mapping[str, Any], int], Tracker | None]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+}
+"""What makes a tracker, by name, of the run's folder, name, config and the step that it goes on from; None for none."""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that cannot be had, before hours pass until the log begins.
+
+    Raises:
+        DilaError: an unknown name.
+        MissingExtra: wandb or trackio is wanted and not installed.
+    """
+    load_plugins()
+    for name in names:
+        if name not in TRACKERS:
+            raise DilaError(f"trackers: there is no {name!r}; choose of {', '.join(TRACKERS)}")
+        if name in ("wandb", "trackio") and importlib.util.find_spec(name) is None:
+            raise _missing(name)
+
+
+def _missing(package: str) -> MissingExtra:
+    return MissingExtra(f"logging to {package}", package, "tracking")

@@ -39,7 +39,7 @@ from dila.train.checkpoint import (
 from dila.train.decoder import fit_decoder
 from dila.train.faults import Faults, LostWorker, between_reads, with_others
 from dila.train.learner import Learner, arrange, compiler_as_it_was, make_optimiser
-from dila.train.log import Log
+from dila.train.log import Log, check_trackers, joined
 from dila.train.material import (
     Batches,
     Material,
@@ -105,6 +105,7 @@ def train(
 
 
 def _train(run: Run, data: Data, out: Path, accelerator: Any, cache_dir: Path, progress: bool) -> Path:
+    check_trackers(run.trackers)
     encoder, model = begin(run)
     encoder.to(accelerator.device)
     corpora = open_data(run, data)
@@ -242,9 +243,8 @@ class Trainer:
             if self._is_due(self.settings.log_every, end):
                 speed = clips / max(1e-9, time.monotonic() - began)
                 began, clips = time.monotonic(), 0
-                self._log(
-                    log, bar, stage, outcome, {"grad_norm": norm, "lr": rate, "clips_per_second": round(speed, 3)}
-                )
+                more = {"grad_norm": norm, "lr": rate, "clips_per_second": round(speed, 3)}
+                self._log(log, bar, stage, outcome, more)
             if self._is_due(self.settings.evaluate_every, self.settings.steps):
                 self._evaluate(log)
                 began, clips = time.monotonic(), 0
@@ -264,10 +264,11 @@ class Trainer:
     def _optimise(self, parts: list[Batch], stage: Stage) -> tuple[Outcome, float, float]:
         """One optimiser step; the outcome of its last part, with losses averaged over parts and processes."""
         outcomes = []
+        done = torch.full((), self.step / self.settings.steps, device=self.accelerator.device)
         for i, batch in enumerate(parts):
             waiting = i + 1 < len(parts)
             with self.spread.waiting(self.wrapped) if waiting else nullcontext():
-                outcomes.append(self._differentiate(batch, 1 / len(parts)))
+                outcomes.append(self._differentiate(batch._replace(done=done), 1 / len(parts)))
         names = list(outcomes[0].losses)
         table = torch.stack([torch.stack([o.total, *o.losses.values()]).detach().float() for o in outcomes]).mean(0)
         table = self.accelerator.reduce(table, reduction="mean")
@@ -284,8 +285,7 @@ class Trainer:
         if not spike:
             self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=not self.records)
-        losses = dict(zip(names, table[1:], strict=True))
-        return outcomes[-1]._replace(total=table[0], losses=losses), grad, rate
+        return outcomes[-1]._replace(total=table[0], losses=dict(zip(names, table[1:], strict=True))), grad, rate
 
     def _differentiate(self, batch: Batch, share: float) -> Outcome:
         """The outcome of a part of a step; its share of the gradient is added to what the weights hold."""
@@ -304,7 +304,8 @@ class Trainer:
         watched = dict(zip(latent, numbers, strict=True))
         losses = {name: float(loss) for name, loss in outcome.losses.items()}
         drawn, skipped, listed = self.faults.agree(self.accelerator)
-        values = {"stage": stage.title, "total": float(outcome.total), **losses, **watched, **more}
+        known = {"stage": stage.title, "total": float(outcome.total), **watched, **more}
+        values = joined(known, losses, stage.title)
         if log is not None:
             left_out = {} if self.spikes.factor is None else {"skipped_steps": self.spikes.skipped}
             log.write("train", self.step, {**values, "skipped_clips": skipped, **left_out})

@@ -22,6 +22,7 @@ from dila.model.losses import (
 )
 from dila.nn.bottleneck import Bottlenecked, perplexity
 from dila.shapes import Actions, Features, Float, LatentActions, Structure, Tensor
+from dila.train.ranges import check_weighed
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Batch(NamedTuple):
     e: Features
     a: Actions | None = None
     place: Float[Tensor, " B"] | None = None  # of each clip among all of the step, 0 to 1; None where these are all
+    done: Float[Tensor, ""] | None = None  # share of the run's steps before this one, 0 to 1; None outside training
 
 
 class Outcome(NamedTuple):
@@ -171,6 +173,7 @@ def _imagine(
 
 def _outcome(model: DiLA, seen: _Seen, terms: Terms) -> Outcome:
     """All terms with a weight, each distinct input of the IDM read once."""
+    check_weighed(terms.weights, model.penalty)
     weights = asdict(terms.weights)
     losses = {name: term(model, seen, terms) for name, term in _SINGLE.items() if weights[name]}
     losses |= _inverse_terms(model, seen, terms)

@@ -14,6 +14,7 @@ from dila.model.losses import feature_loss, motion_weight
 from dila.nn.bottleneck import perplexity
 from dila.shapes import Features, Float, Tensor
 from dila.train.objectives import Batch, Outcome
+from dila.train.ranges import check_weighed
 from dila.vision.pixels import assemble
 
 
@@ -53,7 +54,8 @@ class Published:
         """The loss of one batch.
 
         Raises:
-            DilaError: there is a weight on ``lpips``, which cannot be had, or no pixels to see.
+            DilaError: there is a weight on ``lpips``, which cannot be had, or no pixels to see; or none of the name of
+                the model's penalty.
         """
         e, made = batch.e, model(batch.e)
         weight = motion_weight(e, self.motion) if self.motion else None
@@ -61,6 +63,7 @@ class Published:
         losses = {"feature": feature_loss(made.e_hat, e[:, 1:], weight), **made.penalties}
         if self.weights.lpips:
             losses["lpips"] = lpips_loss(made.e_hat, e[:, 1:])
+        check_weighed(self.weights, *losses)
         losses = {name: loss for name, loss in losses.items() if weights[name]}
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         used = None if made.codes is None else perplexity(made.codes)

@@ -59,6 +59,20 @@ def check_sizes(config: Any, where: str) -> None:
             check_ranges(config, where, **{field.name: allowed})
 
 
+def check_weighed(weights: Any, *terms: str | None) -> None:
+    """Refuse terms of a loss that have no weight of their name; None is no term.
+
+    Raises:
+        DilaError: naming it.
+    """
+    for term in terms:
+        if term is not None and not hasattr(weights, term):
+            raise DilaError(
+                f"the loss has a term {term!r}, of which {type(weights).__name__} has no weight; give the objective "
+                "weights of a subclass that has such a field"
+            )
+
+
 def _range_of(name: str, value: Any) -> Range | None:
     if name == "dropout":
         return BELOW_1

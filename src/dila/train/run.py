@@ -220,7 +220,8 @@ class Run:
         statistics: file of statistics to normalise features with, such as a RAE's ``stat.pt``; None fits them to the
             training frames. ``run.json`` keeps its hash.
         start: trained model to start from (folder, run or Hub id); its encoder, statistics and sizes are then used.
-        trackers: additional destinations of the log, besides ``log.jsonl``. TensorBoard is skipped if not installed.
+        trackers: additional destinations of the log, besides ``log.jsonl``: tensorboard (skipped if not installed),
+            wandb, trackio, or another of `dila.train.log.TRACKERS`.
         compile: compile each layer with torch.compile; takes a minute at the start, worthwhile on a GPU.
         graph: on CUDA and in one process, record the forward and backward pass once as a CUDA graph and replay it; this
             makes small models several times faster, see `dila.train.recorded`. Has no effect with a codebook.
@@ -256,7 +257,7 @@ class Run:
     guard: Guard | None = field(default_factory=Guard)
     statistics: str | None = None
     start: str | None = None
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    trackers: tuple[str, ...] = ("tensorboard",)
     compile: bool = False
     graph: bool = False
     recompute: bool = False
@@ -297,12 +298,12 @@ class Run:
                 f"run {self.name}: stages.{i}.objective cannot be kept in run.json ({first_line(error)}); make it a "
                 "dataclass with a __call__, whose fields are numbers, texts, lists and dataclasses of them"
             ) from error
-        kind, published = kind_of(self.model), isinstance(objective, Published)
-        if published == isinstance(self.model, DiLAConfig):
-            fitting = "OneStep, Rollout or ActionConditioned" if published else "Published"
+        kind, dila = kind_of(self.model), isinstance(self.model, DiLAConfig)
+        if type(objective) in ((Published,) if dila else (OneStep, Rollout, ActionConditioned)):
+            fitting = "OneStep, Rollout or ActionConditioned" if dila else "Published"
             raise DilaError(
                 f"run {self.name}: stages.{i}.objective is {type(objective).__name__}, which a {kind} model does not "
-                f"train by; use {fitting}"
+                f"train by; use {fitting}, or one of your own"
             )
 
     @property

@@ -5,6 +5,7 @@ from typing import Any
 
 from dila.configs import from_json
 from dila.errors import DilaError
+from dila.plugins import load_plugins
 from dila.protocols import FrameDecoder
 from dila.vision.cache import CachedEpisode, FeatureCache, fit_statistics_from
 from dila.vision.conv_decoder import ConvDecoder, ConvDecoderConfig, decoder_loss
@@ -63,6 +64,7 @@ def build_decoder(config: Mapping[str, Any] | str, statistics: FeatureStatistics
 
 
 def _described(config: Mapping[str, Any] | str, known: dict[str, tuple[Any, type]], what: str) -> tuple[Any, Any]:
+    load_plugins()
     config = {"name": config} if isinstance(config, str) else config
     name = config.get("name")
     if name not in list(known):  # a list is asked, for what stands there may have no hash
