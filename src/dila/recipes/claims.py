@@ -24,16 +24,16 @@ DRAWN: dict[str, tuple[str, Better]] = {
 """The same for what `dila eval` says of a run, by table and score."""
 
 FIGURES: dict[str, tuple[str, Better, str]] = {
-    "figure3/own": ("z read again, its source's ↑", "higher", "transfer/z_cosine/its_source"),
-    "figure3/other": ("another's ↓", "lower", "transfer/z_cosine/another_source"),
-    "figure4/layout": ("rebound: layout kept ↑", "higher", "motion/layout_r2/structure_clip/[^/]+/s"),
-    "figure4/nearer": ("rebound: nearer to that layout ↑", "higher", "motion/layout_distance/[^/]+/s"),
-    "figure4/still": ("s frozen: motion left ↓", "lower", "motion/motion_left"),
-    "figure5/change_z": ("changes of the state off z ↑", "higher", "disentangle/r2/change of [^/]+/z"),
-    "figure5/change_s": ("off changes of s ↑", "higher", "disentangle/r2/change of [^/]+/ds"),
-    "figure5/state_z": ("the state off z ↓", "lower", "disentangle/r2/(?!change of )[^/]+/z"),
-    "figure5/state_s": ("off s ↑", "higher", "disentangle/r2/(?!change of )[^/]+/s"),
-    "figure5/state_c": ("off c ↓", "lower", "disentangle/r2/(?!change of )[^/]+/c"),
+    "figure3/own": ("z after transfer: cosine to its source ↑", "higher", "transfer/z_cosine/its_source"),
+    "figure3/other": ("z after transfer: cosine to another source ↓", "lower", "transfer/z_cosine/another_source"),
+    "figure4/layout": ("rebinding: layout kept ↑", "higher", "motion/layout_r2/structure_clip/[^/]+/s"),
+    "figure4/nearer": ("rebinding: nearer to that layout ↑", "higher", "motion/layout_distance/[^/]+/s"),
+    "figure4/still": ("isolation: motion left ↓", "lower", "motion/motion_left"),
+    "figure5/change_z": ("state changes from z, R² ↑", "higher", "disentangle/r2/change of [^/]+/z"),
+    "figure5/change_s": ("state changes from changes of s, R² ↑", "higher", "disentangle/r2/change of [^/]+/ds"),
+    "figure5/state_z": ("state from z, R² ↓", "lower", "disentangle/r2/(?!change of )[^/]+/z"),
+    "figure5/state_s": ("state from s, R² ↑", "higher", "disentangle/r2/(?!change of )[^/]+/s"),
+    "figure5/state_c": ("state from c, R² ↓", "lower", "disentangle/r2/(?!change of )[^/]+/c"),
     "figure6/angles": ("directions decoded from z ↑", "higher", "manifold/angular_correlation/[^/]+"),
     "figure6/circle": ("directions of z, old coefficient ↑", "higher", "manifold/circular_correlation/[^/]+"),
     "figure6/neighbours": ("true neighbours ↑", "higher", "manifold/trustworthiness/umap_of_truth"),
@@ -97,7 +97,7 @@ def _claims() -> list[Claim]:
         said += [Claim(text, "table 2", score, DILA, other, lpips) for score in (CYCLE, BACK)]
     for other, error in _TABLE_3.items():
         which = CALLED[other].removeprefix("DiLA ")
-        text, told = f"a line reads true actions off z better than {which}", f"Push-T MSE 0.009 against {error}"
+        text, told = f"a linear probe predicts true actions from z better than {which}", f"Push-T MSE 0.009 against {error}"
         said.append(Claim(text, "table 3", PROBE, DILA, other, told))
     return said
 

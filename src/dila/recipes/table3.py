@@ -40,7 +40,7 @@ from dila.recipes.results import markdown_table, slug
 R2, MSE = "r2/z/ridge", "mse/z/ridge"
 CONTROLS = {"untrained": "z of an untrained DiLA", "features": "raw feature differences"}
 CLAIMS = tuple(
-    Claim(f"actions are read off z better than off {what}", "table 3", R2, DILA, name)
+    Claim(f"true actions are predicted better from z than from {what}", "table 3", R2, DILA, name)
     for what, name in (("a discrete z", "ablation:discrete"), ("a Gaussian z", "ablation:gaussian"))
 )
 
