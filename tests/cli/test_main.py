@@ -172,7 +172,7 @@ def test_an_imagined_clip_begins_with_the_frame_that_the_model_saw(tmp_path):
 
     assert main(["rollout", "box", "box/solid_0", "--steps", "2", "--out", str(tmp_path / "a.gif")]) == 0
     [film] = open_corpus(tmp_path / "a.gif").episodes
-    true, imagined = film.read([0])[0].float().chunk(2, dim=-1)
+    _, true, imagined = film.read([0])[0].float().chunk(3, dim=-1)
     assert len(film.times) == 3
     assert (true - imagined)[:, 24:].abs().mean() < 8  # a gif has 256 colours
     assert true[:, 24:].std() > 20

@@ -71,7 +71,7 @@ def test_every_film_is_as_fast_as_what_it_shows(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(first_look, "_some_clips", lambda world, episodes, length, count: [frames[:3]] * count)
     first_look.draw_transfer(world, [], tmp_path, horizon=2)
     first_look.draw_rebinding(world, [], tmp_path, horizon=2)
-    planned = Episode(frames, frames[0], [], [], torch.zeros(len(frames) - 1, 2), None)
+    planned = Episode(frames, frames[0], [], [], torch.zeros(len(frames) - 1, 2), None, [])
     planning._Bench.draw(SimpleNamespace(world=world), tmp_path / "planned.mp4", planned)
     films = sorted(tmp_path.glob("*.mp4"))
     assert [film.stem for film in films] == ["planned", "rebinding", "shown", "transfer"]

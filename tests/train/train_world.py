@@ -52,6 +52,9 @@ class PatchEncoder(FrozenEncoder):
     def config(self):
         return {"name": self.name} | to_json(self.settings)
 
+    def weights(self):
+        return ""
+
 
 def write_corpus(root: Path) -> Path:
     """Episodes of a bright square that moves by its actions, as PNG: the same bytes everywhere."""
