@@ -160,7 +160,8 @@ def test_figures_are_told_by_the_mean_over_what_is_known(folder, tmp_path):
     assert main(["compare", "summary", str(folder), "--out", str(out)]) == 0
     page = out.read_text()
     (head,) = re.findall(r"^\| model \| seeds \| state changes from z.*$", page, re.M)
-    assert head == "| model | seeds | state changes from z, R² ↑ | state from z, R² ↓ | state from s, R² ↑ | state from c, R² ↓ |"
+    columns = ("state changes from z, R² ↑", "state from z, R² ↓", "state from s, R² ↑", "state from c, R² ↓")
+    assert head == f"| model | seeds | {' | '.join(columns)} |"
     assert re.search(r"\| dila \| 3 \| 0\.810 \[.*\] \| 0\.210 \[.*\] \| 0\.810 \[.*\] \| 0\.510 \[", page)
     assert "| baseline:lapa | 3 | 0" not in page.partition(head)[2]
     told = {test.score: test for test in summarise(folder).tests if test.first == "ablation:gaussian"}

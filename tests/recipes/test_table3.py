@@ -53,7 +53,8 @@ def test_every_run_is_probed_once_and_tested_by_seed(runs, first_look, tmp_path,
     assert told["claims"]["ablation:discrete"] in ("holds", "open", "reversed")
     page = markdown(table)
     assert "| R² ↑ | dila | ablation:discrete | z of an untrained DiLA | raw feature differences |" in page
-    assert f"| true actions are predicted better from z than from a discrete z | {told['claims']['ablation:discrete']} |" in page
+    claim = "true actions are predicted better from z than from a discrete z"
+    assert f"| {claim} | {told['claims']['ablation:discrete']} |" in page
     monkeypatch.setattr(recipe, "open_bench", lambda *_, **__: pytest.fail("it was probed again"))
     assert run_table3(settings) == table
     with pytest.raises(DilaError, match=r"dila-seed0\.json is of another run, or was made with other settings"):

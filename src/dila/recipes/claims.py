@@ -97,7 +97,8 @@ def _claims() -> list[Claim]:
         said += [Claim(text, "table 2", score, DILA, other, lpips) for score in (CYCLE, BACK)]
     for other, error in _TABLE_3.items():
         which = CALLED[other].removeprefix("DiLA ")
-        text, told = f"a linear probe predicts true actions from z better than {which}", f"Push-T MSE 0.009 against {error}"
+        text = f"a linear probe predicts true actions from z better than {which}"
+        told = f"Push-T MSE 0.009 against {error}"
         said.append(Claim(text, "table 3", PROBE, DILA, other, told))
     return said
 
