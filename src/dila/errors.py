@@ -62,6 +62,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
+def in_words(error: Exception) -> str:
+    """What an error says to a user: all of it, where it was written for one."""
+    return str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
+
+
 class Shortage(Exception):
     """The machine is too small for it: one sentence that says of what it has too little, and the mend.
 

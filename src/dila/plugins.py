@@ -38,6 +38,16 @@ def load_plugins() -> None:
         raise
 
 
+def named(address: str) -> Any:
+    """What stands in a module under a name, by its address ``module:name``; imported now.
+
+    Raises:
+        ImportError, AttributeError, ValueError: there is no such module, or it has no such name.
+    """
+    module, _, name = address.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def _plugins() -> Iterator[tuple[str, str, Callable[[], Any]]]:
     """Name of each, what to do with a broken one, and what imports it."""
     for point in entry_points(group=GROUP):

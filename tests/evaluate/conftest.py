@@ -22,3 +22,22 @@ def bench(first_look, exported, tmp_path_factory):
     return open_bench(
         exported, str(folder / "pusht"), out, SETTINGS, device="cpu", cache_dir=folder / "features", held_out=0.5
     )
+
+
+class Wide:
+    """An episode that was filmed twice as wide as high; its features are the same."""
+
+    def __init__(self, episode):
+        self.episode = episode
+
+    def __getattr__(self, name):
+        return getattr(self.episode, name)
+
+    def read(self, frames):
+        return self.episode.read(frames).repeat_interleave(2, -1)
+
+
+@pytest.fixture(scope="session")
+def widened():
+    """What makes such a one of any episode."""
+    return Wide

@@ -19,22 +19,9 @@ from dila.planning.mpc import Episode
 pytest.importorskip("matplotlib")
 
 
-class Wide:
-    """An episode that was filmed twice as wide as high; its features are the same."""
-
-    def __init__(self, episode):
-        self.episode = episode
-
-    def __getattr__(self, name):
-        return getattr(self.episode, name)
-
-    def read(self, frames):
-        return self.episode.read(frames).repeat_interleave(2, -1)
-
-
 @pytest.fixture
-def wide(bench):
-    return replace(bench, held_frames=[Wide(episode) for episode in bench.held_frames])
+def wide(bench, widened):
+    return replace(bench, held_frames=[widened(episode) for episode in bench.held_frames])
 
 
 @pytest.mark.parametrize(("measure", "true", "late"), [

@@ -50,19 +50,6 @@ class Plain:
         return state, state
 
 
-class Wide:
-    """An episode whose frames are twice as wide."""
-
-    def __init__(self, episode):
-        self.episode = episode
-
-    def __getattr__(self, name):
-        return getattr(self.episode, name)
-
-    def read(self, frames):
-        return self.episode.read(frames).repeat_interleave(2, -1)
-
-
 @pytest.fixture(scope="module")
 def transforms(tmp_path_factory):
     """The same objects and transforms before a background that moves, and before one that stands still."""
@@ -106,10 +93,10 @@ def test_rollouts_are_judged_in_features_and_in_pixels(bench):
 
 
 @pytest.mark.parametrize("measure", [measure_generation, measure_cycle])
-def test_videos_of_two_sizes_are_judged_each_as_if_alone(bench, measure):
+def test_videos_of_two_sizes_are_judged_each_as_if_alone(bench, measure, widened):
     """As those of Something-Something-V2: a clip's score does not hang on the sizes of others."""
     wide = bench.pins.clips[0].episode
-    mixed = replace(bench, held_frames=[Wide(e) if e.id == wide else e for e in bench.held_frames])
+    mixed = replace(bench, held_frames=[widened(e) if e.id == wide else e for e in bench.held_frames])
     told, alone = (measure(each).score("psnr/copying").values for each in (mixed, bench))
     assert told == pytest.approx(alone, rel=1e-4)
 

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dila.data.clips import in_words
 from dila.data.corpus import Corpus, open_corpus
 from dila.data.examples import example
 from dila.data.rate import even_rate
 from dila.data.remote import is_remote
 from dila.data.table import TABLE, count_rows
-from dila.errors import DilaError, refuse_shortage
+from dila.errors import DilaError, in_words, refuse_shortage
 from dila.files import at_home
 from dila.protocols import Episode
 from dila.shapes import Float, Tensor

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from dila.data import room
 from dila.data.reading import LazyColumns
-from dila.errors import DilaError, refuse_shortage
+from dila.errors import DilaError, in_words, refuse_shortage
 from dila.protocols import Episode
 from dila.shapes import Int, Tensor
 
@@ -250,11 +250,6 @@ def _unlike(names: Mapping[tuple[int, ...], str]) -> str:
     return " and ".join(
         f"{name} has {' x '.join(map(str, shape))} numbers a frame" for shape, name in islice(names.items(), 2)
     )
-
-
-def in_words(error: Exception) -> str:
-    """What an error says to a user: all of it, where it was written for one."""
-    return str(error) if isinstance(error, DilaError) else f"{type(error).__name__}: {error}"
 
 
 def _usable(times: np.ndarray, index: np.ndarray, stride: int | float | None) -> np.ndarray:

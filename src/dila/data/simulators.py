@@ -6,7 +6,6 @@ smooth noise on top, or the noise alone. The picture never shows a goal or a tar
 action away.
 """
 
-import importlib
 import os
 import sys
 from collections import deque
@@ -22,7 +21,7 @@ import torch
 from dila.data.lerobot_write import LeRobotV3
 from dila.data.recording import Recorded, Store, record
 from dila.errors import DilaError
-from dila.plugins import load_plugins
+from dila.plugins import load_plugins, named
 from dila.shapes import Tensor, UInt8
 
 VERSION = 1
@@ -135,8 +134,7 @@ def open_simulator(name: str) -> Simulator:
         raise DilaError(f"there is no simulator {name!r}; choose one of {', '.join(SIMULATORS)}")
     if name not in _OPEN:
         close_simulator()
-        module, kind = SIMULATORS[name].split(":")
-        _OPEN[name] = getattr(importlib.import_module(module), kind)()
+        _OPEN[name] = named(SIMULATORS[name])()
     return _OPEN[name]
 
 

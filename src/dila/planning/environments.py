@@ -1,13 +1,11 @@
 """Every environment to plan in by its name, and how one is made at a model's stride; yours by ``module:function``."""
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 from dila.errors import DilaError
 from dila.planning.environment import Body, Environment, GoalEnvironment
 from dila.planning.vp2_files import FromTo, stager
-from dila.plugins import load_plugins
+from dila.plugins import load_plugins, named
 
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
     "pusht-push": ("dila.planning.env_pusht:PushTBody", "dila.planning.env_pusht:PUSH"),
@@ -52,16 +50,15 @@ def make_environment(name: str, stride: float, size: int = 128, tasks: Sequence[
         raise DilaError(
             f"there is no environment {name!r}; choose one of {', '.join(ENVIRONMENTS)}, or give MODULE:FUNCTION"
         )
-    body, task = (_named(address) for address in ENVIRONMENTS[name])
+    body, task = (named(address) for address in ENVIRONMENTS[name])
     made: Body = body()
     given = stager(name, made, tasks) if tasks is not None else None
     return GoalEnvironment(made, task, held_steps(name, made, stride), size, given)
 
 
 def _own(address: str, stride: float, size: int) -> Environment:
-    module, _, name = address.partition(":")
     try:
-        make = getattr(importlib.import_module(module), name)
+        make = named(address)
     except (ImportError, AttributeError, ValueError) as error:
         raise DilaError(f"{address}: {error}; give MODULE:FUNCTION, of a module in this folder or installed") from error
     made = make(stride, size)
@@ -86,8 +83,3 @@ def held_steps(name: str, body: Body, stride: float) -> int:
             "plan with a model of another stride"
         )
     return round(repeats)
-
-
-def _named(address: str) -> Any:
-    module, name = address.split(":")
-    return getattr(importlib.import_module(module), name)

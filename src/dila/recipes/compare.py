@@ -27,7 +27,7 @@ from tqdm import tqdm
 from dila.configs import to_json
 from dila.data import Clips, Corpus, collate_clips, digest, open_corpus
 from dila.data.pool import pool
-from dila.errors import DilaError
+from dila.errors import DilaError, in_words
 from dila.evaluate.factors import Factor, components
 from dila.evaluate.first_look import measure_rollouts, measure_z_probe, split_features
 from dila.evaluate.parameters import count
@@ -120,10 +120,8 @@ def _one(settings: Settings, run: Run, contents: str, folder: Path) -> dict[str,
         if shown:
             tqdm.write(f"{run.name} seed {run.seed}: measuring rollouts and probe on held-out episodes")
         told |= measure(settings, run, checkpoint)
-    except DilaError as error:
-        told["failed"] = str(error)
     except Exception as error:  # of whatever kind: hours of other runs hang on this one
-        told["failed"] = f"{type(error).__name__}: {error}"
+        told["failed"] = in_words(error)
     told["seconds"] = round(time.monotonic() - began, 1)
     return told
 
