@@ -10,6 +10,6 @@ PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 DATA=${DATA:-recordings/pusht}
 if [ "$DATA" = recordings/pusht ] && [ ! -e "$DATA" ] && [[ ! " $* " =~ \ (-h|--help|--data)[\ =] ]]; then
-  "$PYTHON" -m dila.cli.main data record pusht "$DATA" --episodes 240 --frames 60
+  "$PYTHON" -m dila data record pusht "$DATA" --episodes 240 --frames 60
 fi
-exec "$PYTHON" -m dila.cli.main compare --data "$DATA" "$@"
+exec "$PYTHON" -m dila compare --data "$DATA" "$@"

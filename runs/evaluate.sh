@@ -15,7 +15,7 @@ shift 2
 here=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-$([ -x "$here/.venv/bin/python" ] && echo "$here/.venv/bin/python" || echo python3)}
 export PYTHONPATH="$here/src${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHON
-dila() { "$PYTHON" -m dila.cli.main "$@"; }
+dila() { "$PYTHON" -m dila "$@"; }
 
 mapfile -t folders < <(find "$runs" -mindepth 2 -maxdepth 2 -name checkpoints -type d | sort | sed 's|/checkpoints$||')
 if [ ${#folders[@]} -eq 0 ]; then
@@ -44,7 +44,7 @@ one() { # a folder, then options
   name=$(basename "$folder")
   seed=${name##*-seed}
   [ "$seed" != "$name" ] && named=(--name "${name%-seed*}" --run-seed "$seed") || named=()
-  "$PYTHON" -m dila.cli.main eval all "$folder" "$DATA" --out "$folder/evaluation.json" "${named[@]}" "$@" \
+  "$PYTHON" -m dila eval all "$folder" "$DATA" --out "$folder/evaluation.json" "${named[@]}" "$@" \
     > "$folder/evaluation.log" 2>&1 || { echo "failed: $folder"; tail -3 "$folder/evaluation.log"; return 1; }
   echo "done: $folder"
 }

@@ -23,15 +23,15 @@ part "each kernel beside PyTorch's own"
 timeout 120 $PYTHON benchmarks/kernels.py | tee "$OUT/kernels.json"
 
 part "speed, and where the time goes"
-bench() { timeout "$1" $PYTHON -m dila.cli.main bench base --device cuda --profile --json "$OUT/$2.json" "${@:3}"; }
+bench() { timeout "$1" $PYTHON -m dila bench base --device cuda --profile --json "$OUT/$2.json" "${@:3}"; }
 bench 150 plan --works plan --frames 10 --candidates 256 --compiled --graph
 bench 120 train --works train --batch 32 --frames 16
 bench 120 graphs --works rollout label --frames 15 --compiled --graph
 bench 240 compiled --works train --batch 32 --frames 16 --compiled --graph
 
 part "the comparison"
-timeout "$LIMIT" $PYTHON -m dila.cli.main compare --data "$DATA" --out "$OUT/compare" --cache-dir "$OUT/features" \
+timeout "$LIMIT" $PYTHON -m dila compare --data "$DATA" --out "$OUT/compare" --cache-dir "$OUT/features" \
     --device cuda --graph --steps "$STEPS" --seeds "$SEEDS" --batch 8 --parallel 16 --probed $PROBED 2>&1 | tail -n 60 | tee "$OUT/compare.txt"
-$PYTHON -m dila.cli.main compare summary "$OUT/compare" --out "$OUT/compare.md"
+$PYTHON -m dila compare summary "$OUT/compare" --out "$OUT/compare.md"
 tar czf "$OUT/compare.tgz" -C "$OUT" --exclude=checkpoints --exclude="*.png" compare
 part "done"

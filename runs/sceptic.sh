@@ -11,7 +11,7 @@ fi
 here=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-$([ -x "$here/.venv/bin/python" ] && echo "$here/.venv/bin/python" || echo python3)}
 export PYTHONPATH="$here/src${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-dila() { "$PYTHON" -m dila.cli.main "$@"; }
+dila() { "$PYTHON" -m dila "$@"; }
 out=${OUT:-runs/sceptic} device=${DEVICE:-auto}
 
 for kind in moving still; do

@@ -39,7 +39,7 @@ def short_video(tmp_path):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["params", "--help"], ["params", "--json"]])
 def test_output_that_nobody_reads_any_more_ends_quietly(arguments):
-    command, pipe = [sys.executable, "-m", "dila.cli.main", *arguments], subprocess.PIPE
+    command, pipe = [sys.executable, "-m", "dila", *arguments], subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
@@ -52,7 +52,7 @@ def test_output_that_nobody_reads_any_more_ends_quietly(arguments):
     ("--help", "> /dev/full", 2, "dila: the output cannot be written (No space left on device); make room, or send"),
 ])  # fmt: skip
 def test_output_that_is_closed_or_full_is_no_mistake_of_ours(verb, output, code, told):
-    command = f"'{sys.executable}' -m dila.cli.main {verb} {output}"
+    command = f"'{sys.executable}' -m dila {verb} {output}"
     ended = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == code
     assert told in ended.stderr
@@ -95,7 +95,7 @@ def test_a_mistake_of_ours_is_no_sentence(monkeypatch):
 
 
 def as_program(*arguments, **environment):
-    command = [sys.executable, "-m", "dila.cli.main", *arguments]
+    command = [sys.executable, "-m", "dila", *arguments]
     return subprocess.run(command, capture_output=True, env={**os.environ, **environment})
 
 
@@ -179,7 +179,7 @@ def test_an_imagined_clip_begins_with_the_frame_that_the_model_saw(tmp_path):
 
 
 def test_as_a_program_it_exits_with_2():
-    done = subprocess.run([sys.executable, "-m", "dila.cli.main", "lable"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "dila", "lable"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("dila: there is no verb 'lable'")
 

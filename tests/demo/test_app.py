@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def address():
     """The verb itself, in a process of its own."""
-    command = [sys.executable, "-m", "dila.cli.main", "demo", "--device", "cpu"]
+    command = [sys.executable, "-m", "dila", "demo", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             ready = re.search(r"ready after .* s: (http://[\w.:]+)", process.stdout.readline())

@@ -71,7 +71,7 @@ def size_of(path: Path) -> int:
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
     """``dila demo`` in a process of its own, that writes below a folder."""
-    command = [sys.executable, "-m", "dila.cli.main", "demo", "--device", "cpu"]
+    command = [sys.executable, "-m", "dila", "demo", "--device", "cpu"]
     env = psutil.Process().environ() | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         try:

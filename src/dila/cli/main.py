@@ -1,4 +1,4 @@
-"""Entry point. A verb's module is imported when it is called, so ``dila --help`` costs nothing."""
+"""The command ``dila``. A verb's module is imported when it is called, so ``dila --help`` costs nothing."""
 
 import errno
 import importlib
@@ -163,7 +163,3 @@ def _help() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in VERBS.items())
     return f"{_HELP}verbs:\n{verbs}\n\n`dila VERB --help` shows the options of a verb, `dila --version` the version."
-
-
-if __name__ == "__main__":
-    sys.exit(main())
