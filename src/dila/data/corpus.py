@@ -220,9 +220,7 @@ def _timeless(episode: Any) -> str | None:
     if 0 <= last - first <= MAX_SECONDS:
         return None
     if not last - first > 0:
-        return (
-            f"{episode.id} has times from {first:g} to {last:g} s, which decrease or are not numbers; set its fps"
-        )
+        return f"{episode.id} has times from {first:g} to {last:g} s, which decrease or are not numbers; set its fps"
     return f"{episode.id} lasts from {first:g} to {last:g} s, more than {MAX_SECONDS / 86400:g} days; split it"
 
 

@@ -28,9 +28,7 @@ def read_about(path: Path) -> dict[str, Any]:
     try:
         return json.loads((open_table(path).schema_arrow.metadata or {})[METADATA_KEY])
     except (KeyError, ValueError) as error:
-        raise DilaError(
-            f"{path} has no latent actions; make some with: dila label MODEL VIDEOS --out FILE"
-        ) from error
+        raise DilaError(f"{path} has no latent actions; make some with: dila label MODEL VIDEOS --out FILE") from error
 
 
 def with_labels(corpus: Corpus, path: str | Path) -> Corpus:

@@ -101,7 +101,7 @@ class _StandIn:
 
 
 class _Kind:
-    """A numeric dtype; object dtypes are refused because arrays could hold refused objects, structured ones may nest."""
+    """A numeric dtype; object dtypes are refused since arrays could hold refused objects, structured ones may nest."""
 
     __slots__ = ("dtype",)
 
