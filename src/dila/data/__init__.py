@@ -1,4 +1,4 @@
-"""Video to frames: corpora, clips, recordings. Importing this imports neither PyAV, pyarrow, h5py nor a simulator."""
+"""Data: corpora, clips and recordings. Importing this package imports neither PyAV, pyarrow, h5py nor a simulator."""
 
 from dila.data.clips import Clip, Clips, TooShort, Unreadable, collate_clips
 from dila.data.corpus import READERS, Corpus, Skipped, digest, open_corpus, split_episodes

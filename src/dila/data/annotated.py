@@ -1,8 +1,8 @@
-"""Videos and folders of images with a JSON document of their actions: LoopNav, RT-1 as frames, primitive transforms.
+"""Reader of videos and folders of images with a JSON document of actions: LoopNav, RT-1 as frames, transforms.
 
-Where the document lies, and what it holds, is documented in docs/data.md:
+The location and contents of the document are specified in docs/data.md:
 
-    trajectory_0.avi + trajectory_0.json     LoopNav as published: a list of one record a frame
+    trajectory_0.avi + trajectory_0.json     LoopNav as published: a list of one record per frame
     episode_7/0.jpg ... + actions.json       RT-1 as frames: a list, or {"fps", "actions", "states", "names"}
     mug/turn_3/0.png ... + parameters.json   Omni-Primitive-Transforms: {"transform", "states", "held_out"}
 """
@@ -22,14 +22,14 @@ from dila.data.reading import Names, Split, action_rows, read_json, rows
 from dila.errors import DilaError
 
 INSIDE = ("actions.json", "parameters.json", "meta.json")
-"""Documents in a folder of images, or beside its only video, in the order in which they are asked."""
+"""Names of documents in a folder of images, in order of precedence; other .json files come after them."""
 POSE = ("x", "y", "z", "yaw", "pitch")
-"""What a LoopNav record says of where the player is."""
+"""Fields of a LoopNav record with the pose of the player."""
 PARAMETERS = "parameters.json"
 
 
 def claims(path: Path) -> bool:
-    """Whether this reader takes the path: a video or a folder of images whose document holds actions or states."""
+    """Whether the path is a video or a folder of images whose document has actions or states."""
     try:
         return _document(path) is not None
     except DilaError:
@@ -37,24 +37,24 @@ def claims(path: Path) -> bool:
 
 
 def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
-    """The one episode there, with its columns.
+    """Yield the one episode of the path, with its columns.
 
     Raises:
-        DilaError: pictures or document are unreadable, or do not have the same number of frames.
+        DilaError: the frames or the document are unreadable, or their numbers of frames differ.
     """
     found = _document(path)
     if found is None:
-        raise DilaError(f"{path} has no document of actions; see docs/data.md")
+        raise DilaError(f"{path} has no JSON document of actions; see docs/data.md")
     file, told = found
     rate = fps or told.get("fps")
     if rate is not None and not (isinstance(rate, int | float) and 0 < rate < float("inf")):
-        raise DilaError(f"{file} gives fps = {rate!r}; it must be a number above 0")
+        raise DilaError(f"{file} has fps = {rate!r}; it must be a number above 0")
     reader = frames if path.is_dir() else video
     (episode,) = reader.episodes(path, name, rate)
     try:
         columns, names = _columns(file, told, len(episode.times))
     except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError) as error:
-        raise DilaError(f"{file} is not laid out as docs/data.md says ({error}); write it anew") from error
+        raise DilaError(f"{file} does not have the layout in docs/data.md ({error}); write it again") from error
     yield Names(names)
     yield replace(episode, columns=columns)
     part = told.get("split") or ("held_out" if told.get("held_out") else "train" if "held_out" in told else None)
@@ -63,7 +63,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
 
 
 def _document(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The document of a video or a folder of images, and what it holds, or None where it has none of our kinds."""
+    """Return the path and contents of the document of a video or a folder of images, or None if it has none."""
     if path.suffix.lower() in video.SUFFIXES and path.is_file():
         candidates = [path.with_suffix(".json")]
         if (path.parent / "meta.json").is_file() and _is_alone(path):
@@ -83,8 +83,8 @@ def _document(path: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _is_alone(path: Path) -> bool:
-    """Whether no other video lies beside, as far as a corpus shows them."""
-    with os.scandir(path.parent) as beside:  # left at the first, as each of thousands of videos asks
+    """Whether no other (not hidden) video is in the same folder."""
+    with os.scandir(path.parent) as beside:  # stops at the first, since this runs for each of thousands of videos
         names = (entry.name for entry in beside if entry.name != path.name and not entry.name.startswith("."))
         return not any(Path(name).suffix.lower() in video.SUFFIXES for name in names)
 
@@ -112,7 +112,7 @@ def _columns(
         if column == "action":
             columns[column] = action_rows(str(file), values, count)
         elif len(values) != count:
-            raise DilaError(f"{file} has {len(values)} rows of {column} for {count} frames; one a frame is needed")
+            raise DilaError(f"{file} has {len(values)} rows of {column!r} for {count} frames; it needs one per frame")
     return columns, names
 
 
@@ -121,7 +121,7 @@ def _has_pose(record: Any) -> bool:
 
 
 def _flat(file: Path, column: str, records: list[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Records as rows of numbers; those with names are laid out in the order of the first one's."""
+    """Convert records to rows of numbers and component names; named parts follow the order of the first record."""
     if not isinstance(records[0], dict):
         return rows(str(file), column, records), ()
     keys = list(records[0])
@@ -131,7 +131,7 @@ def _flat(file: Path, column: str, records: list[Any]) -> tuple[np.ndarray, tupl
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise DilaError(
-            f"{file} has a record of {column} that lacks one of {keys}, or holds something other than numbers there"
+            f"{file} has a record of {column!r} in which one of {keys} is missing or not a number; fix the record"
         ) from error
     parts = [
         key if part.size == 1 else f"{key}_{i}"
@@ -144,11 +144,11 @@ def _flat(file: Path, column: str, records: list[Any]) -> tuple[np.ndarray, tupl
 def _add_transform(
     file: Path, told: Mapping[str, Any], columns: dict[str, np.ndarray], names: dict[str, tuple[str, ...]]
 ) -> None:
-    """What a clip of a transformed object has as our own recordings do: actions as differences, and the kind."""
+    """Add the columns that our own recordings of transforms have: actions as differences of states, and the kind."""
     if "state" not in columns or columns["state"].shape[1] != len(TRANSFORM["state"]):
-        raise DilaError(f"{file} needs 'states', one list of {', '.join(TRANSFORM['state'])} a frame")
+        raise DilaError(f"{file} must have 'states', one list of {', '.join(TRANSFORM['state'])} per frame")
     if told.get("transform") not in KINDS:
-        raise DilaError(f"{file} gives transform = {told.get('transform')!r}; it should be one of {', '.join(KINDS)}")
+        raise DilaError(f"{file} has transform = {told.get('transform')!r}; it must be one of {', '.join(KINDS)}")
     count = len(columns["state"])
     columns.setdefault("action", np.diff(columns["state"].astype(np.float32), axis=0))
     columns["kind"] = np.full((count, 1), KINDS.index(told["transform"]))

@@ -1,4 +1,4 @@
-"""What a corpus holds and what is wrong with it, before anything is trained on it."""
+"""Describe a corpus and find its problems before training on it."""
 
 import os
 from collections import Counter, defaultdict
@@ -24,21 +24,21 @@ from dila.protocols import Episode
 from dila.shapes import Float, Tensor
 
 STRETCH = 8
-"""Consecutive frames looked at together."""
+"""Number of consecutive frames that are read together."""
 
 GRID = 16
-"""Cells a side that pictures are averaged over to tell motion from the noise of compression."""
+"""Frames are averaged over a grid of this many cells a side, to distinguish motion from compression noise."""
 
 STILL = 2.0
-"""Grey levels that no cell of a static episode moves from its first frame."""
+"""Maximum change, in grey levels, of any cell of a static episode relative to its first frame."""
 
 GAP = 1.5
-"""Times the usual (median) time between frames; what is longer is a gap."""
+"""A step between frames is a gap if it is longer than this many times the median step."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong, and with what."""
+    """A problem and the items that have it."""
 
     kind: str
     sentence: str
@@ -47,81 +47,82 @@ class Finding:
 
 @dataclass
 class Report:
-    """What `check` found; JSON-ready by `dataclasses.asdict`."""
+    """Result of `check`; `dataclasses.asdict` makes it JSON-ready. Counts are of readable episodes."""
 
     path: str
     readers: dict[str, int]
-    """Episodes by what reads them; here and below, those that can be read."""
+    """Number of episodes by reader."""
     episodes: int
     frames: int
     hours: float
     looked_at: int
-    """Frames that were read."""
+    """Number of frames that were read."""
     fps: dict[str, int]
-    """Episodes by frames a second."""
+    """Number of episodes by frame rate."""
     sizes: dict[str, int]
-    """Episodes by size, columns x rows."""
+    """Number of episodes by size, columns x rows."""
     cameras: dict[str, int]
-    """Episodes by camera, where the data has names for them."""
+    """Number of episodes by camera, for data with named cameras."""
     columns: dict[str, dict[str, Any]]
-    """True values: how many numbers a frame, in how many episodes, what the components are called."""
+    """For each column: numbers per frame, number of episodes that have it, component names."""
     bytes: int
-    """On disk, all files under the path."""
+    """Size of all files under the path."""
     errors: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
 
 
 class _Seen(NamedTuple):
-    """What was learnt from the frames of one episode."""
+    """Properties of one episode."""
 
     looked_at: int
     duplicates: int
-    """Frames that are their predecessor again, to the pixel."""
+    """Number of frames that are identical to the one before."""
     static: bool
     size: tuple[int, int] | None
     widths: dict[str, int]
-    """How many numbers a frame each column has."""
+    """Numbers per frame of each column."""
     unknown: frozenset[str]
     """Columns with values that are not finite."""
     ordered: bool
-    """Whether its time stamps rise."""
+    """Whether its timestamps are strictly increasing."""
     gaps: bool
 
 
 def check(path: str | Path, fps: int | float | None = None, frames: int = 64, camera: str | None = None) -> Report:
-    """Open a corpus, read some of every episode, and tell what there is and what is wrong.
+    """Open a corpus, read part of every episode, and report contents and problems.
 
-    Errors are what training cannot use: files that cannot be read, times out of order. Warnings are what it would use
-    and the user may not want: static episodes, frames that repeat the one before to the pixel, gaps in time, the same
-    recording twice, mixed rates or sizes, columns that some episodes lack, that are not equally wide or that hold
-    values that are not finite, episodes of one frame, rows of episodes that are not there, images where they are no
-    episode, tables that nothing reads, folders that look like cameras of one recording.
+    Errors are data that training cannot use: unreadable files and timestamps out of order. Warnings are data that it
+    would use or ignore, perhaps against the user's intention: static episodes, frames identical to the one before, gaps
+    in time, copies of a recording, mixed frame rates or sizes, columns that some episodes lack, that differ in width or
+    have values that are not finite, episodes of one frame, table rows of unknown episodes, images that are not an
+    episode, tables that are not read, folders that look like cameras of one recording.
 
     Args:
-        path: as `dila.data.open_corpus` takes it.
-        fps: frames a second, instead of what the files say.
-        frames: read of each episode at most, in stretches of 8 spread over it; 0 reads all.
-        camera: of episodes that several cameras saw, this one alone.
+        path: as for `dila.data.open_corpus`.
+        fps: frames a second; overrides the rate stated in the files.
+        frames: maximum number of frames read from each episode, in groups of 8 spread over it; 0 reads all.
+        camera: keep only this camera of multi-camera recordings.
 
     Raises:
-        DilaError: nothing there, nothing readable, no such camera, or a table that does not fit its episodes.
+        DilaError: the path does not exist or has no readable episode, no recording has this camera, or
+            ``actions.parquet`` does not match the episodes.
     """
     if frames < 0:
-        raise DilaError(f"frames = {frames} must be at least 1, or 0 for all")
+        raise DilaError(f"frames = {frames} must be at least 1, or 0 to read all")
     corpus = open_corpus(path, fps, camera)
     seen: dict[str, _Seen] = {}
     unreadable = [(s.path.as_posix(), s.reason) for s in corpus.skipped if s.fault]
     for episode in corpus.episodes:
         try:
             seen[episode.id] = _look(episode, frames)
-        except Exception as error:  # a damaged file raises whatever its decoder likes
+        except Exception as error:  # the decoder of a damaged file may raise anything
             refuse_shortage(error)
             unreadable.append((episode.id, in_words(error)))
     place = corpus.root if is_remote(path) else example(path) or at_home(path)
     report = _described(str(path), corpus, seen, _disk(place))
     report.errors += list(_errors(seen, unreadable))
     report.warnings += list(_warnings(corpus, seen, report))
-    if camera is None:  # the table speaks of the others too
+    if camera is None:  # else rows of the other cameras would count as unknown
         report.warnings += list(_strangers(corpus))
     return report
 
@@ -147,7 +148,7 @@ def _described(path: str, corpus: Corpus, seen: Mapping[str, _Seen], size: int) 
 
 
 def _reader(episode: Episode) -> str:
-    """What an episode is read by: a module of ours, or one's own class."""
+    """Return the name of the reader of an episode: a module of `dila.data`, or the class of a plugin."""
     package, _, name = type(episode).__module__.rpartition(".")
     return name if package == "dila.data" else type(episode).__qualname__
 
@@ -169,52 +170,53 @@ def _columns(seen: Mapping[str, _Seen], names: Mapping[str, tuple[str, ...]]) ->
 def _errors(seen: Mapping[str, _Seen], unreadable: Sequence[tuple[str, str]]) -> Iterator[Finding]:
     if unreadable:
         told = tuple(f"{name}: {reason}" for name, reason in unreadable)
-        yield Finding("unreadable", f"{len(told)} cannot be read, and would be left out", told)
+        yield Finding("unreadable", f"unreadable files or episodes, which will be skipped: {len(told)}", told)
     order = tuple(name for name, s in seen.items() if not s.ordered)
     if order:
-        yield Finding("times", f"time stamps are out of order in {_episodes(order)}", order)
+        yield Finding("times", f"timestamps are out of order in {_episodes(order)}", order)
 
 
 def _warnings(corpus: Corpus, seen: Mapping[str, _Seen], report: Report) -> Iterator[Finding]:
     beside = tuple(s.reason for s in corpus.skipped if not s.fault) + _unread_tables(corpus)
     if beside:
-        yield Finding("left_out", f"what looks like data is left out in {_count(len(beside), 'place')}", beside)
+        yield Finding("left_out", f"files that look like data are ignored in {_count(len(beside), 'place')}", beside)
     episodes, total = _sound(corpus, seen), _episodes(seen)
     cameras = tuple(_camera_folders(episodes))
     if cameras:
         told = (
-            "these folders look like cameras of one recording, with the same names and lengths; a split may part them"
+            "these folders have the same file names and lengths, like cameras of one recording; a split may separate "
+            "them"
         )
         yield Finding("cameras", told, cameras)
     short = tuple(e.id for e in episodes if len(e.times) < 2)
     if short:
-        yield Finding("short", f"there are fewer than 2 frames, so no clip, in {len(short)} of {total}", short)
+        yield Finding("short", f"fewer than 2 frames, too few for a clip, in {len(short)} of {total}", short)
     static = [name for name, s in seen.items() if s.static]
     if static:
-        yield Finding("static", f"nothing moves in {len(static)} of {total}", tuple(static))
+        yield Finding("static", f"no motion in {len(static)} of {total}", tuple(static))
     repeated = {name: s for name, s in seen.items() if s.duplicates and not s.static}
     if repeated:
         told = tuple(f"{name}: {s.duplicates} of {s.looked_at}" for name, s in repeated.items())
         count = sum(s.duplicates for s in repeated.values())
-        sentence = f"the frame before comes again {_count(count, 'time')}, in {_episodes(told)}"
+        sentence = f"{_count(count, 'duplicate frame')} in {_episodes(told)}"
         yield Finding("duplicates", sentence, told)
     gaps = tuple(name for name, s in seen.items() if s.gaps)
     if gaps:
-        yield Finding("gaps", f"gaps in time, which clips will not cross, are in {_episodes(gaps)}", gaps)
+        yield Finding("gaps", f"gaps in time in {_episodes(gaps)}; clips will not cross them", gaps)
     twins = list(_twins(episodes))
     if twins:
         yield Finding(
-            "copies", f"{_episodes(twins)} of the same file as another, and a split may part them", tuple(twins)
+            "copies", f"{_episodes(twins)} with the same file as another; a split may separate them", tuple(twins)
         )
     for kind, found in (("frame rates", report.fps), ("sizes", report.sizes)):
         if len(found) > 1:
             told = tuple(f"{name}: {_count(count, 'episode')}" for name, count in found.items())
-            yield Finding(kind.replace(" ", "_"), f"there are {len(found)} {kind}", told)
+            yield Finding(kind.replace(" ", "_"), f"{len(found)} different {kind}", told)
     yield from _columns_amiss(seen, report)
 
 
 def _unread_tables(corpus: Corpus) -> tuple[str, ...]:
-    """Tables in the folders of episodes that nothing reads, with what to do."""
+    """Describe tables in the folders of episodes that are not read."""
     above = (folder for episode in corpus.episodes for folder in (corpus.root / episode.id).parents)
     folders = {folder for folder in above if folder.is_relative_to(corpus.root) and folder.is_dir()}
     files = (path for folder in folders for path in folder.iterdir() if not path.name.startswith("."))
@@ -222,14 +224,14 @@ def _unread_tables(corpus: Corpus) -> tuple[str, ...]:
         path for path in files if path.suffix.lower() in (".csv", ".parquet") and path != corpus.root / TABLE
     )
     return tuple(
-        f"{path.relative_to(corpus.root).as_posix()}: only {TABLE} in the corpus's own folder is read; docs/data.md "
-        "has the lines that make it"
+        f"{path.relative_to(corpus.root).as_posix()}: only {TABLE} in the root of the corpus is read; docs/data.md "
+        "has a script that makes it"
         for path in unread
     )
 
 
 def _camera_folders(episodes: Sequence[Episode]) -> Iterator[str]:
-    """Folders side by side that hold the same names, two or more, each with as many frames: most likely cameras."""
+    """Find sibling folders with the same two or more names, each with the same number of frames: probably cameras."""
     folders: defaultdict[PurePosixPath, dict[str, int]] = defaultdict(dict)
     for episode in episodes:
         path = PurePosixPath(episode.id)
@@ -244,7 +246,7 @@ def _camera_folders(episodes: Sequence[Episode]) -> Iterator[str]:
 
 
 def _strangers(corpus: Corpus) -> Iterator[Finding]:
-    """Episodes that the table names and nobody has: most likely, theirs are called otherwise."""
+    """Find episodes in the table that do not exist; their ids are probably misspelt."""
     table, ids = corpus.root / TABLE, {e.id for e in corpus.episodes}
     told = count_rows(table) if table.is_file() else {}
     lost = {name: rows for name, rows in told.items() if name not in ids and not os.path.exists(corpus.root / name)}
@@ -253,7 +255,7 @@ def _strangers(corpus: Corpus) -> Iterator[Finding]:
     first, free = next(iter(lost)), [e.id for e in corpus.episodes if e.id not in told]
     alike = [name for name in free if PurePosixPath(name).stem == PurePosixPath(first).stem]
     meant = (alike or get_close_matches(first, free, 1))[:1]
-    sentence = f'{TABLE} has {sum(lost.values())} rows of {_episodes(lost)} not in this corpus, the first "{first}"'
+    sentence = f'{TABLE} has {sum(lost.values())} rows of {_episodes(lost)} not in this corpus, such as "{first}"'
     sentence += "".join(f'; did you mean "{name}"?' for name in meant)
     yield Finding("table", sentence, tuple(f"{name}: {rows} rows" for name, rows in lost.items()))
 
@@ -263,17 +265,17 @@ def _columns_amiss(seen: Mapping[str, _Seen], report: Report) -> Iterator[Findin
         widths = {key: one.widths[name] for key, one in seen.items() if name in one.widths}
         lacking = tuple(key for key in seen if key not in widths)
         if lacking:
-            yield Finding("columns", f"there is no {name} in {_episodes(lacking)}, so clips will leave it out", lacking)
+            yield Finding("columns", f"column {name} is missing in {_episodes(lacking)}; clips will drop it", lacking)
         if other := tuple(f"{key}: {width}" for key, width in widths.items() if width != told["numbers"]):
-            sentence = f"{name} has {told['numbers']} numbers a frame, and others in {_episodes(other)}"
-            yield Finding("columns", f"{sentence}, so clips will leave it out", other)
+            sentence = f"column {name} has {told['numbers']} numbers per frame, but not in {_episodes(other)}"
+            yield Finding("columns", f"{sentence}; clips will drop it", other)
         odd = tuple(key for key, one in seen.items() if name in one.unknown)
         if odd:
-            yield Finding("values", f"{name} holds values that are not finite in {_episodes(odd)}", odd)
+            yield Finding("values", f"column {name} has values that are not finite in {_episodes(odd)}", odd)
 
 
 def _look(episode: Episode, frames: int) -> _Seen:
-    columns = dict(episode.columns)  # a table that does not fit the frames says so here, of this episode
+    columns = dict(episode.columns)  # reads lazy columns, so that a table that does not match the frames raises here
     duplicates, looked_at = 0, set()
     static, size, first = True, None, None
     for stretch in stretches(len(episode.times), frames):
@@ -299,14 +301,14 @@ def _look(episode: Episode, frames: int) -> _Seen:
 
 
 def _seen_rows(name: str, values: np.ndarray) -> np.ndarray:
-    """What a clip may hold: the last action leads to no frame, and is NaN where it is not known."""
+    """Return the rows that clips can contain: the last action leads to no frame and may be NaN."""
     return values[:-1] if name == "action" else values
 
 
 def stretches(length: int, frames: int) -> list[list[int]]:
-    """Runs of consecutive frame numbers, `STRETCH` long, that together are about ``frames`` and lie evenly; 0 is all.
+    """Return evenly spaced runs of `STRETCH` consecutive frame numbers, about ``frames`` in total; 0 returns all.
 
-    Neighbouring runs of all frames share a frame, so that no pair of neighbours is missed.
+    If all frames are covered, neighbouring runs share a frame, so that no pair of neighbouring frames is missed.
     """
     if frames == 0 or frames >= length:
         starts = range(0, max(1, length - 1), STRETCH - 1)
@@ -341,7 +343,7 @@ def _rate(times: np.ndarray) -> str:
 
 
 def _stamps(episode: Any) -> np.ndarray:
-    """Seconds of each frame as they are stored, also where the reader goes by a table's numbers of frames instead."""
+    """Return the stored timestamps in seconds, also if the reader computes times from frame numbers instead."""
     stamps = getattr(episode, "stamps", None)
     stored = stamps() if stamps else None
     return episode.times if stored is None else stored
@@ -357,7 +359,7 @@ def _twins(episodes: Sequence[Episode]) -> Iterator[str]:
 
 
 def _disk(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; each once, however many links lead to it."""
+    """Return the size of a file, or of all files in a folder, counting linked files once."""
     if path.is_file():
         return path.stat().st_size
     sizes: dict[tuple[int, int], int] = {}
@@ -371,6 +373,6 @@ def _disk(path: Path) -> int:
             try:
                 stat = os.stat(os.path.join(folder, name))
             except OSError:
-                continue  # a link that leads nowhere takes no room
+                continue  # a dangling link
             sizes[stat.st_dev, stat.st_ino] = stat.st_size
     return sum(sizes.values())

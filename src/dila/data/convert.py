@@ -1,9 +1,9 @@
-"""Any corpus that `open_corpus` reads, written as a LeRobot data set (see `dila.data.lerobot_write`).
+"""Convert any corpus that `open_corpus` reads to a LeRobot data set (see `dila.data.lerobot_write`).
 
-A LeRobot data set has one frame rate, the same cameras, one size of picture of each, and the same columns everywhere.
-What does not fit is left out and listed with the reason; nothing is resampled, for the rows of ``action`` would no
-longer move one frame to the next. All cameras that saw one recording become one episode, which keeps its task and the
-parts of the data set that it belongs to.
+A LeRobot data set has one frame rate, the same cameras with one size each, and the same columns in all episodes.
+Episodes that differ are skipped and listed with the reason. Nothing is resampled in time, because then the rows of
+``action`` would no longer lead from one frame to the next. All cameras of a recording become one episode, which keeps
+its tasks and splits.
 """
 
 import hashlib
@@ -41,24 +41,24 @@ from dila.protocols import Episode
 from dila.shapes import Tensor
 
 CHUNK_BYTES = 2**27
-"""Of frames read at once."""
-UNMOVED = {"static": "stands still", "camera": "is moved by its camera"}
-"""Why a recording is left out, by the verdict of `dila.data.motion.judge`."""
+"""Maximum bytes of frames read at once."""
+UNMOVED = {"static": "is static", "camera": "has a moving camera"}
+"""Why a recording is skipped, by the result of `dila.data.motion.judge`."""
 
 
 class Converted(NamedTuple):
-    """What a conversion left."""
+    """Result of a conversion."""
 
     out: Path
     episodes: int
     skipped: tuple[Skipped, ...]
     """Episodes that are not in the result, and why."""
     dropped: tuple[str, ...]
-    """Columns that are text, or that not every episode has."""
+    """Columns that are text or that some episodes lack."""
     labelled: tuple[int, int] | None = None
-    """Of `labels`: frames that have one, and frames there are."""
+    """With `labels`: number of frames with a label, and of all frames."""
     paced: Mapping[int | float, int] = {}
-    """Of a given `fps`: recordings by the rate that their own files say, where it is another."""
+    """With `fps`: number of recordings by the rate in their own files, if that differs."""
 
 
 def convert(
@@ -74,44 +74,46 @@ def convert(
     moving: bool = False,
     labels: str | Path | None = None,
 ) -> Converted:
-    """Write a corpus as a LeRobot data set, version 3.0; interrupted, the same call goes on where it stopped.
+    """Write a corpus as a LeRobot data set, version 3.0; the same call resumes an interrupted conversion.
 
     Args:
-        path: what `open_corpus` takes.
+        path: as for `open_corpus`.
         out: folder of the data set.
-        fps: frames a second that are declared, instead of what the files say; nothing is resampled. Without it the most
-            common rate, and only episodes of it.
-        size: pixels a side, even, that frames are resized to without keeping their ratio; without it the first
-            recording's, and only recordings of it.
-        task: what is done, in words, in all; when None what the data set says of each, else the name of `path`.
-        workers: processes.
+        fps: declared frames a second, overriding the files; nothing is resampled. None uses the most common rate and
+            skips episodes of other rates.
+        size: resize frames to this many pixels a side (even), ignoring the aspect ratio. None uses the size of the
+            first recording and skips recordings of other sizes.
+        task: task description of all episodes. None uses the tasks of the source, or else the name of `path`.
+        workers: number of processes.
         progress: show a progress bar.
-        camera: of recordings that several cameras saw, this one alone.
-        moving: leave out recordings that stand still or whose camera moves, as `dila.data.motion` judges the first
-            camera's.
-        labels: of these videos, as ``dila label`` wrote them; they become a column, see `dila.data.labels`. Of
-            recordings that several cameras saw those of the first that has any.
+        camera: keep only this camera of multi-camera recordings.
+        moving: skip recordings that are static or whose camera moves, as judged by `dila.data.motion` on the first
+            camera.
+        labels: file written by ``dila label`` for these videos; it becomes a column, see `dila.data.labels`. Of
+            multi-camera recordings, the labels of the first camera that has any are used.
 
     Raises:
-        DilaError: nothing readable, no two frames anywhere, labels of other videos or frame times, or `out` lies in
-            the corpus, holds something else or what has changed there since, or is worked on by another process.
+        DilaError: no episode can be converted, the labels are of other videos or frame times, or `out` lies in the
+            corpus, has other files or episodes whose source has changed, or is in use by another process.
     """
     told, out = str(path) if is_remote(path) else str(at_home(path).resolve()), at_home(out)
     if workers < 1 or (size is not None and not (16 <= size <= 4096 and size % 2 == 0)):
         raise DilaError(f"workers = {workers} must be at least 1 and size = {size} even, from 16 to 4096")
     if out.resolve().is_relative_to(told):
-        raise DilaError(f"{out} lies in the corpus itself; choose another folder for the result")
+        raise DilaError(f"{out} lies inside the corpus; choose another folder for the result")
     corpus = open_corpus(path, fps, camera)
     corpus = with_labels(corpus, labels) if labels else corpus
     rate, even, skipped = _even(corpus)
     recordings, odd = _recordings(even)
     skipped += odd
     if not recordings:
-        raise DilaError(f"{path} gave no episode: {len(skipped)} skipped, the first because {skipped[0].reason}")
+        raise DilaError(
+            f"{path} has no usable episode ({len(skipped)} skipped); the first problem: {skipped[0].reason}"
+        )
     sizes = {key: (size, size) if size else _size(e) for key, e in recordings[0].cameras.items()}
     recordings, labelled = _labelled(recordings) if labels else (recordings, None)
     columns, dropped = _common([r.first for r in recordings])
-    # What was decided is a setting: a corpus that grew must not go on with another size or other columns.
+    # Size and columns are part of the settings, so that they cannot change when a grown corpus is converted again.
     alike = len(set(sizes.values())) == 1
     shape = list(next(iter(sizes.values()))) if alike else {key: list(each) for key, each in sizes.items()}
     settings = {"source": "convert", "path": told, "format": "lerobot", "rate": rate, "cameras": list(sizes)}
@@ -128,38 +130,40 @@ def convert(
         for failed in run_jobs(job, left, workers, len(recordings), f"converting {Path(told).name}", progress):
             skipped += [failed] if failed else []
         names = {key: parts for key, parts in corpus.names.items() if key in columns}
-        # A part of the data set is one range, then.
+        # Sorted by split, so that each split is one range of episodes.
         order = sorted(recordings, key=lambda r: _part(corpus, about[r.id]))
         publish(out, staging, [_name(r.id) for r in order], names, rate)
-        # Where disks have no locks, another process that found all staged may have been here.
+        # On file systems without locks, another process may have finished the conversion and removed the folder.
         shutil.rmtree(staging, ignore_errors=True)
     written = len(sources(out))
     if not written:
-        raise DilaError(f"{path} gave no episode: {len(skipped)} skipped, the first because {skipped[0].reason}")
+        raise DilaError(
+            f"{path} has no usable episode ({len(skipped)} skipped); the first problem: {skipped[0].reason}"
+        )
     texts = text_features(corpus.root) if claims(corpus.root) else ()
     paced = _paced([r.first for r in recordings], rate) if fps else {}
     return Converted(out, written, tuple(skipped), (*dropped, *texts), labelled, paced)
 
 
 class _Recording(NamedTuple):
-    """What several cameras saw at once."""
+    """One recording with all of its cameras."""
 
     id: str
     cameras: dict[str, Episode]
-    """By the key of the feature that they become."""
+    """Episodes by the key of the feature that they become."""
 
     @property
     def first(self) -> Episode:
         return next(iter(self.cameras.values()))
 
     def with_column(self, name: str, values: np.ndarray) -> "_Recording":
-        """The same with a column of the first camera's."""
+        """Return the recording with a column added to its first camera."""
         key, first = next(iter(self.cameras.items()))
         return _Recording(self.id, {**self.cameras, key: with_column(first, name, values)})
 
 
 class _Job(NamedTuple):
-    """What is done with each recording; workers are sent it with each, so what is told of one goes along with that."""
+    """Callable that converts one recording. It is pickled for every call, so it has only what all recordings share."""
 
     staging: Path
     rate: int | float
@@ -169,7 +173,7 @@ class _Job(NamedTuple):
     moving: bool
 
     def __call__(self, one: tuple[_Recording, About]) -> Skipped | None:
-        """Encode one recording, or say why not."""
+        """Encode one recording into the staging folder, or return why it is skipped."""
         recording, about = one
         try:
             if self.moving and (verdict := judge(measure_motion(recording.first))):
@@ -186,8 +190,8 @@ class _Job(NamedTuple):
         found = _size(episode)
         if found != size and not self.resize:
             raise DilaError(
-                f"{episode.id} has frames of {found[1]} x {found[0]}, the first episode of {size[1]} x {size[0]}; "
-                "give a --size"
+                f"{episode.id} has frames of {found[1]} x {found[0]}, but the first episode has {size[1]} x {size[0]}; "
+                "set --size"
             )
         chunk = max(16, CHUNK_BYTES // (3 * found[0] * found[1]))
         for start in range(0, len(episode.times), chunk):
@@ -196,12 +200,12 @@ class _Job(NamedTuple):
 
 
 def _name(recording: str) -> str:
-    """Of its staged files: the same whatever else is in the corpus."""
+    """Return the name of the staged files of a recording, which depends on its id only."""
     return hashlib.blake2b(recording.encode(), digest_size=12).hexdigest()
 
 
 def _recordings(episodes: Sequence[Episode]) -> tuple[list[_Recording], list[Skipped]]:
-    """The episodes by what they are recordings of, those with the cameras that most have; and the others."""
+    """Group episodes by recording; returns those with the most common set of cameras, and the others as skipped."""
     found: dict[str, _Recording] = {}
     for episode in episodes:
         camera = getattr(episode, "camera", None)
@@ -212,10 +216,10 @@ def _recordings(episodes: Sequence[Episode]) -> tuple[list[_Recording], list[Ski
     kept, skipped = [], []
     for recording in all_of_them:
         if tuple(recording.cameras) != common:
-            which = f"has the cameras {', '.join(recording.cameras)}, most recordings have {', '.join(common)}"
-            skipped.append(Skipped(Path(recording.id), f"{which}; give a --camera that all have"))
+            which = f"has the cameras {', '.join(recording.cameras)}, but most recordings have {', '.join(common)}"
+            skipped.append(Skipped(Path(recording.id), f"{which}; set --camera to one that all have"))
         elif len({len(e.times) for e in recording.cameras.values()}) > 1:
-            skipped.append(Skipped(Path(recording.id), "has cameras with different numbers of frames; give a --camera"))
+            skipped.append(Skipped(Path(recording.id), "has cameras with different numbers of frames; set --camera"))
         elif unread := _unread(recording):
             skipped.append(unread)
         else:
@@ -224,7 +228,7 @@ def _recordings(episodes: Sequence[Episode]) -> tuple[list[_Recording], list[Ski
 
 
 def _unread(recording: _Recording) -> Skipped | None:
-    """Why the columns of a recording cannot be read."""
+    """Return why the columns of a recording cannot be read, else None."""
     try:
         dict(recording.first.columns)
     except DilaError as error:
@@ -234,10 +238,13 @@ def _unread(recording: _Recording) -> Skipped | None:
 
 
 def _labelled(recordings: Sequence[_Recording]) -> tuple[list[_Recording], tuple[int, int]]:
-    """The first camera, whose columns are taken, gets the labels of the first that has any; frames with one, and all.
+    """Give the first camera, whose columns are converted, the labels of the first camera that has any.
+
+    Returns:
+        the recordings, and the numbers of frames with a label and of all frames.
 
     Raises:
-        DilaError: no camera has any.
+        DilaError: no camera has labels.
     """
     known = {
         key: sum(int((~np.isnan(r.cameras[key].columns[COLUMN][:, 0])).sum()) for r in recordings)
@@ -245,35 +252,33 @@ def _labelled(recordings: Sequence[_Recording]) -> tuple[list[_Recording], tuple
     }
     source = next((key for key, count in known.items() if count), None)
     if source is None:
-        raise DilaError(
-            "no frame of what would be converted has a label; label these videos, or convert those labelled"
-        )
+        raise DilaError("no frame to be converted has a label; label these videos, or convert the labelled ones")
     frames = sum(len(r.first.times) for r in recordings)
     return [r.with_column(COLUMN, r.cameras[source].columns[COLUMN]) for r in recordings], (known[source], frames)
 
 
 def _feature(camera: str) -> str:
-    """The key that a camera gets: LeRobot looks for pictures below this prefix, and allows no slash."""
+    """Return the feature key of a camera; LeRobot needs the prefix and does not allow slashes."""
     name = camera.replace("/", ".")
     return name if name.startswith("observation.image") else f"observation.images.{name}"
 
 
 def _check_unchanged(out: Path, done: Mapping[str, str | None], about: Mapping[str, About]) -> None:
-    """See that what is in place is what the corpus still holds; data sets of before do not say.
+    """Check that the sources of the episodes in `out` have not changed; older data sets store no fingerprints.
 
     Raises:
-        DilaError: a source has changed since.
+        DilaError: a source has changed.
     """
     for name, fingerprint in done.items():
         if fingerprint is not None and name in about and about[name].fingerprint != fingerprint:
             raise DilaError(
-                f"{out} holds {name} as it was before its frames or columns changed; choose another folder, or delete "
-                "this one to convert it anew"
+                f"{out} has {name}, but its frames or columns have changed in the source since; choose another folder, "
+                "or delete this one to convert it again"
             )
 
 
 def _is_staged(staging: Path, about: About) -> bool:
-    """Whether an episode lies in the staging folder as its source is now; what it was before is forgotten."""
+    """Whether the episode is staged with the current fingerprint of its source; an outdated one is discarded."""
     name = _name(about.source)
     if is_staged(staging, name) and staged_fingerprint(staging, name) not in (None, about.fingerprint):
         (staging / f"{name}.json").unlink()
@@ -281,7 +286,7 @@ def _is_staged(staging: Path, about: About) -> bool:
 
 
 def _fingerprint(recording: _Recording, columns: Sequence[str]) -> str:
-    """Changes with the files of all cameras and with these columns."""
+    """Hash the files of all cameras and these columns."""
     digest = hashlib.blake2b(digest_size=12)
     for episode in recording.cameras.values():
         digest.update(episode.fingerprint().encode())
@@ -293,7 +298,7 @@ def _fingerprint(recording: _Recording, columns: Sequence[str]) -> str:
 def _abouts(
     corpus: Corpus, recordings: Sequence[_Recording], task: str | None, otherwise: str, columns: Sequence[str]
 ) -> dict[str, About]:
-    """What is told of each recording; without splits, all is for training."""
+    """Return the metadata of each recording; if the corpus has no splits, all are ``train``."""
     parts: dict[str, list[str]] = {}
     for split, ids in corpus.splits.items():
         for one in ids:
@@ -307,7 +312,7 @@ def _abouts(
 
 
 def _part(corpus: Corpus, about: About) -> int:
-    """Place of the first part that an episode belongs to; of those in none, after all others."""
+    """Return the index of the first split of an episode; episodes without a split come last."""
     return list(corpus.splits).index(about.splits[0]) if corpus.splits and about.splits else len(corpus.splits)
 
 
@@ -317,36 +322,36 @@ def _size(episode: Episode) -> tuple[int, int]:
 
 
 def _even(corpus: Corpus) -> tuple[int | float, list[Episode], list[Skipped]]:
-    """The most common rate, the episodes that keep it, and the rest."""
+    """Return the most common frame rate, the episodes with it, and the others as skipped."""
     rates = {e.id: even_rate(e.times) for e in corpus.episodes}
     common = Counter(rate for rate in rates.values() if rate).most_common(1)
     if not common:
         if all(len(e.times) < 2 for e in corpus.episodes):
-            raise DilaError(f"{corpus.root} holds only episodes of one frame, which has no rate; give longer ones")
-        raise DilaError(f"{corpus.root} holds no episode with an even frame rate; give --fps")
+            raise DilaError(f"{corpus.root} has only episodes of a single frame; give longer ones")
+        raise DilaError(f"{corpus.root} has no episode with an even frame rate; set --fps")
     rate = common[0][0]
     skipped = list(corpus.skipped)
     for episode in corpus.episodes:
         found = rates[episode.id]
         if len(episode.times) < 2:
-            skipped.append(Skipped(Path(episode.id), "has one frame; two at least make an episode of a data set"))
+            skipped.append(Skipped(Path(episode.id), "has fewer than two frames; an episode needs at least two"))
         elif found != rate:
             what = f"{found:g} frames a second" if found else "no even frame rate"
-            mend = "convert it from a folder of its own, as --fps declares a rate and resamples nothing"
+            mend = "convert it from a folder of its own, since --fps declares a rate without resampling"
             faster = f": {rate:g} would play it {rate / found:.3g} times as fast" if found else ""
-            told = f"has {what}, most episodes have {rate:g}; {mend}{faster}"
+            told = f"has {what}, but most episodes have {rate:g}; {mend}{faster}"
             skipped.append(Skipped(Path(episode.id), told))
     return rate, [e for e in corpus.episodes if rates[e.id] == rate], skipped
 
 
 def _paced(episodes: Sequence[Episode], rate: int | float) -> dict[int | float, int]:
-    """How many say of themselves that they have another rate, and which."""
+    """Count the episodes by the rate in their own files, if it differs from `rate`."""
     own = Counter(even_rate(times) for times in map(stored_times, episodes) if times is not None)
     return {found: count for found, count in own.items() if found and abs(found / rate - 1) > 0.01}
 
 
 def _common(episodes: Sequence[Episode]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Columns that all episodes have, in the same shape and type, and the others."""
+    """Return the columns that all episodes have with the same shape and dtype, and the others."""
     kinds = [{name: (c.shape[1:], c.dtype) for name, c in e.columns.items()} for e in episodes]
     everywhere = tuple(name for name in kinds[0] if all(k.get(name) == kinds[0][name] for k in kinds))
     return everywhere, tuple(sorted({name for k in kinds for name in k} - set(everywhere)))

@@ -1,7 +1,7 @@
-"""A corpus: the episodes found under a path, and the true actions that lie beside them.
+"""A corpus: the episodes found under a path, with any true actions stored beside them.
 
-`READERS` maps a kind of storage to the module that reads it, a `Reader`, in the order in which they are asked. The
-first that claims a path has it whole; a folder that none claims is searched.
+`READERS` maps the name of each format to the module that reads it (a `Reader`). They are tried in this order, and the
+first that claims a path reads all of it; a folder that no reader claims is searched recursively.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ from dila.protocols import Episode
 
 @runtime_checkable
 class Reader(Protocol):
-    """What a module in `READERS` offers."""
+    """Interface of the modules in `READERS`."""
 
     def claims(self, path: Path) -> bool:
         """Whether the path, a file or a folder, is in this reader's format."""
         ...
 
     def episodes(self, path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
-        """The episodes in there, dataclasses satisfying `Episode`, with ids that start with `name`.
+        """Yield the episodes of the path: dataclasses that satisfy `Episode`, with ids that start with `name`.
 
-        An episode that is the whole of a path has the id `name`. What `dila.data.reading` describes may lie between
-        them; raises `DilaError`.
+        If the path is a single episode, its id is `name`. `Skipped`, `Names` and `Split` of `dila.data.reading` may be
+        yielded between episodes. Raises `DilaError`.
         """
         ...
 
@@ -53,11 +53,11 @@ READERS: dict[str, Reader] = {
     "frames": frames,
 }
 MAX_SECONDS = 30 * 86_400.0
-"""From the first frame of an episode to its last."""
+"""Maximum duration of an episode, from its first frame to its last."""
 RUN, OF_RUN = "run.json", ("pictures", "checkpoints")
-"""By which the folder of a training run is known, and the folders in it that hold no data."""
+"""The file that identifies the folder of a training run, and the subfolders of a run that are never read as data."""
 HELD_OUT = ("validation", "valid", "val", "test", "held_out")
-"""What data sets call the episodes that they keep from training; of several in one data set the first counts."""
+"""Names of held-out splits; if a data set has several of them, the first in this order counts."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ class Corpus:
     root: Path
     episodes: tuple[Episode, ...]
     skipped: tuple[Skipped, ...]
-    """Their paths are relative to `root`, as the ids are."""
+    """Paths are relative to `root`, like ids."""
     names: Mapping[str, tuple[str, ...]]
-    """What the components of each column are called; columns without names are absent."""
+    """Component names of each column; columns without names are absent."""
     shipped: tuple[Mapping[str, tuple[str, ...]], ...] = ()
-    """Of each data set in it that ships parts, such as ``train``, the ids of the episodes in each."""
+    """For each data set that ships splits, the episode ids of each split, such as ``train``."""
 
     def __len__(self) -> int:
         return len(self.episodes)
 
     @property
     def splits(self) -> dict[str, tuple[str, ...]]:
-        """Ids of the episodes in each part, of all data sets; empty where none ships any."""
+        """Episode ids of each split, over all data sets; empty if no data set ships splits."""
         names = dict.fromkeys(chain.from_iterable(self.shipped))
         return {name: tuple(chain.from_iterable(its.get(name, ()) for its in self.shipped)) for name in names}
 
@@ -92,18 +92,19 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     exists (see docs/data.md).
 
     Args:
-        path: file or folder, or the address of one (``hf://datasets/user/name``, ``s3://``, ``gs://``, ``https://``),
-            which is fetched into a local cache first, see `dila.data.remote.fetch`; or, if no such path exists,
-            ``box`` or ``box/NAME``, the clips that come with the package.
+        path: file or folder, or an address (``hf://datasets/user/name``, ``s3://``, ``gs://``, ``https://``), which
+            `dila.data.remote.fetch` copies into a local cache first; or, if no such path exists, ``box`` or
+            ``box/NAME``, the clips that come with the package.
         fps: frames per second; overrides the rate stated in the files.
         camera: keep only this camera of multi-camera recordings, such as ``observation.images.front``.
 
     Raises:
-        DilaError: nothing exists there or is readable, there is no such camera, or a table does not match its episodes.
+        DilaError: the path does not exist or has no readable episode, no recording has this camera, or
+            ``actions.parquet`` does not match the episodes.
     """
     load_plugins()
     if not str(path):
-        raise DilaError("the path is empty; give a video or a folder, or . for the folder that you are in")
+        raise DilaError("the path is empty; give a video or a folder, or . for the current folder")
     if fps is not None and not 0 < fps < float("inf"):
         raise DilaError(f"fps = {fps} must be above 0")
     path = fetch(str(path)) if is_remote(path) else example(path) or at_home(path)
@@ -122,7 +123,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
             finds.take(source, its_reader, name, fps)
     if not finds.episodes:
         raise DilaError(_nothing(path, skipped))
-    if [e.id for e in finds.episodes] == ["."]:  # the folder is the episode, and has its own name
+    if [e.id for e in finds.episodes] == ["."]:  # the folder itself is the episode: use its name as the id
         finds.rename(path.resolve().name)
         root = path.resolve().parent
     finds.keep(camera, path)
@@ -130,25 +131,25 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     if table.is_file():
         columns, names = read_table(table, {e.id: len(e.times) for e in finds.episodes})
     attached = (replace(e, columns={**e.columns, **columns[e.id]}) if e.id in columns else e for e in finds.episodes)
-    # What was left out is called as episodes are.
     left_out = (replace(s, path=s.path.relative_to(root)) if s.path.is_relative_to(root) else s for s in skipped)
     return Corpus(root, tuple(attached), tuple(left_out), {**finds.names, **names}, finds.shipped())
 
 
 class _Finds:
-    """What readers gave, sorted by kind."""
+    """Collects what the readers yield, by type."""
 
     def __init__(self, skipped: list[Skipped]):
         self.skipped = skipped
         self.episodes: list[Any] = []
         self.names: dict[str, tuple[str, ...]] = {}
         self._alone: dict[str, list[str]] = {}
-        """Parts of what is one episode by itself, such as a video with a document: together they are a data set."""
+        """Splits of sources with a single episode, such as a video with a JSON document; together they count as one
+        data set."""
         self._splits = [self._alone]
         self._unclear: set[str] = set()
 
     def take(self, source: Path, reader: Reader, name: str, fps: int | float | None) -> None:
-        """Read one source; what cannot be read is noted."""
+        """Read one source; list what cannot be read in `skipped`."""
         splits: dict[str, list[str]] = {}
         try:
             for find in reader.episodes(source, name, fps):
@@ -172,11 +173,11 @@ class _Finds:
             self._alone.setdefault(part, []).extend(ids)
 
     def shipped(self) -> tuple[dict[str, tuple[str, ...]], ...]:
-        """The parts of each data set that ships any."""
+        """Return the splits of each data set that ships any."""
         return tuple({part: tuple(ids) for part, ids in its.items()} for its in self._splits if its)
 
     def _name(self, columns: Mapping[str, tuple[str, ...]]) -> None:
-        """Names count where all sources that give any agree."""
+        """Record component names; names of a column on which two sources disagree are dropped."""
         for column, parts in columns.items():
             if column in self._unclear or self.names.get(column, parts) != parts:
                 self._unclear.add(column)
@@ -185,17 +186,17 @@ class _Finds:
                 self.names[column] = parts
 
     def rename(self, name: str) -> None:
-        """Give the only episode another id."""
+        """Change the id of the only episode."""
         self.episodes = [replace(self.episodes[0], id=name)]
         self._splits = [{part: [name] for part in its} for its in self._splits]
 
     def keep(self, camera: str | None, path: Path) -> None:
-        """Keep the episodes of one camera."""
+        """Keep only the episodes of one camera, or all if `camera` is None."""
         if camera is None:
             return
         there = sorted({e.camera for e in self.episodes if hasattr(e, "camera")})
         if camera not in there:
-            raise DilaError(f"{path} has no camera {camera!r}; it has {', '.join(there) or 'none with a name'}")
+            raise DilaError(f"{path} has no camera {camera!r}; its cameras are {', '.join(there) or 'unnamed'}")
         self.episodes = [e for e in self.episodes if getattr(e, "camera", None) == camera]
         ids = {e.id for e in self.episodes}
         self._splits = [{part: [i for i in some if i in ids] for part, some in its.items()} for its in self._splits]
@@ -206,35 +207,36 @@ def _reason(source: Path, error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return f"{source} cannot be read: {error.strerror or error}"
-    # Damage that no reader foresaw is that source's alone, and listed like any other.
+    # An error that no reader expected must not stop the others, so it is listed like any other.
     return f"{source} is damaged ({type(error).__name__}: {first_line(error)}); replace or remove it"
 
 
 def _timeless(episode: Any) -> str | None:
-    """Why an episode is not sampled: two frames that lie ages apart would be asked for every moment between them."""
+    """Return why the times of an episode are unusable, else None.
+
+    Cutting an episode with two frames that are ages apart would enumerate every window between them.
+    """
     first, last = (float(episode.times[place]) for place in (0, -1)) if len(episode.times) else (0.0, 0.0)
     if 0 <= last - first <= MAX_SECONDS:
         return None
     if not last - first > 0:
-        return (
-            f"{episode.id} claims to last from {first:g} to {last:g} s: its times fall or are no numbers; give its fps"
-        )
-    return f"{episode.id} claims to last from {first:g} to {last:g} s, more than {MAX_SECONDS / 86400:g} days; split it"
+        return f"{episode.id} has times from {first:g} to {last:g} s, which decrease or are not numbers; set its fps"
+    return f"{episode.id} lasts from {first:g} to {last:g} s, more than {MAX_SECONDS / 86400:g} days; split it"
 
 
 def split_episodes(
     corpus: Corpus | Sequence[Episode], held_out: int | float = 0.1, seed: int = 0
 ) -> tuple[list[Episode], list[Episode]]:
-    """Episodes for training and episodes held out.
+    """Split episodes into training episodes and held-out episodes.
 
-    Where data sets ship both sides (a part ``train``, and one of ``validation``, ``valid``, ``val``, ``test``,
-    ``held_out``), their episodes go there and those of their other parts nowhere, unless `held_out` is 0. All others
-    are drawn by a hash of the id: those below `held_out` are held out. All cameras of one recording are on one side.
+    If data sets ship both a ``train`` split and one of ``validation``, ``valid``, ``val``, ``test``, ``held_out``,
+    these are used and their other splits are ignored, unless `held_out` is 0. All other episodes are assigned by a
+    hash of their recording in [0, 1): those below `held_out` are held out. All cameras of a recording are on one side.
 
-    With two or more recordings neither side is empty, unless `held_out` is 0: where no draw is below it, the lowest is
-    held out, and where all are, the highest is trained on. Adding episodes moves no other but for that: in a corpus so
-    small that nothing is held out by its draw, one more may turn the one held out into one for training (at 0.1, in 15%
-    of corpora of 5, 6% of 10, 1.7% of 20, 0.2% of 40).
+    With two or more recordings neither side is empty, unless `held_out` is 0: if no hash is below it, the lowest is
+    held out, and if all are, the highest is trained on. Adding episodes does not move existing ones, with one
+    exception: in a corpus so small that no hash is below `held_out`, a new episode may take the place of the held-out
+    one (at 0.1, in 15% of corpora of 5 episodes, 6% of 10, 1.7% of 20, 0.2% of 40).
 
     Raises:
         DilaError: `held_out` is not in [0, 1).
@@ -250,7 +252,7 @@ def split_episodes(
 
 
 def digest(corpus: Corpus, columns: Sequence[str] = ("action", "state")) -> str:
-    """A short hash that changes with the episodes (ids and files) and with these columns of theirs."""
+    """Return a short hash of the episodes (ids and files) and of these columns."""
     told = hashlib.sha256()
     for episode in corpus.episodes:
         told.update(f"{episode.id} {episode.fingerprint()}\n".encode())
@@ -270,7 +272,7 @@ def _drawn(episodes: list[Episode], held_out: int | float, seed: int) -> tuple[l
 
 
 def _shipped(corpus: Corpus) -> tuple[set[str], set[str]] | None:
-    """Ids on both sides of the split that data sets ship, where there are some on each and none on both."""
+    """Return the training and the held-out ids of shipped splits, or None if either is empty or they overlap."""
     train = set(corpus.splits.get("train", ()))
     kept = (next((its[part] for part in HELD_OUT if its.get(part)), ()) for its in corpus.shipped)
     held = set(chain.from_iterable(kept))
@@ -278,14 +280,14 @@ def _shipped(corpus: Corpus) -> tuple[set[str], set[str]] | None:
 
 
 def _draw(name: str, seed: int) -> float:
-    """A number in [0, 1) fixed by the id and the seed."""
+    """Hash the id and the seed to a number in [0, 1)."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()) / 2**64
 
 
 def _reader(path: Path) -> Reader | None:
     try:
         return next((reader for reader in READERS.values() if reader.claims(path)), None)
-    except OSError as error:  # a folder that may not be entered: said when it is searched
+    except OSError as error:  # no permission to enter the folder: reported when it is searched
         refuse_shortage(error)
         return None
 
@@ -302,8 +304,11 @@ def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator
         skipped.append(Skipped(folder, f"{folder} cannot be read: {error.strerror or error}"))
         return
     images = sum(1 for child in children if child.suffix.lower() in frames.SUFFIXES and not child.name.startswith("."))
-    if images > 1:  # one is a thumbnail
-        reason = f"{folder} holds {images} images beside a video or a folder, where they are no episode; move them"
+    if images > 1:  # a single image is a thumbnail
+        reason = (
+            f"{folder} has {images} images beside a video or a folder, which are not read as an episode; move them "
+            "to a folder of their own"
+        )
         skipped.append(Skipped(folder, reason, fault=False))
     in_run = os.path.isfile(folder / RUN)
     for child in children:
@@ -320,13 +325,13 @@ def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator
 
 
 def _of_run(folder: Path) -> Skipped:
-    return Skipped(folder, f"{folder} belongs to a training run ({RUN}), and is no data", fault=False)
+    return Skipped(folder, f"{folder} belongs to a training run ({RUN}) and is not read as data", fault=False)
 
 
 def _nothing(path: Path, skipped: Sequence[Skipped]) -> str:
     if len(skipped) == 1 and skipped[0].path == path:
         return skipped[0].reason
     if skipped:
-        return f"{path} holds no readable episode: {len(skipped)} skipped, the first because {skipped[0].reason}"
+        return f"{path} has no readable episode ({len(skipped)} skipped); the first problem: {skipped[0].reason}"
     kinds = ", ".join(sorted(s[1:] for s in video.SUFFIXES | frames.SUFFIXES | hdf5.SUFFIXES))
-    return f"{path} holds no video and no folder of images; give a path with files of these kinds: {kinds}"
+    return f"{path} has no video and no folder of images; give a path with files of these types: {kinds}"

@@ -1,4 +1,4 @@
-"""Short recorded videos that come with the package: ``box`` is their folder, ``box/NAME`` one of them."""
+"""Short videos that come with the package: ``box`` is their folder, ``box/NAME`` one of them."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ NAME = "box"
 
 
 def example_clips() -> list[Path]:
-    """All of them, in order of their names."""
+    """Return the paths of all of them, sorted by name."""
     return sorted(FOLDER.glob("*.mp4"))
 
 
 def example(path: str | Path) -> Path | None:
-    """The file or folder meant by ``box`` or ``box/NAME``; None for any other path, and where such a path exists."""
+    """Return the path of ``box`` or ``box/NAME``; None for any other path, and if a file or folder has that path."""
     parts = Path(path).parts
     if not parts or parts[0] != NAME or len(parts) > 2 or os.path.exists(path):
         return None

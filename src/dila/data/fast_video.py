@@ -1,10 +1,10 @@
-"""torchcodec (extra ``fast-video``) in the place of PyAV, where it gives the same frames.
+"""torchcodec (extra ``fast-video``) instead of PyAV, where both give the same frames.
 
-It needs FFmpeg of the system, and spares about a tenth of the time of a clip (docs/log.md). See
+It needs the FFmpeg of the system and saves about a tenth of the time of a clip (docs/log.md). See
 https://github.com/meta-pytorch/torchcodec.
 
-Only what has been found equal to the pixel goes this way: 8-bit pictures, upright, evenly spaced in time. Everything
-else, and everything that fails, is left to PyAV, whose errors are the ones that are told.
+It is used only for videos whose frames were found identical in every pixel: 8-bit, without rotation, evenly spaced in
+time. Everything else, and every failure, falls back to PyAV, which reports the errors.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from dila.data.video import VideoInfo
 
 EQUAL = frozenset({"yuv420p", "yuvj420p", "yuv444p"})
-"""Pixel formats whose conversion to RGB is the same in both; of 10 bits it is not."""
+"""Pixel formats whose conversion to RGB is the same in both libraries; that of 10-bit formats differs."""
 
 
 def read_fast(path: Path, frames: Sequence[int], info: "VideoInfo") -> UInt8[Tensor, "N 3 Y X"] | None:
-    """What `dila.data.read_video` gives, or None where PyAV has to be asked."""
+    """Read frames as `dila.data.read_video` does, or return None if PyAV has to be used."""
     decoder = _torchcodec()
     if decoder is None or not frames or not _is_even(info):
         return None
     try:
-        # Otherwise it walks all packets first. Without that it goes by the frame rate, which even times bear out.
+        # The exact mode walks all packets first; the approximate one uses the frame rate, valid for even times.
         video = decoder(path, seek_mode="approximate", num_ffmpeg_threads=1)
         about = video.metadata
         if about.pixel_format not in EQUAL or about.rotation or (about.height, about.width) != info.size:
@@ -47,7 +47,7 @@ def read_fast(path: Path, frames: Sequence[int], info: "VideoInfo") -> UInt8[Ten
 
 @lru_cache(maxsize=1)
 def _torchcodec() -> Any:
-    """Its decoder, or None where it is not installed or finds no FFmpeg that it can use."""
+    """Return torchcodec's decoder class, or None if it is not installed or finds no suitable FFmpeg."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError):

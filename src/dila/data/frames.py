@@ -1,6 +1,6 @@
-"""Episodes stored as a folder of images, one file a frame, in natural order (frame_2.jpg before frame_10.jpg).
+"""Episodes stored as a folder of images, one file per frame, in natural order (frame_2.jpg before frame_10.jpg).
 
-Numbers that are missing from the names are gaps in the times. The frame rate comes from `meta.json` beside the images,
+Missing numbers in the file names are gaps in the times. The frame rate comes from `meta.json` beside the images,
 ``{"fps": 10}``, or from the caller.
 """
 
@@ -37,7 +37,7 @@ class FrameEpisode:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
-        """The images with these indices, RGB; raises `DilaError` when one is unreadable or of another size."""
+        """Read the images with these indices, RGB; raises `DilaError` if one is unreadable or has another size."""
         wanted = check_inside(str(self.path), frames, len(self.names))
         out = room.make((len(wanted), *self.size, 3))
         for row, frame in enumerate(wanted):
@@ -45,7 +45,7 @@ class FrameEpisode:
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 
     def fingerprint(self) -> str:
-        """Hash of all names and sizes and of the first, middle and last image."""
+        """Hash all names and sizes, and the first, middle and last image."""
         digest = hashlib.blake2b(digest_size=12)
         for name in self.names:
             digest.update(f"{name} {stamp(self.path / name)[2]}\n".encode())
@@ -55,7 +55,7 @@ class FrameEpisode:
 
 
 def claims(path: Path) -> bool:
-    """Whether this reader takes the path: a folder of images with no video and no folder beside them."""
+    """Whether the path is a folder of images with no video and no folder beside them."""
     if not path.is_dir():
         return False
     suffixes = set()
@@ -66,10 +66,10 @@ def claims(path: Path) -> bool:
 
 
 def episodes(path: Path, name: str, fps: int | float | None, usual: float = 10.0) -> Iterator[FrameEpisode]:
-    """The one episode of a folder of images; `fps`, when given, goes before `meta.json`, and that before the usual.
+    """Yield the one episode of a folder of images, at `fps` if given, else the rate in `meta.json`, else `usual`.
 
     Raises:
-        DilaError: the first image is unreadable or too large, or `meta.json` holds no frame rate above 0.
+        DilaError: the first image is unreadable or too large, or the frame rate in `meta.json` is not above 0.
     """
     names = [p.name for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
     names.sort(key=natural_order)
@@ -80,10 +80,10 @@ def episodes(path: Path, name: str, fps: int | float | None, usual: float = 10.0
 
 
 def _places(names: Sequence[str]) -> np.ndarray:
-    """The place of each frame among those there would be if no number were missing; int64.
+    """Return the index that each frame would have if no frame were missing, int64.
 
-    Names count that are one text and a number each, whose steps are multiples of the usual one: every second number is
-    no gap, and time stamps that waver tell nothing.
+    This requires that all names are the same text and a number, and that all steps between numbers are multiples of
+    the median step (names that count every second frame have no gap); otherwise the frames are counted.
     """
     told = [re.fullmatch(r"(.*?)(\d{1,18})\.\w+", name, re.ASCII) for name in names]
     if len(names) < 3 or len({match and match[1] for match in told}) > 1 or None in told:
@@ -97,7 +97,7 @@ def _places(names: Sequence[str]) -> np.ndarray:
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
-    """Sort key under which numbers inside names count as numbers."""
+    """Sort key that compares numbers inside names by value."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 

@@ -1,11 +1,11 @@
-"""HDF5 files of robomimic and VP2, of stable-worldmodel, and of RECON; images are read frame by frame.
+"""Reader of HDF5 files of robomimic and VP2, of stable-worldmodel, and of RECON; only the requested frames are read.
 
-Which of the three layouts a file has is told by what it holds; see docs/data.md. Sources:
+The layout of a file is recognised by its contents; see docs/data.md. Sources:
 https://robomimic.github.io/docs/datasets/overview.html, https://github.com/s-tian/vp2,
 https://github.com/galilai-group/stable-worldmodel, https://sites.google.com/view/recon-robot.
 
-Opening a file takes as long as reading eight small frames of it, so a few are left open between reads, each for one
-reader at a time and never for another process: handles that a process shares with its forks give wrong data.
+Opening a file takes as long as reading eight small frames of it, so a few file handles stay open between reads. Each is
+used by one reader at a time and only by the process that opened it: handles inherited by a fork return wrong data.
 """
 
 import atexit
@@ -47,17 +47,17 @@ from dila.shapes import Tensor, UInt8
 
 SUFFIXES = frozenset({".hdf5", ".h5"})
 ROBOMIMIC_FPS = 20.0
-"""Control rate of robosuite, unless the file's ``env_args`` give another."""
+"""Control rate of robosuite, unless ``env_args`` in the file states another."""
 WORLDMODEL_FPS = 10.0
 RECON_FPS = 4.0
 KEPT_OPEN = 8
-"""Files at most."""
+"""Maximum number of idle open files."""
 MAX_CHUNK = 2**30
-"""Bytes of a chunk, unpacked, all of which reading one row takes."""
+"""Maximum uncompressed bytes of a chunk: reading one row decompresses all of it."""
 LEAST_SIDE = 16
-"""Pixels: uint8 in three dimensions is grey pictures from there on, and a table of something below."""
+"""Minimum side in pixels at which three-dimensional uint8 data is taken for grey pictures instead of numbers."""
 Places = tuple[tuple[str, tuple[str, ...]], ...]
-"""Columns, each with the places in the file that it is put together from."""
+"""Columns, each with the HDF5 data sets that are concatenated into it."""
 ROBOMIMIC_COLUMNS = {"actions": "action", "states": "state", "rewards": "rewards", "dones": "dones"}
 RECON_COLUMNS = {
     "action": ("commands/linear_velocity", "commands/angular_velocity"),
@@ -73,18 +73,18 @@ class Hdf5Episode:
 
     id: str
     recording: str
-    """The same for all cameras that saw this recording: what splits keep together."""
+    """Id shared by all cameras of this recording; a split keeps them on one side."""
     camera: str
     path: Path
     dataset: str
-    """Where in the file the images lie."""
+    """Path of the HDF5 data set with the images."""
     first: int
-    """Row of frame 0 in there."""
+    """Its row with frame 0."""
     times: np.ndarray
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
-        """The frames with these indices, RGB; raises `DilaError` when the file is gone or damaged there."""
+        """Read the frames with these indices, RGB; raises `DilaError` if the file is missing or damaged."""
         where = f"{self.path} ({self.dataset})"
         wanted = check_inside(where, frames, len(self.times))
         if not wanted:
@@ -94,21 +94,21 @@ class Hdf5Episode:
         return stacked([_picture(value, where) for value in stored], where)
 
     def fingerprint(self) -> str:
-        """Hash of the file (its size and three samples) and of the place of the episode in it."""
+        """Hash the file (its size and three samples) and the position of the episode in it."""
         told = f"{hash_shared(self.path)} {self.dataset} {self.first} {len(self.times)}"
         return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
 
 def claims(path: Path) -> bool:
-    """Whether this reader takes the path: a file with the suffix of HDF5."""
+    """Whether the path is a file with a suffix in `SUFFIXES`."""
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Hdf5Episode | Skipped | Names | Split]:
-    """Every camera of every recording in the file; `fps`, when given, goes before what file or layout say.
+    """Yield every camera of every recording; `fps`, if given, overrides the rate of the file or layout.
 
     Raises:
-        DilaError: the file is damaged or of a layout that is not known here.
+        DilaError: the file is damaged or has an unknown layout.
     """
     with opened(path) as file:
         if "data" in file and any(key.startswith("demo") for key in file["data"]):
@@ -119,25 +119,25 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Hdf5Epi
             yield from _recon(path, file, name, fps)
         else:
             raise DilaError(
-                f"{path} holds {sorted(file)[:8]}, which is none of the layouts known (robomimic: data/demo_0, "
+                f"{path} has {sorted(file)[:8]}, which is not a known layout (robomimic: data/demo_0, "
                 "stable-worldmodel: ep_len and ep_offset, RECON: images/rgb_left); see docs/data.md"
             )
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The file, open for reading.
+    """Context with the file open for reading; errors inside it become `DilaError`.
 
     Raises:
         MissingExtra: h5py is not installed.
-        DilaError: the file is gone, damaged or cut short, or something in it cannot be read.
+        DilaError: the file is missing, damaged or truncated, or something in it cannot be read.
     """
     try:
         import h5py
     except ImportError as error:
         raise MissingExtra(f"reading {path.name}", "h5py", "formats") from error
     if not path.is_file():
-        raise DilaError(f"{path} is gone; put it back, or open the data set anew")
+        raise DilaError(f"{path} no longer exists; restore it, or open the data set again")
     try:
         place = (os.getpid(), stamp(path))
         one = _idle.pop(place, None) or _open(h5py, path)
@@ -148,11 +148,11 @@ def opened(path: Path) -> Iterator[Any]:
             one.closing.close()
             raise
         _leave_open(place, one)
-    # What is damaged has other types, shapes and members than its readers expect.
+    # In a damaged file, anything may have an unexpected type, shape or member.
     except (
         OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError, MemoryError, OverflowError,
     ) as error:  # fmt: skip
-        if isinstance(error, OSError):  # of memory a damaged file may want any amount
+        if isinstance(error, OSError):  # not a MemoryError: a damaged file may declare any size
             refuse_shortage(error)
         packed = "plugin" in str(error) or "filter" in str(error)
         mend = "if it is compressed, pip install hdf5plugin" if packed else "replace or remove it"
@@ -166,22 +166,22 @@ class _Open(NamedTuple):
 
 
 _idle: OrderedDict[tuple[int, Stamp], _Open] = OrderedDict()
-"""Open files that nobody reads; the one that was read last at the end."""
+"""Open files that are not in use, most recently used last."""
 
 
 def _open(h5py: Any, path: Path) -> _Open:
-    with suppress(ImportError):  # where it is installed, files that were compressed with it can be read
+    with suppress(ImportError):  # importing it registers its compression filters
         import hdf5plugin  # noqa: F401
     with ExitStack() as stack:
         stored = stack.enter_context(HeapChecked(path))
         file = stack.enter_context(h5py.File(stored, "r", locking=False))
         if file.id.get_create_plist().get_sizes() != (8, 8):
-            raise DilaError(f"{path} has addresses or lengths of other than eight bytes; write it anew (h5repack)")
+            raise DilaError(f"{path} has addresses or lengths that are not eight bytes; rewrite it with h5repack")
         return _Open(file, stored, stack.pop_all())
 
 
 def _leave_open(place: tuple[int, Stamp], one: _Open) -> None:
-    """Among the few; another that was open at the same time, or the one that was read longest ago, is closed."""
+    """Cache an open file; close a second handle of the same file and the least recently used files."""
     if another := _idle.pop(place, None):
         another.closing.close()
     _idle[place] = one
@@ -196,22 +196,24 @@ def _close_all() -> None:
 
 
 def _own(path: Path, file: Any, place: str) -> Any:
-    """A data set of the file, as it may be read: from this file, and in chunks that fit into memory.
+    """Return an HDF5 data set after checking that it is stored in this file, in chunks that fit into memory.
 
-    HDF5 has links and storage in other files, by any path: a file from elsewhere could show what it was never given.
+    HDF5 can link to other files by any path, so a file from elsewhere could expose other files of the user.
 
     Raises:
-        DilaError: it lies outside, or claims too much.
+        DilaError: it is stored in another file, or its rows or chunks are too large.
     """
     return _checked(path, file, place, file[place])
 
 
 def _checked(path: Path, file: Any, place: str, dataset: Any) -> Any:
     if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
-        raise DilaError(f"{path}: {place} lies in another file, which is not followed; copy it in (h5repack)")
+        raise DilaError(
+            f"{path}: {place} is stored in another file, and such links are not followed; copy it in with h5repack"
+        )
     chunk = prod(dataset.chunks or dataset.shape[1:]) * dataset.dtype.itemsize
     if chunk > MAX_CHUNK or (dataset.ndim >= 3 and prod(dataset.shape[1:3]) > MAX_PIXELS):
-        raise DilaError(f"{path}: {place} claims rows or chunks of {chunk:,} bytes; store it in smaller ones")
+        raise DilaError(f"{path}: {place} declares rows or chunks of {chunk:,} bytes; store it in smaller ones")
     return dataset
 
 
@@ -225,7 +227,7 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
             found = _demo(path, data[demo], f"data/{demo}", recording, rate)
         except DilaError as error:
             refuse_shortage(error)
-            yield Skipped(path, f"{recording} is left out: {error}")
+            yield Skipped(path, f"{recording} is skipped: {error}")
             continue
         ids[demo] = [episode.id for episode in found]
         yield from found
@@ -237,7 +239,7 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
 
 def _demo(path: Path, group: Any, inside: str, recording: str, rate: float) -> list[Hdf5Episode]:
     file, obs = group.file, group.get("obs", {})
-    observed = {key: obs[key] for key in obs}  # to open a data set takes longer than all that is asked of it here
+    observed = {key: obs[key] for key in obs}  # each is opened once, which takes longer than all uses of it below
     cameras = {key: stored for key, stored in observed.items() if _is_images(stored)}
     if not cameras:
         raise DilaError("it has no images under obs; render them first (robomimic: dataset_states_to_obs.py)")
@@ -265,7 +267,7 @@ def _demo(path: Path, group: Any, inside: str, recording: str, rate: float) -> l
 
 
 def _control_rate(data: Any) -> float | None:
-    """Frames a second as the simulator ran, from the attribute ``env_args``; None where it does not say."""
+    """Return the control frequency from the attribute ``env_args``, or None."""
     with suppress(KeyError, TypeError, ValueError, AttributeError):
         rate = float(json.loads(data.attrs["env_args"])["env_kwargs"]["control_freq"])
         return rate if 0 < rate < float("inf") else None
@@ -279,7 +281,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
     images = [key for key, one in columns.items() if _is_images(one)]
     cameras = [key for key in images if key.startswith("pixels")] or images
     if not cameras:
-        raise DilaError(f"{path} has no column of images, such as pixels; record it with images")
+        raise DilaError(f"{path} has no column of images, such as 'pixels'; record it with images")
     for key in cameras:
         _checked(path, file, key, columns[key])
     numbers = [key for key, one in columns.items() if one.ndim <= 2 and _is_numbers(one)]
@@ -289,7 +291,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
     for number, (length, first) in enumerate(zip(lengths.tolist(), offsets.tolist(), strict=True)):
         recording = join(name, f"episode_{number:06d}")
         if first < 0 or length < 1 or first + length > there:
-            yield Skipped(path, f"{recording} is left out: its rows {first} to {first + length} are not all there")
+            yield Skipped(path, f"{recording} is skipped: some of its rows {first} to {first + length} are missing")
             continue
         check_length(f"{path}: {recording}", length)
         load = partial(_columns, path, tuple(places.items()), first, length)
@@ -300,11 +302,11 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
 
 
 def _all(path: Path, file: Any, key: str) -> np.ndarray:
-    """A short data set of whole numbers, one an episode."""
+    """Read an HDF5 data set with one integer per episode."""
     stored = _own(path, file, key)
     check_length(f"{path}: {key}", len(stored))
     if stored.ndim != 1 or stored.dtype.kind not in "iu":
-        raise DilaError(f"{path}: {key} should hold one whole number an episode; write it anew")
+        raise DilaError(f"{path}: {key} must have one integer per episode; write the file again")
     return stored[:].astype(np.int64)
 
 
@@ -323,11 +325,11 @@ def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterato
 
 def _check_rows(column: str, place: str, stored: Any, count: int) -> None:
     if len(stored) != count and not (column == "action" and len(stored) == count - 1):
-        raise DilaError(f"{place} has {len(stored)} rows for {count} frames; one a frame is needed")
+        raise DilaError(f"{place} has {len(stored)} rows for {count} frames; it needs one per frame")
 
 
 def _widths(file: Any, places: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """How many numbers a frame each column has."""
+    """Return how many numbers each column has per frame."""
     return {column: sum(prod(file[part].shape[1:]) for part in parts) for column, parts in places.items()}
 
 
@@ -350,14 +352,14 @@ def _read_columns(version: Stamp, places: Places, first: int, count: int) -> dic
 
 
 def _onward(action: np.ndarray) -> np.ndarray:
-    """Actions such that row f leads from frame f to f+1: a first row of NaN tells that rows hold what led to them."""
+    """Return actions whose row f leads from frame f to f+1; if only the first row is NaN, the file stores f-1 to f."""
     if len(action) < 2 or not np.isnan(action[0]).all() or np.isnan(action[-1]).all():
         return action
     return np.concatenate([action[1:], action[:1]])
 
 
 def _is_images(dataset: Any) -> bool:
-    """Whether each row is a picture: encoded, grey, or with channels."""
+    """Whether each row of an HDF5 data set is a picture: encoded, grey, or with channels."""
     shape = getattr(dataset, "shape", ())
     if len(shape) == 1:
         return (dataset.dtype.metadata or {}).get("vlen") == np.uint8
@@ -371,7 +373,7 @@ def _is_numbers(dataset: Any) -> bool:
 
 
 def _rows(dataset: Any, wanted: list[int]) -> list[Any]:
-    """The rows asked for, in one read where they lie close together."""
+    """Read the wanted rows, in one read if they are close together."""
     low, high = min(wanted), max(wanted)
     if high - low < 2 * len(wanted):
         block = dataset[low : high + 1]
@@ -380,7 +382,7 @@ def _rows(dataset: Any, wanted: list[int]) -> list[Any]:
 
 
 def _picture(value: Any, where: str) -> np.ndarray:
-    """RGB ``Y X 3`` of a row: pixels of any usual order, or an encoded image."""
+    """Convert a row to RGB ``Y X 3``: pixels with channels first or last, grey pixels, or an encoded image."""
     if isinstance(value, np.ndarray) and value.ndim > 1:
         value = value if value.ndim == 3 else value[..., None]
         picture = value if value.shape[-1] in (1, 3, 4) else value.transpose(1, 2, 0)

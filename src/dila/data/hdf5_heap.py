@@ -1,7 +1,7 @@
-"""An HDF5 file whose heaps of strings, and of rows of any length, are looked at before HDF5 walks through them.
+"""File object for h5py that checks global heaps (strings and rows of variable length) before HDF5 walks them.
 
-HDF5 (2.0.0) goes from object to object of a heap by the sizes that stand there, and for ever where one of them is
-zero; nothing can stop it then, so the bytes are checked on their way to it. Layout: section III.E of
+HDF5 (2.0.0) steps through the objects of a heap by their stored sizes, and loops forever, without a way to interrupt
+it, if a size is zero. So heaps are checked as their bytes are read. Layout: section III.E of
 https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, with lengths of eight bytes.
 """
 
@@ -15,15 +15,15 @@ from dila.errors import DilaError
 
 SIGNATURE = b"GCOL"
 HEAP = struct.Struct("<8xQ")
-"""Its size, with this header."""
+"""Header of a heap: its size, including this header."""
 OBJECT = struct.Struct("<H6xQ")
-"""Its number, 0 for what is free, and its size: of what is free with this header, of all else without."""
+"""Header of an object: its number (0: free space) and its size, which includes this header for free space only."""
 MAX_STEPS = 1_000_000
-"""Objects walked through for one reader; a heap has at most 65,535."""
+"""Maximum number of objects checked between two calls of `begin`; a heap has at most 65,535."""
 
 
 class HeapChecked(io.FileIO):
-    """The file, for h5py to read through; `DilaError` instead of the bytes of a heap that has no end."""
+    """File for h5py to read from; raises `DilaError` on a heap that HDF5 would walk forever."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -32,12 +32,12 @@ class HeapChecked(io.FileIO):
         self.seen: set[int] = set()
 
     def begin(self) -> None:
-        """For another reader, who has as many steps; HDF5 asks again for what it does not remember."""
+        """Reset the count of steps, for the next use of the open file."""
         self.steps = 0
         self.seen.clear()
 
     def readinto(self, buffer: Any, /) -> int | None:
-        """Read on into `buffer`, as h5py asks for it."""
+        """Read into `buffer` and check the heaps in it."""
         first = self.tell()
         count = super().readinto(buffer)
         # A signature may begin in one read and end in the next.
@@ -62,5 +62,5 @@ class HeapChecked(io.FileIO):
             number, size = OBJECT.unpack(head)
             self.steps += 1
             if size >= 2**63 or (number == 0 and size == 0) or self.steps > MAX_STEPS:
-                raise DilaError(f"{self.path} is not a readable HDF5 file (a heap at {at} has no end); replace it")
+                raise DilaError(f"{self.path} is not a readable HDF5 file (damaged heap at byte {at}); replace it")
             at += size if number == 0 else OBJECT.size + (size + 7) // 8 * 8

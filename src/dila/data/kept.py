@@ -1,4 +1,4 @@
-"""What readers keep of what they have read: what was asked for last, up to so many bytes a process."""
+"""Cache of what readers have read last, limited in bytes per process."""
 
 import os
 from collections import OrderedDict
@@ -7,17 +7,17 @@ from threading import Lock
 from typing import Any, TypeVar
 
 MAX_KEPT = 256 * 2**20
-"""Bytes that a process keeps, of all its readers; one thing is kept however large it is."""
+"""Maximum bytes cached by a process, over all readers; a single entry is cached whatever its size."""
 BESIDE = 128
-"""Bytes of an array, a tuple or a mapping beside what is in it."""
+"""Estimated overhead of an array, a tuple or a mapping, in bytes."""
 
 Made = TypeVar("Made")
 
 
 class Kept:
-    """Remembers what functions gave, as `functools.lru_cache` does, by bytes instead of by number.
+    """Least-recently-used cache of function results, limited by bytes instead of by number.
 
-    A fork begins with nothing: a thread that it does not have may have held the lock.
+    A forked process starts with an empty cache, since a thread that it lacks may have held the lock.
     """
 
     def __init__(self) -> None:
@@ -26,18 +26,18 @@ class Kept:
             os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Clear the cache."""
         self._lock, self._bytes = Lock(), 0
         self._found: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
 
     def __call__(self, read: Callable[..., Made], *arguments: Any) -> Made:
-        """What `read` gives of these (hashable) arguments, mappings or arrays that nobody changes."""
+        """Return `read(*arguments)`, a mapping or an array that callers must not change; arguments must be hashable."""
         key = (read, *arguments)
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
                 return self._found[key][0]
-        made = read(*arguments)  # by two threads at a time, if need be
+        made = read(*arguments)  # without the lock, so two threads may read the same
         size = _size(made)
         with self._lock:
             if key not in self._found:

@@ -1,4 +1,4 @@
-"""Latent actions that `dila.imagine.label` wrote, as a column of the episodes that they are of."""
+"""Latent actions written by `dila.imagine.label`, attached to their episodes as a column."""
 
 import json
 from dataclasses import replace
@@ -14,39 +14,38 @@ from dila.files import at_home
 
 COLUMN = "latent_action"
 SAME = 1e-3
-"""Seconds by which the time of a frame may differ from the one it was labelled at: what containers round to."""
+"""Seconds by which the time of a frame may differ from its time in the labels, since containers round times."""
 METADATA_KEY = b"dila"
-"""Of the schema: says what made the labels."""
+"""Key in the metadata of the schema that describes how the labels were made."""
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What made the labels of a file: model, stride, frames, every_frame, encoder, version.
+    """Read how the labels of a file were made: model, stride, frames, every_frame, encoder, version.
 
     Raises:
-        DilaError: it holds no labels.
+        DilaError: the file has no labels.
     """
     try:
         return json.loads((open_table(path).schema_arrow.metadata or {})[METADATA_KEY])
     except (KeyError, ValueError) as error:
-        raise DilaError(
-            f"{path} holds no latent actions; make some with: dila label MODEL VIDEOS --out FILE"
-        ) from error
+        raise DilaError(f"{path} has no latent actions; make some with: dila label MODEL VIDEOS --out FILE") from error
 
 
 def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
-    """The corpus with a column ``latent_action`` ``[frames, Dz]``, float32; NaN at frames that have none.
+    """Return the corpus with a column ``latent_action`` ``[frames, Dz]``, float32; NaN at frames without a label.
 
-    Row f moves frame f to the one a stride of the model later. Without ``every_frame`` most frames have none.
+    Row f leads from frame f to the frame one stride of the model later. Without ``every_frame``, most frames have no
+    label.
 
     Args:
-        corpus: the videos that were labelled, or some of them.
-        path: what ``dila label`` wrote.
+        corpus: the labelled videos, or some of them.
+        path: file written by ``dila label``.
 
     Raises:
-        DilaError: it holds no labels, or none of these videos, or of frames that a video has not or has at other times.
+        DilaError: the file has no labels, or none of these videos, or its frames or times do not match a video.
     """
     path = at_home(path)
-    read_about(path)  # which refuses other tables
+    read_about(path)  # raises if this is another table
     table = read_columns(path, open_table(path), ["file", "frame", "time", "z", "valid"])
     files, frame, time, valid = (table[name].to_numpy() for name in ("file", "frame", "time", "valid"))
     z = np.zeros((len(table), table.schema.field("z").type.list_size), np.float32)
@@ -54,20 +53,20 @@ def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
     rows = {str(name): slice(*places) for name, places in runs(files).items()}
     if rows.keys().isdisjoint(episode.id for episode in corpus.episodes):
         raise DilaError(
-            f"{path} labels {files[0]} and others, none of which is in {corpus.root}; label the same folder"
+            f"{path} has labels of {files[0]} and others, none of which is in {corpus.root}; label the same folder"
         )
     episodes = []
     for episode in corpus.episodes:
         mine = rows.get(episode.id, slice(0))
         if (frame[mine] >= len(episode.times)).any():
             raise DilaError(
-                f"{path} labels {frame[mine].max() + 1} frames of {episode.id}, which has {len(episode.times)}; "
-                "label it again"
+                f"{path} has labels of {frame[mine].max() + 1} frames of {episode.id}, which has "
+                f"{len(episode.times)}; label it again"
             )
         if (np.abs(time[mine] - episode.times[frame[mine]]) > SAME).any():
             raise DilaError(
-                f"{path} labels frames of {episode.id} at other times than they have here, so that z is of another "
-                "stride; label with the same --fps"
+                f"{path} has labels of {episode.id} whose times differ from those of its frames, so z has another "
+                "stride; label it with the same --fps"
             )
         known, column = valid[mine], np.full((len(episode.times), z.shape[1]), np.nan, np.float32)
         column[frame[mine][known]] = z[mine][known]
@@ -76,5 +75,5 @@ def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
 
 
 def with_column(episode: Any, name: str, values: np.ndarray) -> Any:
-    """The episode with one column more, or another of that name."""
+    """Return the episode with a column added or replaced."""
     return replace(episode, columns={**episode.columns, name: values})

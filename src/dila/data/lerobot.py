@@ -1,8 +1,9 @@
-"""LeRobot data sets, v2.x (one parquet and one mp4 an episode) and v3.0 (many episodes a file), read without lerobot.
+"""Reader of LeRobot data sets, v2.x (one parquet and mp4 per episode) and v3.0 (many episodes per file).
 
-Each camera of each episode is an `Episode` with the id ``episode_000012/observation.images.front``. Nothing but the
-tables of ``meta`` and the outermost sizes of the files is read at first; videos are read by time, tables when a column
-is asked for. The layout is documented in docs/data.md; source: https://github.com/huggingface/lerobot.
+Each camera of each episode is an `Episode` with an id like ``episode_000012/observation.images.front``. Opening reads
+only the tables of ``meta`` and the top-level sizes of the files; videos are read by time, and tables when a column is
+accessed. It does not need the package lerobot. The layout is documented in docs/data.md; source:
+https://github.com/huggingface/lerobot.
 """
 
 import hashlib
@@ -36,16 +37,16 @@ from dila.errors import DilaError, check_inside, refuse_shortage
 from dila.shapes import Tensor, UInt8
 
 RANGES = re.compile(r"\s*\d{1,9}\s*:\s*\d{1,9}\s*(,\s*\d{1,9}\s*:\s*\d{1,9}\s*)*", re.ASCII)
-"""Of episodes, as a split is told: one, and where several calls wrote a data set here, several."""
+"""Ranges of episodes of a split, such as ``0:50``, or ``0:50,60:70`` if several calls of dila wrote the data set."""
 
 
 class Origin(NamedTuple):
-    """The recording that an episode of a converted data set is a copy of."""
+    """The source recording of an episode of a converted data set."""
 
     data: str
     """Path or address of its corpus."""
     recording: str
-    """Id there, without the camera."""
+    """Its id in that corpus, without the camera."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,31 +55,31 @@ class LeRobotEpisode:
 
     id: str
     recording: str
-    """The same for all cameras that saw this recording: what splits keep together."""
+    """Id shared by all cameras of this recording; a split keeps them on one side."""
     camera: str
     """Key of the feature."""
     times: np.ndarray
     frames: "_Video | _Images"
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
-    """What is done in it, in words, where the data set says so."""
+    """Task descriptions, if the data set has them."""
     stamps: Callable[[], np.ndarray | None] | None = None
-    """Gives the time stamps of its table, for `dila.data.check`: frames are found by their number."""
+    """Returns the timestamps in its table, for `dila.data.check`; frames are located by index, not by these."""
     origin: Origin | None = None
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
-        """The frames with these indices, RGB; raises `DilaError` when a file is gone or does not decode there."""
+        """Read the frames with these indices, RGB; raises `DilaError` if a file is missing or cannot be decoded."""
         wanted = check_inside(f"{self.frames.path} ({self.id})", frames, len(self.times))
         return self.frames.read(wanted) if wanted else self.frames.read([0])[:0]
 
     def fingerprint(self) -> str:
-        """Hash of the file (its size and three samples) and of the place of the episode in it."""
+        """Hash the file (its size and three samples) and the position of the episode in it."""
         told = f"{hash_shared(self.frames.path)} {self.frames.place}"
         return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
 
 class _Video(NamedTuple):
-    """Frames that lie in an mp4, after one another."""
+    """Frames stored in a part of an mp4."""
 
     span: Span
 
@@ -95,7 +96,7 @@ class _Video(NamedTuple):
 
 
 class _Images(NamedTuple):
-    """Frames that lie as encoded images in a column of a table, from row `start` on."""
+    """Frames stored as encoded images in a column of a table, in the rows of `episode`."""
 
     path: Path
     column: str
@@ -115,20 +116,20 @@ class _Images(NamedTuple):
         data = cell if isinstance(cell, bytes) else cell.get("bytes")
         where = f"{self.path}, column {self.column}, row {row}"
         if not data:
-            raise DilaError(f"{where} holds no image; images have to lie in the table itself")
+            raise DilaError(f"{where} has no image; images must be stored in the table itself")
         return picture_from(data, where)
 
 
 def claims(path: Path) -> bool:
-    """Whether this reader takes the path: a folder with ``meta/info.json``."""
+    """Whether the path is a folder with ``meta/info.json``."""
     return (path / INFO).is_file()
 
 
 def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobotEpisode | Skipped | Names | Split]:
-    """Every camera of every episode; `fps`, when given, replaces the data set's own rate in the times.
+    """Yield every camera of every episode; `fps`, if given, replaces the rate of the data set in the frame times.
 
     Raises:
-        DilaError: ``meta`` is damaged, of an unknown version, or declares no camera.
+        DilaError: ``meta`` is damaged, of an unsupported version, or declares no camera.
     """
     info = read_info(path)
     cameras, numbers = features(path, info)
@@ -139,13 +140,13 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
     for row in listed:
         counts[row.data] += row.length
     needed = (*numbers, *(key for key, kind in cameras.items() if kind == "image"))
-    fault = cache(_fault)  # each file is looked at once
+    fault = cache(_fault)  # each file is checked once
     widths = {column: width(info["features"][key]) for key, column in numbers.items()}
     ids: dict[int, list[str]] = {}
     for row in listed:
         recording = join(name, f"episode_{row.number:06d}")
         if reason := fault(_check_table, row.data, needed, counts[row.data]):
-            yield Skipped(row.data, f"{recording} is left out: {reason}")
+            yield Skipped(row.data, f"{recording} is skipped: {reason}")
             continue
         times = np.arange(row.length) / (own if fps is None else fps)
         origin = Origin(corpus, row.source) if corpus and row.source else None
@@ -154,7 +155,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
             if kind == "video":
                 file, start = row.videos[camera]
                 if reason := fault(check_whole, file):
-                    yield Skipped(file, f"{recording}/{camera} is left out: {reason}")
+                    yield Skipped(file, f"{recording}/{camera} is skipped: {reason}")
                     continue
                 source: _Video | _Images = _Video(Span(file, start, own, row.length))
             else:
@@ -169,7 +170,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[LeRobot
 
 
 def _fault(check: Callable[..., None], *arguments: Any) -> str | None:
-    """The sentence that says what is wrong with a file, or None."""
+    """Return the error message of a check of a file, or None."""
     try:
         check(*arguments)
     except DilaError as error:
@@ -190,11 +191,11 @@ def _check_table(path: Path, needed: Sequence[str], count: int) -> None:
 def _splits(path: Path, info: Mapping[str, Any], ids: Mapping[int, Sequence[str]]) -> Iterator[Split | Skipped]:
     stored = info.get("splits") or {}
     if not isinstance(stored, dict):
-        yield Skipped(path / INFO, "its 'splits' are left out: they are no names with a range of episodes each")
+        yield Skipped(path / INFO, "its 'splits' are ignored: they do not map names to ranges of episodes")
         return
     for name, told in stored.items():
         if not RANGES.fullmatch(str(told)):
-            yield Skipped(path / INFO, f"split {name!r} is left out: {told!r} is not a range of episodes such as 0:50")
+            yield Skipped(path / INFO, f"split {name!r} is ignored: {told!r} is not a range of episodes such as 0:50")
             continue
         ranges = [range(*map(int, part.split(":"))) for part in str(told).split(",")]
         inside = [number for number in ids if any(number in part for part in ranges)]

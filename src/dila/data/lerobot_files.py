@@ -1,4 +1,4 @@
-"""Parts of a LeRobot data set that need more than one call: joined videos, tables of tasks and episodes, splits."""
+"""Parts of a LeRobot data set to be written: joined videos, tables of tasks and episodes, splits."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from dila.data.video import address
 from dila.errors import DilaError, first_line
 from dila.files import replacing
 
-KEEP = "put it back from a copy, or choose another folder"
+KEEP = "restore it from a copy, or choose another folder"
 
 
 def join_videos(target: Path, parts: Sequence[tuple[Path, int]]) -> None:
-    """One mp4 of many (path and frames of each), their packets moved on in time and otherwise as they are.
+    """Concatenate mp4 files (path and number of frames of each) by shifting the times of their packets.
 
     Raises:
-        DilaError: one of them was encoded with other settings.
+        DilaError: the files were encoded with different settings.
     """
     import av
 
@@ -33,12 +33,16 @@ def join_videos(target: Path, parts: Sequence[tuple[Path, int]]) -> None:
                 stream = stream or container.add_stream_from_template(source)
                 header = header or source.codec_context.extradata
                 if source.codec_context.extradata != header:
-                    raise DilaError(f"{path} was encoded unlike the episodes before it; delete it and go on")
+                    raise DilaError(
+                        f"{path} was encoded with settings that differ from the episodes before it; delete it and run "
+                        "the same command again"
+                    )
                 shift = int(Fraction(frames) / (source.average_rate * source.time_base))  # pyright: ignore
-                wait = max(delays) - delay  # too short for a B-frame, it would be decoded after the start of the next
+                # All clips get the same decoding delay: a clip without B-frames would otherwise overlap the next one.
+                wait = max(delays) - delay
                 for packet in part.demux(source):
                     if packet.dts is None or packet.pts is None:
-                        continue  # the mark at the end
+                        continue  # the empty packet at the end
                     packet.pts, packet.dts = packet.pts + shift, packet.dts + shift - wait
                     packet.stream = stream
                     container.mux(packet)
@@ -46,7 +50,7 @@ def join_videos(target: Path, parts: Sequence[tuple[Path, int]]) -> None:
 
 
 def _delay(path: Path) -> int:
-    """Ticks from the decoding of the first frame to its showing: 0 where the clip has no B-frames."""
+    """Return the ticks from the decoding to the presentation of the first frame: 0 if the clip has no B-frames."""
     import av
 
     with av.open(address(path)) as container:
@@ -55,7 +59,7 @@ def _delay(path: Path) -> int:
 
 
 def write_tasks(path: Path, tasks: Sequence[str]) -> None:
-    """``task_index`` with ``task`` as the index of the table, which only pandas' own metadata can say."""
+    """Write ``task_index``, with ``task`` as the index of the table, which needs the metadata of pandas."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -75,15 +79,15 @@ def write_tasks(path: Path, tasks: Sequence[str]) -> None:
 
 
 def tasks_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """All tasks in the order in which they first come, which is that of their numbers."""
+    """Return all tasks in the order of first occurrence, which is that of ``task_index``."""
     return list(dict.fromkeys(task for row in rows for task in row["tasks"]))
 
 
 def splits_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The episodes of each part as a range, ``0:50``; as several, ``0:50,60:70``, where later calls added to it."""
+    """Return the episodes of each split as ranges: ``0:50``, or ``0:50,60:70`` if later calls added episodes."""
     inside: dict[str, list[int]] = {}
     for row in rows:
-        for split in row.get("splits", ("train",)):  # written before there was this column
+        for split in row.get("splits", ("train",)):  # older data sets lack this column
             inside.setdefault(split, []).append(row["episode_index"])
     ranges: dict[str, str] = {}
     for split, numbers in inside.items():
@@ -93,10 +97,10 @@ def splits_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
-    """The rows of ``meta/episodes`` that are in place.
+    """Read the rows of ``meta/episodes``, sorted by episode.
 
     Raises:
-        DilaError: a file of them is damaged.
+        DilaError: a file is damaged.
     """
     paths = sorted((out / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
     return sorted((row for path in paths for row in _read_rows(path)), key=lambda row: row["episode_index"])

@@ -1,4 +1,4 @@
-"""What the folder ``meta`` of a LeRobot data set tells: its features, and where each episode lies."""
+"""Reader of the folder ``meta`` of a LeRobot data set: its features, and the files of each episode."""
 
 import json
 import re
@@ -17,13 +17,13 @@ from dila.errors import DilaError
 
 INFO = "meta/info.json"
 RENAMED = {"observation.state": "state"}
-"""What columns of the paper's terms are called here, where that name is free; others keep theirs."""
+"""Features that get another column name, unless another feature has that name."""
 NUMBERS = ("float", "int", "uint", "bool")
 FORM = re.compile(r"(0?[1-9])?d?")
 
 
 class Row(NamedTuple):
-    """What ``meta`` says of one episode."""
+    """The entry of one episode in ``meta``."""
 
     number: int
     length: int
@@ -31,14 +31,14 @@ class Row(NamedTuple):
     videos: dict[str, tuple[Path, float]]
     tasks: tuple[str, ...] = ()
     source: str | None = None
-    """What it was called where it came from, where a data set written here says so."""
+    """Id of the recording in the source, if dila wrote the data set."""
 
 
 def list_episodes(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str]) -> list[Row]:
-    """All episodes in the order of their numbers.
+    """List all episodes in the order of their numbers.
 
     Raises:
-        DilaError: the list is missing, damaged, or points out of the data set.
+        DilaError: the list is missing, damaged, or points outside the data set.
     """
     videos = [key for key, kind in cameras.items() if kind == "video"]
     found = (_v3 if info["codebase_version"].startswith("v3") else _v2)(path, info, videos)
@@ -46,24 +46,24 @@ def list_episodes(path: Path, info: Mapping[str, Any], cameras: Mapping[str, str
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """``meta/info.json``.
+    """Read ``meta/info.json``.
 
     Raises:
-        DilaError: it is missing what is needed here, or of another version.
+        DilaError: it lacks features or rate, or is of an unsupported version.
     """
     info = read_json(path / INFO)
     declared = info.get("features") if isinstance(info, dict) else None
     whole = isinstance(declared, dict) and all(isinstance(f, dict) and "dtype" in f for f in declared.values())
     if not whole or not _positive(info.get("fps")):
-        raise DilaError(f"{path / INFO} needs 'features' and an 'fps' above 0, as LeRobot writes it")
+        raise DilaError(f"{path / INFO} must have 'features' and an 'fps' above 0, as LeRobot writes it")
     version = str(info.get("codebase_version", ""))
     if not version.startswith(("v2", "v3")):
-        raise DilaError(f"{path / INFO} says codebase_version = {version!r}; v2.0, v2.1 and v3.0 can be read")
+        raise DilaError(f"{path / INFO} has codebase_version = {version!r}; only v2.0, v2.1 and v3.0 are supported")
     return info
 
 
 def converted_from(path: Path) -> str | None:
-    """The corpus that a data set is a copy of, as `dila.data.convert` wrote it down; None where nothing says so."""
+    """Return the source corpus that `dila.data.convert` recorded for this data set, or None."""
     with suppress(DilaError):
         told = read_json(path / SETTINGS) if (path / SETTINGS).is_file() else None
         if isinstance(told, dict) and told.get("source") == "convert" and isinstance(told.get("path"), str):
@@ -76,7 +76,7 @@ def _positive(value: Any) -> bool:
 
 
 def features(path: Path, info: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Cameras with their kind (video or image), and keys of numeric columns with the names they get here.
+    """Return the cameras with their type (video or image), and the keys of numeric features with their column names.
 
     Raises:
         DilaError: there is no camera.
@@ -88,13 +88,13 @@ def features(path: Path, info: Mapping[str, Any]) -> tuple[dict[str, str], dict[
         if feature["dtype"] in ("video", "image") and not _is_depth(feature)
     }
     if not cameras:
-        raise DilaError(f"{path / INFO} declares no feature of the type video or image; there is nothing to see")
+        raise DilaError(f"{path / INFO} declares no feature of dtype video or image; use a data set with a camera")
     numeric = [key for key, f in declared.items() if str(f["dtype"]).startswith(NUMBERS) and key not in ADDRESS]
     return cameras, {key: key if RENAMED.get(key) in numeric else str(RENAMED.get(key, key)) for key in numeric}
 
 
 def text_features(path: Path) -> tuple[str, ...]:
-    """Keys of what a data set says in words at each frame, which no column holds."""
+    """Return the keys of text features, which are not read as columns."""
     declared = read_info(path)["features"]
     return tuple(f"{key} (text)" for key, feature in declared.items() if feature["dtype"] == "string")
 
@@ -105,12 +105,12 @@ def _is_depth(feature: Mapping[str, Any]) -> bool:
 
 
 def width(feature: Mapping[str, Any]) -> int:
-    """How many numbers a frame a feature has."""
+    """Return how many numbers a feature has per frame."""
     return int(np.prod(feature.get("shape") or [1]))
 
 
 def names(declared: Mapping[str, Any], numbers: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Component names, where the data set gives as many as the column has numbers."""
+    """Return the component names of columns, if the data set gives one for each component."""
     found = {}
     for key, column in numbers.items():
         stored = declared[key].get("names")
@@ -145,7 +145,7 @@ def _v3(path: Path, info: Mapping[str, Any], videos: Sequence[str]) -> list[Row]
     keys += [f"videos/{key}/{part}" for key in videos for part in ("chunk_index", "file_index", "from_timestamp")]
     files = sorted((path / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
-        raise DilaError(f"{path / 'meta' / 'episodes'} holds no table of the episodes; fetch the data set again")
+        raise DilaError(f"{path / 'meta' / 'episodes'} has no table of the episodes; fetch the data set again")
     found: list[Row] = []
     for file in files:
         parquet = open_table(file)
@@ -179,13 +179,13 @@ def _v3_row(path: Path, info: Mapping[str, Any], videos: Sequence[str], row: Map
         source = row["source"] if isinstance(row.get("source"), str) else None
         return Row(int(row["episode_index"]), length, data, files, _tasks(row), source)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise DilaError(f"{path / INFO} and meta/episodes do not fit together: {error!r}; fetch them again") from error
+        raise DilaError(f"{path / INFO} does not match meta/episodes: {error!r}; fetch both again") from error
 
 
 def _filled(template: str, **values: Any) -> str:
-    """The template with its fields filled in: names alone, at most padded to a few digits.
+    """Fill in a path template whose fields are plain names, at most padded to a few digits.
 
-    `str.format` as it is reaches into attributes, and makes gigabytes of a width.
+    Unrestricted, `str.format` can access attributes, and pads to gigabytes if the field width says so.
     """
     for _, field, form, conversion in Formatter().parse(template):
         if field is not None and (field not in values or not FORM.fullmatch(form or "") or conversion):
@@ -194,7 +194,7 @@ def _filled(template: str, **values: Any) -> str:
 
 
 def _inside(path: Path, name: str) -> Path:
-    """A file of the data set; what leads out of it is refused."""
+    """Return the path of a file of the data set; raises `DilaError` if it is outside."""
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise DilaError(f"{path / INFO} points to {name!r}, outside of the data set")
+        raise DilaError(f"{path / INFO} points to {name!r}, outside the data set; fetch it again")
     return path / name

@@ -1,7 +1,7 @@
-"""The statistics that a LeRobot data set keeps of every feature, of one episode and of all.
+"""Statistics of the features of a LeRobot data set, per episode and over all episodes.
 
-Each is a dict of ``min``, ``max``, ``mean``, ``std`` and ``count``, lists as JSON and Parquet hold them. Pixels are in
-0..1 and have the shape ``3 1 1``.
+Each is a dict of ``min``, ``max``, ``mean``, ``std`` and ``count``, as lists for JSON and Parquet. Pixels are in 0..1
+and have the shape ``3 1 1``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,13 +12,13 @@ import numpy as np
 from dila.shapes import Tensor
 
 DETAIL = 150
-"""Of larger pictures, only so many pixels a side are looked at."""
+"""Larger pictures are subsampled to about this many pixels on their shorter side."""
 
 
 def statistics(values: np.ndarray) -> dict[str, list[Any]]:
-    """Of the rows ``[N]`` or ``[N, A]`` of a column; unknown values (NaN) are left out."""
+    """Compute statistics of the rows ``[N]`` or ``[N, A]`` of a column, ignoring unknown values (NaN)."""
     x = values.reshape(len(values), -1).astype(np.float64)
-    known = np.where(np.isnan(x).all(axis=0), 0, x)  # of a component that is never known, zeros
+    known = np.where(np.isnan(x).all(axis=0), 0, x)  # zeros for a component that is never known
     return {
         "min": np.nanmin(known, axis=0).tolist(),
         "max": np.nanmax(known, axis=0).tolist(),
@@ -29,7 +29,7 @@ def statistics(values: np.ndarray) -> dict[str, list[Any]]:
 
 
 def merged(parts: Sequence[dict[str, list[Any]]]) -> dict[str, list[Any]]:
-    """Of all episodes, from those of each."""
+    """Combine the statistics of episodes into those of all."""
     low, high, mean, std = (np.array([part[kind] for part in parts]) for kind in ("min", "max", "mean", "std"))
     count = np.array([part["count"][0] for part in parts], dtype=np.float64)
     share = (count / count.sum()).reshape(-1, *[1] * (mean.ndim - 1))
@@ -44,7 +44,7 @@ def merged(parts: Sequence[dict[str, list[Any]]]) -> dict[str, list[Any]]:
 
 
 class PixelStatistics:
-    """Counts what passes by on its way to the encoder."""
+    """Accumulates pixel statistics of frames on their way to the video encoder."""
 
     def __init__(self) -> None:
         self.frames = 0
@@ -54,14 +54,14 @@ class PixelStatistics:
         self._sum, self._squares = np.zeros(3), np.zeros(3)
 
     def watching(self, chunks: Iterable[Tensor]) -> Iterator[np.ndarray]:
-        """The pictures ``Y X 3`` of chunks uint8 ``N 3 Y X``, as they are."""
+        """Yield the pictures ``Y X 3`` of uint8 chunks ``N 3 Y X`` and add them to the statistics."""
         for chunk in chunks:
             for picture in chunk.permute(0, 2, 3, 1).contiguous().numpy():
                 self._see(picture)
                 yield picture
 
     def result(self) -> dict[str, Any]:
-        """What was seen, ``3 1 1`` each."""
+        """Return the statistics of all frames so far, ``3 1 1`` each."""
         mean = self._sum / self._pixels
         std = np.sqrt(np.maximum(self._squares / self._pixels - mean**2, 0))
         found = {"min": self._low, "max": self._high, "mean": mean, "std": std}

@@ -1,4 +1,4 @@
-"""The tables of LeRobot data sets: numbers and encoded images, by episode, read by row groups and kept for a while."""
+"""Reader of the tables of LeRobot data sets: numbers and encoded images by episode, cached by row groups."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,14 +12,14 @@ from dila.data.reading import Stamp, column_rows, is_numeric, open_table, read_c
 from dila.errors import DilaError
 
 ADDRESS = frozenset({"timestamp", "frame_index", "episode_index", "index"})
-"""Columns that only say where a row belongs."""
+"""Columns that only locate a row."""
 
 
 def columns(path: Path, episode: int, length: int, numbers: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Numeric columns of one episode, under the names that `numbers` gives them.
+    """Read the numeric columns of one episode; `numbers` maps their keys to column names.
 
     Raises:
-        DilaError: its rows are not exactly its frames.
+        DilaError: the rows do not match the frames exactly.
     """
     stored, first, last = _around(path, episode)
     frame = stored["frame"][first:last]
@@ -32,7 +32,7 @@ def columns(path: Path, episode: int, length: int, numbers: Mapping[str, str]) -
 
 
 def stamps(path: Path, episode: int) -> np.ndarray | None:
-    """Seconds of each frame of one episode as the table has them, NaN in empty cells; None where it has none."""
+    """Read the timestamps of one episode, in seconds, NaN in null cells; None if the table has no such column."""
     stored, first, last = _around(path, episode)
     if stored["stamps"] is None:
         return None
@@ -40,19 +40,19 @@ def stamps(path: Path, episode: int) -> np.ndarray | None:
 
 
 def first_row(path: Path, episode: int) -> int:
-    """Place of the first row of an episode in its file.
+    """Return the index of the first row of an episode in its file.
 
     Raises:
-        DilaError: it has none.
+        DilaError: it has no rows.
     """
     stored, first, last = _around(path, episode)
     if first == last:
-        raise DilaError(f"{path} has no row of episode {episode} any more; open the data set anew")
+        raise DilaError(f"{path} no longer has rows of episode {episode}; open the data set again")
     return stored["first"] + first
 
 
 def _around(path: Path, episode: int) -> tuple[dict[str, Any], int, int]:
-    """Numbers of the row groups that an episode lies in, its first row in there, and the one after its last."""
+    """Return the data of the row groups with an episode, and in it the episode's first row and row after the last."""
     version = stamp(path)
     places = kept(_places, version)
     low, high = 0, len(places["edges"]) - 1
@@ -63,7 +63,7 @@ def _around(path: Path, episode: int) -> tuple[dict[str, Any], int, int]:
 
 
 def _places(version: Stamp) -> dict[str, Any]:
-    """The row that each row group of a file begins with, and the rows of each episode if there are several groups."""
+    """Return the first row of each row group of a file and, if there are several groups, the rows of each episode."""
     parquet = open_table(version[0])
     groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
     rows = {}
@@ -73,7 +73,7 @@ def _places(version: Stamp) -> dict[str, Any]:
 
 
 def _numbers(version: Stamp, low: int, high: int) -> dict[str, Any]:
-    """Numbers of row groups of a file, and where each episode lies among them."""
+    """Read the numeric columns of row groups `low` to `high` - 1, and the rows of each episode among them."""
     path = version[0]
     parquet = open_table(path)
     wanted = [f.name for f in parquet.schema_arrow if is_numeric(f.type)]
@@ -86,7 +86,7 @@ def _numbers(version: Stamp, low: int, high: int) -> dict[str, Any]:
 
 
 def group_of(path: Path, row: int) -> tuple[int, int]:
-    """The row group that holds a row, and the row's place in it."""
+    """Return the row group of a row, and the index of the row in it."""
     edges = kept(_places, stamp(path))["edges"]
     group = int(np.searchsorted(edges, row, side="right")) - 1
     return group, row - int(edges[group])
@@ -94,5 +94,5 @@ def group_of(path: Path, row: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=4)
 def image_group(version: Stamp, column: str, group: int) -> Any:
-    """Encoded images of one row group."""
+    """Read the encoded images of one row group."""
     return read_columns(version[0], open_table(version[0]), [column], [group])[column].combine_chunks()

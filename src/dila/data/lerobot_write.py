@@ -1,24 +1,24 @@
-"""LeRobot data sets, version 3.0, written with pyarrow and PyAV (https://huggingface.co/docs/lerobot).
+"""Writer of LeRobot data sets, version 3.0, with pyarrow and PyAV (https://huggingface.co/docs/lerobot).
 
 ========================================  ==========================================================================
-file                                      holds
+file                                      contents
 ========================================  ==========================================================================
-``meta/info.json``                        version, rate, counts, paths, and every feature with type, shape and names
+``meta/info.json``                        version, rate, counts, paths, and every feature with dtype, shape and names
 ``meta/stats.json``                       min, max, mean, std and count of every feature (of pixels in 0..1)
 ``meta/tasks.parquet``                    ``task_index`` of every ``task``
-``meta/episodes/chunk-*/file-*.parquet``  one row an episode: where its rows and frames lie, and its own statistics
-``data/chunk-*/file-*.parquet``           one row a frame: ``action``, ``observation.state``, other columns, indices
+``meta/episodes/chunk-*/file-*.parquet``  one row per episode: the positions of its rows and frames, its statistics
+``data/chunk-*/file-*.parquet``           one row per frame: ``action``, ``observation.state``, other columns, indices
 ``videos/KEY/chunk-*/file-*.mp4``         the frames of many episodes, one after the other
 ========================================  ==========================================================================
 
-Row f of ``action`` moves frame f to frame f+1, as LeRobot has it. Beyond the format, the episodes' rows have
-columns ``source``, what the episode was called where it came from, ``splits``, the parts it belongs to, and, where it
-was converted, ``fingerprint``, which tells whether the source is still what it was.
+Row f of ``action`` leads from frame f to frame f+1, as in LeRobot. In addition to the format, the rows of episodes have
+the columns ``source`` (id of the recording in the source), ``splits`` (the splits that it belongs to) and, if the
+episode was converted, ``fingerprint`` (by which a changed source is detected).
 
 Episodes are encoded one by one into the hidden staging folder, in any order and by any process (`stage_episode`), then
-joined without another encoding (`publish`): shard by shard, a shard being one file each of videos, data and episodes
-with the same number. The row group of ``meta/episodes`` is moved into place last, so an episode is there when its row
-is; what a killed process leaves half done is done again.
+joined without re-encoding (`publish`), shard by shard. A shard is the video, data and episode files of one number. Its
+file of ``meta/episodes`` is moved into place last: an episode is complete if its row exists, and what a killed process
+left unfinished is done again.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ from dila.errors import DilaError
 from dila.files import read_object, replacing, write_json
 from dila.shapes import Tensor
 
-AGAIN = "remove it, and the same command makes it again"
+AGAIN = "remove it and run the same command again"
 VERSION = "v3.0"
 CAMERA = "observation.images.main"
 CHUNK_FILES = 1000
@@ -51,30 +51,30 @@ INDICES = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int
 
 @dataclass(frozen=True)
 class LeRobotV3:
-    """A `dila.data.recording.Store` that leaves a LeRobot data set."""
+    """A `dila.data.recording.Store` that writes a LeRobot data set."""
 
     task: str
-    """What is done in the episodes, in words: LeRobot wants one."""
+    """Task description of the episodes, which LeRobot requires."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What joins the settings of the recording."""
+        """Settings of the store, stored with those of the recording."""
         return {"format": "lerobot"}
 
     def missing(self, out: Path, staging: Path, episodes: int) -> list[int]:
-        """Which of the episodes 0 .. episodes-1 are neither in place nor staged."""
+        """Return which of the episodes 0 .. episodes-1 are neither published nor staged."""
         done = sources(out)
         return [i for i in range(episodes) if _name(i) not in done and not is_staged(staging, _name(i))]
 
     def stage(self, staging: Path, number: int, episode: Recorded, fps: int | float) -> None:
-        """Encode one episode into the hidden folder."""
+        """Encode one episode into the staging folder."""
         about = About(_name(number), (self.task,), (episode.split,))
         stage_episode(staging, _name(number), {CAMERA: [episode.frames]}, episode.columns, fps, about)
 
     def publish(
         self, out: Path, staging: Path, episodes: int, names: Mapping[str, tuple[str, ...]], fps: int | float
     ) -> None:
-        """Join the staged episodes and move them into place, those for training first: each part is one range, then."""
+        """Publish the staged episodes, those for training first, so that each split is one range of episodes."""
         staged = [name for name in map(_name, range(episodes)) if is_staged(staging, name)]
         order = sorted(staged, key=lambda name: "train" not in _about(staging, name)["splits"])
         publish(out, staging, order, names, fps)
@@ -86,16 +86,16 @@ def _name(number: int) -> str:
 
 @dataclass(frozen=True)
 class About:
-    """What is told of an episode beside its frames and columns."""
+    """Metadata of an episode."""
 
     source: str
-    """What it is called where it comes from."""
+    """Id of the recording in the source."""
     tasks: tuple[str, ...]
-    """What is done in it, in words; LeRobot wants one at least, and the first stands at every frame."""
+    """Task descriptions; LeRobot requires at least one, and the first is stored at every frame."""
     splits: tuple[str, ...] = ("train",)
-    """The parts of the data set that it belongs to."""
+    """The splits that it belongs to."""
     fingerprint: str | None = None
-    """Of the source, where that may change."""
+    """Fingerprint of the source, if that may change."""
 
 
 def stage_episode(
@@ -106,19 +106,19 @@ def stage_episode(
     fps: int | float,
     about: About,
 ) -> None:
-    """Encode one episode; its .json is written last and stands for the whole.
+    """Encode one episode into the staging folder; its .json is written last and marks it as complete.
 
     Args:
-        staging: folder.
-        name: of its files.
-        cameras: the frames by the key of the feature, uint8 ``N 3 Y X`` a chunk, so that long videos need not fit into
+        staging: the staging folder.
+        name: name of its files, without suffix.
+        cameras: the frames by key of the feature, in uint8 chunks ``N 3 Y X``, so that long videos need not fit into
             memory.
         columns: ``[frames, A]`` each.
         fps: frames a second.
-        about: what it is.
+        about: metadata of the episode.
 
     Raises:
-        DilaError: a column or a camera has not one row a frame.
+        DilaError: a column or a camera does not have one row per frame.
     """
     seen = {key: PixelStatistics() for key in cameras}
     for place, (key, chunks) in enumerate(cameras.items()):
@@ -127,7 +127,7 @@ def stage_episode(
     frames = next(iter(seen.values())).frames
     for what, count in {**{k: len(v) for k, v in columns.items()}, **{k: v.frames for k, v in seen.items()}}.items():
         if count != frames:
-            raise DilaError(f"{about.source} has {count} rows of {what!r} for {frames} frames")
+            raise DilaError(f"{about.source} has {count} rows of {what!r} for {frames} frames; it needs one per frame")
     save_columns(staging / f"{name}.npz", columns)
     told = {key: {"size": pixels.size, "pixels": pixels.result()} for key, pixels in seen.items()}
     write_json(staging / f"{name}.json", {**asdict(about), "frames": frames, "cameras": told})
@@ -142,17 +142,17 @@ def _videos(staging: Path, name: str) -> list[Path]:
 
 
 def is_staged(staging: Path, name: str) -> bool:
-    """Whether the episode lies in the staging folder, whole."""
+    """Whether the staging folder has the complete episode."""
     return (staging / f"{name}.json").is_file()
 
 
 def staged_fingerprint(staging: Path, name: str) -> str | None:
-    """Of the source of an episode in the staging folder; None where it is not told."""
+    """Return the fingerprint of the source of a staged episode, or None if it was stored without one."""
     return _about(staging, name).get("fingerprint")
 
 
 def sources(out: Path) -> dict[str, str | None]:
-    """The fingerprints of the episodes that are in place, by what they were called where they came from."""
+    """Return the fingerprints of the published episodes by their ids in the source."""
     return {row["source"]: row.get("fingerprint") for row in rows_of(out)}
 
 
@@ -164,15 +164,15 @@ def publish(
     fps: int | float,
     video_mb: int | float = VIDEO_MB,
 ) -> None:
-    """Append the staged episodes to the data set in `out`, in this order, and write its description anew.
+    """Append the staged episodes to the data set in `out`, in this order, and rewrite its metadata.
 
     Args:
-        out: folder of the data set, which may hold some already.
-        staging: where `stage_episode` wrote, with the settings.
-        order: names of episodes; those that are not staged are passed over.
+        out: folder of the data set, which may already have episodes.
+        staging: the staging folder, with the episodes and the settings.
+        order: names of episodes; those that are not staged are ignored.
         names: component names of each column.
         fps: frames a second.
-        video_mb: a video file closes before it would get larger than this.
+        video_mb: maximum size of a video file, in MiB, unless a single episode is larger.
 
     Raises:
         DilaError: episodes differ in cameras, size or columns.
@@ -182,11 +182,11 @@ def publish(
     rows, info = rows_of(out), out / "meta" / "info.json"
     staged = [name for name in order if is_staged(staging, name)]
     features = read_object(info, KEEP)["features"] if info.is_file() else {}
-    if staged and not features:  # before any video, or a kill would leave a folder of videos without actions
+    if staged and not features:  # before any video: if killed, the folder must not look like videos without actions
         with np.load(staging / f"{staged[0]}.npz") as columns:
             features = _features(dict(columns), names, _about(staging, staged[0])["cameras"], fps)
         _announce(out, [], features, fps)
-    # A process killed at the wrong moment left episodes both in place and staged.
+    # A killed process may have left episodes that are both published and staged.
     done = {row["source"] for row in rows}
     for shard in _shards(staging, [n for n in staged if _about(staging, n)["source"] not in done], video_mb):
         rows += _write_shard(out, staging, shard, features, fps, rows)
@@ -230,7 +230,7 @@ def _write_shard(
     fps: int | float,
     rows: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Write one file of each kind; returns the episodes' rows."""
+    """Write the files of one shard; returns the rows of its episodes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -247,7 +247,7 @@ def _write_shard(
             first["task"] = tasks.index(about["tasks"][0])
             with np.load(staging / f"{name}.npz") as arrays:
                 table = _episode_table(dict(arrays), about, features, fps, first)
-            # One row group an episode, so that one can be read without the others.
+            # One row group per episode, so that an episode can be read without the others.
             cells = [pa.array(table[field.name].tolist(), field.type) for field in schema]
             writer.write_table(pa.table(cells, schema=schema))
             made.append(_row(about, table, place, fps, first))
@@ -269,7 +269,7 @@ def _episode_table(
     fps: int | float,
     first: Mapping[str, int],
 ) -> dict[str, np.ndarray]:
-    """The rows of one episode, by feature, ``[frames]`` or ``[frames, A]``."""
+    """Return the rows of one episode by feature, ``[frames]`` or ``[frames, A]`` each."""
     frame = np.arange(about["frames"])
     values = {_key(name, arrays): array for name, array in arrays.items()}
     values |= {"timestamp": frame / fps, "frame_index": frame, "episode_index": np.full_like(frame, first["episode"]),
@@ -279,7 +279,9 @@ def _episode_table(
     sizes = {key: told["size"] for key, told in about["cameras"].items()}
     fits = list(sizes.items()) == [(key, features[key]["shape"][:2]) for key in _cameras(features)]
     if not fits or shapes != {key: features[key]["shape"] for key in wanted}:
-        raise DilaError(f"{about['source']} has frames of {sizes} and columns {shapes}, unlike the episodes before it")
+        raise DilaError(
+            f"{about['source']} has frames of {sizes} and columns {shapes}, which differ from the episodes before it"
+        )
     return {key: values[key].reshape(len(frame), *_inner(features[key])) for key in wanted}
 
 
@@ -290,7 +292,7 @@ def _row(
     fps: int | float,
     first: Mapping[str, int],
 ) -> dict[str, Any]:
-    """One row of ``meta/episodes``."""
+    """Return the row of an episode in ``meta/episodes``."""
     row: dict[str, Any] = {"episode_index": first["episode"], "tasks": about["tasks"], "length": about["frames"]}
     row |= {f"data/{key}": value for key, value in place.items()}
     row |= {"dataset_from_index": first["index"], "dataset_to_index": first["index"] + about["frames"]}
@@ -307,7 +309,7 @@ def _row(
 
 
 def _describe(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any], fps: int | float) -> None:
-    """Everything in ``meta`` that speaks of the whole."""
+    """Write the files in ``meta`` that describe the whole data set."""
     kinds = ("min", "max", "mean", "std", "count")
     stats = {key: merged([{kind: row[f"stats/{key}/{kind}"] for kind in kinds} for row in rows]) for key in features}
     write_json(out / "meta" / "stats.json", stats)
@@ -316,7 +318,7 @@ def _describe(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[st
 
 
 def _announce(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any], fps: int | float) -> None:
-    """``meta/info.json``, by which readers know the folder."""
+    """Write ``meta/info.json``, which marks the folder as a LeRobot data set."""
     (out / "meta").mkdir(parents=True, exist_ok=True)
     write_json(out / "meta" / "info.json", {
         "codebase_version": VERSION, "robot_type": None, "total_episodes": len(rows),
@@ -333,7 +335,7 @@ def _features(
     cameras: Mapping[str, Mapping[str, Any]],
     fps: int | float,
 ) -> dict[str, Any]:
-    """What ``info.json`` says of every column and camera."""
+    """Return the features of ``info.json``: one for every camera and column."""
     features: dict[str, Any] = {key: _camera(told["size"], fps) for key, told in cameras.items()}
     for name, array in columns.items():
         parts = list(names[name]) if name in names else None
@@ -354,13 +356,13 @@ def _cameras(features: Mapping[str, Any]) -> list[str]:
 
 
 def _key(name: str, columns: Container[str]) -> str:
-    """The feature that one of these columns becomes; LeRobot allows no slash in it."""
+    """Return the feature name of a column; LeRobot does not allow slashes in it."""
     state = name == "state" and "observation.state" not in columns
     return "observation.state" if state else name.replace("/", ".")
 
 
 def _inner(feature: Mapping[str, Any]) -> list[int]:
-    """Shape of one frame's value: LeRobot stores what has the shape (1,) as a plain number."""
+    """Return the shape of the value at one frame; LeRobot stores shape (1,) as a plain number."""
     return [] if feature["shape"] == [1] else feature["shape"]
 
 

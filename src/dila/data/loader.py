@@ -1,4 +1,4 @@
-"""Clips in batches, read by worker processes: torch's loader, with batches decoded where they are handed over."""
+"""Batches of clips read by worker processes: torch's loader, decoding directly into shared memory."""
 
 from collections.abc import Sequence
 from math import prod
@@ -24,19 +24,19 @@ def load_clips(
     generator: torch.Generator | None = None,
     context: str | None = None,
 ) -> DataLoader[Any]:
-    """Batches of clips, each what `collate_clips` makes of them.
+    """Return a loader of batches of clips, as made by `collate_clips`.
 
-    Frames are decoded into the memory in which a worker hands them over, and which it uses again once nothing refers
-    to the batch any more (`dila.data.slots`): a batch may be kept for as long as it is needed.
+    A worker decodes frames into shared memory, which it reuses once nothing refers to the batch any more
+    (`dila.data.slots`): a batch may be kept for as long as it is needed.
 
     Args:
-        clips: what to read.
-        batch: clips in each.
-        sampler: their order; without, from the first to the last.
-        workers: processes, which stay until the loader goes; 0 reads in this one.
-        pin: hand batches over in memory from which a GPU can copy.
-        generator: of the seeds of workers, which else come from torch's global one.
-        context: ``fork`` or ``spawn``, how workers start; without, as Python does on this system.
+        clips: clips to read.
+        batch: clips per batch.
+        sampler: order of the clips; None reads them in sequence.
+        workers: number of processes, which persist as long as the loader; 0 reads in this process.
+        pin: return batches in pinned memory.
+        generator: generator of the seeds of workers; None uses torch's global one.
+        context: start method of workers, ``fork`` or ``spawn``; None uses the default of the system.
     """
     return DataLoader(
         _Batches(clips),
@@ -52,12 +52,12 @@ def load_clips(
 
 
 class _Batches(Dataset[Clip]):
-    """Clips as torch asks for them: those of a batch at once."""
+    """Dataset that reads all clips of a batch at once."""
 
     def __init__(self, clips: Clips | Mixture):
         self.clips, self.slots = clips, Slots()
         self.like: _Kind | None = None
-        """Of the clips read last: the next will be like them, and can be decoded where they belong."""
+        """Layout of the clips read last, by which memory is allocated for the next batch before reading it."""
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -96,7 +96,7 @@ class _Batches(Dataset[Clip]):
 
 
 class _Kind(NamedTuple):
-    """What the frames of clips are like, as they lie in memory."""
+    """Shape in memory, dtype and device of the frames of a clip."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -108,11 +108,11 @@ class _Tray(NamedTuple):
 
     frames: Tensor
     slot: Slot | None
-    """In a worker, which hands it over."""
+    """The shared buffer, in a worker; else None."""
 
 
 def _put(clips: Sequence[Tensor], places: Tensor) -> None:
-    """Copy what was not decoded in its place."""
+    """Copy the clips that were not decoded into their places."""
     moved = [place for place, clip in zip(places, clips, strict=True) if place.data_ptr() != clip.data_ptr()]
     if len(moved) == len(clips):
         torch.stack(list(clips), out=places)

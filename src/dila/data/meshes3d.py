@@ -1,7 +1,7 @@
-"""Real objects as triangles and textures: what robosuite and MiniWorld ship, and primitives of trimesh.
+"""Meshes and textures of real objects, shipped with robosuite and MiniWorld, and primitives of trimesh.
 
-Nothing is downloaded: the files are those of the installed packages (licences in docs/data.md). A mesh is brought to
-radius 1 around its middle, with up along +y.
+Nothing is downloaded: the files come with the installed packages (licences in docs/data.md). Meshes are centred and
+scaled to radius 1, with +y up.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ OWN: dict[str, tuple[str, str]] = {
         "barrel", "barrier", "building", "cone", "duckie", "keycard", "medkit", "office_chair", "office_desk", "potion",
     )},
 }  # fmt: skip
-"""Scanned or modelled objects: mesh and its own texture."""
+"""Scanned or modelled objects: mesh and texture."""
 BARE: dict[str, str] = {"key": f"{MINIWORLD}/meshes/key.obj", "pine": f"{MINIWORLD}/meshes/tree_pine.obj",
                         "handle": f"{ROBOSUITE}/objects/meshes/handles.obj"}  # fmt: skip
 """Objects without a texture of their own."""
@@ -42,10 +42,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "ball": ("icosphere", {"subdivisions": 3}),
     "gem": ("icosahedron", {}),
 }
-"""Primitives: the function of ``trimesh.creation`` and its arguments."""
+"""Primitives: function of ``trimesh.creation`` and its arguments."""
 OBJECTS = (*OWN, *BARE, *SHAPES)
 HELD_OUT = frozenset({"milk", "duckie", "barrier", "key", "torus", "prism"})
-"""Objects that only the held-out episodes show."""
+"""Objects that appear in held-out episodes only."""
 TEXTURES = tuple(f"{ROBOSUITE}/textures/{name}.png" for name in (
     "blue-wood", "brass-ambra", "bread", "cereal", "clay", "cream-plaster", "dark-wood", "dirt", "gray-felt",
     "gray-woodgrain", "green-wood", "lemon", "light-wood", "metal", "pink-plaster", "red-wood", "soda", "steel-brushed",
@@ -55,26 +55,27 @@ TEXTURES = tuple(f"{ROBOSUITE}/textures/{name}.png" for name in (
     "door_doom_1", "door_garage_red", "door_steel_brown", "floor_tiles_bw_1", "grass_1", "lava_1", "marble_1",
     "metal_grill_1", "picket_fence_1", "rock_1", "slime_1", "stucco_1", "water_1", "wood_1", "wood_planks_1",
 ))  # fmt: skip
-"""Surfaces that any object may wear; 0 in the column ``texture`` is the object's own, n the n-th of these, and one
-more than there are a pattern drawn at random."""
+"""Textures for any object. In the column ``texture``, 0 is the object's own texture, n the n-th of these, and
+len(TEXTURES) + 1 a random pattern."""
 SMOOTH = 0.75
-"""Cosine of the angle between neighbouring faces below which an edge is sharp."""
+"""Cosine of the angle between face normal and vertex normal below which a face is shaded flat."""
 SIDE = 256
+"""Pixels a side of textures."""
 
 
 class Mesh(NamedTuple):
-    """Corners of triangles, three rows a triangle, float32."""
+    """Corners of triangles, three rows per triangle, float32."""
 
     position: np.ndarray
     normal: np.ndarray
     own: np.ndarray
-    """Place in the object's own texture; zeros where it has none."""
+    """Texture coordinates in the object's own texture; zeros if it has none."""
     wrapped: np.ndarray
-    """Place in a texture that is laid on from the six sides."""
+    """Texture coordinates of a box projection, for any texture."""
 
 
 def assets() -> dict[str, Path]:
-    """Folders of the packages that ship the objects; raises `MissingExtra`."""
+    """Return the folders of the packages that ship the objects; raises `MissingExtra`."""
     found = {}
     for package in ("robosuite", "miniworld", "trimesh", "moderngl"):
         spec = importlib.util.find_spec(package)
@@ -86,11 +87,11 @@ def assets() -> dict[str, Path]:
 
 @lru_cache(maxsize=64)
 def load_mesh(name: str) -> Mesh:
-    """One of `OBJECTS`.
+    """Load one of `OBJECTS`.
 
     Raises:
         MissingExtra: a package is not installed.
-        DilaError: the installed version of it lacks the file.
+        DilaError: the installed version lacks the file, or the file is unreadable.
     """
     assets()
     import trimesh
@@ -110,7 +111,7 @@ def load_mesh(name: str) -> Mesh:
 
 @lru_cache(maxsize=128)
 def load_texture(path: str) -> np.ndarray:
-    """An image of a package, uint8 ``256 256 3``, the first row at the top."""
+    """Load a texture of a package, uint8 ``256 256 3``, first row at the top."""
     from PIL import Image
 
     with Image.open(_file(path)) as image:
@@ -126,7 +127,7 @@ def _file(path: str) -> Path:
 
 
 def _upright(mesh: Any) -> Any:
-    """From z up to y up."""
+    """Rotate a mesh from z up to y up."""
     mesh = mesh.copy()
     mesh.apply_transform(np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]]))
     return mesh
@@ -153,7 +154,7 @@ def _corners(mesh: Any, uv: np.ndarray | None) -> Mesh:
 
 
 def _wrap(position: np.ndarray, flat: np.ndarray) -> np.ndarray:
-    """The two coordinates along the side of a cube that a face looks to most, once over the width of the object."""
+    """Return texture coordinates by projecting each face onto the side of a cube that it faces most."""
     side = np.abs(flat[:, 0]).argmax(-1)
     pairs = np.array([[2, 1], [0, 2], [0, 1]])[side]
     picked = np.take_along_axis(position, np.repeat(pairs[:, None], 3, axis=1), axis=-1)

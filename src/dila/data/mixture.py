@@ -1,4 +1,4 @@
-"""Several data sets as one to draw from, and what is done about a clip that cannot be read any more."""
+"""Concatenate the clips of several data sets, and replace clips that can no longer be read."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,33 +9,33 @@ from dila.data.clips import Clip, Clips, Unreadable
 from dila.errors import DilaError
 
 ATTEMPTS = 20
-"""Clips tried in the place of one that cannot be read."""
+"""Maximum number of replacements tried for a clip that cannot be read."""
 
 
 class Mixture(Dataset[Clip]):
-    """The clips of one data set after those of another; a single one is the plain case.
+    """Dataset of the clips of one or more data sets, concatenated.
 
-    How often each is drawn from is the sampler's business, see `dila.data.EpochSampler`, which numbers clips likewise.
+    How often each data set is drawn is decided by the sampler, `dila.data.EpochSampler`, with the same numbering.
 
-    A clip whose file is gone or damaged makes room for another of the same data set, drawn by `seed` and the clip's
-    number alone, so that a run and its repetition draw the same. `Clip.skipped` names what failed. (Such a stand-in is
-    any clip of the set, also one that another process has in this epoch.)
+    A clip whose file is missing or damaged is replaced by another of the same data set, drawn from `seed` and the
+    number of the clip alone, so that repeated runs draw the same. It may be any clip of the data set, also one that
+    another process uses in the same epoch. `Clip.skipped` names what failed.
 
     Args:
-        parts: clips by the name of their data set.
-        seed: of the stand-ins.
+        parts: clips by name of the data set.
+        seed: seed of the replacements.
 
     Attributes:
         lengths: number of clips of each data set.
-        dropped: column names that clips leave out, with the reason.
+        dropped: names of dropped columns, with the reason.
 
     Raises:
-        DilaError: no data set.
+        DilaError: `parts` is empty.
     """
 
     def __init__(self, parts: Mapping[str, Clips], seed: int = 0):
         if not parts:
-            raise DilaError("there is no data set to draw clips from; give one or more")
+            raise DilaError("there are no data sets to draw clips from; give at least one")
         self.parts, self.names, self.seed = list(parts.values()), list(parts), seed
         self.lengths = [len(clips) for clips in self.parts]
         self._ends = np.cumsum(self.lengths)
@@ -44,7 +44,7 @@ class Mixture(Dataset[Clip]):
         self.column_shapes = self._shared()
 
     def _shared(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the columns that clips of all data sets have alike; the others go to `dropped`."""
+        """Return the shapes of columns that are the same in all data sets; add the others to `dropped`."""
         shapes = [clips.column_shapes for clips in self.parts]
         shared = {}
         for column in sorted(set().union(*shapes)):
@@ -62,17 +62,17 @@ class Mixture(Dataset[Clip]):
         return int(self._ends[-1])
 
     def place(self, item: int) -> tuple[int, int]:
-        """Which data set a clip is of, and its number there."""
+        """Return the index of the data set of a clip, and the number of the clip in it."""
         if not 0 <= item < len(self):
             raise IndexError(item)
         number = int(np.searchsorted(self._ends, item, side="right"))
         return number, item - int(self._ends[number]) + self.lengths[number]
 
     def __getitem__(self, item: int) -> Clip:
-        """Read a clip, or one in its place; `Clip.episode` counts through the episodes of all data sets.
+        """Read a clip or its replacement; `Clip.episode` is numbered over the episodes of all data sets.
 
         Raises:
-            DilaError: neither it nor any of `ATTEMPTS` others can be read.
+            DilaError: neither it nor any of `ATTEMPTS` replacements can be read.
         """
         number, place = self.place(item)
         skipped: list[str] = []
@@ -87,8 +87,8 @@ class Mixture(Dataset[Clip]):
             episode = clip.episode + int(self._first_episode[number])
             return clip._replace(episode=episode, columns=columns, skipped=tuple(skipped))
         raise DilaError(
-            f"{len(skipped)} clips of {self.names[number]} in a row cannot be read, the last because {skipped[-1]}; "
-            "bring the files back and resume"
+            f"{len(skipped)} clips of {self.names[number]} in a row cannot be read ({skipped[-1]}); restore the files "
+            "and resume"
         )
 
     def _stand_in(self, item: int, attempt: int, number: int) -> int:
@@ -97,14 +97,14 @@ class Mixture(Dataset[Clip]):
 
 
 def name_data(paths: Sequence[str]) -> list[str]:
-    """Short names of data sets, all different: the last parts of their paths, as many as it takes.
+    """Return short unique names of data sets: as few of the last parts of their paths as make them differ.
 
     Raises:
-        DilaError: the same path twice.
+        DilaError: a path occurs twice.
     """
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if list(paths).count(path) > 1)
-        raise DilaError(f"{twice} is given twice; to see it more often, raise its weight")
+        raise DilaError(f"{twice} is given twice; to draw it more often, raise its weight")
     split = [[part for part in path.replace("\\", "/").split("/") if part] or [path] for path in paths]
     for count in range(1, max(map(len, split)) + 1):
         names = ["/".join(parts[-count:]) for parts in split]

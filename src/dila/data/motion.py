@@ -1,9 +1,9 @@
-"""How much moves in a clip, and whether it is the camera: a filter for corpora such as Something-Something-V2.
+"""Filter for static clips and moving cameras, for corpora such as Something-Something-V2.
 
-The paper leaves out clips that stand still or whose camera moves; its lists were never published. This filter is our
-own. It looks at a few pairs of frames, small, and fits to each, in grey, the affine motion that most of the picture
-follows (shift, turn, zoom; Gauss-Newton on three scales, with weights that forget what moves on its own). What the
-fit explains is the camera's; what changes though the fit is undone is the content's.
+The paper excludes such clips with lists that were never published; this filter is our own. It compares a few pairs of
+frames at low resolution and fits to each pair, in grey, the affine motion that most of the picture follows (shift,
+rotation, zoom; Gauss-Newton on three scales, with robust weights for parts that move on their own). Change that the fit
+explains is attributed to the camera; change that remains after undoing it, to the content.
 """
 
 from collections.abc import Sequence
@@ -19,63 +19,63 @@ from dila.protocols import Episode
 from dila.shapes import Float, Tensor
 
 SIDE = 64
-"""Pixels a side that frames are shrunk to."""
+"""Frames are downscaled to this many pixels a side."""
 SCALES = (16, 32, 64)
 ROUNDS = 6
 CHANGED = 12.0
-"""Levels out of 255 by which a pixel must differ to count as changed: above the noise of a compressed video."""
+"""Levels out of 255 by which a pixel must differ to count as changed: above the noise of video compression."""
 
 
 class Motion(NamedTuple):
-    """What was measured; all are medians or shares over the pairs of frames looked at."""
+    """Result of `measure_motion` over all pairs of frames."""
 
     changed: float
-    """Share of the picture that differs in any colour between frames `gap` apart: the largest of all pairs."""
+    """Share of the picture that differs in any colour channel; maximum over pairs."""
     camera: float
-    """Widths of the picture a second that the picture as a whole moves, at its corners: median."""
+    """Speed of the fitted motion at the corners of the picture, in picture widths a second; median over pairs."""
     followed: float
-    """Share of what the motion of the whole changes that it also explains: 1 for a pan over a still scene."""
+    """Share of the change that the fitted motion explains (1 for a pan over a static scene); median over pairs."""
     own: float
-    """Share of the picture that still differs when the motion of the whole is undone: the largest of all pairs."""
+    """Share of the picture that still differs after the fitted motion is undone; maximum over pairs."""
 
 
 @dataclass(frozen=True)
 class MotionLimits:
-    """Where `judge` draws its lines. Each is wide of what still scenes and steady hands measure; see docs/data.md."""
+    """Thresholds of `judge`, with a margin from what static scenes and steady cameras measure; see docs/data.md."""
 
     still: float = 0.005
-    """A clip whose `changed` is below this stands still."""
+    """A clip is static if `changed` is below this."""
     camera: float = 0.06
-    """A clip whose `camera` is above this, and ..."""
+    """The camera moves if `camera` is above this ..."""
     followed: float = 0.2
-    """... whose `followed` is above this, is moved by its camera."""
+    """... and `followed` is above this."""
 
 
 def measure_motion(episode: Episode, pairs: int = 8, gap: int | float = 0.25) -> Motion:
-    """Look at `pairs` pairs of frames `gap` seconds apart, evenly spread over the episode.
+    """Measure motion between `pairs` pairs of frames `gap` seconds apart, evenly spread over the episode.
 
     Args:
-        episode: frames, not features.
-        pairs: looked at; fewer if the episode is shorter.
-        gap: seconds; the nearest frames are taken.
+        episode: an episode of frames, not features.
+        pairs: number of pairs; fewer if the episode is short.
+        gap: seconds between the frames of a pair; the nearest frames are taken.
 
     Raises:
-        DilaError: the episode has fewer than two frames, gives features, or cannot be read.
+        DilaError: the episode has fewer than two frames, has features instead of frames, or cannot be read.
     """
     first, second = _pairs(episode.times, pairs, gap)
     if not len(first):
-        raise DilaError(f"{episode.id} has {len(episode.times)} frames; at least 2 are needed to see motion")
+        raise DilaError(f"{episode.id} has {len(episode.times)} frames; measuring motion needs at least 2")
     wanted = np.unique(np.concatenate([first, second]))
     frames = episode.read(wanted.tolist())
     if frames.dtype != torch.uint8:
-        raise DilaError(f"{episode.id} gives features, not frames; measure motion before they are cached")
+        raise DilaError(f"{episode.id} has features instead of frames; measure motion before encoding")
     small = F.interpolate(frames.float(), (SIDE, SIDE), mode="area")
     one, two = (small[np.searchsorted(wanted, side)] for side in (first, second))
     return _motion(one, two, torch.from_numpy(episode.times[second] - episode.times[first]).float())
 
 
 def judge(motion: Motion, limits: MotionLimits | None = None) -> str | None:
-    """``static``, ``camera``, or None for a clip to keep."""
+    """Return ``static``, ``camera`` (it moves), or None for a clip to keep."""
     limits = limits or MotionLimits()
     if motion.changed < limits.still:
         return "static"
@@ -85,7 +85,7 @@ def judge(motion: Motion, limits: MotionLimits | None = None) -> str | None:
 
 
 def _pairs(times: np.ndarray, pairs: int, gap: int | float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the first and second frames."""
+    """Return the indices of the first and second frame of each pair."""
     if len(times) < 2:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     last = max(0.0, float(times[-1]) - gap)
@@ -97,7 +97,7 @@ def _pairs(times: np.ndarray, pairs: int, gap: int | float) -> tuple[np.ndarray,
 
 
 def _motion(one: Float[Tensor, "N 3 Y X"], two: Float[Tensor, "N 3 Y X"], seconds: Float[Tensor, " N"]) -> Motion:
-    # A camera's exposure is no motion: the second frame is brought to the brightness of the first.
+    # A change of exposure is not motion, so match the brightness of the second frame to the first.
     bright, other = (frames.mean(1).flatten(1).median(dim=1).values.clamp(min=1) for frames in (one, two))
     two = two * (bright / other).clamp(0.5, 2)[:, None, None, None]
     affine = _fit(_grey(one), _grey(two))
@@ -118,12 +118,12 @@ def _grey(frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N 1 Y X"]:
 
 
 def _differs(one: Float[Tensor, "N 3 Y X"], two: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N 1 Y X"]:
-    """1 where a colour does: red on blue may be as bright."""
+    """Return 1 where any colour channel differs; red and blue may have the same grey level."""
     return ((one - two).abs().amax(1, keepdim=True) > CHANGED).float()
 
 
 def _fit(one: Float[Tensor, "N 1 Y X"], two: Float[Tensor, "N 1 Y X"]) -> Float[Tensor, "N 2 3"]:
-    """Affine motion, in half widths of the picture, that takes each first frame to its second one."""
+    """Fit the affine motion from each first frame to its second one, in half widths of the picture."""
     affine = torch.eye(2, 3).repeat(len(one), 1, 1)
     for side in SCALES:
         small, goal = (F.interpolate(x, (side, side), mode="area") for x in (one, two))
@@ -133,7 +133,7 @@ def _fit(one: Float[Tensor, "N 1 Y X"], two: Float[Tensor, "N 1 Y X"]) -> Float[
 
 
 def _step(one: Float[Tensor, "N 1 Y X"], two: Float[Tensor, "N 1 Y X"], affine: Float[Tensor, "N 2 3"]) -> Tensor:
-    """One Gauss-Newton step, in which a pixel counts the less the worse it fits (Geman-McClure weights)."""
+    """Take one Gauss-Newton step with Geman-McClure weights, which downweight pixels that fit badly."""
     side = one.shape[-1]
     back, inside = _warp(two, affine)
     dy, dx = _slope(back)
@@ -151,7 +151,7 @@ def _step(one: Float[Tensor, "N 1 Y X"], two: Float[Tensor, "N 1 Y X"], affine: 
 
 
 def _slope(frames: Float[Tensor, "N 1 Y X"]) -> tuple[Tensor, Tensor]:
-    """Change per half width downwards and to the right."""
+    """Return the gradients downwards and to the right, per half width."""
     half = frames.shape[-1] / 2
     padded = F.pad(frames, (1, 1, 1, 1), mode="replicate")
     return (
@@ -161,7 +161,7 @@ def _slope(frames: Float[Tensor, "N 1 Y X"]) -> tuple[Tensor, Tensor]:
 
 
 def _warp(frames: Float[Tensor, "N C Y X"], affine: Float[Tensor, "N 2 3"]) -> tuple[Tensor, Tensor]:
-    """Second frames drawn back to where the first ones were, and 1 where they reach."""
+    """Warp the second frames back onto the first ones; also returns a mask of the pixels inside the picture."""
     grid = F.affine_grid(affine, list(frames.shape), align_corners=False)
     inside = (grid.abs() <= 1).all(dim=3)[:, None].float()
     return F.grid_sample(frames, grid, align_corners=False, padding_mode="border"), inside
@@ -170,7 +170,7 @@ def _warp(frames: Float[Tensor, "N C Y X"], affine: Float[Tensor, "N 2 3"]) -> t
 def sort_by_motion(
     episodes: Sequence[Episode], limits: MotionLimits | None = None
 ) -> tuple[list[Episode], dict[str, tuple[str, Motion | None]]]:
-    """Episodes to keep, and for the ids of all others why: ``static``, ``camera``, or the sentence of a reader."""
+    """Return the episodes to keep, and by id why others are not: ``static``, ``camera`` or an error message."""
     kept: list[Episode] = []
     dropped: dict[str, tuple[str, Motion | None]] = {}
     for episode in episodes:

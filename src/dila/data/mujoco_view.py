@@ -1,7 +1,7 @@
-"""A MuJoCo scene drawn off-screen on a CPU, upright, antialiased, and without shadows.
+"""Off-screen rendering of MuJoCo scenes on a CPU, antialiased and without shadows.
 
-MuJoCo's own defaults take most of a second a picture in software: a shadow map of 4096 pixels and many samples. Here
-there are no shadows and one sample, and the picture is drawn at twice the size and averaged.
+With MuJoCo's defaults, a shadow map of 4096 pixels and multisampling, software rendering takes most of a second per
+picture. Here there are no shadows and one sample; the picture is rendered at twice the size and averaged.
 """
 
 import atexit
@@ -20,16 +20,16 @@ class MujocoView:
     """A fixed camera on a model.
 
     Args:
-        model: ``mujoco.MjModel``; its drawing settings are changed.
+        model: ``mujoco.MjModel``; its rendering settings are changed.
         lookat: the point in the middle of the picture.
-        distance: of the camera from it.
+        distance: distance of the camera from that point.
         azimuth: in degrees.
         elevation: in degrees, negative from above.
-        hidden: groups of geoms that are not drawn; sites never are.
-        sites: draw the sites of group 0 all the same.
+        hidden: groups of geoms that are not drawn.
+        sites: draw the sites of group 0; other sites are never drawn.
 
     Raises:
-        DilaError: this machine cannot draw off-screen.
+        DilaError: this machine cannot render off-screen.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MujocoView:
         self.renderer: Any = None
 
     def __call__(self, data: Any, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """The picture of ``mujoco.MjData``."""
+        """Render ``mujoco.MjData``."""
         if self.renderer is None or self.renderer.height != 2 * size:
             self.renderer = self._open(2 * size)
         self.renderer.update_scene(data, self.camera, self.option)
@@ -70,24 +70,24 @@ class MujocoView:
         self.close()
         try:
             renderer = self.mujoco.Renderer(self.model, side, side)
-        except Exception as error:  # whatever the binding of the missing library raises
+        except Exception as error:  # the binding of a missing library may raise anything
             raise DilaError(
-                f"MuJoCo cannot draw off-screen here ({error}); install EGL (Debian: libegl1 libgl1-mesa-dri) or set "
+                f"MuJoCo cannot render off-screen ({error}); install EGL (Debian: libegl1 libgl1-mesa-dri) or set "
                 "MUJOCO_GL=osmesa (Debian: libosmesa6)"
             ) from error
-        # While Python still stands: later it complains of a library that is gone.
+        # Closed before the interpreter shuts down: its finaliser would then fail, since the library is already gone.
         atexit.register(renderer.close)
         return renderer
 
     def close(self) -> None:
-        """Give the drawing context back."""
+        """Release the rendering context."""
         if self.renderer is not None:
             self.renderer.close()
             self.renderer = None
 
 
 def halved(picture: np.ndarray) -> UInt8[Tensor, "3 Y X"]:
-    """A picture ``2Y 2X 3`` at half the size, every pixel the mean of four."""
+    """Downscale a picture ``2Y 2X 3`` to half the size by averaging."""
     rows, columns = picture.shape[0] // 2, picture.shape[1] // 2
     mean = picture.reshape(rows, 2, columns, 2, 3).astype(np.uint16).sum((1, 3))
     return torch.from_numpy(((mean + 2) // 4).astype(np.uint8)).permute(2, 0, 1).contiguous()

@@ -1,12 +1,12 @@
-"""Clips of real 3D objects under known transforms: the paper's probing benchmark, moved, scaled and turned in plane.
+"""Clips of real 3D objects under known transforms in the picture plane, after the paper's probing benchmark.
 
-The paper (figure 6) uses 4,000 scanned objects that cannot be fetched here; these are the 33 meshes and primitives of
-`dila.data.meshes3d`, each in its own texture or one of dozens of others, seen from a random side: hundreds of
-combinations. Six objects appear in every tenth episode only, and no others do there: ``held_out`` says so. In a LeRobot
-data set these episodes are its part ``held_out``, which `dila.data.split_episodes` keeps from training.
+The paper (figure 6) uses 4,000 scanned objects, which we do not have. These are the 33 meshes and primitives of
+`dila.data.meshes3d`, each with its own texture or one of dozens of others, seen from a random side: hundreds of
+combinations. Every tenth episode, and no other, shows one of six held-out objects. In a LeRobot data set these episodes
+are the split ``held_out``, which `dila.data.split_episodes` excludes from training.
 
-Columns are those of `dila.data.primitives`, by the same conventions, and ``object`` (place in `OBJECTS`), ``texture``
-(see `dila.data.meshes3d.TEXTURES`) and ``held_out`` (0 or 1).
+Columns are those of `dila.data.primitives` except ``shape``, and ``object`` (index in `OBJECTS`), ``texture`` (see
+`dila.data.meshes3d.TEXTURES`) and ``held_out`` (0 or 1).
 """
 
 from dataclasses import asdict, dataclass
@@ -37,17 +37,17 @@ from dila.data.recording import Recorded, Store, record
 from dila.shapes import Tensor
 
 VERSION = 3
-"""To be raised when the same seed begins to give other data, so that no recording mixes the two."""
+"""Increase this when a change makes the same seed give different data, so that no recording mixes both."""
 RADIUS = 0.22
-"""Of the sphere around an object at log_scale 0, in widths of the picture."""
+"""Radius of the bounding sphere of an object at log_scale 0, in picture widths."""
 EVERY = 10
-"""One episode in so many shows a held-out object."""
+"""Every this many episodes, one shows a held-out object."""
 NAMES = {**primitives.NAMES, "object": ("object",), "texture": ("texture",), "held_out": ("held_out",)}
 
 
 @dataclass(frozen=True)
 class ObjectRenderer:
-    """From an episode's number to the episode; pickled to the worker processes."""
+    """Callable from the number of an episode to the episode; pickled for the worker processes."""
 
     frames: int
     size: int
@@ -56,7 +56,7 @@ class ObjectRenderer:
     moving_background: bool
 
     def __call__(self, number: int) -> Recorded:
-        """Draw one episode; object and background have random streams of their own, fixed by (seed, number)."""
+        """Draw one episode; object and background have separate random streams, fixed by (seed, number)."""
         rng, scene = (np.random.default_rng([self.seed, number, stream]) for stream in (0, 1))
         kind = KINDS[int(rng.integers(len(KINDS)))] if self.kind == "mixed" else self.kind
         states = trajectory(rng, self.frames + 1, kind)
@@ -92,21 +92,22 @@ def render_objects3d(
     progress: bool = True,
     store: Store | None = None,
 ) -> Path:
-    """Draw a LeRobot data set of real objects under known transforms; resumable, the same for every run.
+    """Draw a LeRobot data set of real objects under known transforms; resumable and deterministic.
 
     Args:
-        frames: of each episode.
+        frames: frames per episode.
         size: pixels a side, even, 32 to 512.
         seed: the same seed gives the same data for any number of workers.
         kind: one of `KINDS`, or "mixed" for one of them at random in each episode.
         moving_background: let the background drift and change independently of the action.
         fps: frames a second.
-        out, episodes, workers, progress, store: as of `dila.data.recording.record`. Every tenth episode shows a
-            held-out object, which of videos the column alone tells.
+        out, episodes, workers, progress, store: as for `dila.data.recording.record`. Every tenth episode shows a
+            held-out object; a folder of videos marks it only in the column ``held_out``.
 
     Raises:
         MissingExtra: a package with meshes or moderngl is not installed.
-        DilaError: an argument out of range, no drawing off-screen here, or `out` holds other settings.
+        DilaError: an argument is out of range, this machine cannot render off-screen, or `out` has a recording with
+            other settings.
     """
     check_settings(frames, size, kind, fps)
     assets()
@@ -125,7 +126,7 @@ def _painter() -> Painter:
 
 
 def _front(rng: np.random.Generator, name: str, states: np.ndarray, side: int) -> tuple[Tensor, int]:
-    """The object in some texture, seen from some side and lit from above, in every state."""
+    """Render the object in every state, with a random texture, view and light; also returns the texture's number."""
     mesh = load_mesh(name)
     draw = rng.random()
     if name in OWN and draw < 0.4:
@@ -141,7 +142,7 @@ def _front(rng: np.random.Generator, name: str, states: np.ndarray, side: int) -
 
 
 def _view(rng: np.random.Generator) -> np.ndarray:
-    """Turned about its own axis, then seen from a little above."""
+    """Return a random rotation about the vertical axis, seen from slightly above."""
     yaw, pitch = rng.uniform(-np.pi, np.pi), rng.uniform(0.25, 0.75)
     about = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
     tip = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])

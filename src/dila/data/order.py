@@ -1,4 +1,4 @@
-"""The order in which training walks through clips: of one data set or a weighted mixture, in one process or several."""
+"""The order of clips in training: of one data set or a weighted mixture, in one process or several."""
 
 from collections.abc import Iterator, Sequence
 from math import isfinite
@@ -12,34 +12,35 @@ from dila.errors import DilaError
 from dila.shapes import Int, Tensor
 
 CHUNK = 4096
-"""Clip numbers turned into Python integers at once: an epoch may have many millions."""
+"""Clip numbers converted to Python integers at a time, since an epoch may have millions."""
 
 
 class EpochSampler(Sampler[int]):
-    """Every clip once an epoch, or each data set as often as its weight says, in an order fixed by (seed, epoch).
+    """Sampler of every clip once per epoch, or of data sets by weight, in an order fixed by (seed, epoch).
 
-    The state is what the training loop has *used*, which it reports with `advance` after each batch; what loader
-    workers fetched ahead does not count. Iterating starts at the next unused clip and ends with the epoch; when the
-    epoch is used up, the next iteration is the next epoch.
+    The state counts the clips that the training loop has *used*, which it reports with `advance` after each batch;
+    clips that loader workers have prefetched do not count. Iteration starts at the next unused clip and ends with the
+    epoch; the next iteration is then the next epoch.
 
-    An epoch has as many clips as there are, weights or none. With weights it takes of each data set its share,
-    mixed. A set that is asked for less than it has gives a fresh choice each epoch; one that is asked for more is
-    gone through whole, in a new order, before any of its clips comes again.
+    The length of an epoch is the total number of clips, with or without weights. With weights, each data set gets its
+    share of the epoch, mixed. A data set with more clips than its share gives a new random subset each epoch; one with
+    fewer is traversed completely, in a new order each time, before any of its clips is repeated.
 
-    With several processes each owns its own clips for an epoch and repeats only those, so none is seen by two of them.
-    So that all take the same number of whole batches, the few clips left over by `world * batch_size` sit out this
-    epoch (others will in the next).
+    With several processes, each owns a part of the clips for an epoch and repeats only those, so no clip is seen by two
+    processes. The few clips that remain after division by `world * batch_size` are left out of the epoch, so that all
+    processes take the same number of full batches; the next epoch leaves out others.
 
     Args:
-        lengths: number of clips, or those of each data set; clips are numbered through all of them.
-        batch_size: of one process.
-        seed: of the order; the same in all processes.
-        rank: this process.
+        lengths: number of clips, in total or of each data set; clips are numbered over all data sets.
+        batch_size: clips per batch and process.
+        seed: seed of the order; the same in all processes.
+        rank: index of this process.
         world: number of processes.
-        weights: of the data sets, whatever their sum; None takes every clip once.
+        weights: relative weights of the data sets; None takes every clip once.
 
     Raises:
-        DilaError: too few clips for one batch, or in one data set for one in every process; weights that do not fit.
+        DilaError: there are too few clips for one batch, a data set has fewer clips than there are processes, or the
+            weights are invalid.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class EpochSampler(Sampler[int]):
             raise DilaError(f"batch_size = {batch_size} must be at least 1 and rank = {rank} in 0 to {world - 1}")
         if sum(self.lengths) < batch_size * world:
             raise DilaError(
-                f"{sum(self.lengths)} clips do not fill a batch of {batch_size} in {world} process(es); lower the batch"
+                f"{sum(self.lengths)} clips do not fill a batch of {batch_size} in {world} process(es); lower it"
             )
         self.weights = None if weights is None else _normalised(weights, self.lengths, world)
         if len(self.lengths) == 1:
@@ -66,7 +67,7 @@ class EpochSampler(Sampler[int]):
         self.used = 0
 
     def order(self, epoch: int) -> list[int]:
-        """All clips of this process in an epoch, in order: a pure function of its arguments."""
+        """Return all clips of this process in an epoch, in order, independent of the state."""
         return self._order(epoch).tolist()
 
     def _order(self, epoch: int) -> Int[Tensor, " share"]:
@@ -81,7 +82,7 @@ class EpochSampler(Sampler[int]):
         return torch.cat(parts)[torch.randperm(self.share, generator=self._generator(epoch, len(parts), self.rank))]
 
     def _walk(self, epoch: int, number: int, length: int, count: int) -> Int[Tensor, " count"]:
-        """This process's clips of one data set, shuffled anew each time that it has gone through them."""
+        """Return `count` clips of one data set for this process, reshuffled after each complete pass."""
         own = torch.randperm(length, generator=self._generator(epoch, number))[self.rank :: self.world]
         rounds = [own]
         for again in range(1, -(-count // max(1, len(own)))):
@@ -94,7 +95,7 @@ class EpochSampler(Sampler[int]):
 
     @property
     def share(self) -> int:
-        """Clips of one process in one epoch."""
+        """Number of clips of one process in an epoch."""
         return sum(self.lengths) // (self.batch_size * self.world) * self.batch_size
 
     def __len__(self) -> int:
@@ -105,35 +106,36 @@ class EpochSampler(Sampler[int]):
             yield from part.tolist()
 
     def advance(self, clips: int) -> None:
-        """Report that this process has used so many more clips; past the end of an epoch the next one begins."""
+        """Count `clips` more clips as used by this process; past the end of an epoch, the next one begins."""
         total = self.used + clips
         self.epoch += total // self.share
         self.used = total % self.share
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that resuming needs, JSON-ready."""
+        """Return the state needed to resume, JSON-ready."""
         return {key: getattr(self, key) for key in (*_FIXED, "epoch", "used")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, also in another number of processes with the same batch over all.
+        """Resume from `state_dict`, also with another number of processes if the global batch size is the same.
 
-        Without weights that gives the very clips of each step that the old number would have. With weights each process
-        mixes for itself, so that in the epoch at hand a clip may come again or sit out.
+        Without weights, each step then has exactly the clips that it would have had before. With weights, each process
+        mixes its own clips, so in the current epoch a clip may be repeated or left out.
 
         Raises:
-            DilaError: the state is of other data sets, weights, seed or batch over all processes.
+            DilaError: the state has other data sets, weights, seed or global batch size.
         """
         given = {key: state.get(key) for key in _FIXED} | {"batch": state["batch_size"] * state["world"]}
         here = {key: getattr(self, key) for key in _FIXED} | {"batch": self.batch_size * self.world}
         for key, value in given.items():
             if key not in ("batch_size", "world") and value != here[key]:
-                raise DilaError(f"the checkpoint's sampler has {key} = {value}, this run has {here[key]}")
+                raise DilaError(f"the sampler of the checkpoint has {key} = {value}, but this run has {here[key]}")
         self.epoch, self.used = state["epoch"], state["used"] * state["world"] // self.world
 
     def follow(self, state: dict[str, Any], same: bool) -> None:
-        """Go on in a stage of the run, or after another: with its next clips, or the next epoch of others.
+        """Continue a stage of a run if `same`, else start a new stage after the one of `state`.
 
-        An empty state is that of a run which begins.
+        A new stage with the same data, weights and seed takes the next clips; any other starts at the next epoch. An
+        empty state leaves the sampler at the start.
         """
         if not state:
             return
@@ -147,28 +149,26 @@ _FIXED = ("lengths", "weights", "batch_size", "seed", "world")
 
 
 def check_weights(weights: Sequence[int | float], count: int) -> None:
-    """See that so many data sets can be mixed by these weights.
+    """Check the weights of a mixture of `count` data sets.
 
     Raises:
-        DilaError: there are more or fewer, or one is not above 0.
+        DilaError: their number differs from `count`, or one is not above 0.
     """
     if len(weights) != count:
         raise DilaError(f"weights has {len(weights)} numbers for {count} data set(s); give one for each")
     if not all(isfinite(w) and w > 0 for w in weights):
-        raise DilaError(f"weights = {' '.join(f'{w:g}' for w in weights)} must all be above 0; leave out unused data")
+        raise DilaError(f"weights = {' '.join(f'{w:g}' for w in weights)} must all be above 0; remove unused data")
 
 
 def _normalised(weights: Sequence[int | float], lengths: Sequence[int], world: int) -> list[float]:
     check_weights(weights, len(lengths))
     if min(lengths) < world:
-        raise DilaError(
-            f"a data set has {min(lengths)} clips for {world} processes; use fewer processes or leave it out"
-        )
+        raise DilaError(f"a data set has {min(lengths)} clips for {world} processes; use fewer processes or remove it")
     return [float(w) / sum(weights) for w in weights]
 
 
 def _counts(weights: Sequence[float], share: int) -> list[int]:
-    """How many clips of an epoch each data set gives: what its weight says, to the nearest that adds up."""
+    """Return how many clips each data set contributes to an epoch: weight times share, rounded to the exact sum."""
     exact = [w * share for w in weights]
     counts = [int(x) for x in exact]
     order = sorted(range(len(weights)), key=lambda i: (counts[i] - exact[i], i))

@@ -1,15 +1,15 @@
-"""Frames of a video from the bytes of its packets, without opening the file as a video each time.
+"""Decode frames of a video from the bytes of its packets, without opening the container each time.
 
-To open a file costs as much as to decode six frames of it (docs/log.md): FFmpeg decodes one to learn what the file
-holds, which `dila.data.probe_video` has learnt and noted. So what a clip needs is read from where it lies and given to
-a decoder that is kept for all videos with the same settings:
+Opening a file costs as much as decoding six of its frames (docs/log.md), because FFmpeg decodes one to find out what
+`dila.data.probe_video` has already recorded. Instead, the packets that a clip needs are read from their offsets in the
+file and passed to a decoder, which is cached for all videos with the same settings:
 
-- every packet that frames which are wanted depend on, and none after the last of them: the decoder is drained instead;
-- of frames that are not wanted and that no other refers to (H.264's disposable B-frames), none is decoded.
+- every packet that the wanted frames depend on, and none after the last of them: the decoder is flushed instead;
+- frames that are not wanted and that no other frame refers to (disposable B-frames of H.264) are not decoded.
 
-Only where that is known to be the whole truth: mp4, mov, WebM and Matroska, upright, each packet stored as it is
-decoded, the file as it was when it was probed. All else, and everything that fails, is left to the container, whose
-errors are told.
+This is used only where it is known to be exact: mp4, mov, WebM and Matroska, without rotation, with packets stored
+exactly as they are decoded, and a file unchanged since it was probed. Everything else, and every failure, falls back to
+opening the container, which reports the errors.
 """
 
 import os
@@ -26,45 +26,45 @@ import numpy as np
 from dila.errors import DilaError
 
 CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d"})
-"""Whose frames say which packet they come from, B-frames or none."""
+"""Codecs whose decoded frames carry the timestamp of their packet, also with B-frames."""
 DISPOSES = frozenset({"h264"})
-"""Whose decoder leaves out what no other frame refers to, and nothing else, when asked to."""
+"""Codecs whose decoder, with ``skip_frame`` NONREF, skips exactly the frames that no other frame refers to."""
 CONTAINERS = ("mov", "matroska")
-"""By the beginnings of FFmpeg's names for them."""
+"""Prefixes of FFmpeg's names of the supported containers."""
 LEAD = 16
-"""Bytes between the place that a container tells of a packet and its contents, at most; Matroska has 4 there."""
+"""Maximum bytes between the position that a container reports for a packet and its contents (Matroska: 4)."""
 COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
-"""What a container may say of colours and the packets need not."""
+"""Colour properties that may be stored in the container only."""
 MAX_FRAMES = 20_000_000
-"""Of an episode, and rows of a table: four days at 60 frames a second; more is a claim."""
+"""Maximum frames of an episode and rows of a table: about four days at 60 frames a second."""
 KEPT = 4
-"""Decoders that a thread keeps."""
+"""Decoders cached per thread."""
 
 _thread = threading.local()
 
 
 @dataclass(frozen=True, eq=False)
 class Packets:
-    """Where the packets of a video lie in its file, in the order of decoding."""
+    """Positions of the packets of a video in its file, in decoding order."""
 
     codec: str
     extradata: bytes
-    """What the decoder has to know before the first packet."""
+    """Codec configuration that the decoder needs before the first packet."""
     colours: tuple[int, ...]
-    """Of `COLOURS`."""
+    """Values of the properties in `COLOURS`."""
     places: np.ndarray
-    """Number of the frame, in the order of showing, that each packet holds (int64)."""
+    """Index, in presentation order, of the frame in each packet (int64)."""
     turns: np.ndarray
-    """The other way round: number of the packet that holds each frame (int64)."""
+    """The inverse: index of the packet of each frame (int64)."""
     offsets: np.ndarray
     """Bytes from the start of the file (int64)."""
     sizes: np.ndarray
     """Bytes (int64)."""
     stamp: tuple[int, int]
-    """Time of change and size of the file that was probed."""
+    """Modification time and size of the file when it was probed."""
 
     def runs(self, wanted: Sequence[int], keyframes: np.ndarray) -> Iterator[tuple[range, set[int]]]:
-        """Packets to decode one after the other, and the frames (sorted, unique) that are wanted of them."""
+        """Yield ranges of packets to decode in sequence, and the frames wanted from each (`wanted`: sorted, unique)."""
         goals, turns = list(wanted), self.turns[wanted].tolist()
         keys = keyframes[np.searchsorted(keyframes, goals, "right") - 1].tolist()
         begin = 0
@@ -76,7 +76,7 @@ class Packets:
 
 
 class _Notes:
-    """Notes packets while they are walked through."""
+    """Records the positions of packets while a file is demuxed."""
 
     def __init__(self, file: BinaryIO, container: Any, stream: Any):
         context, name = stream.codec_context, container.format.name
@@ -85,14 +85,14 @@ class _Notes:
         self.extradata = bytes(context.extradata or b"")
         self.colours = tuple(int(getattr(context, name)) for name in COLOURS)
         self.lead = -1
-        # In mp4 what holds for the first packet holds for all; Matroska says of each how it is wrapped.
+        # In mp4 all packets are stored like the first; in Matroska each packet may be stored differently.
         self.each = not name.startswith("mov")
         self.ticks: list[Any] = []
         self.offsets: list[Any] = []
         self.sizes: list[Any] = []
 
     def note(self, packet: Any) -> None:
-        """Take one packet down, if it is of use."""
+        """Record one packet; if it cannot be used, mark the whole file as unusable."""
         odd = packet.is_discard or packet.pts is None or packet.has_sidedata("new_extradata")
         if not self.usable or odd or packet.pos is None or not self._as_stored(packet):
             self.usable = False
@@ -102,7 +102,7 @@ class _Notes:
         self.sizes.append(packet.size)
 
     def _as_stored(self, packet: Any) -> bool:
-        """Whether what is decoded lies in the file as it is: encrypted or compressed once more, it does not."""
+        """Whether the bytes in the file are those to decode, that is, not encrypted or compressed."""
         if self.offsets and not self.each:
             return True
         self.file.seek(packet.pos)
@@ -112,7 +112,7 @@ class _Notes:
         return found == self.lead >= 0
 
     def result(self) -> Packets | None:
-        """Where all packets lie, or None where reading has to go by the container."""
+        """Return the positions of all packets, or None if frames have to be read through the container."""
         if not self.usable or not self.ticks:
             return None
         turns = np.argsort(np.array(self.ticks, dtype=np.int64))
@@ -125,45 +125,45 @@ class _Notes:
 def list_packets(
     path: Path, container: Any, stream: Any, last: float = inf
 ) -> tuple[np.ndarray, np.ndarray, Packets | None]:
-    """When each frame is shown, in ticks, rising; whether it is a keyframe; where its packet lies, if that is of use.
+    """Return the sorted presentation times of all frames in ticks, which are keyframes, and the packets if usable.
 
-    No packet is kept, as a film is gigabytes.
+    Packets are not kept in memory, since a video may have gigabytes.
 
     Args:
         path: the file.
-        container: it, opened; it is walked from where it stands.
-        stream: of the video.
-        last: tick after which no frame is asked for.
+        container: the opened file, demuxed from its current position.
+        stream: the video stream.
+        last: tick after which no frame is needed.
 
     Raises:
-        DilaError: the video is cut short, damaged, without times, or too long.
+        DilaError: the video is truncated, damaged, without times, or too long.
     """
     if stream.frames > MAX_FRAMES:
-        raise DilaError(f"{path} claims {stream.frames:,} frames, more than {MAX_FRAMES:,}; split it")
+        raise DilaError(f"{path} declares {stream.frames:,} frames, more than {MAX_FRAMES:,}; split it")
     pts, key, found = [], [], 0
     with path.open("rb", buffering=0) as file:
         notes = _Notes(file, container, stream)
         for packet in container.demux(stream):
             if not packet.size:
                 continue
-            if packet.dts is not None and packet.dts > last:  # shown no earlier than that, nor any after it
+            if packet.dts is not None and packet.dts > last:  # this and all later packets are shown after `last`
                 break
             found += 1
             notes.note(packet)
             if packet.is_corrupt:
-                raise DilaError(f"{path} is damaged or cut short; replace or remove it")
+                raise DilaError(f"{path} is damaged or truncated; replace or remove it")
             if found > MAX_FRAMES:
                 raise DilaError(f"{path} has more than {MAX_FRAMES:,} frames; split it")
-            if not packet.is_discard:  # cut away by an edit list
+            if not packet.is_discard:  # an edit list discards packets
                 pts.append(packet.pts if packet.pts is not None else packet.dts)
                 key.append(packet.is_keyframe)
         packets = notes.result()
     if not pts:
-        raise DilaError(f"{path} holds no frames; replace or remove it")
+        raise DilaError(f"{path} has no frames; replace or remove it")
     if last == inf and found < stream.frames:
-        raise DilaError(f"{path} is cut short: {found} of {stream.frames} frames are there; replace or remove it")
+        raise DilaError(f"{path} is truncated: it has {found} of {stream.frames} frames; replace or remove it")
     if any(t is None for t in pts) or len(set(pts)) != len(pts):
-        raise DilaError(f"{path} stores no usable time for each frame; rewrap it, for example with ffmpeg, as mp4")
+        raise DilaError(f"{path} has frames without a time of their own; remux it, for example with ffmpeg, to mp4")
     ticks = np.array(pts, dtype=np.int64)
     order = np.argsort(ticks)
     return ticks[order], np.array(key)[order], packets
@@ -172,17 +172,17 @@ def list_packets(
 def decode_packets(
     path: Path, packets: Packets, keyframes: np.ndarray, wanted: Sequence[int], limits: dict[str, str]
 ) -> Iterator[tuple[int, Any]]:
-    """The wanted frames (sorted, unique) with their numbers, in any order, as far as they decode.
+    """Yield the wanted frames with their indices, in any order; frames that do not decode are missing.
 
     Args:
         path: the file.
-        packets: where its packets lie.
-        keyframes: numbers of the frames that decode without others.
-        wanted: numbers of frames in the order of showing.
+        packets: the positions of its packets.
+        keyframes: indices of the keyframes.
+        wanted: indices of frames in presentation order, sorted and unique.
         limits: options of the decoder.
 
     Raises:
-        av.FFmpegError, OSError: a packet does not decode, the file is gone.
+        av.FFmpegError, OSError: a packet does not decode, or the file is gone.
     """
     file = os.open(path, os.O_RDONLY)
     try:
@@ -193,7 +193,7 @@ def decode_packets(
         try:
             for run, goals in packets.runs(wanted, keyframes):
                 yield from ((f.pts, f) for f in _decoded(file, decoder, packets, run, goals))
-        except BaseException:  # left half-way: the next video gets another
+        except BaseException:  # the decoders may be in any state now, so discard them
             _thread.decoders.clear()
             raise
     finally:
@@ -217,7 +217,7 @@ def _decoded(file: int, decoder: Any, packets: Packets, run: range, goals: set[i
 
 
 def _decoder(packets: Packets, limits: dict[str, str]) -> Any:
-    """A decoder with these settings, the same one again if it was of late in use."""
+    """Return a decoder with these settings, cached per thread."""
     import av
 
     kept: Any = getattr(_thread, "decoders", OrderedDict())
@@ -227,7 +227,7 @@ def _decoder(packets: Packets, limits: dict[str, str]) -> Any:
         decoder: Any = av.CodecContext.create(packets.codec, "r")
         decoder.extradata = packets.extradata
         decoder.thread_count = 1
-        # Strict, so that the order of showing is never guessed from the first few frames, and frames lost to it.
+        # Otherwise H.264 guesses the reordering depth from the first few frames, and may drop frames.
         decoder.options = {**limits, "strict": "1"}
         for name, value in zip(COLOURS, packets.colours, strict=True):
             setattr(decoder, name, value)

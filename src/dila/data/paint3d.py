@@ -1,7 +1,7 @@
-"""Triangles with a texture drawn off-screen: moderngl over EGL, own shaders, seen in parallel projection.
+"""Off-screen rendering of textured meshes in orthographic projection, with moderngl over EGL.
 
-Parallel, so that the state of an object says exactly where it is in the picture: its middle at (x, y), a sphere of
-radius 1 around it `radius` times exp(log_scale) widths large, turned by the angle.
+The projection is orthographic so that the state determines the exact position in the picture: the object's centre is at
+(x, y), its unit sphere has a radius of `radius` times exp(log_scale) picture widths, and it is rotated by the angle.
 """
 
 import importlib
@@ -16,8 +16,8 @@ from dila.shapes import Float, Tensor
 
 VERTEX = """
 #version 330
-uniform mat3 turn;      // of the object in space, before it is turned in the plane
-uniform mat2 plane;     // in the plane, with the size
+uniform mat3 turn;      // rotation in space, before the rotation in the picture plane
+uniform mat2 plane;     // rotation and scale in the picture plane
 uniform vec2 middle;
 in vec3 position;
 in vec3 normal;
@@ -52,10 +52,10 @@ void main() {
 
 
 class Painter:
-    """One drawing context; make it once a process.
+    """OpenGL context for rendering; create one per process.
 
     Raises:
-        DilaError: this machine cannot draw off-screen.
+        DilaError: this machine cannot render off-screen.
     """
 
     def __init__(self) -> None:
@@ -63,10 +63,10 @@ class Painter:
 
         try:
             self.context: Any = moderngl.create_context(standalone=True, backend="egl")
-        except Exception as error:  # whatever the missing library leads to
+        except Exception as error:  # a missing library may raise anything
             raise DilaError(
-                f"3D objects cannot be drawn off-screen here ({error}); install EGL (Debian: libegl1 libgl1-mesa-dri), "
-                "or record primitives, which need none"
+                f"3D objects cannot be rendered off-screen ({error}); install EGL (Debian: libegl1 libgl1-mesa-dri), "
+                "or record primitives, which do not need it"
             ) from error
         self.program = self.context.program(vertex_shader=VERTEX, fragment_shader=FRAGMENT)
         self.context.enable(moderngl.DEPTH_TEST)
@@ -82,17 +82,17 @@ class Painter:
         radius: float,
         side: int,
     ) -> Float[Tensor, "N 4 Y X"]:
-        """Colours times opacity, and opacity, of the object in every state.
+        """Render the object in every state, as premultiplied RGBA.
 
         Args:
             mesh: the object.
-            place: where in the texture each of its corners lies, ``corners 2``.
+            place: texture coordinates of its corners, ``corners 2``.
             surface: the texture, uint8 ``Y X 3``, first row at the top.
             turn: rotation of the object in space, ``3 3``.
-            light: direction to the light, ``3``: x to the right, y up, z to the eye.
-            states: ``N 4``: x and y in widths from the top left corner, log of the size, angle clockwise.
-            radius: of the object at log_scale 0, in widths.
-            side: pixels.
+            light: direction to the light, ``3``: x to the right, y up, z to the viewer.
+            states: ``N 4``: x and y in picture widths from the top left corner, log of the size, angle clockwise.
+            radius: radius of the object at log_scale 0, in picture widths.
+            side: pixels a side.
         """
         corners = np.concatenate([mesh.position, mesh.normal, place], axis=1).astype("f4")
         buffer = self.context.buffer(corners.tobytes())
@@ -103,7 +103,7 @@ class Painter:
         target = self.context.simple_framebuffer((side, side), 4)
         target.use()
         texture.use(0)
-        # GLSL stores matrices by columns.
+        # GLSL matrices are column-major.
         self.program["turn"].write(turn.T.astype("f4").tobytes())
         self.program["light"].value = tuple(float(x) for x in light / np.linalg.norm(light))
         pictures = np.stack([self._frame(array, target, state, radius, side) for state in states])
@@ -115,7 +115,7 @@ class Painter:
         x, y, log_scale, angle = (float(value) for value in state)
         size = 2 * radius * np.exp(log_scale)
         cos, sin = size * np.cos(angle), size * np.sin(angle)
-        # Clockwise in a picture, where y points down, is the other way round where y points up.
+        # The angle is clockwise in the picture, but y points up in OpenGL.
         self.program["plane"].write(np.array([[cos, sin], [-sin, cos]]).T.astype("f4").tobytes())
         self.program["middle"].value = (2 * x - 1, 1 - 2 * y)
         target.clear(0, 0, 0, 0)

@@ -1,12 +1,13 @@
-"""Pickles that hold arrays and plain values, and nothing that runs.
+"""Restricted unpickler for arrays and plain values.
 
-A pickle names functions that are called while it is read, so one from elsewhere can do anything. This reader knows the
-names under which numpy writes arrays, types and scalars of numbers, puts harmless stand-ins in their place, and refuses
-every other name before anything is called. Nothing is imported for a pickle, and no state of a pickle reaches numpy:
-arrays are made from their bytes at the end.
+A pickle names functions that are called when it is loaded, so an untrusted one can execute anything. This unpickler
+accepts only the names that numpy writes for arrays, dtypes and numeric scalars, replaces them with harmless stand-ins,
+and refuses every other name before anything is called. It imports nothing for a pickle and passes no state of a pickle
+to numpy: arrays are built from their bytes at the end.
 
-It is Python's own unpickler in Python, not the one in C: that one makes room for as many marks as a pickle claims, so
-that six bytes fill 64 GB. The file is in memory, so a claim of a longer text or array than there is left finds nothing.
+It derives from the Python implementation of the unpickler, because the C one allocates as many memo slots as a pickle
+declares, so that six bytes can take 64 GB. The file is read into memory first, so a string or array declared longer
+than the rest of the file does not allocate its declared size.
 """
 
 import io
@@ -21,51 +22,51 @@ import numpy as np
 from dila.errors import DilaError
 
 LIMIT = 256 * 2**20
-"""Bytes of a file that are read at most: a few numbers a frame are far less."""
+"""Maximum size of a file in bytes; a few numbers per frame need far less."""
 MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy._core.numeric"})
-"""Where pickles of numpy 1 and 2 look for the names below."""
+"""Modules of the names in `ALLOWED` in pickles of numpy 1 and 2."""
 
 
 def load_arrays(path: Path) -> Any:
-    """What a pickle holds: numpy's arrays and scalars of numbers, and Python's plain containers, text and numbers.
+    """Load a pickle of numpy arrays, numeric scalars, and Python's plain containers, strings and numbers.
 
     Raises:
-        DilaError: the file cannot be read, is larger than 256 MiB, is damaged, or asks for anything else.
+        DilaError: the file cannot be read, is larger than 256 MiB, is damaged, or contains anything else.
     """
     try:
         if path.stat().st_size > LIMIT:
-            raise DilaError(f"{path} has more than the {LIMIT:,} bytes that are read of a pickle; split it")
+            raise DilaError(f"{path} is larger than {LIMIT:,} bytes, the limit for a pickle; split it")
         return _Finish().of(_Restricted(io.BytesIO(path.read_bytes()), encoding="latin1").load())
     except OSError as error:
         raise DilaError(f"{path} cannot be read: {error.strerror or error}") from error
     except _Refused as error:
         raise DilaError(
-            f"{path} asks for {error}, and only numpy arrays and plain values are read, for it may be harmful; "
-            "write it anew with plain arrays"
+            f"{path} contains {error}, which is refused because it could execute code; write it again with numpy "
+            "arrays and plain values only"
         ) from error
     except DilaError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever its opcodes meet
+    except Exception as error:  # the opcodes of a damaged pickle may raise anything
         raise DilaError(f"{path} is not a readable pickle ({type(error).__name__}); replace or remove it") from error
 
 
 class _Refused(Exception):
-    """Something that is not allowed."""
+    """The pickle contains something that is not allowed."""
 
 
 _Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
-"""The one written in Python, whose opcodes can be replaced."""
+"""The Python implementation, whose opcodes can be overridden."""
 
 
 class _Restricted(_Unpickler):
     dispatch: ClassVar = dict(_Unpickler.dispatch)
 
     def load_bytearray(self) -> None:
-        """As Python's, which first fills as much memory as is claimed."""
+        """Load a bytearray; unlike the original, without first allocating its declared size."""
         (claimed,) = struct.unpack("<Q", self.read(8))
         data = self.read(claimed) if claimed <= LIMIT else b""
         if len(data) != claimed:
-            raise EOFError("the pickle was cut short")
+            raise EOFError("the pickle is truncated")
         self.append(bytearray(data))
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray
@@ -78,11 +79,11 @@ class _Restricted(_Unpickler):
         raise _Refused(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("an object outside of the file")
+        raise _Refused("an object outside the file")
 
 
 class _StandIn:
-    """A callable that a pickle can call and can in no way change."""
+    """A callable that a pickle can call but not modify."""
 
     __slots__ = ("_call",)
 
@@ -93,14 +94,14 @@ class _StandIn:
         return self._call(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise _Refused("a change of a function")
+        raise _Refused("a modification of a function")
 
     def __setstate__(self, state: Any) -> None:
-        raise _Refused("a change of a function")
+        raise _Refused("a modification of a function")
 
 
 class _Kind:
-    """A type of numbers; with objects, an array could hold what was refused, and structured types nest at will."""
+    """A numeric dtype; object dtypes are refused since arrays could hold refused objects, structured ones may nest."""
 
     __slots__ = ("dtype",)
 
@@ -116,7 +117,7 @@ class _Kind:
 
 
 class _Array:
-    """An array, once its state came."""
+    """An array; its value is None until its state has been loaded."""
 
     __slots__ = ("value",)
     __hash__ = None  # pyright: ignore[reportAssignmentType]
@@ -131,7 +132,7 @@ class _Array:
 
 def _numbers(data: Any, kind: Any) -> np.ndarray:
     if not isinstance(kind, _Kind) or not isinstance(data, bytes | bytearray):
-        raise _Refused("an array or a scalar of anything but numbers")
+        raise _Refused("an array or a scalar that is not numeric")
     return np.frombuffer(bytes(data), dtype=kind.dtype).copy()
 
 
@@ -142,7 +143,7 @@ def _reconstruct(kind: Any, *_: Any) -> _Array:
 
 
 def _frombuffer(data: Any, kind: Any, shape: Any, order: Any) -> _Array:
-    """Protocol 5 writes arrays in one piece."""
+    """Build an array as pickle protocol 5 stores it."""
     return _Array(_numbers(data, kind).reshape(shape, order="F" if order == "F" else "C"))
 
 
@@ -152,7 +153,7 @@ def _scalar(kind: Any, data: Any = None) -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
-        raise _Refused("another encoding than latin1")
+        raise _Refused("an encoding other than latin1")
     return text.encode("latin1")
 
 
@@ -161,24 +162,22 @@ def _no_call(*_: Any) -> Any:
 
 
 class _Finish:
-    """Values with their stand-ins turned to what they stand for; what is shared is looked at once, and stays shared."""
+    """Replaces stand-ins by their values; shared objects are converted once and stay shared."""
 
     def __init__(self) -> None:
         self.done: dict[int, tuple[Any, Any, int]] = {}
         self.held = 0
 
     def of(self, value: Any) -> Any:
-        """The finished value; a container in itself raises RecursionError."""
+        """Return the converted value; a container that contains itself raises RecursionError."""
         if id(value) not in self.done:
             outside, self.held = self.held, 1
             made = self._made(value)
-            self.done[id(value)] = value, made, self.held  # the value too, so that nothing else gets its id
+            self.done[id(value)] = value, made, self.held  # keeps `value` alive, so that its id is not reused
             self.held = outside
         self.held += self.done[id(value)][2]
-        if (
-            self.held > LIMIT
-        ):  # thirty lists, each twice in the next, are a thousand million numbers to whoever walks them
-            raise _Refused("the same list over and over")
+        if self.held > LIMIT:  # thirty nested lists, each twice in the next, expand to a billion numbers
+            raise _Refused("a list repeated too many times")
         return self.done[id(value)][1]
 
     def _made(self, value: Any) -> Any:
@@ -197,7 +196,7 @@ class _Finish:
 
 def _set(members: Any = ()) -> set[Any]:
     if not isinstance(members, list | tuple):
-        raise _Refused("a set of anything but a list")
+        raise _Refused("a set that is not made from a list")
     return set(members)
 
 
@@ -206,7 +205,7 @@ def _no_bytes() -> bytes:
 
 
 OLD = {("_codecs", "encode"): _StandIn(_encode)}
-"""How protocols before 4 write bytes and sets."""
+"""Functions by which pickle protocols before 4 store bytes and sets."""
 for _module in ("builtins", "__builtin__"):
     OLD |= {(_module, "set"): _StandIn(_set), (_module, "bytes"): _StandIn(_no_bytes)}
 ALLOWED = {

@@ -1,7 +1,8 @@
-"""Worker processes that leave when their owner does, whatever ends it, and at once: what they are at is cut or saved.
+"""Worker processes that exit as soon as their parent does, however it ends.
 
-A worker belongs to no terminal, so that Ctrl-C reaches its owner alone. Its owner sends it SIGTERM, which it sends
-itself where the owner is gone: training saves first (`dila.train.stop`), all else stops where it is.
+Workers have a process group of their own, so Ctrl-C reaches only the parent, which sends them SIGTERM. If the parent
+is gone, a worker sends SIGTERM to itself. Training then saves a checkpoint first (`dila.train.stop`); any other job
+stops at once.
 """
 
 import multiprocessing
@@ -30,25 +31,25 @@ class _Pool(ProcessPoolExecutor):
 
 @contextmanager
 def pool(workers: int, threads: int = 1) -> Iterator[Executor]:
-    """Processes to submit jobs to; left with an error, they are stopped, and what had not begun is dropped.
+    """Context with worker processes to submit jobs to; on an error, running jobs are stopped and pending ones dropped.
 
     Args:
-        workers: how many.
-        threads: of torch in each; more than there are cores make it spin.
+        workers: number of processes.
+        threads: torch threads in each; more threads than cores waste time spinning.
 
     Raises:
-        DilaError: one of them was killed.
+        DilaError: a worker process was killed.
     """
     others = set(multiprocessing.active_children())
-    # Spawned, not forked: a fork of a process in which torch or SDL already has threads can hang, and has no CUDA.
+    # Spawned, not forked: a fork of a process in which torch or SDL has threads can hang, and cannot use CUDA.
     context = multiprocessing.get_context("spawn")
     executor = _Pool(workers, context, initializer=_begin, initargs=(threads,))
     try:
         yield executor
     except BrokenProcessPool as error:  # the executor has ended the others
         raise DilaError(
-            "a worker process was killed, by hand or for want of memory; what is finished is kept: the same command "
-            "goes on, and needs less memory with fewer processes at once"
+            "a worker process was killed, perhaps because memory ran out; finished jobs are kept: run the same command "
+            "again to continue, with fewer processes at once to use less memory"
         ) from error
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
@@ -61,7 +62,7 @@ def pool(workers: int, threads: int = 1) -> Iterator[Executor]:
 def run_jobs(
     job: Callable[[Item], Made], items: list[Item], workers: int, total: int, label: str, progress: bool
 ) -> Iterator[Made]:
-    """What `job` makes of every item, in order, on so many processes, under a progress bar that counts to `total`."""
+    """Yield `job(item)` of every item in order, computed by `workers` processes, with a progress bar up to `total`."""
     from tqdm import tqdm
 
     with tqdm(total=total, initial=total - len(items), desc=label, disable=not progress) as bar:
@@ -80,12 +81,12 @@ def _run(job: Callable[[Item], Made], items: list[Item], workers: int) -> Iterat
 
 
 class _Worker:
-    """What a process of a pool knows of its end."""
+    """State of a worker process: whether it was asked to stop, runs a job, or has lost its parent."""
 
     asked = busy = orphan = False
 
     def do(self, job: Callable[..., Made], *arguments: Any) -> Made:
-        """Do a job, unless the end was asked for: some wait before a worker, where nobody can cancel them."""
+        """Run a job, unless SIGTERM has arrived: jobs already in the worker's queue cannot be cancelled."""
         if self.asked:
             raise SystemExit(128 + signal.SIGTERM)
         self.busy = True
@@ -101,7 +102,7 @@ class _Worker:
                 os._exit(128 + signal.SIGTERM)
 
     def end(self, number: int, frame: Any) -> None:
-        """SIGTERM. Beside a job nothing is cut: a process that died would have the others killed in what they save."""
+        """Handle SIGTERM. An idle worker lives on: if it died, the executor would kill others while they save."""
         self.asked = True
         if self.busy:
             raise SystemExit(128 + number)
@@ -109,7 +110,7 @@ class _Worker:
             os._exit(128 + number)
 
     def follow(self) -> None:
-        """Wait until the owner is gone; then there is nobody to work for."""
+        """Wait until the parent is gone, then send SIGTERM to this process."""
         owner = multiprocessing.parent_process()
         if owner is not None:
             owner.join()

@@ -1,14 +1,14 @@
-"""Procedural clips of one textured object under known transforms: the data behind the manifolds of the latent actions.
+"""Procedural clips of one textured object under known transforms, used for the manifolds of the latent actions.
 
-The paper's figure 6 moves, scales and turns 4,000 scanned objects; here shapes and textures are drawn at random, so
-nothing is downloaded. The sceptic's test is `moving_background`: a background that drifts and changes on its own,
-while object and transform stay exactly those of the same seed without it.
+The paper's figure 6 translates, scales and rotates 4,000 scanned objects; here shapes and textures are drawn at random,
+so nothing is downloaded. With `moving_background`, the background drifts and changes on its own, while object and
+transform stay exactly those of the same seed without it: a test of whether z follows the object only.
 
-Columns: ``state`` = [x, y, log_scale, angle] (x and y in widths of the picture from its top left corner, log of the
-size relative to the middle one, radians clockwise, unwrapped); ``action`` = state of the next frame minus this one;
-``background`` = [x, y, blend], how far the background has drifted (in widths) and faded from one texture to another;
-``colour`` and ``background_colour`` = mean red, green and blue of the object's pixels and of its background's textures;
-``kind`` = [place in `KINDS`]; ``shape`` = [place in `SHAPES`].
+Columns: ``state`` = [x, y, log_scale, angle] (x and y in picture widths from the top left corner, log of the size
+relative to the middle of its range, radians clockwise, unwrapped); ``action`` = state of the next frame minus this one;
+``background`` = [x, y, blend], the drift of the background (in widths) and its blend from one texture to another;
+``colour`` and ``background_colour`` = mean red, green and blue of the object's pixels and of the background textures;
+``kind`` = [index in `KINDS`]; ``shape`` = [index in `SHAPES`].
 """
 
 from collections.abc import Callable
@@ -38,22 +38,22 @@ NAMES = {
     "kind": ("kind",),
 }
 VERSION = 2
-"""To be raised when the same seed begins to give other data, so that no recording mixes the two."""
+"""Increase this when a change makes the same seed give different data, so that no recording mixes both."""
 FPS = 10.0
 TASK = "move, scale and turn the object"
 RADIUS = 0.22
-"""Of the object at log_scale 0, in widths of the picture."""
+"""Radius of the object at log_scale 0, in picture widths."""
 LOW = np.array([0.22, 0.22, -0.5, -np.inf])
 HIGH = np.array([0.78, 0.78, 0.5, np.inf])
 SPEED = np.array([0.03, 0.03, 0.06, 0.14])
-"""Root mean square of each component of the action, a frame."""
+"""Root mean square of each component of the action, per frame."""
 PART = {"translation": [1, 1, 0, 0], "scaling": [0, 0, 1, 0], "rotation": [0, 0, 0, 1]}
 CHUNK = 8
 
 
 @dataclass(frozen=True)
 class PrimitiveRenderer:
-    """From an episode's number to the episode; pickled to the worker processes."""
+    """Callable from the number of an episode to the episode; pickled for the worker processes."""
 
     frames: int
     size: int
@@ -62,7 +62,7 @@ class PrimitiveRenderer:
     moving_background: bool
 
     def __call__(self, number: int) -> Recorded:
-        """Draw one episode; object and background have random streams of their own, fixed by (seed, number)."""
+        """Draw one episode; object and background have separate random streams, fixed by (seed, number)."""
         rng, scene = (np.random.default_rng([self.seed, number, stream]) for stream in (0, 1))
         kind = KINDS[int(rng.integers(len(KINDS)))] if self.kind == "mixed" else self.kind
         states = trajectory(rng, self.frames + 1, kind)
@@ -91,19 +91,19 @@ def render_primitives(
     progress: bool = True,
     store: Store | None = None,
 ) -> Path:
-    """Draw a corpus (mp4 + actions.parquet) of objects under known transforms; resumable, the same for every run.
+    """Draw a corpus (mp4 + actions.parquet) of objects under known transforms; resumable and deterministic.
 
     Args:
-        frames: of each episode.
+        frames: frames per episode.
         size: pixels a side, even, 32 to 512.
         seed: the same seed gives the same data for any number of workers.
         kind: one of `KINDS`, or "mixed" for one of them at random in each episode.
         moving_background: let the background drift and change independently of the action.
         fps: frames a second.
-        out, episodes, workers, progress, store: as of `dila.data.recording.record`.
+        out, episodes, workers, progress, store: as for `dila.data.recording.record`.
 
     Raises:
-        DilaError: an argument out of range, or `out` holds a recording with other settings.
+        DilaError: an argument is out of range, or `out` has a recording with other settings.
     """
     check_settings(frames, size, kind, fps)
     renderer = PrimitiveRenderer(frames, size, seed, kind, moving_background)
@@ -122,7 +122,7 @@ def render_primitives(
 
 
 def check_settings(frames: int, size: int, kind: str, fps: int | float) -> None:
-    """Raise DilaError for settings under which nothing can be drawn."""
+    """Check the settings of a recording; raises DilaError."""
     if frames < 2 or not 32 <= size <= 512 or size % 2 or not fps > 0:
         raise DilaError(f"frames = {frames} must be at least 2, size = {size} even from 32 to 512, fps = {fps} above 0")
     if kind not in (*KINDS, "mixed"):
@@ -130,7 +130,7 @@ def check_settings(frames: int, size: int, kind: str, fps: int | float) -> None:
 
 
 def known_columns(states: np.ndarray, background: np.ndarray, kind: str) -> dict[str, np.ndarray]:
-    """What is known of an episode, from its states and its background's, one more of each than frames."""
+    """Return the columns of an episode from the states of object and background, one more of each than frames."""
     return {
         "action": np.diff(states, axis=0).astype(np.float32),
         "state": states[:-1].astype(np.float32),
@@ -142,7 +142,7 @@ def known_columns(states: np.ndarray, background: np.ndarray, kind: str) -> dict
 def colour_columns(
     thing: Float[Tensor, "4 Y X"], near: Tensor, far: Tensor, background: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Mean colours of the object (colours times opacity, and opacity) and of the background's blend, in [0, 1]."""
+    """Return the columns of mean colours, in [0, 1], of the object (premultiplied RGBA) and the blended background."""
     own = (thing[:3].sum((1, 2)) / thing[3].sum()).numpy()
     first, second = (texture.mean((1, 2)).numpy() for texture in (near, far))
     blend = background[:-1, 2:]
@@ -153,20 +153,20 @@ def colour_columns(
 
 
 def background_path(rng: np.random.Generator, steps: int, moves: bool) -> np.ndarray:
-    """``steps 3``: drift of the background in widths, and how far it has faded into its second texture."""
+    """Return the path of the background ``steps 3``: drift in widths, and blend into its second texture."""
     start = rng.uniform(0, 1, 3) * [1, 1, 0]
     return _fold(start + _walk(rng, steps, np.array([0.03, 0.03, 0.06]) * moves), np.zeros(3), np.ones(3))
 
 
 def trajectory(rng: np.random.Generator, steps: int, kind: str) -> np.ndarray:
-    """States ``steps 4``; what the kind leaves out stays where it starts."""
+    """Return states ``steps 4``; components that the kind does not include stay constant."""
     start = np.array([*rng.uniform(0.35, 0.65, 2), rng.uniform(-0.3, 0.3), rng.uniform(-np.pi, np.pi)])
     moves = np.sum([PART[part] for part in kind.split("+")], axis=0)
     return _fold(start + _walk(rng, steps, SPEED * moves), LOW, HIGH)
 
 
 def _walk(rng: np.random.Generator, steps: int, speed: np.ndarray) -> np.ndarray:
-    """A path from 0 whose velocity drifts smoothly (autoregressive, memory of about five frames)."""
+    """Return a path from 0 whose velocity changes smoothly (autoregressive, memory of about five frames)."""
     velocity = rng.normal(size=speed.shape)
     path = np.zeros((steps, len(speed)))
     for t in range(1, steps):
@@ -185,7 +185,7 @@ def _fold(path: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def compose(front: Float[Tensor, "N 4 Y X"], near: Tensor, far: Tensor, background: np.ndarray, size: int) -> Tensor:
-    """Pictures uint8 ``N 3 Y X``: what is in front, drawn at twice the size, over the background; then averaged."""
+    """Return pictures uint8 ``N 3 Y X``: the foreground, given at twice the size, over the background, downsampled."""
     scene = torch.from_numpy(background).float()
     blend = scene[:, 2, None, None, None]
     behind = (1 - blend) * _window(near, scene, size) + blend * _window(far, scene, size)
@@ -194,9 +194,9 @@ def compose(front: Float[Tensor, "N 4 Y X"], near: Tensor, far: Tensor, backgrou
 
 
 def _place(thing: Float[Tensor, "4 S S"], state: Float[Tensor, "N 4"], size: int) -> Float[Tensor, "N 4 Y X"]:
-    """The object, colours times opacity, at the given states."""
+    """Return the object in the given states, as premultiplied RGBA."""
     x, y, log_scale, angle = state.unbind(1)
-    # grid_sample asks where in the object's own square [-1, 1] each pixel lies: the inverse of the transform.
+    # grid_sample needs the inverse of the transform: from pixels to the object's own square [-1, 1].
     shrink = 1 / (2 * RADIUS * log_scale.exp())
     cos, sin = angle.cos() * shrink, angle.sin() * shrink
     inverse = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], 1)
@@ -205,7 +205,7 @@ def _place(thing: Float[Tensor, "4 S S"], state: Float[Tensor, "N 4"], size: int
 
 
 def _window(image: Float[Tensor, "3 S S"], scene: Float[Tensor, "N 3"], size: int) -> Float[Tensor, "N 3 Y X"]:
-    """The part of a texture of twice the picture's width that the drift has brought into view."""
+    """Return the visible part of a texture that is twice as wide as the picture, after the drift."""
     half = torch.eye(2).expand(len(scene), 2, 2) / 2
     return _sample(image, torch.cat([half, (scene[:, :2, None] - 0.5)], -1), size)
 
@@ -216,7 +216,7 @@ def _sample(image: Tensor, affine: Float[Tensor, "N 2 3"], size: int) -> Tensor:
 
 
 def _object(rng: np.random.Generator, size: int) -> tuple[Float[Tensor, "4 S S"], int]:
-    """A random shape with a random texture, colours times opacity, and opacity; and its place in `SHAPES`."""
+    """Return a random shape with a random texture, as premultiplied RGBA, and its index in `SHAPES`."""
     from PIL import Image, ImageDraw
 
     shape = int(rng.integers(len(SHAPES)))
@@ -227,7 +227,7 @@ def _object(rng: np.random.Generator, size: int) -> tuple[Float[Tensor, "4 S S"]
 
 
 def backgrounds(rng: np.random.Generator, side: int, thing: Float[Tensor, "4 Y X"]) -> tuple[Tensor, Tensor]:
-    """Two background textures whose mean colours stand off from the object's."""
+    """Return two background textures whose mean colours differ from the object's."""
     colour = thing[:3].sum((1, 2)) / thing[3].sum()
     found = []
     while len(found) < 2:
@@ -238,7 +238,7 @@ def backgrounds(rng: np.random.Generator, side: int, thing: Float[Tensor, "4 Y X
 
 
 def texture(rng: np.random.Generator, side: int) -> Float[Tensor, "3 S S"]:
-    """Two random colours mixed by a random pattern, in [0, 1]."""
+    """Return two random colours mixed by a random pattern, in [0, 1]."""
     axis = torch.linspace(-1, 1, side)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     turn, phase, waves = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi, 2), rng.uniform(6, 16)
@@ -246,7 +246,7 @@ def texture(rng: np.random.Generator, side: int) -> Float[Tensor, "3 S S"]:
     v = waves * (np.cos(turn) * y - np.sin(turn) * x) + phase[1]
     noise = sum(_noise(rng, cells, side) / cells**0.5 for cells in (3, 6, 12))
     patterns = [u.sin(), 3 * u.sin() * v.sin(), u.sin() + v.sin(), 3 * noise, u.sin() + 2 * noise]
-    # A steep sigmoid gives edges that are crisp and still wider than a pixel.
+    # A steep sigmoid gives edges that are sharp but still wider than a pixel.
     mix = torch.sigmoid(2.5 * patterns[int(rng.integers(len(patterns)))])
     first, second = (torch.from_numpy(rng.uniform(0.05, 0.95, 3)).float()[:, None, None] for _ in range(2))
     return first + (second - first) * mix

@@ -1,9 +1,9 @@
-"""What was learnt of videos when a folder was first opened, kept for the next time.
+"""Cache of `probe_video`, kept on disk from one opening of a folder to the next.
 
-To probe a video is a pass over its packets: a millisecond or two for a clip, minutes for the 220,000 of
-Something-Something-V2. What it told is kept in one parquet file for each folder that was opened, in ``probed`` in the
-cache folder, written whole. A video counts as known only under the very path, size and time of change that it was
-probed with, by the same version of this file and of PyAV; all others are probed. What cannot be read is never kept.
+Probing a video is a pass over its packets: a millisecond or two for a clip, minutes for the 220,000 of
+Something-Something-V2. The results are cached in one parquet file per opened folder, in ``probed`` in the cache folder,
+written atomically. An entry is used only if path, size and modification time of the video are the same, and so are
+the `VERSION` of this file and the version of PyAV. Videos that cannot be read are never cached.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ from dila.errors import DilaError
 from dila.files import replacing
 
 Key = tuple[str, int, int]
-"""Path, time of change and size."""
+"""Path, modification time and size."""
 VERSION = "2"
 FEWEST = 16
-"""Videos that were not known, from which on they are noted: a few are probed faster than a file is written."""
+"""Minimum number of newly probed videos for which the cache is written: probing fewer is faster than writing."""
 
 
 @contextmanager
 def remembering(root: Path) -> Iterator[None]:
-    """Inside, the video reader probes only files under `root` that are not known from an earlier time."""
+    """Context in which the video reader probes only files that are not in the cache of `root`."""
     memory = _Memory(root)
     token = PROBE.set(memory.probe)
     seen_all = False
@@ -44,7 +44,7 @@ def remembering(root: Path) -> Iterator[None]:
 
 
 class _Memory:
-    """The videos of one folder, read when the first is asked for."""
+    """The cached probe results of one folder, loaded on first use."""
 
     def __init__(self, root: Path):
         name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=12).hexdigest()
@@ -54,7 +54,7 @@ class _Memory:
         self.new = 0
 
     def probe(self, path: Path) -> VideoInfo:
-        """What is known of the file as it is now, or what probing tells.
+        """Return the cached result if the file is unchanged, else probe it.
 
         Raises:
             DilaError: the file is not a readable video.
@@ -62,7 +62,7 @@ class _Memory:
         try:
             told = path.stat()
         except OSError:
-            return probe_video(path)  # which says what is wrong
+            return probe_video(path)  # which reports what is wrong
         if self.known is None:
             self.known = {(r["path"], r["changed"], r["bytes"]): r for r in _read(self.file)}
         key = (os.fsdecode(path.resolve()), told.st_mtime_ns, told.st_size)
@@ -71,18 +71,18 @@ class _Memory:
             return _info(row)
         info = probe_video(path)
         after = path.stat()
-        # Names that are no text, and files that changed meanwhile, are probed each time.
+        # Paths that are not valid text, and files that changed during probing, are not cached.
         if (after.st_mtime_ns, after.st_size) == key[1:] and key[0].isprintable():
             self.rows[key] = _row(key, info)
             self.new += 1
         return info
 
     def save(self, seen_all: bool) -> None:
-        """Write down what was asked for, if enough of it is new; and what was known, unless all has been seen."""
+        """Write the cache if enough entries are new; unused old entries are dropped if `seen_all`."""
         if self.new < FEWEST:
             return
         rows = self.rows if seen_all else {**(self.known or {}), **self.rows}
-        with suppress(OSError, DilaError):  # a cache folder that cannot be written costs time, and nothing else
+        with suppress(OSError, DilaError):  # without a writable cache folder, videos are only probed again
             _write(self.file, list(rows.values()))
 
 
@@ -109,7 +109,7 @@ def _info(row: dict[str, Any]) -> VideoInfo:
 
 
 def _array(cell: Any) -> np.ndarray:
-    """Numbers of one cell; held as Arrow's until then, since Python's own take ten times the memory."""
+    """Convert a list cell to an array; cells stay Arrow scalars until then, since Python lists take ten times more."""
     return cell.values.to_numpy()
 
 
@@ -126,7 +126,7 @@ def _schema() -> Any:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """The rows of an earlier time; none where there are none that can be used."""
+    """Read the rows of the cache file; empty if it is missing, unreadable, or of another version."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,7 +138,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
         table = pq.read_table(file)
         if table.schema.names != schema.names or (table.schema.metadata or {}).get(b"version") != version:
             return []
-    except (pa.ArrowException, OSError, ValueError, DilaError):  # half a file, say, of a disk that failed
+    except (pa.ArrowException, OSError, ValueError, DilaError):  # for example truncated after a disk failure
         return []
     lists = {field.name for field in schema if pa.types.is_list(field.type)}
     columns = {

@@ -1,12 +1,12 @@
-"""Recordings of Push-T, the real simulator (`gym_pusht/PushT-v0`, https://github.com/huggingface/gym-pusht).
+"""Recordings of the simulator Push-T (`gym_pusht/PushT-v0`, https://github.com/huggingface/gym-pusht).
 
-A round agent is drawn toward a target (the action, board units 0..512) by a PD controller and pushes a T-shaped block.
-Control rate 10 Hz. The cross that the simulator's own `render` draws at the target is left out: frames that show the
-action would make any probe of latent actions worthless.
+A PD controller moves a round agent toward a target (the action, in board units 0..512), and the agent pushes a T-shaped
+block. The control rate is 10 Hz. The cross that the simulator's `render` draws at the target is omitted: frames that
+show the action would make any probe of latent actions meaningless.
 
 Columns: ``action`` = target [x, y] as executed in the step from frame f to f+1; ``state`` = [agent_x, agent_y,
 block_x, block_y, block_angle] at frame f, before that action; the angle is in radians and unwrapped (the simulator's
-own observation is this modulo 2 pi). The agent's velocity is state as well but is not observed.
+observation is this modulo 2 pi). The agent's velocity, which is also part of the state, is not recorded.
 """
 
 import os
@@ -24,7 +24,7 @@ from dila.errors import DilaError, MissingExtra
 from dila.shapes import Tensor, UInt8
 
 VERSION = 1
-"""To be raised when the same seed begins to give other data, so that no recording mixes the two."""
+"""Increase this when a change makes the same seed give different data, so that no recording mixes both."""
 BOARD = 512
 FPS = 10
 TASK = "push the T about"
@@ -32,9 +32,9 @@ TASK = "push the T about"
 # critically damped, 10 ticks of 0.01 s a step) closes 1 - 2/e of the distance from rest and keeps 1/e of its speed.
 LEAD = 2.5
 REACH = (22.0, 490.0)
-"""Where the agent's centre may go: its radius away from the walls."""
+"""Range of the agent's centre in x and y: its radius away from the walls."""
 MARGIN = 70
-"""A block whose centre is nearer than this to a wall is not pushed further out."""
+"""A block whose centre is nearer than this to a wall is not pushed further toward it."""
 NAMES = {"action": ("x", "y"), "state": ("agent_x", "agent_y", "block_x", "block_y", "block_angle")}
 
 Policy = Literal["random", "push", "mixed"]
@@ -42,7 +42,7 @@ Policy = Literal["random", "push", "mixed"]
 
 @dataclass(frozen=True)
 class PushTRecorder:
-    """From an episode's number to the episode; pickled to the worker processes."""
+    """Callable from the number of an episode to the episode; pickled for the worker processes."""
 
     frames: int
     size: int
@@ -51,7 +51,7 @@ class PushTRecorder:
     goal: bool
 
     def __call__(self, number: int) -> Recorded:
-        """Run one episode, its own random stream fixed by (seed, number)."""
+        """Run one episode with a random stream fixed by (seed, number)."""
         rng = np.random.default_rng([self.seed, number])
         env = make_pusht(self.frames)
         try:
@@ -81,19 +81,19 @@ def record_pusht(
     goal: bool = True,
     store: Store | None = None,
 ) -> Path:
-    """Record episodes into a corpus (mp4 + actions.parquet); goes on where an interrupted recording was.
+    """Record episodes into a corpus (mp4 + actions.parquet); resumes an interrupted recording.
 
     Args:
-        frames: of each episode, 10 a second.
+        frames: frames per episode, 10 a second.
         size: pixels a side, even, up to 512.
         seed: the same seed gives the same data for any number of workers.
-        policy: "random" targets, "push" the block about, or "mixed", switching between the two.
+        policy: "random" targets, "push" the block around, or "mixed", switching between the two.
         goal: draw the green goal zone.
-        out, episodes, workers, progress, store: as of `dila.data.recording.record`.
+        out, episodes, workers, progress, store: as for `dila.data.recording.record`.
 
     Raises:
         MissingExtra: gym-pusht is not installed.
-        DilaError: an argument out of range, or `out` holds a recording with other settings.
+        DilaError: an argument is out of range, or `out` has a recording with other settings.
     """
     if frames < 2 or not 16 <= size <= BOARD or size % 2:
         raise DilaError(f"frames = {frames} must be at least 2 and size = {size} an even number from 16 to {BOARD}")
@@ -116,13 +116,13 @@ def record_pusht(
 
 
 def make_pusht(max_steps: int) -> Any:
-    """The Gymnasium environment."""
+    """Create the Gymnasium environment."""
     gym = _import_gym()
     return gym.make("gym_pusht/PushT-v0", obs_type="state", max_episode_steps=max_steps, disable_env_checker=True)
 
 
 def reset_clear(env: Any, rng: np.random.Generator, goal: bool) -> dict[str, Any]:
-    """Reset until nothing touches: the simulator may start the agent inside the block, which then leaps aside."""
+    """Reset until nothing is in contact: if the simulator starts the agent inside the block, the block jumps aside."""
     while True:
         _, info = env.reset(seed=int(rng.integers(2**31)))
         if env.unwrapped.n_contact_points == 0:
@@ -133,9 +133,10 @@ def reset_clear(env: Any, rng: np.random.Generator, goal: bool) -> dict[str, Any
 
 
 def picture(env: Any, size: int) -> UInt8[Tensor, "3 Y X"]:
-    """What the board looks like now, antialiased.
+    """Return an antialiased picture of the board.
 
-    Drawn by the simulator, scaled here: its `render` adds the cross of the action, its observations skip pixels.
+    It is drawn by the simulator and scaled here, because `render` adds the cross of the action, and observations are
+    downscaled by skipping pixels.
     """
     import pygame
 
@@ -144,7 +145,7 @@ def picture(env: Any, size: int) -> UInt8[Tensor, "3 Y X"]:
 
 
 class Driver:
-    """Chooses targets: legs (a point to go to, at a speed, for so many steps at most), queued by a plan."""
+    """Policy that follows legs (a point, a speed, a maximum number of steps) queued by a plan."""
 
     def __init__(self, rng: np.random.Generator, policy: Policy):
         self.rng = rng
@@ -153,7 +154,7 @@ class Driver:
         self.motion = np.zeros(2)
 
     def target(self, agent: np.ndarray, block: np.ndarray) -> np.ndarray:
-        """The next action [x, y] in 0..512, given the agent's position and the block's pose."""
+        """Return the next action [x, y] in 0..512, given the agent's position and the block's pose."""
         if self._squeezes(agent, block_centre(block)):
             self.legs = deque([(np.full(2, BOARD / 2), self._speed(), 6)])
         while not self.legs or self.legs[0][2] == 0 or self._arrived(agent):
@@ -166,7 +167,7 @@ class Driver:
         self.legs[0] = (point, speed, steps - 1)
         gap = point - agent
         wanted = gap * min(1.0, speed / (np.linalg.norm(gap) + 1e-6)) + self.rng.normal(0, 0.08 * speed, 2)
-        # Turns are rounded off, or every change of leg would be a jerk.
+        # Smoothed, since otherwise every change of leg would be a jerk.
         self.motion = 0.4 * self.motion + 0.6 * wanted
         return np.clip(agent + LEAD * self.motion, 0, BOARD).astype(np.float32)
 
@@ -175,12 +176,12 @@ class Driver:
         return speed > 0 and bool(np.linalg.norm(point - agent) < 0.7 * speed)
 
     def _squeezes(self, agent: np.ndarray, centre: np.ndarray) -> bool:
-        """Whether the agent, which nothing stops, is about to press the block through a wall."""
+        """Whether the agent is about to press the block through a wall, which the simulator does not prevent."""
         outward = ((centre < MARGIN) & (self.motion < 0)) | ((centre > BOARD - MARGIN) & (self.motion > 0))
         return bool(np.linalg.norm(centre - agent) < 110 and outward.any())
 
     def _wander(self, agent: np.ndarray, block: np.ndarray) -> list[tuple[np.ndarray, float, int]]:
-        """A few free points, drawn toward the edges because straight lines between points favour the middle."""
+        """Plan a few random points, biased to the edges, since straight lines between points favour the middle."""
         legs = []
         for _ in range(int(self.rng.integers(1, 4))):
             if self.rng.random() < 0.08:
@@ -190,7 +191,7 @@ class Driver:
         return legs
 
     def _push(self, agent: np.ndarray, block: np.ndarray) -> list[tuple[np.ndarray, float, int]]:
-        """Around the block to the side away from a free place on the board, then through it toward that place."""
+        """Plan to push the block toward a random point: around it to the opposite side, then through it."""
         centre = block_centre(block)
         aim = self.rng.uniform(120, BOARD - 120, 2) - centre
         ahead = aim / (np.linalg.norm(aim) + 1e-6)
@@ -199,7 +200,7 @@ class Driver:
         through = np.clip(centre + (np.linalg.norm(aim) - 30) * ahead + self.rng.normal(0, 12) * side, *REACH)
         legs = [(behind, self._speed(), 25), (through, self._speed() * 0.8, 12)]
         if (agent - centre) @ ahead > -60:
-            # The block is in the way: pass it on the side where the agent already is.
+            # The block is in the way, so pass it on the side where the agent is.
             hand = 1.0 if (agent - centre) @ side >= 0 else -1.0
             legs.insert(0, (np.clip(centre + 110 * hand * side, *REACH), self._speed(), 25))
         return legs
@@ -209,7 +210,7 @@ class Driver:
 
 
 def block_centre(pose: np.ndarray) -> np.ndarray:
-    """Middle of the T, which is 120 wide and 120 tall and whose own origin lies at the top of its bar."""
+    """Return the centre of the T, which is 120 wide and 120 tall and has its origin at the top of its bar."""
     angle = pose[2]
     return pose[:2] + 45 * np.array([-np.sin(angle), np.cos(angle)])
 

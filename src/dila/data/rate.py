@@ -1,4 +1,4 @@
-"""The frame rate of times, which containers round to milliseconds (Matroska) or which NTSC divides by 1.001."""
+"""Frame rates from frame times, which may be rounded to milliseconds (Matroska) or be NTSC rates (over 1.001)."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import numpy as np
 
 NTSC = 1.001
 SLACK = 5e-4
-"""By which a measured rate may differ from a whole number (or one over 1.001), relative."""
+"""Relative difference up to which a measured rate is taken for a whole number (or one over 1.001)."""
 ROUNDED = 1e-3
-"""Seconds that the length of a clip may be off by, its ends being rounded to milliseconds."""
+"""Maximum error in seconds of the duration of a clip whose first and last times are rounded to milliseconds."""
 
 
 def even_rate(times: np.ndarray) -> int | float | None:
-    """Frames a second of even times in seconds; None where they are not even, or fewer than two."""
+    """Return the frame rate of even times in seconds; None if they are uneven or fewer than two."""
     if len(times) < 2 or not times[-1] > times[0]:
         return None
     seconds = float(times[-1] - times[0])
@@ -24,7 +24,7 @@ def even_rate(times: np.ndarray) -> int | float | None:
 
 
 def stored_times(episode: Any) -> np.ndarray | None:
-    """Seconds of each frame as the file of a video or the table of a LeRobot data set has them, under any ``fps``."""
+    """Return the frame times stored in the video file or the LeRobot table, whatever ``fps`` was given, or None."""
     if info := getattr(episode, "info", None):
         return info.stored
     return episode.stamps() if getattr(episode, "stamps", None) else None

@@ -1,7 +1,7 @@
-"""What readers share: the things they yield beside episodes, columns that load when asked for, pictures from bytes.
+"""Shared parts of the readers: what they yield besides episodes, lazy columns, parquet tables, and image decoding.
 
-A reader's ``episodes(path, name, fps)`` yields episodes, and between them what it has to say of them: `Skipped` (an
-episode that cannot be read), `Names` (of the components of columns) and `Split` (one that the data set ships).
+A reader's ``episodes(path, name, fps)`` yields episodes and, between them, `Skipped` (an episode that cannot be read),
+`Names` (component names of columns) and `Split` (a split that the data set ships).
 """
 
 import io
@@ -26,24 +26,24 @@ from dila.shapes import Tensor, UInt8
 
 @dataclass(frozen=True)
 class Skipped:
-    """An episode or a file that could not be read, or is passed over, and why."""
+    """An episode or a file that is not read, and why."""
 
     path: Path
     reason: str
     fault: bool = True
-    """False of what is merely no episode, though it looks like one."""
+    """False if nothing is damaged: the path looks like an episode but is not one."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the components of columns are called, in all episodes of one source."""
+    """Component names of columns, for all episodes of one source."""
 
     columns: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Episodes that the data set itself puts into one part, such as ``train``."""
+    """Ids of the episodes in one split that the data set ships, such as ``train``."""
 
     name: str
     ids: tuple[str, ...]
@@ -51,11 +51,11 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class LazyColumns(Mapping[str, np.ndarray]):
-    """Columns of an episode whose widths are known and whose values are read when they are first asked for.
+    """Columns of an episode whose widths are known and whose values are read on first access.
 
     Args:
-        widths: A of each column, by its name.
-        load: gives all of them, ``[frames, A]`` each; can be pickled, and caches for itself.
+        widths: A of each column, by name.
+        load: returns all columns, ``[frames, A]`` each; must be picklable and do its own caching.
     """
 
     widths: Mapping[str, int]
@@ -77,16 +77,16 @@ class LazyColumns(Mapping[str, np.ndarray]):
 
 
 MAX_TEXT = 256 * 2**20
-"""Bytes of a JSON document that are read at most."""
+"""Maximum size of a JSON document, in bytes."""
 MAX_TABLE = 8 * 2**30
-"""Bytes of what is read of one table at a time, unpacked."""
+"""Maximum uncompressed bytes that are read from one table at a time."""
 NUMBER = 8
-"""Bytes of a number at most: equal numbers take next to none in a file, and all of them in memory."""
+"""Upper bound on the bytes of a number in memory: compressed, equal numbers take almost no space in the file."""
 Stamp = tuple[Path, int, int]
 
 
 def stamp(path: Path) -> Stamp:
-    """What is kept of a file is kept under this: path, time of change and size.
+    """Return the cache key of a file: path, modification time and size.
 
     Raises:
         DilaError: the file is gone.
@@ -94,12 +94,12 @@ def stamp(path: Path) -> Stamp:
     try:
         told = path.stat()
     except OSError as error:
-        raise DilaError(f"{path} is gone; put it back, or open the data set anew") from error
+        raise DilaError(f"{path} no longer exists; restore it, or open the data set again") from error
     return path, told.st_mtime_ns, told.st_size
 
 
 def hash_shared(path: Path) -> str:
-    """`dila.data.video.hash_file` of a file of many episodes, each of which asks for it.
+    """Return `dila.data.video.hash_file` of a file, cached because many episodes may share it.
 
     Raises:
         DilaError: the file is gone or cannot be read.
@@ -113,26 +113,26 @@ def _hash(version: Stamp) -> str:
 
 
 def join(*parts: str) -> str:
-    """Parts of an id with ``/`` between them; ``.`` and empty parts vanish."""
+    """Join the parts of an id with ``/``; ``.`` and empty parts are dropped."""
     return PurePosixPath(*parts).as_posix()
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that is no larger than text gets.
+    """Read a text file of at most `MAX_TEXT` bytes.
 
     Raises:
-        ValueError: it is, or is no UTF-8.
+        ValueError: it is larger, or not UTF-8.
         OSError: it cannot be read.
     """
-    if not path.is_file():  # reading from a pipe would wait for ever
-        raise FileNotFoundError(2, "it is missing or no plain file")
+    if not path.is_file():  # reading from a pipe would block for ever
+        raise FileNotFoundError(2, "it is missing or not a regular file")
     if path.stat().st_size > MAX_TEXT:
         raise ValueError(f"it has more than {MAX_TEXT:,} bytes")
     return path.read_text(encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON document in a file.
+    """Read a JSON file.
 
     Raises:
         DilaError: it cannot be read, or is not JSON.
@@ -144,22 +144,22 @@ def read_json(path: Path) -> Any:
 
 
 def check_length(where: str, frames: int) -> int:
-    """How many frames an episode is said to have, before anything is made for as many.
+    """Return a declared number of frames after checking it, before memory is allocated for it.
 
     Raises:
-        DilaError: none, or more than any has.
+        DilaError: it is not in 1 .. `MAX_FRAMES`.
     """
     if not 0 < frames <= MAX_FRAMES:
-        raise DilaError(f"{where} claims {frames:,} frames; 1 to {MAX_FRAMES:,} can be")
+        raise DilaError(f"{where} declares {frames:,} frames; it must be 1 to {MAX_FRAMES:,}")
     return frames
 
 
 class _Enough(OSError):
-    """More than the footer of a file was to be read."""
+    """A read beyond the footer of a file."""
 
 
 class _FooterAlone(io.FileIO):
-    """A file that gives nothing any more once its footer has been read."""
+    """A file that raises `_Enough` on every read after `over` is set."""
 
     over = False
 
@@ -171,13 +171,14 @@ class _FooterAlone(io.FileIO):
 
 @lru_cache(maxsize=1024)
 def check_footer(version: Stamp) -> None:
-    """Whether the footer of a parquet file contradicts itself.
+    """Check that the footer of a parquet file is consistent.
 
-    Asked for the numbers of one column, PyArrow (26.0) lets what Arrow throws through, which ends the process. Where
-    Arrow prepares to read the columns of all row groups, it catches it: so that is begun, of a file that ends there.
+    On an inconsistent footer, reading the metadata of a column in PyArrow (26.0) lets a C++ exception escape, which
+    aborts the process. Preparing to read the columns of all row groups raises a Python error instead, so this starts
+    such a read, on a file that stops after the footer.
 
     Raises:
-        OSError or pyarrow.ArrowException: it does, or is no footer.
+        OSError or pyarrow.ArrowException: the footer is missing or inconsistent.
     """
     import pyarrow.parquet as pq
 
@@ -189,10 +190,10 @@ def check_footer(version: Stamp) -> None:
 
 
 def check_table(path: Path, parquet: Any, columns: Sequence[str], groups: Sequence[int] | None) -> None:
-    """How much reading these columns of a parquet file (or of some of its row groups) would give, before it is read.
+    """Check the declared size of these columns of a parquet file (or of some of its row groups) before reading them.
 
     Raises:
-        DilaError: more rows or bytes than fit.
+        DilaError: more than `MAX_FRAMES` rows or `MAX_TABLE` bytes.
     """
     meta, wanted = parquet.metadata, frozenset(columns)
     chosen = map(meta.row_group, range(meta.num_row_groups) if groups is None else groups)
@@ -201,16 +202,16 @@ def check_table(path: Path, parquet: Any, columns: Sequence[str], groups: Sequen
         read = [cell for cell in cells if cell.path_in_schema.split(".")[0] in wanted]
         claimed = sum(max(0, cell.total_uncompressed_size, NUMBER * cell.num_values) for cell in read)
     except UnicodeDecodeError as error:
-        raise DilaError(f"{path} names its columns in no readable text ({error}); write it anew") from error
+        raise DilaError(f"{path} has column names that are not UTF-8 ({error}); write it again") from error
     if not 0 <= meta.num_rows <= MAX_FRAMES or claimed > MAX_TABLE:
         raise DilaError(
-            f"{path} claims {meta.num_rows:,} rows and {claimed:,} bytes, more than {MAX_FRAMES:,} or {MAX_TABLE:,}; "
-            "split it"
+            f"{path} declares {meta.num_rows:,} rows and {claimed:,} bytes; the limits are {MAX_FRAMES:,} rows and "
+            f"{MAX_TABLE:,} bytes; split it"
         )
 
 
 def open_table(path: Path) -> Any:
-    """The parquet file, its footer read.
+    """Open a parquet file and read its footer.
 
     Raises:
         DilaError: it is not a readable parquet file.
@@ -218,12 +219,12 @@ def open_table(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not path.is_file():  # reading from a pipe would wait for ever
-        raise DilaError(f"{path} is missing or no plain file; fetch it again")
+    if not path.is_file():  # reading from a pipe would block for ever
+        raise DilaError(f"{path} is missing or not a regular file; fetch it again")
     try:
         check_footer(stamp(path))
         parquet = pq.ParquetFile(path)
-        _ = parquet.schema_arrow.names  # decoded only now, where it is damaged
+        _ = parquet.schema_arrow.names  # decoded on first access, which fails if it is damaged
         return parquet
     except (pa.ArrowException, OSError, ValueError) as error:
         refuse_shortage(error)
@@ -231,10 +232,10 @@ def open_table(path: Path) -> Any:
 
 
 def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, groups: Sequence[int] | None = None) -> Any:
-    """Columns of the file, all when None, or of some of its row groups, as a table.
+    """Read columns (None: all) of a parquet file, or of some of its row groups, as a table.
 
     Raises:
-        DilaError: they are damaged, or claim more than fits.
+        DilaError: they are damaged or too large.
     """
     import pyarrow as pa
 
@@ -247,7 +248,7 @@ def read_columns(path: Path, parquet: Any, columns: Sequence[str] | None, groups
 
 
 def rows(where: str, name: str, values: Any, floats: type = np.float32) -> np.ndarray:
-    """One column as ``[frames, A]``: plain numbers become A = 1, deeper shapes are laid out flat, floats are `floats`.
+    """Convert a column to ``[frames, A]``: scalars get A = 1, higher dimensions are flattened, floats become `floats`.
 
     Raises:
         DilaError: not numbers, or rows of unequal length.
@@ -257,7 +258,7 @@ def rows(where: str, name: str, values: Any, floats: type = np.float32) -> np.nd
     except ValueError as error:
         raise DilaError(f"{where} has rows of unequal length in {name!r}; every frame needs the same length") from error
     if array.ndim == 0 or array.dtype.kind not in "biuf":
-        raise DilaError(f"{where} holds no rows of numbers in {name!r} (its type is {array.dtype}); remove or fix it")
+        raise DilaError(f"{where} has no rows of numbers in {name!r} (its type is {array.dtype}); fix or remove it")
     array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
     return array.astype(floats) if array.dtype.kind == "f" else array
 
@@ -278,15 +279,15 @@ def _is_list(kind: Any) -> bool:
 
 
 def column_rows(path: Path, name: str, column: Any) -> np.ndarray:
-    """A column of a parquet file as `rows` lays it out.
+    """Convert a column of a parquet file as `rows` does.
 
     Raises:
-        DilaError: not numbers, empty cells, or lists of unequal length.
+        DilaError: not numbers, null cells, or lists of unequal length.
     """
     import pyarrow.compute as pc
 
     if not is_numeric(column.type):
-        raise DilaError(f"{path} holds {column.type} in column {name!r}; only numbers and lists of numbers can be used")
+        raise DilaError(f"{path} has {column.type} in column {name!r}; only numbers and lists of numbers can be used")
     values, width = column.combine_chunks(), 1
     while _is_list(values.type) and not values.null_count:
         lengths = pc.call_function("list_value_length", [values]).unique().to_pylist()
@@ -294,42 +295,42 @@ def column_rows(path: Path, name: str, column: Any) -> np.ndarray:
             raise DilaError(f"{path} has lists of unequal length in column {name!r}; every frame needs the same length")
         values, width = values.flatten(), width * max(lengths, default=1)
     if values.null_count:
-        raise DilaError(f"{path} has empty cells in column {name!r}; fill them, with NaN where nothing is known")
+        raise DilaError(f"{path} has null cells in column {name!r}; fill them, with NaN where the value is unknown")
     return rows(str(path), name, values.to_numpy(zero_copy_only=False).reshape(len(column), width))
 
 
 def runs(values: np.ndarray) -> dict[Any, tuple[int, int]]:
-    """First row of each value that stands in rows one after the other, and the row after its last."""
+    """Return the first row and the row after the last of each run of equal consecutive values."""
     edges = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1], [True]])) if len(values) else [0]
     return {values[first]: (int(first), int(last)) for first, last in pairwise(edges)}
 
 
 def action_rows(where: str, action: np.ndarray, frames: int) -> np.ndarray:
-    """Actions of an episode as one row a frame: where the last frame has none, a row of NaN is added for it.
+    """Return the actions of an episode with one row per frame: if there is one row fewer, a row of NaN is appended.
 
     Raises:
-        DilaError: the rows are neither as many as the frames nor one fewer.
+        DilaError: the number of rows is neither the number of frames nor one fewer.
     """
     if len(action) == frames:
         return action
     if len(action) != frames - 1:
-        raise DilaError(f"{where} has {len(action)} actions for {frames} frames; one a frame or one fewer is needed")
+        raise DilaError(f"{where} has {len(action)} actions for {frames} frames; it needs one per frame, or one fewer")
     return np.concatenate([action.astype(np.float32), np.full((1, *action.shape[1:]), np.nan, np.float32)])
 
 
 @contextmanager
 def opened_picture(source: Path | io.BytesIO, where: str) -> Iterator[Any]:
-    """A JPEG or PNG as Pillow opens it, which is decoded inside.
+    """Open a JPEG or PNG with Pillow; decoding errors inside the context become `DilaError`.
 
     Raises:
-        DilaError: it is missing, does not decode, or claims an absurd size.
+        DilaError: it is missing, does not decode, or declares an absurd size.
     """
     from PIL import Image
 
     try:
-        if isinstance(source, Path) and not source.is_file():  # reading from a pipe would wait for ever
+        if isinstance(source, Path) and not source.is_file():  # reading from a pipe would block for ever
             raise FileNotFoundError(source)
-        # By contents: Pillow knows formats that start other programs, whatever the file is called.
+        # Pillow goes by content, whatever the suffix, and some of its formats start other programs.
         with Image.open(source, formats=("JPEG", "PNG")) as image:
             check_size(where, *image.size)
             yield image
@@ -339,34 +340,34 @@ def opened_picture(source: Path | io.BytesIO, where: str) -> Iterator[Any]:
 
 
 def picture_from(data: bytes, where: str) -> np.ndarray:
-    """RGB ``Y X 3`` of an encoded image; raises as `opened_picture`."""
+    """Decode an image to RGB ``Y X 3``; raises as `opened_picture`."""
     with opened_picture(io.BytesIO(data), where) as image:
         return upright(image)
 
 
 def upright(image: Any) -> np.ndarray:
-    """RGB ``Y X 3`` of a picture that Pillow opened, turned as its EXIF data says."""
+    """Return RGB ``Y X 3`` of a picture that Pillow opened, with its EXIF orientation applied."""
     from PIL import Image
 
     turn = _turn(image)
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip; of colours it takes the upper 8 itself
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip; it scales 16-bit colours itself
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGB")
     return np.asarray(image if turn is None else image.transpose(turn))
 
 
 ASIDE = ("TRANSPOSE", "TRANSVERSE", "ROTATE_90", "ROTATE_270")
-"""Turns after which what was a row is a column."""
+"""Transpositions that swap rows and columns."""
 
 
 def upright_size(image: Any) -> tuple[int, int]:
-    """Rows and columns of `upright`, without decoding."""
+    """Return rows and columns of `upright` without decoding."""
     turn = _turn(image)
     return image.size if turn is not None and turn.name in ASIDE else image.size[::-1]
 
 
 def _turn(image: Any) -> Any:
-    """How EXIF data that stands before the pixels says that a picture is to be turned; None where it does not."""
+    """Return the transposition that the EXIF data before the pixels asks for, or None."""
     if "exif" not in image.info:
         return None
     from PIL.ExifTags import Base
@@ -376,19 +377,19 @@ def _turn(image: Any) -> Any:
              Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)  # fmt: skip
     try:
         return dict(enumerate(turns, 2)).get(image.getexif().get(Base.Orientation))
-    except Exception:  # damaged tags raise whatever they like, and leave the picture what it is
+    except Exception:  # damaged tags may raise anything; the picture is then used as it is
         return None
 
 
 def stacked(pictures: Sequence[np.ndarray], where: str) -> UInt8[Tensor, "N 3 Y X"]:
-    """Pictures ``Y X 3`` as frames.
+    """Stack pictures ``Y X 3`` into frames.
 
     Raises:
-        DilaError: they are of different sizes.
+        DilaError: their sizes differ.
     """
     shapes = {picture.shape for picture in pictures}
     if len(shapes) > 1:
-        raise DilaError(f"{where} mixes pictures of the sizes {sorted(s[:2] for s in shapes)}; scale them to one size")
+        raise DilaError(f"{where} has pictures of different sizes {sorted(s[:2] for s in shapes)}; scale them to one")
     out = room.make((len(pictures), *pictures[0].shape))
     np.stack(pictures, out=out)
     return torch.from_numpy(out).permute(0, 3, 1, 2)

@@ -1,9 +1,9 @@
-"""Making a corpus episode by episode: resumable, on several processes, never with half a file in sight.
+"""Record a corpus episode by episode: resumable, with several processes, never leaving incomplete files.
 
-Every source of made-up data (`primitives`, `pusht`, the simulators) is a function from an episode's number to its
-frames and columns; `record` does the rest. While it works, episodes lie in the hidden folder ``.recording``, which
-`open_corpus` does not enter; once all are there a store moves them into place, with ``recording.json`` (the settings,
-against which a later call is checked). There are two stores: `VideoFolder`, here, and
+Every source of recorded data (`primitives`, `pusht`, the simulators) is a function from the number of an episode to its
+frames and columns; `record` does the rest. Episodes are first written to the hidden staging folder ``.recording``,
+which `open_corpus` ignores. When all are complete, a store moves them into place, with ``recording.json`` (the
+settings, which a later call must match). There are two stores: `VideoFolder`, here, and
 `dila.data.lerobot_write.LeRobotV3`.
 """
 
@@ -29,10 +29,10 @@ from dila.shapes import Tensor, UInt8
 
 SETTINGS = "recording.json"
 OURS = re.compile(r"episode_\d+\.mp4")
-"""What `episode_name` gives."""
+"""Matches the names that `episode_name` returns."""
 STAGING = ".recording"
 COLUMNS = "columns.json"
-"""In the hidden folder: the columns of the episode that was there first, which all others have as well."""
+"""File in the staging folder with the columns of the first episode, which all others must have."""
 
 
 class Recorded(NamedTuple):
@@ -40,27 +40,27 @@ class Recorded(NamedTuple):
 
     frames: UInt8[Tensor, "T 3 Y X"]
     columns: dict[str, np.ndarray]
-    """``[T, A]`` each, or ``[T]`` of plain numbers; row f of ``action`` moves frame f to f+1, and its last row may be
-    left out. Floats are stored as float32."""
+    """``[T, A]`` each, or ``[T]`` for plain numbers; row f of ``action`` leads from frame f to f+1, and its last row
+    may be missing. Floats are stored as float32."""
     split: str = "train"
-    """The part of the data set that it belongs to; `VideoFolder` has no place for it."""
+    """The split that it belongs to; `VideoFolder` does not store it."""
 
 
 @runtime_checkable
 class Store(Protocol):
-    """The layout of a finished recording; pickled to the worker processes."""
+    """The layout of a finished recording; must be picklable for the worker processes."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What joins the settings of the recording, JSON-ready."""
+        """Settings of the store, stored with those of the recording, JSON-ready."""
         ...
 
     def missing(self, out: Path, staging: Path, episodes: int) -> list[int]:
-        """Which of the episodes 0 .. episodes-1 are neither in place nor staged."""
+        """Return which of the episodes 0 .. episodes-1 are neither published nor staged."""
         ...
 
     def stage(self, staging: Path, number: int, episode: Recorded, fps: int | float) -> None:
-        """Write one episode into the hidden folder, so that it is there whole or not at all."""
+        """Write one episode into the staging folder atomically."""
         ...
 
     def publish(
@@ -82,51 +82,51 @@ def record(
     progress: bool = True,
     store: Store | None = None,
 ) -> Path:
-    """Make episodes 0 .. episodes-1 that `out` does not hold yet; an interrupted or shorter recording goes on.
+    """Make those of episodes 0 .. episodes-1 that `out` lacks; continues an interrupted or shorter recording.
 
     Args:
-        out: folder, made if need be.
-        episodes: how many there are in the end.
-        make: episode number to episode; depends on nothing else, and can be pickled when `workers` > 1.
+        out: folder, created if it does not exist.
+        episodes: total number of episodes.
+        make: returns the episode of a number; must depend on nothing else, and be picklable if `workers` > 1.
         settings: JSON-ready description of what `make` does.
         names: component names of each column.
         fps: frames a second of the videos.
-        workers: processes.
+        workers: number of processes.
         progress: show a progress bar.
-        store: the layout; `VideoFolder` when None.
+        store: the layout; None uses `VideoFolder`.
 
     Raises:
-        DilaError: a count below 1, or `out` holds a recording with other settings, or other files, or another
-            process works on it; or, before it is stored, an episode whose frames are no pictures, whose columns are
-            not one row of numbers a frame, do not fit `names` or are not those of the other episodes.
+        DilaError: a count is below 1; or `out` has a recording with other settings or other files, or is in use by
+            another process; or an episode has invalid frames, or columns that are not one row of numbers per frame,
+            do not match `names`, or differ from those of other episodes.
     """
     if episodes < 1 or workers < 1:
         raise DilaError(f"episodes = {episodes} and workers = {workers} must be at least 1")
     out, store = at_home(out), store or VideoFolder()
     with alone(out):
         staging = begin(out, {**settings, **store.settings})
-        if not any(staging.glob("episode_*")):  # what was refused or never finished binds nobody
+        if not any(staging.glob("episode_*")):  # no episode was staged, so its columns may change
             (staging / COLUMNS).unlink(missing_ok=True)
         job, missing = _Job(make, store, staging, names, fps), store.missing(out, staging, episodes)
         for _ in run_jobs(job, missing, workers, episodes, f"recording {out.name}", progress):
             pass
         with writing(out):
             store.publish(out, staging, episodes, names, fps)
-            # Where disks have no locks, another process that found the recording whole may have been here.
+            # On file systems without locks, another process may have finished the recording and removed the folder.
             shutil.rmtree(staging, ignore_errors=True)
     return out
 
 
 def episode_name(number: int) -> str:
-    """File name of an episode."""
+    """Return the file name of an episode."""
     return f"episode_{number:05d}.mp4"
 
 
 def begin(out: Path, settings: Mapping[str, Any]) -> Path:
-    """The hidden folder to work in, with the settings in it.
+    """Create the staging folder, with the settings in it, and return it.
 
     Raises:
-        DilaError: `out` is a file, or holds a recording with other settings, or files that are no recording.
+        DilaError: `out` is a file, or has a recording with other settings, or files that dila did not write.
     """
     staging = out / STAGING
     with writing(out):
@@ -139,32 +139,32 @@ def begin(out: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def count_episodes(out: Path) -> int:
-    """How many episodes a finished recording holds, in either layout."""
+    """Return the number of episodes of a finished recording, in either layout."""
     info = out / "meta" / "info.json"
     if info.is_file():
-        return read_object(info, "put it back from a copy")["total_episodes"]
+        return read_object(info, "restore it from a copy")["total_episodes"]
     return sum(1 for _ in out.glob("episode_*.mp4"))
 
 
 class VideoFolder:
-    """``episode_00000.mp4`` ..., and one table of all columns, ``actions.parquet``."""
+    """Store with ``episode_00000.mp4`` ... and one table of all columns, ``actions.parquet``."""
 
     settings: Mapping[str, Any] = MappingProxyType({})
 
     def missing(self, out: Path, staging: Path, episodes: int) -> list[int]:
-        """Which of the episodes 0 .. episodes-1 are neither in place nor staged."""
+        """Return which of the episodes 0 .. episodes-1 are neither published nor staged."""
         kept = self._kept(out)
         return [i for i in range(episodes) if episode_name(i) not in kept and not _staged(staging, i)]
 
     def stage(self, staging: Path, number: int, episode: Recorded, fps: int | float) -> None:
-        """Write one episode; the video is written last, so it stands for the whole.
+        """Write one episode; the video is written last and marks it as complete.
 
         Raises:
-            DilaError: no columns, or one that is called as one of the table's own.
+            DilaError: it has no columns, or one with a reserved name.
         """
         if not episode.columns or (taken := episode.columns.keys() & {"episode", "frame"}):
-            what = f"a column called {min(taken)!r}, as {TABLE} has itself" if episode.columns else "no columns"
-            raise DilaError(f"episode {number} has {what}; give its actions, under other names")
+            what = f"a column {min(taken)!r}, a name that {TABLE} reserves" if episode.columns else "no columns"
+            raise DilaError(f"episode {number} has {what}; give columns with other names, such as 'action'")
         video = staging / episode_name(number)
         save_columns(video.with_suffix(".npz"), episode.columns)
         write_video(video, episode.frames, fps)
@@ -172,7 +172,7 @@ class VideoFolder:
     def publish(
         self, out: Path, staging: Path, episodes: int, names: Mapping[str, tuple[str, ...]], fps: int | float
     ) -> None:
-        """Table first, videos after: a table may name videos that are not there yet, but no video lacks its rows."""
+        """Move the table into place first, then the videos, so that no video ever lacks its rows."""
         staged = [episode_name(i) for i in range(episodes) if _staged(staging, i)]
         if not staged:
             return
@@ -184,29 +184,29 @@ class VideoFolder:
         new = _layout(columns[staged[0]])
         if other := here and [name for name in sorted({**here, **new}) if here.get(name) != new.get(name)]:
             raise DilaError(
-                f"{out / TABLE} has other columns than this recording ({', '.join(other)}); keep yours in a "
-                "copy of the folder, and put back the table that dila wrote"
+                f"{out / TABLE} differs from this recording in the columns {', '.join(other)}; restore the table that "
+                "dila wrote, and keep changed tables in a copy of the folder"
             )
-        os.replace(staging / SETTINGS, out / SETTINGS)  # first: a folder with anything but no settings is not ours
+        os.replace(staging / SETTINGS, out / SETTINGS)  # first, since a folder with files but without it is refused
         write_table(out / TABLE, dict(sorted(columns.items())), names)
         for name in staged:
             os.replace(staging / name, out / name)
 
     def _kept(self, out: Path) -> dict[str, dict[str, np.ndarray]]:
-        """Columns of the episodes that an earlier, finished recording left in `out`."""
+        """Read the columns of the episodes that are already in `out`."""
         if not (out / TABLE).is_file():
             return {}
         if others := [name for name in count_rows(out / TABLE) if not OURS.fullmatch(name)]:
             raise DilaError(
-                f"{out / TABLE} has rows of {others[0]}, which dila did not record and would lose; keep your episodes "
-                "in another folder: several can be trained on together"
+                f"{out / TABLE} has rows of {others[0]}, which dila did not record and would delete; keep your "
+                "episodes in another folder (training can use several folders together)"
             )
         lengths = {p.name: len(probe_video(p)) for p in out.glob("episode_*.mp4")}
         return read_table(out / TABLE, lengths)[0]
 
 
 def save_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as .npz, whole or not at all."""
+    """Write arrays as .npz atomically."""
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **columns)  # pyright: ignore[reportArgumentType]
 
@@ -225,7 +225,7 @@ class _Job(NamedTuple):
             self.store.stage(self.staging, number, made, self.fps)
 
     def _checked(self, number: int, made: Recorded) -> Recorded:
-        """The episode as it is stored, if readers will take it."""
+        """Check an episode and convert it to its stored form."""
         where = f"episode {number}"
         frames = as_film(self.staging / episode_name(number), made.frames, self.fps)
         columns = {name: rows(where, name, values) for name, values in made.columns.items()}
@@ -234,29 +234,30 @@ class _Job(NamedTuple):
         for name, values in columns.items():
             count, width = values.shape
             if count != len(frames):
-                raise DilaError(f"{where} has {count} rows of {name!r} for {len(frames)} frames; one a frame is needed")
+                raise DilaError(f"{where} has {count} rows of {name!r} for {len(frames)} frames; give one per frame")
             if len(self.names.get(name, values[0])) != width:
                 raise DilaError(
-                    f"{where} has {width} numbers a row in {name!r}, and names = {self.names[name]}; give one name each"
+                    f"{where} has {width} numbers per row in {name!r}, but names = {self.names[name]}; give one name "
+                    "for each"
                 )
         return made._replace(frames=frames, columns=columns)
 
     def _agree(self, number: int, made: Recorded) -> None:
-        """See that all episodes have the same columns, those of earlier calls as well."""
+        """Check that the episode has the same columns as all others, including those of earlier calls."""
         path, ours = self.staging / COLUMNS, _layout(made.columns)
         with alone(path, wait=True):
             if not path.is_file():
                 write_json(path, ours)
-            others = read_object(path, f"delete {self.staging} to begin anew")
+            others = read_object(path, f"delete {self.staging} to start again")
         if ours != others:
             raise DilaError(
-                f"episode {number} has the columns {ours}, and others have {others}; make the same ones in all, or "
-                f"delete {self.staging} to make all of them anew"
+                f"episode {number} has the columns {ours}, but others have {others}; give all episodes the same "
+                f"columns, or delete {self.staging} to record them again"
             )
 
 
 def _layout(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Kind and width of each column."""
+    """Return the dtype and width of each column."""
     return {name: f"{values.dtype} x {values.shape[1]}" for name, values in sorted(columns.items())}
 
 
@@ -264,18 +265,18 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     for path in (out / SETTINGS, out / STAGING / SETTINGS):
         if not path.is_file():
             continue
-        stored = read_object(path, "choose another folder, or delete this one to begin anew")
+        stored = read_object(path, "choose another folder, or delete this one to start again")
         wanted = json.loads(json.dumps(settings))
         if stored != wanted:
             keys = [k for k in {**stored, **wanted} if stored.get(k) != wanted.get(k)]
             parts = ", ".join(f"{k} = {stored.get(k)!r} (now {wanted.get(k)!r})" for k in keys)
-            raise DilaError(f"{out} holds a recording with {parts}; choose another folder or delete this one")
+            raise DilaError(f"{out} has a recording with {parts}; choose another folder or delete this one")
 
 
 def _check_ours(out: Path) -> None:
-    """Whatever writes here moves its settings into place before all else."""
+    """Refuse a folder with files but without settings, which dila always writes first."""
     if out.is_dir() and not (out / SETTINGS).is_file() and any(not p.name.startswith(".") for p in out.iterdir()):
-        raise DilaError(f"{out} holds files that were not written by dila; choose another folder")
+        raise DilaError(f"{out} has files that were not written by dila; choose another folder")
 
 
 def _staged(staging: Path, number: int) -> bool:

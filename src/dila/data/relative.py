@@ -1,4 +1,4 @@
-"""Actions that are places made displacements: what moves something says little of the motion without where it is."""
+"""Convert actions that are target positions into displacements, since a target alone does not determine the motion."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,12 +11,12 @@ from dila.errors import DilaError
 
 
 def relative_actions(corpus: Corpus, components: Sequence[str]) -> Corpus:
-    """The corpus with these components of the state taken from its actions, each from the one of the same place.
+    """Return the corpus with these components of the state subtracted from its actions, in the same order.
 
-    ``("agent_x", "agent_y")`` makes Push-T's targets [x, y] displacements from the agent.
+    ``("agent_x", "agent_y")`` turns Push-T's targets [x, y] into displacements from the agent.
 
     Raises:
-        DilaError: there is no such component, or not one for each number of the action.
+        DilaError: the state has no such component, or their number differs from that of the action.
     """
     names = corpus.names.get("state", ())
     if missing := [name for name in components if name not in names]:
@@ -33,5 +33,8 @@ def _relative(episode: Any, places: Sequence[int]) -> Any:
         return episode
     action = np.asarray(columns["action"])
     if action.shape[1] != len(places):
-        raise DilaError(f"{episode.id}: relative names {len(places)} components for actions of {action.shape[1]}")
+        raise DilaError(
+            f"{episode.id} has actions of {action.shape[1]} components, but relative names {len(places)} components "
+            "of the state; name one for each"
+        )
     return replace(episode, columns={**columns, "action": action - np.asarray(columns["state"])[:, places]})

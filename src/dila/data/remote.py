@@ -1,9 +1,9 @@
-"""Data that lies elsewhere: fetched once into a local cache, then read like any other.
+"""Remote data: fetched into a local cache, then read like local files.
 
 Addresses are those of fsspec: ``hf://datasets/user/name/folder``, ``s3://``, ``gs://``, ``https://``, ``memory://``.
-Each file is written beside and moved into place, and noted with its size and version (etag, checksum or time of
-change, whatever the store gives), so that an interrupted call goes on with the next file and a changed file is
-fetched again. Credentials are the business of fsspec and its packages: none is read, kept or printed here.
+Each file is written to a temporary name and moved into place, and logged with its size and version (etag, checksum or
+modification time, as the store provides), so that an interrupted call resumes with the next file and changed files are
+fetched again. Credentials are handled by fsspec and its packages: none is read, stored or printed here.
 """
 
 import hashlib
@@ -19,49 +19,49 @@ from dila.errors import DilaError, MissingExtra
 from dila.files import private
 
 ADDRESS = re.compile(r"^([a-z][a-z0-9+]+):/{1,2}(?=[^/])")
-"""An address; one slash of two is lost where it went through a `Path`."""
+"""Matches an address; `Path` turns the two slashes into one."""
 VERSION = ("etag", "checksum", "md5hash", "blob_id", "oid", "generation", "lastmodified", "last_modified", "mtime",
            "updated", "created")  # fmt: skip
-"""What stores call the version of a file, in the order of preference, in lower case."""
+"""Names by which stores give the version of a file, in order of preference, in lower case."""
 LOG = ".fetched.jsonl"
 CHUNK = 4 * 2**20
 
 
 class _File(NamedTuple):
-    """A file at its source."""
+    """A remote file."""
 
     address: str
     name: str
-    """Path below the address that was asked for."""
+    """Path relative to the fetched address."""
     size: int | None
     version: str
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether this is an address, not a path on this machine."""
+    """Whether this is an address and not a local path."""
     return bool(ADDRESS.match(str(path))) and not os.path.exists(path)
 
 
 def cache_folder() -> Path:
-    """``$DILA_CACHE``, or ``dila`` in the user's cache folder."""
+    """Return ``$DILA_CACHE``, or ``dila`` in the user's cache folder."""
     named = os.environ.get("DILA_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dila"
 
 
 def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> Path:
-    """A local copy of a file or of a folder with all that is in it, brought up to date; hidden files are left out.
+    """Fetch a file or a folder, without hidden files, into the local cache, or update the copy there.
 
     Args:
-        address: what fsspec understands.
-        cache: where copies lie, ``remote`` in `cache_folder` if left out.
-        progress: show a bar on standard error while files are fetched.
+        address: an address of fsspec.
+        cache: folder of copies; None uses ``remote`` in `cache_folder`.
+        progress: show a progress bar on standard error while files are fetched.
 
     Returns:
-        the file, or the folder.
+        the path of the local file or folder.
 
     Raises:
         MissingExtra: the package for this kind of store is not installed.
-        DilaError: nothing there, out of reach, or not allowed.
+        DilaError: the address has no files, cannot be reached, or access is denied.
     """
     from tqdm import tqdm
 
@@ -73,7 +73,7 @@ def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> 
         files = [_file(system, root, PurePosixPath(shown).name)] if single else list(_files(system, root))
         if not files:
             _ask(system, root)
-            raise DilaError(f"{shown} holds no files; check the address")
+            raise DilaError(f"{shown} has no files; check the address")
         digest = hashlib.sha256(address.encode()).hexdigest()[:12]
         folder = (cache or cache_folder() / "remote") / f"{PurePosixPath(shown).name}-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def fetch(address: str, cache: Path | None = None, *, progress: bool = True) -> 
                 log.note(file)
     except DilaError:
         raise
-    except Exception as error:  # every package that talks to a store has errors of its own
+    except Exception as error:  # each package of fsspec raises errors of its own
         raise DilaError(f"{shown} cannot be fetched: {_reason(error, address)}; check address and access") from error
     return folder / files[0].name if single else folder
 
@@ -105,12 +105,12 @@ def _store(address: str) -> tuple[Any, str]:
 
 
 def _is_file(system: Any, root: str) -> bool:
-    """Whether this is one file; over http a folder is a page that lists its files."""
+    """Whether this is a single file; over http, a folder is a page that lists its files."""
     return system.isfile(root) and system.info(root).get("mimetype") != "text/html"
 
 
 def _files(system: Any, root: str) -> Iterator[_File]:
-    """All files below a folder, but the hidden ones."""
+    """Yield all files below a folder, without hidden ones."""
     base = str(system._strip_protocol(root)).rstrip("/")
     for name in sorted(system.find(root)):
         below = name[len(base) :].lstrip("/") if name.startswith(base) else name
@@ -130,7 +130,7 @@ def _file(system: Any, address: str, name: str) -> _File:
 
 
 def _ask(system: Any, root: str) -> None:
-    """Raise why an address is out of reach: over http fsspec lists such a one as it does an empty folder."""
+    """Raise the reason if an address cannot be reached: over http, fsspec lists it like an empty folder."""
     try:
         system.info(root)
     except FileNotFoundError as error:
@@ -147,14 +147,14 @@ def _download(system: Any, file: _File, target: Path) -> None:
                 out.write(data)
         written = partial.stat().st_size
         if file.size is not None and written != file.size:
-            raise OSError(f"{file.name} came with {written:,} of {file.size:,} bytes")
+            raise OSError(f"{file.name} arrived with {written:,} of {file.size:,} bytes")
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 
 
 class _Log:
-    """What a folder of the cache holds: one line a file, the last one counts; a line that a kill cut is no line."""
+    """Log of the files in a folder of the cache: one line per file; the last one counts, truncated ones are ignored."""
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / LOG
@@ -169,21 +169,21 @@ class _Log:
                 continue
 
     def has(self, file: _File) -> bool:
-        """Whether the copy is there and of this version."""
+        """Whether the cache has this version of the file."""
         path = self.folder / file.name
         return (
             self.entries.get(file.name) == _entry(file) and path.is_file() and file.size in (None, path.stat().st_size)
         )
 
     def note(self, file: _File) -> None:
-        """Write down that a file is there."""
+        """Record that a file has been fetched."""
         self.entries[file.name] = _entry(file)
         with self.path.open("a", encoding="utf-8") as log:
             log.write("\n" * self._cut + json.dumps(_entry(file)) + "\n")
         self._cut = False
 
     def forget_all_but(self, names: set[str]) -> None:
-        """Delete copies of files that are no longer at the source."""
+        """Delete copies of files that no longer exist at the source."""
         for name in set(self.entries) - names:
             (self.folder / name).unlink(missing_ok=True)
 
@@ -193,13 +193,13 @@ def _entry(file: _File) -> dict[str, Any]:
 
 
 def _shown(address: str) -> str:
-    """The address without what may be secret: user, password and query."""
+    """Return the address without user, password and query, which may be secret."""
     protocol, _, rest = address.partition("://")
     host, slash, path = rest.partition("?")[0].partition("/")
     return f"{protocol}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
 
 
 def _reason(error: BaseException, address: str) -> str:
-    error = error.__cause__ or error  # fsspec's own is often no more than the address
+    error = error.__cause__ or error  # the message of fsspec's own error is often just the address
     text = str(error) or type(error).__name__
     return text.replace(address, _shown(address)).replace(address.partition("?")[2] or "\0", "...")

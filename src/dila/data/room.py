@@ -1,6 +1,6 @@
-"""Where frames are put as they are decoded: into the batch that they are for, where one waits for them.
+"""Output memory for decoded frames: directly in the batch that they belong to, if one is waiting.
 
-A batch that is put together from frames that were decoded elsewhere costs a copy of all of them.
+Decoding them elsewhere would cost a copy of all frames when the batch is stacked.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _KEPT: ContextVar[list[np.ndarray] | None] = ContextVar("kept", default=None)
 
 @contextmanager
 def keep(place: np.ndarray) -> Iterator[None]:
-    """Inside, the first array of this shape and kind that `make` is asked for is `place`; all others are new."""
+    """Context in which the first call of `make` with the shape of `place` returns `place`; other arrays are new."""
     token = _KEPT.set([place])
     try:
         yield
@@ -25,9 +25,10 @@ def keep(place: np.ndarray) -> Iterator[None]:
 
 @contextmanager
 def lent_to(*readers: object) -> Iterator[None]:
-    """Inside, what is kept is for these alone, if they are dila's own, which hold on to nothing that they read.
+    """Context in which the array given to `keep` is available only if all `readers` are classes of dila.
 
-    A reader of the user's that has ours read for it may remember the frames, which the next batch would write over.
+    Our readers do not keep references to frames. A reader of a plugin that calls one of ours may keep them, and the
+    next batch would overwrite them.
     """
     ours = all(type(reader).__module__.startswith(_PACKAGE) for reader in readers)
     token = _KEPT.set(_KEPT.get() if ours else None)
@@ -38,9 +39,9 @@ def lent_to(*readers: object) -> Iterator[None]:
 
 
 def make(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of bytes to be filled, of whatever it holds by chance.
+    """Return an uninitialised uint8 array.
 
-    Whoever fills it need not care where it lies: a batch copies what has not come to lie in its place.
+    Callers need not know where it is: frames that were not decoded into their batch are copied there later.
     """
     kept = _KEPT.get()
     if kept and kept[0].shape == shape:

@@ -1,7 +1,7 @@
-"""Frames of a video by time, without walking its packets first: for data sets whose tables say where each frame lies.
+"""Read frames of a video by time without probing it first, for data sets whose tables give the time of each frame.
 
-`dila.data.video` probes a file before it reads from it, which gives true times and costs a pass over the file. A file
-that holds a hundred episodes is too large for that, and its data set says how long each is and at which rate.
+`dila.data.video` probes a file before reading it, which gives exact times but costs a pass over the file. That takes
+too long for a file with a hundred episodes, whose data set states the start, length and rate of each.
 """
 
 from collections.abc import Sequence
@@ -17,55 +17,56 @@ from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
 LEAP = 12
-"""Frames ahead from which seeking is tried instead of decoding on."""
+"""Seek, instead of decoding on, if the next frame is further ahead than this many frames."""
 BOX_LIMIT = 10_000
+"""Maximum number of top-level boxes of an mp4."""
 
 
 def late(stream: Any, frame_time: float) -> float:
-    """Seconds that a frame may be shown after a time and still be the nearest to it, whatever comes before it.
+    """Return how many seconds after a time a frame may be shown and still be certain to be the nearest to it.
 
     Args:
-        stream: of the video, which may have more frames a second than its data set.
-        frame_time: seconds a frame of the data set.
+        stream: the video stream, which may have a higher frame rate than its data set.
+        frame_time: seconds per frame of the data set.
     """
     return min(frame_time, 1 / float(stream.average_rate or 1 / frame_time)) / 4
 
 
 def read_at(path: Path, seconds: Sequence[float], frame_time: float) -> UInt8[Tensor, "N 3 Y X"]:
-    """The frames nearest to these times on the file's own clock, in the order asked, RGB, upright.
+    """Read the frames nearest to these presentation times, in the given order, RGB, with rotation applied.
 
     Args:
         path: the file.
-        seconds: times on the clock of the file; repeats are fine.
-        frame_time: seconds a frame of whoever asks; a frame counts if it is nearer than half of that.
+        seconds: presentation times in the file; repeats are fine.
+        frame_time: seconds per frame of the data set; a frame must be within half of it.
 
     Raises:
         DilaError: the file is unreadable, or has no frame at one of these times.
     """
     times = np.asarray(seconds, dtype=np.float64)
     if not path.is_file():
-        raise DilaError(f"{path} is gone; put it back, or open the data set anew")
+        raise DilaError(f"{path} no longer exists; restore it, or open the data set again")
     pictures: dict[float, np.ndarray] = {}
     with opened(path) as (container, stream):
         walk = _Walk(container, stream, frame_time)
         for time in np.unique(times).tolist():
             frame = walk.to(time)
             if frame is None:
-                raise DilaError(f"{path} has no frame at {time:.3f} s, where its data set places one; fetch it again")
+                raise DilaError(f"{path} has no frame at {time:.3f} s, but its data set lists one; fetch it again")
             size = next(iter(pictures.values())).shape[:2] if pictures else None
             pictures[time] = _picture(frame, size)
     return torch.from_numpy(np.stack([pictures[t] for t in times.tolist()])).permute(0, 3, 1, 2).contiguous()
 
 
 class _Shown(NamedTuple):
-    """A frame, and when it is shown."""
+    """A frame and its presentation time."""
 
     seconds: float
     frame: Any
 
 
 class _Walk:
-    """A decoder that goes to rising times, seeking where that may be shorter."""
+    """Decodes frames at increasing times, seeking where that may be faster."""
 
     def __init__(self, container: Any, stream: Any, frame_time: float):
         self.container, self.stream, self.frame_time = container, stream, frame_time
@@ -73,10 +74,10 @@ class _Walk:
         self.frames: Any = None
         self.last: _Shown | None = None
         self.ahead: _Shown | None = None
-        """The one after the last, where it was looked at already."""
+        """The frame after `last`, if already decoded."""
 
     def to(self, time: float) -> Any:
-        """The frame nearest to this time, the earlier of two, or None."""
+        """Return the frame nearest to this time (the earlier one of a tie), or None."""
         if self.last is None or time - self.last.seconds > LEAP * self.frame_time:
             self._seek(time)
         while self.last is not None and self.last.seconds < time - TIE:
@@ -89,7 +90,7 @@ class _Walk:
         return self.last.frame
 
     def _seek(self, time: float) -> None:
-        """Go to a keyframe that is shown at or before `time`: containers seek by decoding time, which is earlier."""
+        """Seek to a keyframe shown at or before `time`; containers seek by decoding time, which is earlier."""
         back = 0.0
         while True:
             goal = max(0.0, time + self.late - back)
@@ -110,13 +111,13 @@ class _Walk:
 
 
 def check_whole(path: Path) -> None:
-    """Tell a missing, empty or truncated mp4 by the sizes that its outermost boxes claim: a few reads, no decoding.
+    """Check that an mp4 is complete by the declared sizes of its top-level boxes: a few reads, no decoding.
 
     Raises:
-        DilaError: it is not whole.
+        DilaError: it is missing, empty or truncated.
     """
     if not path.is_file():
-        raise DilaError(f"{path} cannot be read: it is missing or no plain file; fetch it again")
+        raise DilaError(f"{path} cannot be read: it is missing or not a regular file; fetch it again")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -130,11 +131,11 @@ def check_whole(path: Path) -> None:
     if size == 0:
         raise DilaError(f"{path} is empty; replace or remove it")
     if position != size:
-        raise DilaError(f"{path} is damaged or cut short; replace or remove it")
+        raise DilaError(f"{path} is damaged or truncated; replace or remove it")
 
 
 def _box(file: Any, position: int, size: int) -> int:
-    """Bytes of the box at `position`; what is no box reaches past the end of the file."""
+    """Return the size of the box at `position`; if there is no valid box, a size past the end of the file."""
     file.seek(position)
     head = file.read(16)
     claimed = int.from_bytes(head[:4])

@@ -1,8 +1,8 @@
-"""Fetch pushes a cube on a table: ``FetchPush-v4`` (https://robotics.farama.org/envs/fetch/push/).
+"""Fetch arm pushing a cube on a table: ``FetchPush-v4`` (https://robotics.farama.org/envs/fetch/push/).
 
-Columns: ``action`` = displacement of the gripper [x, y, z] as commanded, in shares of the largest (the fourth component
-of the simulator's action is the gripper, which is locked here, and always 0); ``state`` = gripper [x, y, z], object
-[x, y, z] and its quaternion [w, x, y, z], metres.
+Columns: ``action`` = commanded displacement of the gripper [x, y, z], as a share of the largest (the fourth component
+of the simulator's action opens the gripper, which is locked here, and is always 0); ``state`` = gripper [x, y, z],
+object [x, y, z] and its quaternion [w, x, y, z], in metres.
 """
 
 import warnings
@@ -17,10 +17,10 @@ from dila.errors import MissingExtra
 from dila.shapes import Tensor, UInt8
 
 LOW, HIGH = np.array([1.12, 0.48, 0.42]), np.array([1.52, 1.02, 0.6])
-"""Where the gripper may go: over the table."""
+"""Range of the gripper over the table."""
 TABLE = 0.42
 SCALE = 0.03
-"""Metres that the gripper moves in a step under the largest action."""
+"""Metres that the gripper moves in a step with the largest action."""
 
 
 class FetchPush:
@@ -44,27 +44,27 @@ class FetchPush:
         self.view = MujocoView(self.env.model, (1.3, 0.75, 0.45), 1.15, 145, -35)
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Cube at random on the table; gripper at its start."""
+        """Reset to a random position of the cube on the table, with the gripper at its start."""
         self.env.reset(seed=int(rng.integers(2**31)))
 
     def state(self) -> np.ndarray:
-        """Gripper and cube."""
+        """Return gripper and cube."""
         return np.concatenate([self.position(), self._object()])
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """From before the table."""
+        """Return a picture from in front of the table."""
         return self.view(self.env.data, size)
 
     def step(self, action: np.ndarray) -> None:
-        """One step of 0.04 s."""
+        """Take one step of 0.04 s."""
         self.env.step(np.append(action, np.float32(0)))
 
     def position(self) -> np.ndarray:
-        """Of the gripper."""
+        """Return the position of the gripper."""
         return self.env._utils.get_site_xpos(self.env.model, self.env.data, "robot0:grip").copy()
 
     def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """Over to the side of the cube, down, and through it to somewhere else on the table."""
+        """Plan a push: move above one side of the cube, down, and through it to a random place on the table."""
         cube = self._object()[:3]
         aim = rng.uniform(LOW[:2] + 0.1, HIGH[:2] - 0.1)
         ahead = np.append(aim - cube[:2], 0) / (np.linalg.norm(aim - cube[:2]) + 1e-6)
@@ -78,21 +78,21 @@ class FetchPush:
                 Leg(lambda: through, 22, speed)]  # fmt: skip
 
     def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
-        """Straight there."""
+        """Return the action straight along the gap."""
         return gap / SCALE * min(1.0, leg.speed / (np.abs(gap / SCALE).max() + 1e-6))
 
     def close(self) -> None:
-        """Give the drawing context back."""
+        """Release the rendering context."""
         self.view.close()
 
     def strays(self) -> np.ndarray | None:
-        """Back over the table."""
+        """Return a point over the table if the gripper has left it."""
         here = self.position()
         inside = np.clip(here, LOW - 0.02, HIGH + 0.05)
         return None if np.array_equal(here, inside) else np.clip(here, LOW + 0.03, HIGH)
 
     def _dress(self) -> None:
-        """A cube that stands off from the shadows, and no cross-hairs at the commanded place of the gripper."""
+        """Colour the cube and hide the marker at the commanded position of the gripper."""
         model = self.env.model
         cube = model.geom("object0")
         cube.matid[:], cube.rgba[:] = -1, (0.9, 0.35, 0.1, 1)
@@ -103,7 +103,7 @@ class FetchPush:
 
 
 def import_robotics(what: str) -> Any:
-    """Gymnasium with the environments of gymnasium-robotics in it; raises `MissingExtra`."""
+    """Import Gymnasium and register the environments of gymnasium-robotics; raises `MissingExtra`."""
     draw_off_screen()
     try:
         with warnings.catch_warnings():

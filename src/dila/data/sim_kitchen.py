@@ -1,8 +1,8 @@
-"""A Franka arm in a kitchen: ``FrankaKitchen-v1`` (https://robotics.farama.org/envs/franka_kitchen/franka_kitchen/).
+"""Franka arm in a kitchen: ``FrankaKitchen-v1`` (https://robotics.farama.org/envs/franka_kitchen/franka_kitchen/).
 
-Columns: ``action`` = velocities of the seven joints and two fingers, in shares of the largest (2 rad/s), as commanded
-for two steps of 0.08 s; ``state`` = the nine of them as they are, then hinges, slides and the kettle [x, y, z, qw, qx,
-qy, qz]: radians and metres, without the noise that the simulator adds to observations.
+Columns: ``action`` = commanded velocities of the seven joints and two fingers, as a share of the largest (2 rad/s), for
+two steps of 0.08 s; ``state`` = positions of these nine joints, then hinges, slides and the kettle [x, y, z, qw, qx,
+qy, qz], in radians and metres, without the noise that the simulator adds to observations.
 """
 
 import importlib
@@ -22,7 +22,7 @@ FIXTURES = ("knob1", "burner1", "knob2", "burner2", "knob3", "burner3", "knob4",
 KETTLE = tuple(f"kettle_{part}" for part in ("x", "y", "z", "qw", "qx", "qy", "qz"))
 REPEAT = 2
 LARGEST = 2.0
-"""Radians a second of an action of 1."""
+"""Joint velocity of an action of 1, in radians a second."""
 DAMPING = 0.05
 LOW, HIGH = np.array([-0.9, -0.1, 1.6]), np.array([0.6, 0.9, 2.7])
 PULL = {
@@ -34,7 +34,7 @@ PULL = {
     "knob2_site": (0.2, 0.1, 0.15),
     "knob4_site": (0.2, 0.1, 0.15),
 }
-"""What the arm reaches for, and how far it may then go along each axis, to either side."""
+"""Sites that the arm reaches for, and the largest motion from there along each axis, to either side."""
 
 
 class Kitchen:
@@ -64,30 +64,30 @@ class Kitchen:
         self.view = MujocoView(self.env.model, (-0.15, 0.45, 2.0), 2.0, 70, -28, hidden=(3, 4))
 
     def reset(self, rng: np.random.Generator) -> None:
-        """All doors closed; the arm near its start."""
+        """Reset to closed doors, with the arm near its start."""
         self.env.robot_env.init_qpos[:] = self.start
         self.env.robot_env.init_qpos[:7] += rng.normal(0, 0.12, 7)
         self.env.reset(seed=int(rng.integers(2**31)))
 
     def state(self) -> np.ndarray:
-        """All joints."""
+        """Return all joint positions."""
         return self.env.data.qpos.copy()
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """From behind the arm's shoulder."""
+        """Return a picture from behind the arm's shoulder."""
         return self.view(self.env.data, size)
 
     def step(self, action: np.ndarray) -> None:
-        """One frame of 0.16 s."""
+        """Take one frame of 0.16 s."""
         for _ in range(REPEAT):
             self.env.robot_env.step(action)
 
     def position(self) -> np.ndarray:
-        """Of the hand."""
+        """Return the position of the hand."""
         return self.env.data.site_xpos[self.site].copy()
 
     def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """To one of the things, close the hand, and along."""
+        """Plan to reach one of the sites, close the hand, and move on."""
         thing = list(PULL)[int(rng.integers(len(PULL)))]
         slip = rng.normal(0, 0.02, 3)
         along = rng.choice([-1, 1], 3) * rng.uniform(0.6, 1.2, 3) * np.array(PULL[thing])
@@ -101,7 +101,7 @@ class Kitchen:
                 Leg(lambda: goal, 18, speed, (-1.0,))]  # fmt: skip
 
     def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
-        """Joint velocities that move the hand straight there: damped least squares on its Jacobian."""
+        """Return joint velocities that move the hand along the gap: damped least squares on its Jacobian."""
         mujoco: Any = importlib.import_module("mujoco")
 
         jacobian = np.zeros((3, self.env.model.nv))
@@ -113,11 +113,11 @@ class Kitchen:
         return np.concatenate([joints, np.repeat(leg.rest or (0.0,), 2)])
 
     def close(self) -> None:
-        """Give the drawing context back."""
+        """Release the rendering context."""
         self.view.close()
 
     def strays(self) -> np.ndarray | None:
-        """Back between hob and cupboards."""
+        """Return a point between hob and cupboards if the hand has left that range."""
         here = self.position()
         inside = np.clip(here, LOW, HIGH)
         return None if np.array_equal(here, inside) else np.clip(here, LOW + 0.1, HIGH - 0.1)

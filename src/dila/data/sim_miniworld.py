@@ -1,11 +1,11 @@
-"""Walking through furnished rooms in first person: MiniWorld (https://miniworld.farama.org), own floor plan.
+"""First-person walks through furnished rooms: MiniWorld (https://miniworld.farama.org) with our own floor plan.
 
-Four rooms around a crossing, with textures and things drawn anew for each episode. Movement is continuous, where
-MiniWorld's own actions are steps of a fixed length: its ``move_agent`` and ``turn_agent`` are called directly.
+Four connected rooms, with random textures and objects in each episode. Movement is continuous, unlike MiniWorld's own
+actions of fixed length: its ``move_agent`` and ``turn_agent`` are called directly.
 
-Columns: ``action`` = [forward, turn] in shares of the largest (0.2 m, 9 degrees), turns to the left positive, as
-commanded: who walks against a wall or a thing stays where they are, which ``state`` = [x, z, heading] tells (metres,
-radians, unwrapped).
+Columns: ``action`` = [forward, turn] as a share of the largest (0.2 m, 9 degrees), left turns positive, as commanded:
+an agent that walks into a wall or an object does not move, as ``state`` = [x, z, heading] shows (metres, radians,
+unwrapped).
 """
 
 import contextlib
@@ -27,13 +27,13 @@ WALLS = ("brick_wall", "concrete", "drywall", "stucco", "wood_planks", "marble",
 FLOORS = ("floor_tiles_bw", "wood", "concrete_tiles", "asphalt", "grass", "rock", "marble")
 THINGS = {"barrel": 1.0, "cone": 0.75, "duckie": 0.8, "medkit": 0.5, "office_chair": 1.1, "office_desk": 0.9,
           "potion": 0.6, "tree_pine": 1.9, "barrier": 0.9}  # fmt: skip
-"""Meshes of the package, with their heights in metres."""
+"""Meshes of the package, with heights in metres."""
 KEYS = ("key_red", "key_blue", "key_yellow")
 BOXES = ("red", "green", "blue", "purple", "yellow", "grey")
 WIDEST = 0.7
-"""Radius in metres that no thing exceeds, so that there is a way past it."""
+"""Maximum radius of an object in metres, so that the agent can pass it."""
 AROUND = (0.0, 0.3, 0.6, 0.9, 1.2, 1.6, 2.0, 2.5)
-"""Radians by which the walker turns off to either side of what is in the way."""
+"""Angles in radians, to either side, that are tried to get around an obstacle."""
 CENTRES = ((-4, 4), (4, 4), (4, -4), (-4, -4))
 
 
@@ -54,17 +54,17 @@ class Rooms:
         self.side = 1
 
     def reset(self, rng: np.random.Generator) -> None:
-        """New textures, things and place."""
+        """Reset with new textures, objects and position."""
         self.env.reset(seed=int(rng.integers(2**31)))
         self.side = 1
 
     def state(self) -> np.ndarray:
-        """Where the walker is and looks."""
+        """Return position and heading."""
         agent = self.env.agent
         return np.array([agent.pos[0], agent.pos[2], agent.dir])
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """What the walker sees."""
+        """Return the view of the agent."""
         from miniworld.opengl import FrameBuffer
 
         if size not in self.sizes:
@@ -78,11 +78,11 @@ class Rooms:
         self.env.move_agent(float(action[0]) * STRIDE, 0)
 
     def position(self) -> np.ndarray:
-        """Of the walker."""
+        """Return the position of the agent."""
         return self.state()[:2]
 
     def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """By the door to a neighbouring room, or about in this one, and a look around."""
+        """Plan to go through the door to a neighbouring room or to a point in this one, then to look around."""
         here = int(np.argmin(np.linalg.norm(np.array(CENTRES) - self.position(), axis=1)))
         there = (here + int(rng.choice([-1, 0, 1]))) % 4
         goals = [np.array(CENTRES[there]) + rng.uniform(-1.8, 1.8, 2)]
@@ -92,10 +92,10 @@ class Rooms:
         return [*(Leg(lambda goal=goal: goal, 30, speed) for goal in goals), Leg(None, int(rng.integers(3, 9)))]
 
     def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
-        """Turn there, or to the way nearest to that which is free, and walk the more the better the direction is."""
+        """Turn to the goal, or to the nearest free direction, and walk faster the better the heading matches."""
         bearing = float(np.arctan2(-gap[1], gap[0]))
         for turn in AROUND:
-            # On the side taken last, or the walker would not make up its mind.
+            # The side taken last is tried first, since the agent would otherwise oscillate.
             side = next((side for side in (self.side, -self.side) if self._free(bearing + side * turn)), None)
             if side is not None:
                 bearing += side * turn
@@ -109,16 +109,16 @@ class Rooms:
         return not any(self.env.intersect(agent, agent.pos + d * ahead, agent.radius) for d in (0.25, 0.5, 0.75, 1.0))
 
     def close(self) -> None:
-        """Give the drawing context back."""
+        """Release the rendering context."""
         self.env.close()
 
     def strays(self) -> np.ndarray | None:
-        """The walls see to that."""
+        """Return None: walls keep the agent inside."""
         return None
 
 
 def _image(path: str) -> Any:
-    """An image as pyglet holds it: RGBA, the first row at the bottom."""
+    """Load an image in pyglet's format: RGBA, first row at the bottom."""
     import pyglet
     from PIL import Image
 
@@ -138,15 +138,13 @@ def _make() -> Any:
             from miniworld.entity import Box, MeshEnt
             from miniworld.miniworld import MiniWorldEnv
         except (ImportError, OSError) as error:
-            raise DilaError(
-                f"MiniWorld cannot draw off-screen here ({error}); install EGL (Debian: libegl1)"
-            ) from error
+            raise DilaError(f"MiniWorld cannot render off-screen ({error}); install EGL (Debian: libegl1)") from error
 
-        # Its own way of reading a texture takes pyglet more than a second each, a regular expression by pixels.
+        # pyglet takes more than a second to load a texture, since it applies a regular expression to the pixels.
         pyglet.image.load = _image
 
         class FourFurnishedRooms(MiniWorldEnv):
-            """The floor plan; bare at first, for the constructor builds a world that nobody sees."""
+            """The floor plan; unfurnished at first, since the world that the constructor builds is never used."""
 
             furnished = False
 
@@ -177,7 +175,7 @@ def _make() -> Any:
                 return thing if thing.radius < WIDEST else MeshEnt(name, thing.height * WIDEST / thing.radius, False)
 
             def _put(self, thing: Any, room: Any) -> None:
-                """At a free place if one is soon found; the package's own search may go on for ever."""
+                """Put an object at a random free place, or skip it after 50 tries; the package's search may not end."""
                 for _ in range(50):
                     low, high = (room.min_x, 0, room.min_z), (room.max_x, 0, room.max_z)
                     place = self.np_random.uniform(low, high)

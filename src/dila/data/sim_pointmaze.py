@@ -1,7 +1,7 @@
-"""A ball rolled through a maze: ``PointMaze_Medium-v3`` (https://robotics.farama.org/envs/maze/point_maze/).
+"""Ball in a maze: ``PointMaze_Medium-v3`` (https://robotics.farama.org/envs/maze/point_maze/).
 
-Columns: ``action`` = force [x, y], in shares of the largest, held for the five steps of 0.01 s of a frame; ``state`` =
-[x, y, vx, vy], cells of the maze (1 m) and their rate.
+Columns: ``action`` = force [x, y], as a share of the largest, held for the five steps of 0.01 s of a frame; ``state`` =
+[x, y, vx, vy], in metres (one cell of the maze is 1 m) and metres a second.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from dila.shapes import Tensor, UInt8
 
 STEPS = 5
 SPEED = 2.0
-"""Metres a second that a leg of speed 1 aims at."""
+"""Target velocity of a leg of speed 1, in metres a second."""
 BALL = 0.28
-"""Radius that the ball is drawn with: what collides is 0.1, three pixels of a picture of 128."""
+"""Drawn radius of the ball; the radius for collisions, 0.1, would be three pixels at 128 pixels a side."""
 
 
 class PointMaze:
@@ -35,36 +35,36 @@ class PointMaze:
         gym = import_robotics("the point maze")
         self.env: Any = gym.make("PointMaze_Medium-v3", continuing_task=True, disable_env_checker=True).unwrapped
         model = self.env.point_env.model
-        # The target would show what a goal-directed policy is about to do.
+        # A visible target would reveal the actions of a goal-directed policy.
         model.site("target").rgba[3] = 0
         model.site("particle_site").size[:] = BALL
         model.site("particle_site").rgba[:] = (0.3, 0.95, 0.45, 1)
         self.view = MujocoView(model, (0, 0, 0), 9.0, 90, -90, sites=True)
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Anywhere free in the maze, at rest."""
+        """Reset to a random free cell, at rest."""
         self.env.reset(seed=int(rng.integers(2**31)))
 
     def state(self) -> np.ndarray:
-        """Place and velocity."""
+        """Return position and velocity."""
         data = self.env.point_env.data
         return np.concatenate([data.qpos[:2], data.qvel[:2]])
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """From above."""
+        """Return a picture from above."""
         return self.view(self.env.point_env.data, size)
 
     def step(self, action: np.ndarray) -> None:
-        """One frame of 0.05 s."""
+        """Take one frame of 0.05 s."""
         for _ in range(STEPS):
             self.env.point_env.step(action)
 
     def position(self) -> np.ndarray:
-        """Of the ball."""
+        """Return the position of the ball."""
         return self.state()[:2]
 
     def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """From cell to cell to a random free one."""
+        """Plan the shortest path to a random free cell."""
         maze = self.env.maze
         free = [tuple(cell) for cell in np.argwhere(np.array(maze.maze_map) != 1).tolist()]
         here = tuple(int(c) for c in maze.cell_xy_to_rowcol(self.position()))
@@ -74,21 +74,21 @@ class PointMaze:
         return [Leg(lambda goal=goal: goal, 15, speed) for goal in goals]
 
     def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
-        """The force that brings the ball up to speed in that direction."""
+        """Return the force that accelerates the ball to the speed of the leg along the gap."""
         wanted = gap * min(2.5, leg.speed * SPEED / (np.linalg.norm(gap) + 1e-6))
         return 0.5 * (wanted - self.state()[2:])
 
     def close(self) -> None:
-        """Give the drawing context back."""
+        """Release the rendering context."""
         self.view.close()
 
     def strays(self) -> np.ndarray | None:
-        """The walls see to that."""
+        """Return None: walls keep the ball inside."""
         return None
 
 
 def _path(free: list[tuple[int, ...]], start: tuple[int, ...], goal: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Shortest way over free cells, start left out; the start alone when there is none."""
+    """Return the shortest path over free cells, without the start; only the start if there is no path."""
     came: dict[tuple[int, ...], tuple[int, ...]] = {start: start}
     queue = [start]
     for cell in queue:

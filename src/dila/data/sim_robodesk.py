@@ -1,8 +1,8 @@
-"""A Panda arm at a desk with drawer, slide, buttons and blocks: RoboDesk (https://github.com/google-research/robodesk).
+"""Panda arm at a desk with drawer, slide, buttons and blocks: RoboDesk (https://github.com/google-research/robodesk).
 
-Columns: ``action`` = displacement of the hand [dx, dy, dz] in shares of the largest (1 cm a substep), wrist, and
+Columns: ``action`` = displacement of the hand [dx, dy, dz] as a share of the largest (1 cm per substep), wrist, and
 fingers (-1 closed, 1 open), held for ten substeps of 0.02 s; ``state`` = hand [x, y, z], the nine joints, drawer,
-slide, three buttons, and of ball and blocks [x, y, z] and quaternion [w, x, y, z]: metres and radians.
+slide, three buttons, and [x, y, z] and quaternion [w, x, y, z] of ball and blocks, in metres and radians.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from dila.shapes import Tensor, UInt8
 
 REPEAT = 10
 SCALE = 0.025
-"""Metres that the hand really moves in a frame under the largest action: it lags behind what it is told."""
+"""Metres that the hand moves in a frame with the largest action, less than commanded because it lags behind."""
 BLOCKS = ("ball", "upright_block", "flat_block")
 FIXTURES = ("drawer", "slide", "red_button", "green_button", "blue_button")
 PARTS = ("x", "y", "z", "qw", "qx", "qy", "qz")
 LOW, HIGH = np.array([-0.55, 0.4, 0.8]), np.array([0.55, 1.0, 1.15])
-"""Where the hand may go: over the desk, which the fingers touch at the lowest."""
+"""Range of the hand over the desk; at the lowest point the fingers touch it."""
 SHUT, WIDE = (0.0, -1.0), (0.0, 1.0)
 
 
@@ -48,7 +48,7 @@ class RoboDesk:
 
     def __init__(self) -> None:
         self.env: Any = _import_robodesk().RoboDesk(episode_length=0)
-        # Its own pictures take half a second each, and a function that Pillow no longer has.
+        # Its own rendering takes half a second per picture and uses a function that Pillow has removed.
         self.env._get_obs = lambda: None
         self.physics: Any = self.env.physics
         model = self.physics.model.ptr
@@ -57,49 +57,49 @@ class RoboDesk:
         self.joints |= {name: model.joint(f"{name}_joint") for name in FIXTURES[:2]}
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Blocks, drawer, slide and arm as the simulator draws them; a moment to let them settle."""
+        """Reset to a random state drawn by the simulator, and take one step to let it settle."""
         with seeded(rng):
             self.env.reset()
         self.physics.data.qacc_warmstart[:] = 0
         self._step(np.zeros(5))
 
     def state(self) -> np.ndarray:
-        """Hand, arm and all things."""
+        """Return hand, arm and all objects."""
         data = self.physics.data.ptr
         things = [data.qpos[j.qposadr[0] : j.qposadr[0] + (7 if name in BLOCKS else 1)]
                   for name in (*FIXTURES, *BLOCKS) for j in (self.joints[name],)]  # fmt: skip
         return np.concatenate([self.position(), data.qpos[:9], *things])
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """From above the front edge."""
+        """Return a picture from above the front edge."""
         return self.view(self.physics.data.ptr, size)
 
     def step(self, action: np.ndarray) -> None:
-        """One step of 0.2 s."""
+        """Take one step of 0.2 s."""
         self._step(action.astype(np.float64))
 
     def position(self) -> np.ndarray:
-        """Of the place between the fingers."""
+        """Return the point between the fingers."""
         return self.physics.named.data.site_xpos["end_effector"].copy()
 
     def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """Push a block, draw the slide or press a button."""
+        """Plan to push a block, move the slide or press a button."""
         plans = [self._push, self._push, self._slide, self._press]
         up = self.position()
         up[2] = max(up[2], 0.9)
         return [Leg(lambda: up, 5, 0.9, SHUT), *plans[int(rng.integers(len(plans)))](rng)]
 
     def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
-        """Straight there."""
+        """Return the action straight along the gap."""
         wanted = gap / SCALE
         return np.append(wanted * min(1.0, leg.speed / (np.abs(wanted).max() + 1e-6)), leg.rest or SHUT)
 
     def close(self) -> None:
-        """Give the drawing context back."""
+        """Release the rendering context."""
         self.view.close()
 
     def strays(self) -> np.ndarray | None:
-        """Back over the desk."""
+        """Return a point over the desk if the hand has left it."""
         here = self.position()
         inside = np.clip(here, LOW - 0.03, HIGH + 0.08)
         return None if np.array_equal(here, inside) else np.clip(here, LOW + 0.03, HIGH)
@@ -131,7 +131,7 @@ class RoboDesk:
         return self.physics.named.data.xpos[name].copy()
 
     def _step(self, action: np.ndarray) -> None:
-        """The simulator's own step without its reward, which would cost as much again."""
+        """Take the simulator's step without computing its reward, which would double the cost."""
         for _ in range(REPEAT):
             joints = self.env._convert_action(action)
             for _ in range(10):
@@ -144,11 +144,11 @@ class RoboDesk:
 def _import_robodesk() -> Any:
     draw_off_screen()
     try:
-        # gym, on which it is built, prints that it is no longer maintained.
+        # gym, which it needs, prints that it is no longer maintained.
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             import robodesk
     except ImportError as error:
-        # Its labmaze has wheels up to there.
+        # Its dependency labmaze has wheels up to Python 3.12.
         raise MissingExtra("recording RoboDesk", "robodesk", "sim", newest=(3, 12)) from error
     return robodesk

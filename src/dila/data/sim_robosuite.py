@@ -1,9 +1,9 @@
-"""A Panda arm lifts a cube or pushes two about: ``Lift`` and ``Stack`` of robosuite (https://robosuite.ai).
+"""Panda arm lifting one cube or pushing two: ``Lift`` and ``Stack`` of robosuite (https://robosuite.ai).
 
-The arm is driven by robosuite's operational-space controller of position (OSC_POSITION); the hand keeps pointing down.
+The arm is controlled by robosuite's operational-space position controller (OSC_POSITION); the hand always points down.
 
-Columns: ``action`` = displacement of the hand [dx, dy, dz] in shares of the largest (5 cm) and the gripper (-1 opens,
-1 closes); ``state`` = hand [x, y, z], the two fingers, and of every cube [x, y, z] and its quaternion [w, x, y, z],
+Columns: ``action`` = displacement of the hand [dx, dy, dz] as a share of the largest (5 cm) and the gripper (-1 opens,
+1 closes); ``state`` = hand [x, y, z], the two fingers, and [x, y, z] and quaternion [w, x, y, z] of every cube, in
 metres.
 """
 
@@ -23,21 +23,21 @@ from dila.shapes import Tensor, UInt8
 SCALE = 0.05
 TABLE = 0.8
 SETTLE = 6
-"""Steps after a reset, in which the cubes fall the last centimetre onto the table."""
+"""Steps after a reset, during which the cubes fall the last centimetre onto the table."""
 OPEN, CLOSED = (-1.0,), (1.0,)
 PARTS = ("x", "y", "z", "qw", "qx", "qy", "qz")
 
 
 class Arm:
-    """What both tasks share; see `dila.data.simulators.Simulator`."""
+    """Base class of both tasks; see `dila.data.simulators.Simulator`."""
 
     fps = 10
     reach = 0.02
     wander = 0.5
     low, high = np.array([-0.22, -0.25, TABLE + 0.01]), np.array([0.22, 0.25, TABLE + 0.28])
-    """Where the hand may go: over the table."""
+    """Range of the hand over the table."""
     camera: tuple[tuple[float, float, float], float, float, float] = ((-0.04, -0.02, TABLE + 0.08), 0.72, 135, -32)
-    """Of `MujocoView`: from across the table."""
+    """Camera of `MujocoView`, from across the table."""
 
     def __init__(self, task: str, scene: str | Callable[[], str], cubes: Mapping[str, str]):
         self.task, self.cubes = task, cubes
@@ -49,43 +49,43 @@ class Arm:
         self.view: MujocoView | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Cubes at random on the table, arm near its start."""
+        """Reset to random positions of the cubes on the table, with the arm near its start."""
         with seeded(rng):
             self.env.reset()
         for _ in range(SETTLE):
             self.env.step(np.array([0, 0, 0, *OPEN]))
 
     def state(self) -> np.ndarray:
-        """Hand, fingers and cubes."""
+        """Return hand, fingers and cubes."""
         fingers = [self._joint(f"gripper0_right_finger_joint{i}") for i in (1, 2)]
         return np.concatenate([self.position(), *fingers, *(self._cube(joint) for joint in self.cubes.values())])
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """Collision shapes, which would cover the meshes, are left out."""
+        """Return a picture without collision shapes, which would cover the meshes."""
         if self.view is None:
             self.view = MujocoView(self.env.sim.model._model, *self.camera, hidden=(0,))
         return self.view(self.env.sim.data._data, size)
 
     def step(self, action: np.ndarray) -> None:
-        """One step."""
+        """Take one step."""
         self.env.step(action)
 
     def position(self) -> np.ndarray:
-        """Of the place between the fingers."""
+        """Return the point between the fingers."""
         return np.array(self.env.sim.data.get_site_xpos("gripper0_right_grip_site"))
 
     def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
-        """Straight there."""
+        """Return the action straight along the gap."""
         wanted = gap / SCALE * 1.5
         return np.append(wanted * min(1.0, leg.speed / (np.abs(wanted).max() + 1e-6)), leg.rest or OPEN)
 
     def close(self) -> None:
-        """Give the drawing context back."""
+        """Release the rendering context."""
         if self.view is not None:
             self.view.close()
 
     def strays(self) -> np.ndarray | None:
-        """Back over the table."""
+        """Return a point over the table if the hand has left it."""
         here = self.position()
         inside = np.clip(here, self.low - 0.01, self.high + 0.05)
         return None if np.array_equal(here, inside) else np.clip(here, self.low + 0.02, self.high - 0.03)
@@ -104,10 +104,10 @@ class Lift(Arm):
         super().__init__("lift the cube", "Lift", {"cube": "cube_joint0"})
 
     def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """Over the cube, down, close, up and somewhere, open."""
+        """Plan to grasp the cube, lift it, carry it to a random place and release it."""
         up = rng.uniform(0.1, 0.22)
         away = np.append(rng.uniform(self.low[:2] + 0.06, self.high[:2] - 0.06), TABLE + up)
-        slip = rng.normal(0, 0.006, 3)  # a grasp that now and then fails
+        slip = rng.normal(0, 0.006, 3)  # so that some grasps fail
         speed = rng.uniform(0.4, 0.8)
 
         def cube() -> np.ndarray:
@@ -121,20 +121,20 @@ class Lift(Arm):
 
 
 class Push(Arm):
-    """Two cubes, pushed about with the closed hand."""
+    """Two cubes, pushed around with the closed hand."""
 
     hover = 0.1
-    """Metres above where a push begins, at which the hand gets there."""
+    """Height in metres above the start of a push at which the hand approaches."""
     wider: Mapping[str, float] = {}
-    """By how much a thing, by its joint, is wider than a cube."""
+    """Extra width of objects compared with a cube, in metres, by joint."""
     slow, fast, brisk = 0.25, 0.6, 0.8
-    """Speeds: of a push, between these, and of the way there."""
+    """Minimum and maximum speed of a push, and speed of the approach."""
 
     def __init__(self) -> None:
         super().__init__("push the cubes about", "Stack", {"red": "cubeA_joint0", "green": "cubeB_joint0"})
 
     def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """Down beside a thing and through it to somewhere else on the table."""
+        """Plan to push an object: down beside it, then through it to a random place on the table."""
         joints = list(self.cubes.values())
         joint = joints[int(rng.integers(len(joints)))]
         cube, wider = self._cube(joint)[:3], self.wider.get(joint, 0.0)
@@ -152,7 +152,7 @@ class Push(Arm):
 
 def _make(scene: str | Callable[[], str], rate: int) -> Any:
     draw_off_screen()
-    with warnings.catch_warnings(), _quiet(), seeded(np.random.default_rng(0)):  # the size of Lift's cube is drawn
+    with warnings.catch_warnings(), _quiet(), seeded(np.random.default_rng(0)):  # the size of Lift's cube is random
         warnings.simplefilter("ignore")
         try:
             import robosuite
@@ -172,7 +172,7 @@ def _make(scene: str | Callable[[], str], rate: int) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """robosuite tells at length of files and packages that are not needed here."""
+    """Context without the warnings of robosuite about files and packages that are not needed here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,11 +1,11 @@
-"""VP2's robosuite scene on today's robosuite: a Panda arm pushes two boxes, a cylinder and a ball about.
+"""VP2's robosuite scene on the current robosuite: a Panda arm pushing two boxes, a cylinder and a ball.
 
-Shapes, masses, friction, where things are put, and the camera (``agentview_shift_2``) are those of ``PushCenterMulti``
-in VP2's fork of robosuite (https://github.com/s-tian/robosuite), so that its states mean the same here
-(`dila.planning.vp2_files`). Otherwise than there: plain colours instead of random textures, MuJoCo's drawing instead of
-iGibson's, and a step of 0.2 s, so that an action of the largest size moves the hand by 3 to 4 cm.
+Shapes, masses, friction, initial positions and the camera (``agentview_shift_2``) are those of ``PushCenterMulti`` in
+VP2's fork of robosuite (https://github.com/s-tian/robosuite), so that its states have the same meaning here
+(`dila.planning.vp2_files`). Differences: plain colours instead of random textures, MuJoCo's renderer instead of
+iGibson's, and a step of 0.2 s, so that the largest action moves the hand by 3 to 4 cm.
 
-Columns: as `dila.data.sim_robosuite`, with box, small box, cylinder and ball as the cubes.
+Columns: as in `dila.data.sim_robosuite`, with box, small box, cylinder and ball as the cubes.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from dila.data.sim_robosuite import TABLE, Push
 THINGS: Mapping[str, str] = {
     "box": "cube_joint0", "small_box": "cube2_joint0", "cylinder": "cylinder_joint0", "ball": "ball_joint0",
 }  # fmt: skip
-"""Their joints, in the order of VP2's states."""
+"""Joints of the objects, in the order of VP2's states."""
 
 
 class PushThings(Push):
-    """Four things, pushed about with the closed hand."""
+    """Four objects, pushed around with the closed hand."""
 
     fps = 5
     low, high = np.array([-0.2, -0.28, TABLE + 0.01]), np.array([0.32, 0.28, TABLE + 0.3])
@@ -38,7 +38,7 @@ class PushThings(Push):
 
 
 def _define() -> str:
-    """Tell robosuite of the scene, by its name."""
+    """Register the scene with robosuite and return its name."""
     from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
     from robosuite.models.arenas import TableArena
     from robosuite.models.objects import BallObject, BoxObject, CylinderObject
@@ -46,7 +46,7 @@ def _define() -> str:
     from robosuite.utils.placement_samplers import UniformRandomSampler
 
     class PushCenterMulti(ManipulationEnv):
-        """The scene; no reward, no end."""
+        """The scene, without reward or termination."""
 
         def __init__(self, **settings: Any) -> None:
             super().__init__(initialization_noise="default", **settings)

@@ -1,9 +1,8 @@
-"""Recordings of real simulators: who drives them, and how an episode of any of them comes about.
+"""Recordings of simulators: the interface of a simulator, the policy that drives it, and the recording of episodes.
 
-Each simulator is one small file, ``sim_*.py``, with a class of the form of `Simulator`; `SIMULATORS` names them all.
-Driving is the same everywhere: legs, queued by a plan of the simulator (go behind the cube, then through it), with
-smooth noise on top, or the noise alone. The picture never shows a goal or a target, for the pixels would give the
-action away.
+Each simulator is one file, ``sim_*.py``, with a class that implements `Simulator`; `SIMULATORS` lists them. The policy
+is the same for all: legs queued by a plan of the simulator (go behind the cube, then through it) with smooth noise
+added, or noise alone. Pictures never show a goal or a target, which would reveal the action.
 """
 
 import os
@@ -25,11 +24,11 @@ from dila.plugins import load_plugins, named
 from dila.shapes import Tensor, UInt8
 
 VERSION = 1
-"""To be raised when the same seed begins to give other data, so that no recording mixes the two."""
+"""Increase this when a change makes the same seed give different data, so that no recording mixes both."""
 MEMORY = 0.85
-"""Of the smooth noise from one step to the next."""
+"""Autocorrelation of the smooth noise from one step to the next."""
 SWAY = 0.12
-"""Of that noise on top of a plan, in shares of the largest action."""
+"""Scale of the noise added to a plan, as a share of the largest action."""
 MAX_SIZE = 512
 EAST, NORTH, UP = np.eye(3)
 
@@ -38,21 +37,21 @@ POLICIES = ("random", "scripted", "mixed")
 
 
 class Leg(NamedTuple):
-    """Where to go, at most for so many steps. A goal of None is a leg of noise alone."""
+    """A goal to move to, for at most `steps` steps. A leg with goal None is noise alone."""
 
     goal: Callable[[], np.ndarray] | None
     steps: int
     speed: float = 0.6
     """Share of the largest action."""
     rest: tuple[float, ...] = ()
-    """The components of the action that are not a direction (a gripper: -1 open, 1 closed), as the simulator has it."""
+    """Components of the action that are not a direction, such as a gripper, in the simulator's convention."""
     stay: bool = False
-    """Stay for all the steps, also when there."""
+    """Take all the steps, even after reaching the goal."""
 
 
 @runtime_checkable
 class Simulator(Protocol):
-    """One simulator, to be reset again and again. Actions are float32 in [-1, 1], states float64 vectors."""
+    """Interface of a simulator, which is reset for every episode. Actions are float32 in [-1, 1], states float64."""
 
     @property
     def fps(self) -> int | float:
@@ -63,46 +62,46 @@ class Simulator(Protocol):
     names: Mapping[str, tuple[str, ...]]
     """Component names of ``action`` and ``state``."""
     things: Mapping[str, float]
-    """Components of the state by which an object is seen to have moved, and by how much they must change."""
+    """Components of the state that show whether an object has moved, with the minimum change of each."""
     reach: float
-    """Distance at which a leg's goal is reached."""
+    """Distance at which the goal of a leg counts as reached."""
     wander: float
-    """Of noise alone, in shares of the largest action."""
+    """Scale of the noise of legs without a goal, as a share of the largest action."""
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Begin an episode; everything that is random comes from `rng`."""
+        """Start an episode; all randomness comes from `rng`."""
         ...
 
     def state(self) -> np.ndarray:
-        """What is the case now, as many numbers as ``names["state"]``."""
+        """Return the current state, one number for each of ``names["state"]``."""
         ...
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """What the camera sees now."""
+        """Return the current picture of the camera."""
         ...
 
     def step(self, action: np.ndarray) -> None:
-        """Do exactly this for one frame."""
+        """Execute an action for one frame."""
         ...
 
     def position(self) -> np.ndarray:
-        """Of what is driven."""
+        """Return the position of the controlled body (agent, hand or ball)."""
         ...
 
     def plan(self, rng: np.random.Generator) -> list[Leg]:
-        """The next legs."""
+        """Return the next legs."""
         ...
 
     def towards(self, gap: np.ndarray, leg: Leg) -> np.ndarray:
-        """The action that moves what is driven along `gap`."""
+        """Return the action that moves the controlled body along `gap`."""
         ...
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release all resources."""
         ...
 
     def strays(self) -> np.ndarray | None:
-        """Where to turn to when what is driven has left the scene, else None."""
+        """Return a point to return to if the controlled body has left the scene, else None."""
         ...
 
 
@@ -116,18 +115,18 @@ SIMULATORS: dict[str, str] = {
     "robodesk": "dila.data.sim_robodesk:RoboDesk",
     "miniworld": "dila.data.sim_miniworld:Rooms",
 }
-"""Every simulator but Push-T (`dila.data.pusht`), by module and class; imported when it is used."""
+"""All simulators except Push-T (`dila.data.pusht`), as module and class; imported on first use."""
 
 
 _OPEN: dict[str, Simulator] = {}
 
 
 def open_simulator(name: str) -> Simulator:
-    """The simulator of that name, kept until another is opened, for to make one takes up to seconds.
+    """Return the simulator of this name, which stays open until another is opened, since creating one takes seconds.
 
     Raises:
         MissingExtra: its package is not installed.
-        DilaError: an unknown name, or a machine that cannot draw off-screen.
+        DilaError: the name is unknown, or this machine cannot render off-screen.
     """
     load_plugins()
     if name not in SIMULATORS:
@@ -139,13 +138,13 @@ def open_simulator(name: str) -> Simulator:
 
 
 def close_simulator() -> None:
-    """Close the one that is open, if one is."""
+    """Close the open simulator, if any."""
     while _OPEN:
         _OPEN.popitem()[1].close()
 
 
 class Driver:
-    """Chooses actions: the legs of a plan with smooth noise on top, or the noise alone."""
+    """Policy that follows the legs of plans with smooth noise added, or takes noise alone."""
 
     def __init__(self, simulator: Simulator, rng: np.random.Generator, policy: Policy):
         self.simulator, self.rng, self.policy = simulator, rng, policy
@@ -154,11 +153,11 @@ class Driver:
         self.noise = rng.normal(size=len(simulator.names["action"]))
 
     def action(self) -> np.ndarray:
-        """The next action, float32 in [-1, 1]."""
+        """Return the next action, float32 in [-1, 1]."""
         self.noise = MEMORY * self.noise + (1 - MEMORY**2) ** 0.5 * self.rng.normal(size=len(self.noise))
         home = self.simulator.strays()
         if home is not None and not self.homing:
-            # For a while, or it would tremble at the border.
+            # Several steps, since it would otherwise oscillate at the border.
             self.legs, self.homing = deque([Leg(lambda: home, 6, 0.6)]), True
         while not self.legs or self._done(self.legs[0]):
             if self.legs:
@@ -186,7 +185,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class SimulatorRecorder:
-    """From an episode's number to the episode; pickled to the worker processes."""
+    """Callable from the number of an episode to the episode; pickled for the worker processes."""
 
     simulator: str
     frames: int
@@ -195,7 +194,7 @@ class SimulatorRecorder:
     policy: Policy
 
     def __call__(self, number: int) -> Recorded:
-        """Run one episode, its own random stream fixed by (seed, number)."""
+        """Run one episode with a random stream fixed by (seed, number)."""
         rng = np.random.default_rng([self.seed, number])
         simulator = open_simulator(self.simulator)
         simulator.reset(rng)
@@ -222,19 +221,19 @@ def record_simulator(
     progress: bool = True,
     store: Store | None = None,
 ) -> Path:
-    """Record episodes, as a LeRobot data set if `store` is None; goes on where an interrupted recording was.
+    """Record episodes, as a LeRobot data set if `store` is None; resumes an interrupted recording.
 
     Args:
         simulator: one of `SIMULATORS`.
-        frames: of each episode.
+        frames: frames per episode.
         size: pixels a side, even, 32 to 512.
         seed: the same seed gives the same data for any number of workers.
-        policy: "random", smooth noise; "scripted", plans that reach and push; or "mixed", now this and now that.
-        out, episodes, workers, progress, store: as of `dila.data.recording.record`.
+        policy: "random" (smooth noise), "scripted" (plans that reach and push), or "mixed" (in turn).
+        out, episodes, workers, progress, store: as for `dila.data.recording.record`.
 
     Raises:
         MissingExtra: its package is not installed.
-        DilaError: an argument out of range, or `out` holds a recording with other settings.
+        DilaError: an argument is out of range, or `out` has a recording with other settings.
     """
     if frames < 2 or not 32 <= size <= MAX_SIZE or size % 2:
         raise DilaError(f"frames = {frames} must be at least 2 and size = {size} an even number from 32 to {MAX_SIZE}")
@@ -250,14 +249,14 @@ def record_simulator(
 
 
 def moved(simulator: Simulator, states: np.ndarray) -> bool:
-    """Whether in an episode, states ``frames A``, an object moved by more than the simulator's threshold."""
+    """Whether an object moved by more than its threshold in an episode with these states ``frames A``."""
     spans = np.ptp(states, axis=0)
     parts = simulator.names["state"]
     return any(spans[parts.index(name)] > least for name, least in simulator.things.items())
 
 
 def draw_off_screen() -> None:
-    """Let MuJoCo and pyglet draw without a display; what the environment says already goes before."""
+    """Set environment variables for rendering without a display, unless they are already set."""
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("PYGLET_HEADLESS", "true")
@@ -266,7 +265,7 @@ def draw_off_screen() -> None:
 
 @contextmanager
 def seeded(rng: np.random.Generator) -> Iterator[None]:
-    """NumPy's global stream, which some simulators draw from, fixed by `rng` and put back afterwards."""
+    """Context with NumPy's global generator, which some simulators use, seeded from `rng`; restored afterwards."""
     before: Any = np.random.get_state()
     np.random.seed(int(rng.integers(2**31)))
     try:

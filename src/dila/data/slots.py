@@ -1,13 +1,13 @@
-"""Shared memory in which a loader's workers hand over batches, used again and again.
+"""Reusable shared memory through which the workers of a loader pass batches.
 
-torch's loader puts each batch into new shared memory. Its pages are filled with zeros as they are first touched, which
-for frames of 256 pixels takes a third of the time of decoding them (docs/log.md), and the receiver maps each tensor
-anew, over a connection of its own. Here a worker keeps a few pieces, `Slots`, into which it decodes. The receiver maps
-each of them once; from then on a message names the piece and holds only the small tensors.
+torch's loader puts each batch into new shared memory. The kernel zeroes its pages on first access, which for frames of
+256 pixels takes a third of the time of decoding them (docs/log.md), and the receiver maps every tensor anew, over a
+connection of its own. Here a worker decodes into a few buffers that it reuses (`Slots`). The receiver maps each buffer
+once; after that, a message holds only the buffer's number and the small tensors.
 
-A piece is in use until nothing in the receiver refers to it any more, neither a tensor nor a view of one. Its first
-byte says so; the receiver clears it when the last reference goes. While all are in use, more are made: what is held for
-long costs the memory that it would have cost in any case.
+A buffer is in use until nothing in the receiver refers to it, neither a tensor nor a view of one. Its first byte is the
+flag; the receiver clears it when the last reference is gone. If all buffers are in use, another is made, so batches
+that are kept for long take no more memory than they would have otherwise.
 """
 
 import os
@@ -24,18 +24,18 @@ from dila.data.clips import Clip
 from dila.shapes import Tensor
 
 HEADER = 64
-"""Bytes before the frames, which stay aligned so: the first says whether the piece is in use."""
+"""Bytes before the frames, a multiple of their alignment; the first byte is the in-use flag."""
 KEPT = 8
-"""Pieces that a worker uses again; those beyond go when they were used once."""
+"""Maximum number of buffers that a worker reuses; further ones are used once."""
 
 _loaders: "weakref.WeakValueDictionary[str, Slots]" = weakref.WeakValueDictionary()
 
 
 class Slot:
-    """One piece of shared memory, in the worker that made it.
+    """One buffer of shared memory, in the worker that made it.
 
     Args:
-        number: by which the receiver knows it again; None if it is used once.
+        number: identifies the buffer to the receiver; None if it is used only once.
         size: bytes of frames.
     """
 
@@ -47,7 +47,7 @@ class Slot:
 
     @property
     def in_use(self) -> bool:
-        """Whether the receiver, or the worker for it, holds the piece."""
+        """Whether the receiver uses the buffer, or the worker is filling it."""
         return bool(self.shared[0])
 
     @in_use.setter
@@ -55,30 +55,30 @@ class Slot:
         self.shared[0] = held
 
     def frames(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """The piece, or the beginning of it, as a tensor."""
+        """Return the beginning of the buffer as a tensor."""
         return _frames(self.shared[HEADER:], shape, dtype)
 
 
 class Slots:
-    """The pieces of one loader: made and filled in its workers, read in the process that has the loader.
+    """The buffers of one loader: made and filled in its workers, read in the process of the loader.
 
     Args:
-        key: in a worker that was started anew, that of the original.
+        key: key of the loader, passed when this object is unpickled in a worker.
     """
 
     def __init__(self, key: str | None = None):
         self.key = key or uuid4().hex
         self.made: list[Slot] = []
-        """Of this process, as a worker."""
+        """Buffers made by this process, in a worker."""
         self.mapped: dict[tuple[int, int | None], np.ndarray] = {}
-        """Of the workers, by process and number."""
+        """Buffers of the workers mapped by this process, by process id and number."""
         _loaders.setdefault(self.key, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Slots, (self.key,)
 
     def take(self, size: int) -> Slot:
-        """A piece of at least so many bytes that nobody uses."""
+        """Return an unused buffer of at least `size` bytes, marked as in use."""
         for place, slot in enumerate(self.made):
             if not slot.in_use:
                 if slot.size < size:
@@ -92,12 +92,12 @@ class Slots:
 
 
 class Parcel:
-    """A batch whose frames lie in a slot: what a worker puts into the loader's queue, and a `Clip` that comes out.
+    """A batch whose frames are in a buffer. A worker puts it into the loader's queue; it unpickles as a `Clip`.
 
     Args:
-        slots: of the loader.
-        slot: where the frames lie.
-        batch: the batch; of its frames only the shape and how they lie is sent.
+        slots: the buffers of the loader.
+        slot: the buffer with the frames.
+        batch: the batch; of its frames, only shape, strides and dtype are sent.
     """
 
     def __init__(self, slots: Slots, slot: Slot, batch: Clip):
@@ -107,7 +107,7 @@ class Parcel:
         self.small = (torch.as_tensor(batch.episode).numpy(), batch.index.numpy(), columns, batch.skipped)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By a thread, after it was put into the queue; nobody takes the slot again before it has arrived.
+        # Pickled by the queue's feeder thread; the slot is in use, so it is not reused before the batch has arrived.
         shared = None if self.slot.sent else self.slot.shared
         self.slot.sent = True
         return _opened, (self.key, (os.getpid(), self.slot.number), shared, self.lie, self.small)
@@ -115,12 +115,12 @@ class Parcel:
 
 def _opened(key: str, place: tuple[int, int | None], shared: Tensor | None, lie: Any, small: Any) -> Clip | None:
     slots = _loaders.get(key)
-    if slots is None:  # the loader is gone: nobody waits for its batch
+    if slots is None:  # the loader has been deleted, so its batch is not needed
         return None
     memory = slots.mapped[place] if shared is None else shared.numpy()
     if place[1] is not None:
         slots.mapped[place] = memory
-    # numpy keeps the owner of memory alive, and no view in between: tensors have to be made of the very view watched.
+    # Views made by numpy refer to the owner of the memory, not to `held`: the tensor has to be made from `held` itself.
     held = memory[HEADER:]
     weakref.finalize(held, _give_back, memory, os.getpid()).atexit = False
     shape, strides, dtype = lie
@@ -131,7 +131,7 @@ def _opened(key: str, place: tuple[int, int | None], shared: Tensor | None, lie:
 
 
 def _give_back(memory: np.ndarray, receiver: int) -> None:
-    if os.getpid() == receiver:  # and not in a process forked from it, whose copy of the tensors goes by itself
+    if os.getpid() == receiver:  # not in a forked process, which deletes only its own copy of the tensors
         memory[0] = 0
 
 

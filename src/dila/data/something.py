@@ -1,4 +1,4 @@
-"""Something-Something-V2: videos or folders of frames by number, with label files that are its splits.
+"""Reader of Something-Something-V2: numbered videos or folders of frames, with label files that define the splits.
 
     ssv2/
         something-something-v2-train.json        [{"id": "78687", "label": ..., "template": ..., ...}, ...]
@@ -7,9 +7,9 @@
         something-something-v2-labels.json       {"Approaching something with your camera": "0", ...}
         20bn-something-something-v2/78687.webm   or <any folder>/78687/000001.jpg
 
-The label files may also be called ``train.json`` ... beside ``labels.json`` in a folder ``labels``. Column ``label``
-holds the number of the template at every frame, -1 where it is not known. `dila.data.motion` tells which clips stand
-still or are moved by their camera.
+In a folder ``labels``, ``label`` or ``annotations``, the label files may also be named ``train.json`` ... beside
+``labels.json``. The column ``label`` is the number of the template at every frame, -1 if unknown. `dila.data.motion`
+finds static clips and moving cameras.
 """
 
 import os
@@ -29,16 +29,16 @@ PREFIX = "something-something-v2-"
 SPLITS = ("train", "validation", "test")
 FOLDERS = ("", "labels", "label", "annotations")
 FPS = 12.0
-"""Of the videos as published; folders of frames extracted at another rate need ``meta.json`` or the argument `fps`."""
+"""Rate of the published videos; folders of frames extracted at another rate need ``meta.json`` or `fps`."""
 
 
 def claims(path: Path) -> bool:
-    """Whether this reader takes the path: a folder with the label files."""
+    """Whether the path is a folder with the label files."""
     return path.is_dir() and bool(_label_files(path))
 
 
 def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
-    """The clips that a label file names and the disk holds; of those it does not hold, one line with their number.
+    """Yield the clips that the label files name and that exist; missing clips are counted in one `Skipped` per split.
 
     Raises:
         DilaError: a label file is damaged.
@@ -52,7 +52,7 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
     for split, clips in splits.items():
         ids = []
         for clip in sorted(set(clips) & set(media), key=natural_order):
-            if clip in known:  # in two files: one episode in two parts
+            if clip in known:  # named by two label files: one episode in two splits
                 ids.append(known[clip])
                 continue
             try:
@@ -67,13 +67,13 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[Any]:
         yield Split(split, tuple(ids))
         if absent := set(clips) - set(media):
             yield Skipped(
-                files[split], f"{len(absent)} of its {len(clips)} clips are not there, the first {min(absent)}"
+                files[split], f"{len(absent)} of its {len(clips)} clips are missing, the first is {min(absent)}"
             )
 
 
 def _label_files(path: Path) -> dict[str, Path]:
-    """The label files by what they hold: the splits, and ``labels``."""
-    plain = [(folder, "") for folder in FOLDERS[1:]]  # names that say less: there it takes `labels` as well
+    """Return the label files by name of split, and ``labels``."""
+    plain = [(folder, "") for folder in FOLDERS[1:]]  # unspecific names, accepted only beside labels.json
     for folder, prefix in [(folder, PREFIX) for folder in FOLDERS] + plain:
         files = {kind: path / folder / f"{prefix}{kind}.json" for kind in (*SPLITS, "labels")}
         found = {kind: file for kind, file in files.items() if file.is_file()}
@@ -93,7 +93,7 @@ def _numbers(files: Mapping[str, Path]) -> dict[str, int]:
 
 
 def _clips(file: Path) -> dict[str, str]:
-    """Clips of a split with their templates, empty where there is none."""
+    """Return the templates of the clips of a split by id; empty if the file has no templates."""
     stored = read_json(file)
     try:
         return {str(one["id"]): str(one.get("template", "")).replace("[", "").replace("]", "") for one in stored}
@@ -102,7 +102,7 @@ def _clips(file: Path) -> dict[str, str]:
 
 
 def _media(path: Path, wanted: set[str]) -> dict[str, Path]:
-    """Where each clip lies: a video, or else a folder of frames, in the data set's folder or in one right below it."""
+    """Find the video or else the folder of frames of each clip, in the folder of the data set or one level below."""
     videos: dict[str, Path] = {}
     folders: dict[str, Path] = {}
     below = [Path(e.path) for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".")]
@@ -119,7 +119,7 @@ def _media(path: Path, wanted: set[str]) -> dict[str, Path]:
 def _episode(path: Path, name: str, fps: int | float | None, label: int) -> Any:
     if path.is_dir():
         if not frames.claims(path):
-            raise DilaError(f"{path} is no folder of images; extract its clip again")
+            raise DilaError(f"{path} is not a folder of images; extract the clip again")
         (episode,) = frames.episodes(path, name, fps, FPS)
     else:
         (episode,) = video.episodes(path, name, fps)

@@ -1,8 +1,8 @@
-"""Frames of one episode in a file of many, from its packets: the file is opened once an episode, not for each clip.
+"""Decode an episode in a video of many episodes from its packets, opening the file once per episode, not per clip.
 
-A data set that puts a hundred episodes into a video says where each begins, at which rate, and how long it is. What
-`dila.data.packets` has to know is learnt when a frame of an episode is first read, from the packets of that episode
-alone, and kept by the process for the `KEPT` episodes that were read last.
+A data set with a hundred episodes in one video states the start, frame rate and length of each. The positions that
+`dila.data.packets` needs are found when a frame of an episode is first read, from the packets of that episode alone,
+and cached by the process for the `KEPT` episodes read last.
 """
 
 from collections.abc import Sequence
@@ -20,27 +20,27 @@ from dila.errors import DilaError
 from dila.shapes import Tensor, UInt8
 
 KEPT = 2048
-"""Episodes whose packets a process knows at once: some 10 KB each, for 200 frames."""
+"""Maximum number of episodes whose packets a process caches: about 10 KB each, for 200 frames."""
 
 
 class Span(NamedTuple):
-    """Where the frames of an episode lie in a video: evenly."""
+    """The part of a video that holds an episode with an even frame rate."""
 
     path: Path
     start: float
-    """Seconds of the first on the clock of the file."""
+    """Presentation time of the first frame in the file, in seconds."""
     fps: float
     count: int
-    """Frames."""
+    """Number of frames."""
 
     @property
     def times(self) -> np.ndarray:
-        """Seconds of each frame on the clock of the file."""
+        """Presentation time of each frame in the file, in seconds."""
         return self.start + np.arange(self.count) / self.fps
 
 
 def read_span(span: Span, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
-    """The frames with these numbers, in the order asked, RGB, upright.
+    """Read the frames with these indices, in the given order, RGB, with rotation applied.
 
     Raises:
         DilaError: the file is gone or unreadable, or has no frame at one of these times.
@@ -56,16 +56,16 @@ def read_span(span: Span, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
 def _known(span: Span) -> tuple[VideoInfo, np.ndarray] | None:
     try:
         told = span.path.stat()
-    except OSError:  # told by whoever asks the container
+    except OSError:  # reported when the container is opened
         return None
     return _walked(span, told.st_mtime_ns, told.st_size)
 
 
 @lru_cache(maxsize=KEPT)
 def _walked(span: Span, changed: int, size: int) -> tuple[VideoInfo, np.ndarray] | None:
-    """The packets of a span of a file as it is now, and which of them hold its frames (-1: none does).
+    """Return the packets of a span of this version of the file, and the index among them of each frame (-1: missing).
 
-    None where they are of no use, for whatever reason: the container tells of it when it is asked for frames.
+    None if they cannot be used, for any reason; errors are reported when the container is opened for frames.
     """
     half = 0.5 / span.fps
     try:
@@ -89,9 +89,9 @@ def _walked(span: Span, changed: int, size: int) -> tuple[VideoInfo, np.ndarray]
 
 
 def _keyframe(container: Any, stream: Any, span: Span) -> int | None:
-    """Leave the container before the last keyframe that is shown by the beginning; gives what was sought, in ticks.
+    """Seek to the last keyframe shown at or before the start of the span; return the seek target in ticks, or None.
 
-    Containers seek by the time of decoding, which is earlier: what they find may be shown too late.
+    Containers seek by decoding time, which is earlier, so the keyframe that they find may be shown too late.
     """
     tick, frame = float(stream.time_base), 1 / span.fps
     goal, back = span.start + late(stream, frame), 0.0

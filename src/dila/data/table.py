@@ -1,15 +1,15 @@
-"""``actions.parquet``: the true actions and states of a corpus, one row a frame.
+"""``actions.parquet``: the true actions and states of a corpus, one row per frame.
 
 ========  ==================  =====================================================================
 column    type                meaning
 ========  ==================  =====================================================================
 episode   string              id of the episode: its path relative to the folder of the table
-frame     int                 0 .. frames-1 of that episode, each once
-others    number, bool, or    row f of ``action`` moves frame f to f+1 (the last row moves nothing
-          list of numbers     that is seen); row f of any other column holds at frame f
+frame     int                 0 .. frames-1 of that episode, each exactly once
+others    number, bool, or    row f of ``action`` leads from frame f to f+1 (the effect of the last
+          list of numbers     row is not seen); row f of any other column is the value at frame f
 ========  ==================  =====================================================================
 
-The schema's metadata may hold, under the key ``names``, JSON that names the components of a column:
+The metadata of the schema may name the components of columns, as JSON under the key ``names``:
 ``{"action": ["x", "y"]}``.
 """
 
@@ -30,14 +30,14 @@ TABLE = "actions.parquet"
 def read_table(
     path: Path, lengths: Mapping[str, int]
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, tuple[str, ...]]]:
-    """Columns of the episodes named in `lengths` (frames of each), as ``[frames, A]`` arrays, and component names.
+    """Read the columns, as ``[frames, A]`` arrays, of the episodes in `lengths` (frames of each), and component names.
 
-    A column of plain numbers has A = 1. Floating-point columns become float32. Episodes without any row are left out
-    of the answer, rows of other episodes are ignored.
+    A column of plain numbers has A = 1. Floating-point columns become float32. Episodes without rows are absent from
+    the result; rows of other episodes are ignored.
 
     Raises:
-        DilaError: not a table, a column missing or not numeric, lists of unequal length, or rows that are not
-            exactly the frames of the episode.
+        DilaError: the file is not a table, a column is missing or not numeric, lists have unequal length, or the rows
+            of an episode do not match its frames exactly.
     """
     import pyarrow as pa
 
@@ -46,10 +46,10 @@ def read_table(
         if needed not in table.column_names:
             raise DilaError(f"{path} has no column {needed!r}; see docs/data.md for its layout")
     if len(set(table.column_names)) < len(table.column_names):
-        raise DilaError(f"{path} has two columns of one name; see docs/data.md for its layout")
+        raise DilaError(f"{path} has two columns of the same name; see docs/data.md for its layout")
     if not pa.types.is_integer(table.schema.field("frame").type) or table["episode"].null_count:
         raise DilaError(
-            f"{path} needs an episode in every row and integers in 'frame'; see docs/data.md for its layout"
+            f"{path} must have an 'episode' in every row and integers in 'frame'; see docs/data.md for its layout"
         )
     table = table.sort_by([("episode", "ascending"), ("frame", "ascending")])
     ids = np.array([str(name) for name in table["episode"].to_pylist()], dtype=object)
@@ -64,15 +64,15 @@ def read_table(
         if stop - start != lengths[name] or not np.array_equal(frame[start:stop], np.arange(stop - start)):
             raise DilaError(
                 f"{path} has {stop - start} rows for {name!r}, which has {lengths[name]} frames; it needs one row for "
-                f"each frame, numbered 0 to {lengths[name] - 1}; docs/data.md has the lines that bring rows of "
-                "another rate to the frames"
+                f"each frame, numbered 0 to {lengths[name] - 1}; docs/data.md has a script that resamples rows of "
+                "another rate"
             )
         columns[name] = {column: array[start:stop] for column, array in values.items()}
     return columns, names
 
 
 def count_rows(path: Path) -> dict[str, int]:
-    """Rows of each episode that a table names.
+    """Count the rows of each episode in a table.
 
     Raises:
         DilaError: it cannot be read.
@@ -84,7 +84,7 @@ def count_rows(path: Path) -> dict[str, int]:
 def write_table(
     path: Path, episodes: Mapping[str, Mapping[str, np.ndarray]], names: Mapping[str, tuple[str, ...]]
 ) -> None:
-    """Write the columns (``[frames, A]`` each) of every episode, whole or not at all."""
+    """Write the columns (``[frames, A]`` each) of every episode atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,7 +107,7 @@ def _names(path: Path, metadata: Mapping[bytes, bytes], values: Mapping[str, np.
         stored = json.loads(metadata.get(b"names", b"{}"))
         names = {column: tuple(map(str, parts)) for column, parts in stored.items() if column in values}
     except (ValueError, AttributeError, TypeError) as error:
-        raise DilaError(f"{path} has no readable 'names' in the metadata of its schema: {error}") from error
+        raise DilaError(f"{path} has unreadable 'names' in the metadata of its schema: {error}") from error
     for column, parts in names.items():
         if len(parts) != values[column].shape[1]:
             raise DilaError(f"{path} names {len(parts)} components of {column!r}, which has {values[column].shape[1]}")

@@ -1,14 +1,14 @@
-"""RECON and its relatives as folders: one of numbered pictures a trajectory, with positions in ``traj_data.pkl``.
+"""Reader of RECON and related data sets: a folder of numbered images per trajectory, positions in ``traj_data.pkl``.
 
     recon/
         jackal_2019-08-02-16-23-29_0_r00/
             0.jpg 1.jpg ...
             traj_data.pkl        {"position": [T, 2], "yaw": [T] or [T, 1]}
-        .../train/traj_names.txt  one folder name a line (also test/, val/, in any folder beside the trajectories)
+        .../train/traj_names.txt  one folder name per line (also test/, val/, in any folder beside the trajectories)
 
-``state`` is x, y, yaw; ``action`` is what moves frame f to f+1 in the robot's own frame at f: forward, left, and the
-change of yaw. It is derived from the state, for nothing else is stored; the last frame's is NaN. Source of the layout:
-https://github.com/robodhruv/visualnav-transformer (``process_recon.py``).
+``state`` is x, y, yaw; ``action`` is the motion from frame f to f+1 in the robot's frame of reference at f: forward,
+left, and the change of yaw. It is derived from the state, since no actions are stored; the last row is NaN. Source of
+the layout: https://github.com/robodhruv/visualnav-transformer (``process_recon.py``).
 """
 
 import os
@@ -29,14 +29,15 @@ from dila.errors import DilaError, refuse_shortage
 DATA = "traj_data.pkl"
 NAMES = "traj_names.txt"
 FPS = 4.0
-"""Frames a second of RECON; ``meta.json`` in the folder or the caller may say otherwise."""
+"""Frame rate of RECON; ``meta.json`` in the folder or the caller may override it."""
 LOOKED_AT = 64
-"""Folders that are looked into to tell whether a folder is such a data set."""
+"""Maximum number of subfolders checked for a trajectory, to recognise a data set."""
 DEPTH = 3
+"""Depth to which folders are searched for lists of names."""
 
 
 def claims(path: Path) -> bool:
-    """Whether this reader takes the path: a trajectory, or a folder of trajectories."""
+    """Whether the path is a trajectory or a folder of trajectories."""
     if not path.is_dir():
         return False
     if (path / DATA).is_file():
@@ -47,7 +48,7 @@ def claims(path: Path) -> bool:
 
 
 def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEpisode | Skipped | Names | Split]:
-    """The trajectories, and the parts into which ``traj_names.txt`` files put them."""
+    """Yield the trajectories, and the splits that ``traj_names.txt`` files define."""
     yield Names({"state": ("x", "y", "yaw"), "action": ("forward", "left", "turn")})
     if (path / DATA).is_file():
         yield _trajectory(path, name, fps)
@@ -71,13 +72,13 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEp
         try:
             members = read_text(file).split("\n")
         except (OSError, ValueError) as error:
-            yield Skipped(file, f"{file} is no readable list of names ({error}); fetch it again")
+            yield Skipped(file, f"{file} is not a readable list of names ({error}); fetch it again")
             continue
         yield Split(file.parent.name, tuple(ids[m.strip()] for m in members if m.strip() in ids))
 
 
 def _lists(folder: Path, depth: int) -> Iterator[Path]:
-    """Lists of names in a folder that is no trajectory, or a little below it."""
+    """Find the lists of names in a folder that is not a trajectory, up to `depth` levels deep."""
     if (folder / NAMES).is_file():
         yield folder / NAMES
     elif depth > 1:
@@ -88,28 +89,28 @@ def _lists(folder: Path, depth: int) -> Iterator[Path]:
 def _trajectory(path: Path, name: str, fps: int | float | None) -> FrameEpisode:
     pictures = (p.suffix.lower() in frames.SUFFIXES and not p.name.startswith(".") for p in path.iterdir())
     if not any(pictures):
-        raise DilaError(f"{path} has a {DATA} and no pictures; fetch it again")
+        raise DilaError(f"{path} has a {DATA} but no images; fetch it again")
     (episode,) = frames.episodes(path, name, fps, FPS)
     state = _state(path / DATA, len(episode.times))
     return replace(episode, columns={"state": state.astype(np.float32), "action": onward(state)})
 
 
 def _state(path: Path, count: int) -> np.ndarray:
-    """x, y, yaw as float64: the differences of large coordinates are small."""
+    """Read x, y, yaw as float64, since the differences of large coordinates are small."""
     stored = load_arrays(path)
     if not isinstance(stored, dict) or "position" not in stored or "yaw" not in stored:
-        raise DilaError(f"{path} holds no 'position' and 'yaw'; write it as process_recon.py does")
+        raise DilaError(f"{path} lacks 'position' or 'yaw'; write it as process_recon.py does")
     position, yaw = (rows(str(path), key, stored[key], np.float64).astype(np.float64) for key in ("position", "yaw"))
     if len(position) != count or len(yaw) != count or position.shape[1] < 2 or yaw.shape[1] != 1:
         raise DilaError(
-            f"{path} has {len(position)} positions and {len(yaw)} yaws for {count} pictures; one of each a picture is "
-            "needed"
+            f"{path} has {len(position)} positions and {len(yaw)} yaws for {count} images; it needs x and y, and one "
+            "yaw, for each image"
         )
     return np.concatenate([position[:, :2], yaw], axis=1)
 
 
 def onward(state: Any) -> np.ndarray:
-    """Actions of x, y, yaw ``T 3``: from each frame to the next in the robot's frame, the last row NaN."""
+    """Derive actions from x, y, yaw ``T 3``: the motion to the next frame in the robot's frame; the last row is NaN."""
     step, yaw = np.diff(state, axis=0), state[:-1, 2]
     forward = np.cos(yaw) * step[:, 0] + np.sin(yaw) * step[:, 1]
     left = -np.sin(yaw) * step[:, 0] + np.cos(yaw) * step[:, 1]

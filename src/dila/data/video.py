@@ -1,12 +1,12 @@
-"""Video files: probing, reading chosen frames, writing. PyAV only (https://pyav.basswood-io.com), one thread a process.
+"""Video files: probe, read given frames, write. Uses PyAV (https://pyav.basswood-io.com) with one thread per process.
 
-A file is read in two steps. `probe_video` walks the packets without decoding them and keeps the true presentation
-time of every frame, so a variable frame rate is no special case. `read_video` then seeks to the keyframe at or before
-each wanted frame, so reading late in a long video does not decode it from the start.
+A file is read in two steps. `probe_video` walks the packets without decoding them and records the presentation time of
+every frame, so a variable frame rate is not a special case. `read_video` then seeks to the keyframe at or before each
+wanted frame, so reading late in a long video does not decode it from the start.
 
-A file that was cut short is unreadable as a whole where the container says what it should hold (mp4, mov, avi, gif):
-`probe_video` raises, and `dila.data.open_corpus` lists it as skipped. WebM and Matroska are streams without such a
-promise: of a cut one, the whole frames before the cut are used. Frames are never made up.
+A truncated file is unreadable if its container declares what it should hold (mp4, mov, avi, gif): `probe_video` raises,
+and `dila.data.open_corpus` lists it as skipped. WebM and Matroska do not declare it; of these, the complete frames
+before the cut are used. No frame is ever invented.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ from dila.shapes import Tensor, UInt8
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
 MAX_SIDE = 16_384
 MAX_PIXELS = 64_000_000
-LIMITS = {"max_pixels": str(MAX_PIXELS)}  # options of a decoder
+LIMITS = {"max_pixels": str(MAX_PIXELS)}  # decoder options
 SAMPLE_BYTES = 65_536
-# Files are opened by content, whatever their suffix: without this a "video" could be a playlist that opens others.
+# FFmpeg goes by content, whatever the suffix: without this list, a "video" could be a playlist that opens other files.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
 
-# Without mbtree=0 the same frames of 64 pixels or less give files that differ from run to run (by up to 30 grey levels
-# once decoded): the rate control of x264 reads something unset there. A recording has to be the same for the same seed.
+# Without mbtree=0, encoding frames of 64 pixels or less is not deterministic (decoded frames differ by up to 30 grey
+# levels): x264's rate control reads uninitialised memory. The same seed has to give the same recording.
 X264 = {"crf": "16", "preset": "veryfast", "g": "16", "x264-params": "mbtree=0"}
 
 _thread = threading.local()
@@ -47,31 +47,31 @@ _thread = threading.local()
 
 @dataclass(frozen=True, eq=False)
 class VideoInfo:
-    """What the packets of a video tell: all that random access needs."""
+    """What random access to the frames of a video needs, as read from its packets."""
 
     times: np.ndarray
     """Seconds of each frame from the first (float64), strictly increasing."""
     pts: np.ndarray | None
-    """The same in the ticks of the stream, as stored (int64); None where the container does not store them, so that
-    frames have to be counted from the start (AVI with B-frames)."""
+    """Presentation times in ticks of the stream (int64); None if the container does not store them, so that frames
+    have to be counted from the start (AVI with B-frames)."""
     keyframes: np.ndarray
-    """Indices of the frames that decode without others (int64); the first is 0."""
+    """Indices of the keyframes (int64); the first is 0."""
     seeks: np.ndarray
-    """What the container is asked to seek to for each keyframe, in ticks: when it is shown (int64). Asked for the time
-    at which it is decoded, mp4 and Matroska go to the keyframe before it."""
+    """Seek target of each keyframe in ticks: its presentation time (int64). Given the decoding time, mp4 and Matroska
+    would seek to the keyframe before it."""
     size: tuple[int, int]
     """Rows and columns of pixels after rotation."""
     tick: float = 0.0
-    """Seconds of one of the stream's ticks."""
+    """Seconds per tick of the stream."""
     packets: Packets | None = None
-    """Where the packets lie, if frames can be read from there."""
+    """Positions of the packets, if frames can be decoded from them directly."""
 
     def __len__(self) -> int:
         return len(self.times)
 
     @property
     def stored(self) -> np.ndarray | None:
-        """Seconds of each frame as the file has them, whatever `times` are; None where it was counted."""
+        """Times in seconds as stored in the file, whatever `times` are; None if the file stores none."""
         return None if self.pts is None else (self.pts - self.pts[0]) * self.tick
 
 
@@ -90,21 +90,21 @@ class VideoEpisode:
         return self.info.times
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
-        """The frames with these indices, RGB; raises `DilaError` when the file no longer decodes."""
+        """Read the frames with these indices, RGB; raises `DilaError` if the file no longer decodes."""
         return read_video(self.path, frames, self.info)
 
     def fingerprint(self) -> str:
-        """Hash of the size and of the head, middle and tail of the file: the same after a copy, new after an edit."""
+        """Hash the size, head, middle and tail of the file: the same after a copy, different after an edit."""
         return hash_file(self.path)
 
 
 def claims(path: Path) -> bool:
-    """Whether this reader takes the path: a file with the suffix of a video."""
+    """Whether the path is a file with a suffix in `SUFFIXES`."""
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[VideoEpisode]:
-    """The one episode of a video file; `fps`, when given, replaces the file's own times by even ones.
+    """Yield the one episode of a video file; `fps`, if given, replaces the times of the file with even ones.
 
     Raises:
         DilaError: the file is not a readable video.
@@ -116,10 +116,10 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[VideoEp
 
 
 def probe_video(path: str | Path) -> VideoInfo:
-    """Walk the packets of a video and decode its first frame, to learn its true size and that it decodes at all.
+    """Walk the packets of a video, and decode its first frame to get its size and check that it decodes.
 
     Raises:
-        DilaError: missing, empty, cut short, without video, undecodable, or larger than 16384 pixels a side or 64
+        DilaError: missing, empty, truncated, without video, undecodable, or larger than 16384 pixels a side or 64
             million pixels in all (checked before anything is decoded).
     """
     path = Path(path)
@@ -133,7 +133,7 @@ def probe_video(path: str | Path) -> VideoInfo:
     with opened(path) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
-            raise DilaError(f"{path} holds no frame that decodes; replace or remove it")
+            raise DilaError(f"{path} has no frame that can be decoded; replace or remove it")
         turned = round(first.rotation / 90) % 2
         size = (first.width, first.height) if turned else (first.height, first.width)
     if counted:
@@ -144,19 +144,19 @@ def probe_video(path: str | Path) -> VideoInfo:
 
 
 PROBE: ContextVar[Callable[[Path], VideoInfo]] = ContextVar("probe", default=probe_video)
-"""What `episodes` learns of a file by; `dila.data.probed` puts its memory here."""
+"""The probe function that `episodes` calls; `dila.data.probed` sets a cached one."""
 
 
 def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None = None) -> UInt8[Tensor, "N 3 Y X"]:
-    """Frames of a video by index, in the order asked, RGB, upright (rotation metadata is applied).
+    """Read frames of a video by index, in the given order, RGB, with rotation metadata applied.
 
     Args:
         path: the file.
         frames: indices in presentation order, 0 .. len(info) - 1; repeats are fine.
-        info: what `probe_video` gave, to save probing again.
+        info: result of `probe_video`, to avoid probing again.
 
     Raises:
-        DilaError: the file is unreadable, or an index lies outside it.
+        DilaError: the file is unreadable, or an index is out of range.
     """
     path = Path(path)
     info = probe_video(path) if info is None else info
@@ -166,12 +166,12 @@ def read_video(path: str | Path, frames: Sequence[int], info: VideoInfo | None =
     if (read := read_fast(path, wanted, info)) is not None:
         return read
     read = _gathered(_decode(path, info, sorted(set(wanted))), wanted, info.size)
-    assert read is not None  # of what is missing, decoding tells
+    assert read is not None  # _decode raises if a frame is missing
     return read
 
 
 def read_packets(path: Path, frames: Sequence[int], info: VideoInfo) -> UInt8[Tensor, "N 3 Y X"] | None:
-    """What `read_video` gives, from packets alone; None where the container has to be asked."""
+    """Read frames as `read_video` does, from packets alone; None if the container has to be opened."""
     import av
 
     if info.packets is None or not frames:
@@ -186,11 +186,11 @@ def read_packets(path: Path, frames: Sequence[int], info: VideoInfo) -> UInt8[Te
 def _gathered(
     pictures: Iterable[tuple[int, np.ndarray]], frames: Sequence[int], size: tuple[int, int]
 ) -> UInt8[Tensor, "N 3 Y X"] | None:
-    """Pictures with the numbers of their frames, in the rows where these are wanted; None where one is missing."""
+    """Stack pictures, given with their frame indices, in the order of `frames`; None if one is missing."""
     rows: dict[int, list[int]] = {}
     for row, index in enumerate(frames):
         rows.setdefault(index, []).append(row)
-    # Channels last in memory, as pictures are decoded: whoever stacks clips copies them once, not twice.
+    # Channels last in memory, as decoded, so that stacking clips takes one copy instead of two.
     out = room.make((len(frames), *size, 3))
     for index, picture in pictures:
         for row in rows.pop(index, ()):
@@ -199,26 +199,26 @@ def _gathered(
 
 
 def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"] | np.ndarray, fps: int | float) -> None:
-    """Write frames as .mp4 (H.264, yuv420p, crf 16, a keyframe every 16 frames) or .gif, whole or not at all.
+    """Write frames atomically as .mp4 (H.264, yuv420p, crf 16, a keyframe every 16 frames) or .gif.
 
-    H.264 wants even sides: an odd side is widened by repeating its last row or column. A GIF counts time in
+    H.264 needs even sides: an odd side is extended by repeating its last row or column. A GIF stores times in
     hundredths of a second, so its frame rate is rounded, and equal neighbouring frames are merged into a longer one.
 
     Raises:
-        DilaError: no frames or other things than frames, `fps` not positive, another suffix, or the file cannot be
-            written.
+        DilaError: `frames` are not frames or are empty, `fps` is not positive, the suffix is another one, or the file
+            cannot be written.
     """
     path = Path(path)
     writers = {".mp4": write_mp4, ".gif": _write_gif}
     if path.suffix.lower() not in writers:
-        raise DilaError(f"{path} must end in .mp4 or .gif to be written as video")
+        raise DilaError(f"{path} cannot be written as a video; its name must end in .mp4 or .gif")
     pictures = as_film(path, frames, fps).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     with replacing(path, shared=True) as partial:
         writers[path.suffix.lower()](partial, pictures, fps)
 
 
 def hash_file(path: Path) -> str:
-    """Short hash of a file: its size and three samples of 64 KiB.
+    """Return a short hash of the size of a file and three samples of 64 KiB.
 
     Raises:
         DilaError: the file is gone or cannot be read.
@@ -238,26 +238,26 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container of a file and its first video stream, limits checked; errors of FFmpeg become a `DilaError`.
+    """Open the container of a file and its first video stream and check limits; FFmpeg errors become `DilaError`.
 
-    Opened for every clip: containers that were kept open from clip to clip were a fifth quicker where videos are few,
-    and left holes in memory that grew by megabytes in a thousand clips (docs/log.md).
+    It is opened anew for every clip: caching open containers was a fifth faster with few videos, but memory
+    fragmentation grew by megabytes per thousand clips (docs/log.md).
     """
     import av
 
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
         with av.open(address(path), container_options=options, **_strange_tags(av.__version__)) as container:
-            # A cover picture is a stream of type video too.
+            # A cover picture is also a stream of type video.
             streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not streams:
-                raise DilaError(f"{path} holds no video stream; give a video file")
+                raise DilaError(f"{path} has no video stream; give a video file")
             stream = streams[0]
             if stream.codec_context is None:
-                raise DilaError(f"{path} is coded in a way that nothing here decodes; convert it, for example to mp4")
+                raise DilaError(f"{path} uses a codec that PyAV cannot decode; convert it, for example to H.264 in mp4")
             check_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
-            # What the container says is not what the stream may say half-way through.
+            # The stream may change to a larger size than its container declares.
             stream.codec_context.options = LIMITS
             yield container, stream
     except (av.FFmpegError, UnicodeDecodeError, OSError) as error:
@@ -269,17 +269,17 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def address(path: Path) -> str:
-    """A path as FFmpeg takes it, which has what stands before a colon for a protocol."""
+    """Return a path as FFmpeg expects it: without the prefix, text before a colon would be taken as a protocol."""
     return f"file:{path}"
 
 
 def _strange_tags(version: str) -> dict[str, Any]:
-    """What lets PyAV read a file whose tags are no text; from 19 on it always does, and takes no such argument."""
+    """Return the argument that makes PyAV accept tags that are not text; from version 19 on it always does."""
     return {"metadata_errors": "replace"} if int(version.split(".")[0]) < 19 else {}
 
 
 def _has_room() -> bool:
-    """Whether there is memory for the largest picture: what had none then wanted what a damaged file claims."""
+    """Whether there is memory for the largest picture: if so, a `MemoryError` comes from absurd sizes in the file."""
     with suppress(MemoryError):
         return len(bytearray(4 * MAX_PIXELS)) > 0
     return False
@@ -300,24 +300,24 @@ def _check_file(path: Path) -> None:
         with path.open("rb") as file:
             file.seek(max(0, size - 16))
             if b";" not in file.read():
-                raise DilaError(f"{path} is cut short: its end mark is missing; replace or remove it")
+                raise DilaError(f"{path} is truncated: its end marker is missing; replace or remove it")
 
 
 def check_size(where: str | Path, width: int, height: int) -> None:
-    """Refuse a picture that nobody means, before it is decoded.
+    """Check the declared size of a picture before it is decoded.
 
     Raises:
-        DilaError: it claims more than 16384 pixels a side, or 64 million in all.
+        DilaError: it is more than 16384 pixels a side, or 64 million in all.
     """
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise DilaError(
-            f"{where} claims {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all; "
+            f"{where} declares {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS:,} in all; "
             "scale it down"
         )
 
 
 def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Pictures of the wanted frames (sorted, unique), seeking wherever a keyframe lies between two of them."""
+    """Yield the wanted frames (sorted, unique) with their indices, seeking if a keyframe lies between two of them."""
     with opened(path) as (container, stream):
         walk, position = None, -1
         for goal in wanted:
@@ -326,17 +326,17 @@ def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[in
                 walk = _walk(container, stream, info, key, position)
             position, frame = next((at for at in walk if at[0] >= goal), (-1, None))
             back = 1
-            while position != goal and key > 0:  # sought past it, or to where not all decodes at once
+            while position != goal and key > 0:  # the seek went too far, or decoding needs earlier frames
                 key, back = max(0, key - back), 2 * back
                 walk = _walk(container, stream, info, key, -1)
                 position, frame = next((at for at in walk if at[0] >= goal), (-1, None))
             if position != goal:
-                raise DilaError(f"{path} does not decode at frame {goal}; replace or remove it")
+                raise DilaError(f"{path} cannot be decoded at frame {goal}; replace or remove it")
             yield goal, _picture(frame, info.size)
 
 
 def _walk(container: Any, stream: Any, info: VideoInfo, key: int, position: int) -> Iterator[tuple[int, Any]]:
-    """Frames with their numbers, from a keyframe on, or from one before it."""
+    """Yield frames with their indices, starting at a keyframe or at one before it."""
     container.seek(int(info.seeks[key]), stream=stream, backward=True)
     for frame in container.decode(stream):
         position = position + 1 if info.pts is None else _place(info.pts, _ticks(frame), position)
@@ -344,7 +344,7 @@ def _walk(container: Any, stream: Any, info: VideoInfo, key: int, position: int)
 
 
 def _place(pts: np.ndarray, ticks: int, otherwise: int) -> int:
-    """Number of the frame with this time, mostly the one after `otherwise`."""
+    """Return the index of the frame with this time, usually `otherwise` + 1."""
     if otherwise + 1 < len(pts) and pts[otherwise + 1] == ticks:
         return otherwise + 1
     place = int(np.searchsorted(pts, ticks))
@@ -356,16 +356,16 @@ def _ticks(frame: Any) -> int:
 
 
 def _picture(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
-    """RGB ``Y X 3`` of a decoded frame, upright, of the given size even where the stream changes size on its way."""
+    """Convert a decoded frame to RGB ``Y X 3``, upright and of the given size, even if the stream changes size."""
     turns = round(frame.rotation / 90) % 4
     rows, columns = (frame.height, frame.width) if size is None else size if turns % 2 == 0 else size[::-1]
-    # One thread: to start as many as there are cores, as PyAV does, takes many times what a small frame does.
+    # One thread: starting one per core, PyAV's default, takes many times longer than converting a small frame.
     picture = _converter().reformat(frame, columns, rows, "rgb24", threads=1).to_ndarray()
     return np.rot90(picture, turns) if turns else picture
 
 
 def _converter() -> Any:
-    """Its tables are made once for frames that are alike, not for every frame."""
+    """Return the thread's converter, which reuses its lookup tables for frames of the same format."""
     if (kept := getattr(_thread, "converter", None)) is None:
         from av.video.reformatter import VideoReformatter
 
@@ -374,10 +374,10 @@ def _converter() -> Any:
 
 
 def write_mp4(path: Path, pictures: Iterable[np.ndarray], fps: int | float) -> None:
-    """Encode pictures ``Y X 3``, one at a time, straight to the path: `write_video` does it whole or not at all."""
+    """Encode pictures ``Y X 3``, one at a time, directly to the path; `write_video` writes atomically."""
     import av
 
-    path.touch()  # where that fails, FFmpeg would not say of what
+    path.touch()  # raises a clear error; FFmpeg's would not name the file
     with av.open(address(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1_001), options=X264)
         stream.pix_fmt = "yuv420p"
