@@ -129,7 +129,7 @@ def test_what_is_to_be_probed_is_looked_for_before_hours_pass(settings, toy, mon
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ("{", "cannot be read as JSON"), ("[]", "holds no object"), ('{"name": "dila"}', "as it has no seed"),
+    ("{", "cannot be read as JSON"), ("[]", "does not contain a JSON"), ('{"name": "dila"}', "as it has no seed"),
 ])  # fmt: skip
 def test_a_damaged_result_is_one_sentence(settings, text, told):
     path = settings.out / "results" / "dila-seed0.json"
