@@ -101,7 +101,7 @@ def test_an_interrupted_decoder_goes_on_bit_for_bit(corpus, tmp_path, monkeypatc
         fit(corpus, tmp_path / "broken", DecoderRun(steps=7, size=16))
     other = write_corpus(tmp_path / "other")
     Image.new("RGB", (16, 16)).save(other / "episode_0" / "00.png")
-    with pytest.raises(DilaError, match="or other data; give the same, or remove"):
+    with pytest.raises(DilaError, match="or other data; use the same ones, or remove"):
         fit(other, tmp_path / "broken")
     path = tmp_path / "broken" / "decoder.pt"
     stored = torch.load(path, weights_only=True)

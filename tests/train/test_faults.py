@@ -77,7 +77,7 @@ def test_too_many_lost_files_end_the_run_in_one_sentence(fragile, tmp_path, monk
     after(monkeypatch, 1, lambda: lose(data, *trained_on(out)[1:]))
     run = small_run(cache=False, log_every=1, stages=(Stage(OneStep(), steps=30),))
     with pytest.raises(
-        DilaError, match=r"of \d+ clips cannot be read, more than tolerate = 0\.1 allows, the last a: e"
+        DilaError, match=r"of \d+ clips cannot be read, more than tolerate = 0\.1 allows; the last: a: e"
     ):
         go(run, data, out)
 

@@ -237,7 +237,7 @@ def test_before_the_first_checkpoint_a_run_holds_to_its_data_too(go, corpus, cac
 
 def test_what_a_stage_cannot_start_from_is_told_before_the_decoder_is_trained(go, whole, tmp_path):
     wider = small_run(model=replace(small_model(), action_dim=6), start=str(whole), decoder=DECODER)
-    with pytest.raises(DilaError, match="is of another architecture"):
+    with pytest.raises(DilaError, match="has a different architecture"):
         go(wider)
     assert not (tmp_path / "out" / "decoder").exists()
 
@@ -475,7 +475,7 @@ def test_a_run_can_start_from_a_trained_model(go, whole, tmp_path):
     run = small_run(stages=(Stage(Rollout(), steps=1, lr=0.0),), start=str(whole))
     assert same(load_pretrained(go(run)).model.state_dict(), load_pretrained(whole).model.state_dict())
     wider = small_run(model=replace(small_model(), action_dim=6), start=str(whole))
-    with pytest.raises(DilaError, match="is of another architecture"):
+    with pytest.raises(DilaError, match="has a different architecture"):
         go(wider, "wider")
 
 
