@@ -163,7 +163,7 @@ def test_machines_that_share_no_disk_are_told_so(alone, corpus, tmp_path):
     ]
     for said in map(victims.told, processes):
         assert "find different checkpoints" in said
-        assert "(step_0000003, None); give an --out that all machines share" in said
+        assert "(step_0000003, None); put --out on a disk that all machines share" in said
 
 
 def until(source, target, step):

@@ -548,12 +548,12 @@ def test_a_loss_knows_how_much_of_the_run_is_done_also_in_parts_and_after_resumi
 @pytest.mark.parametrize("name", ["total", "lr", "scale_z", "step"])
 def test_a_loss_does_not_take_the_name_of_what_is_logged_besides(corpus, cache, tmp_path, name):
     run = small_run(stages=(Stage(Ramped(name=name), 1),))
-    with pytest.raises(DilaError, match=f"Ramped calls a loss {name}, as the log calls something else"):
+    with pytest.raises(DilaError, match=f"Ramped has a loss named {name}, which the log uses itself"):
         train(run, corpus, tmp_path, cache_dir=cache, progress=False)
 
 
 @pytest.mark.parametrize(("tracker", "error", "told"), [
-    ("mine", DilaError, "there is no 'mine'; choose of tensorboard, wandb, trackio"),
+    ("mine", DilaError, "there is no 'mine'; choose from tensorboard, wandb, trackio"),
     ("wandb", MissingExtra, "wandb"),
 ])  # fmt: skip
 def test_a_tracker_that_cannot_be_had_is_told_before_anything_else(tmp_path, monkeypatch, tracker, error, told):

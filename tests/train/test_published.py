@@ -107,7 +107,7 @@ def test_an_objective_of_ones_own_trains_any_model(name):
 def test_a_penalty_of_ones_own_needs_a_weight_of_its_name(name, monkeypatch):
     model, batch = build(model_of(name)), Batch(torch.randn(2, 3, 4, 4, 8))
     monkeypatch.setattr(type(model), "penalty", "entropy")
-    with pytest.raises(DilaError, match="has a term 'entropy', of which PublishedWeights has no weight; give"):
+    with pytest.raises(DilaError, match="has a term 'entropy', for which PublishedWeights has no weight; give"):
         Published()(model, batch)
     assert "entropy" in Published(OwnWeights())(model, batch).losses
 
