@@ -229,7 +229,7 @@ def test_before_the_first_checkpoint_a_run_holds_to_its_data_too(go, corpus, cac
     trained = next(row["episode"] for row in pq.read_table(tmp_path / "out" / REGISTER).to_pylist())
     for picture in (other / trained).glob("*.png"):
         Image.new("RGB", (16, 16), "blue").save(picture)
-    with pytest.raises(DilaError, match=rf"1 of 4 are gone or changed, the first {trained}, before its first check"):
+    with pytest.raises(DilaError, match=rf"1 of 4 are missing or changed, the first {trained}, before its first check"):
         train(small_run(decoder=DECODER), other, tmp_path / "out", cache_dir=cache, progress=False)
     assert (tmp_path / "out" / REGISTER).read_bytes() == held_to
     assert go(small_run(decoder=DECODER)).name == "step_0000006"
@@ -259,7 +259,7 @@ def test_actions_that_changed_are_not_gone_on_with(go, cache, tmp_path, monkeypa
     columns = table.to_pydict()
     columns["action"][0][0] += 1.0
     pq.write_table(pa.Table.from_pydict(columns, table.schema), data / "actions.parquet")
-    with pytest.raises(DilaError, match=r"1 of 4 are gone or changed, the first episode_0"):
+    with pytest.raises(DilaError, match=r"1 of 4 are missing or changed, the first episode_0"):
         going(run, "with")
     going(without, "without")
     older = pq.read_table(tmp_path / "with" / REGISTER).drop_columns(["actions"])
