@@ -74,7 +74,7 @@ def test_statistics_that_do_not_fit_are_refused(go, tmp_path):
     torch.save({"mean": torch.zeros(3), "var": torch.ones(3)}, tmp_path / "stat.pt")
     with pytest.raises(DilaError, match=r"stat\.pt is of features 3, but the encoder gives 4 x 4 x 8"):
         go(small_run(statistics=str(tmp_path / "stat.pt")))
-    with pytest.raises(DilaError, match="start brings its own statistics"):
+    with pytest.raises(DilaError, match="the model in start has its own statistics"):
         small_run(statistics="stat.pt", start="runs/a")
 
 
@@ -183,7 +183,7 @@ def test_another_run_in_the_same_folder_is_refused_by_field(go, tmp_path):
     longer = tuple(replace(stage, steps=stage.steps + 1) for stage in small_run().stages)
     with pytest.raises(DilaError, match=r"stages\.0\.steps = 4 \(now 5\); stages\.1\.steps = 2 \(now 3\); use"):
         go(small_run(stages=longer))
-    with pytest.raises(DilaError, match="holds a run already"):
+    with pytest.raises(DilaError, match="already contains a run"):
         go(small_run(), resume=False)
     before = read_log(tmp_path / "out")
     go(small_run(keep=1, checkpoint_minutes=0.0))
@@ -207,7 +207,7 @@ def test_a_decoder_that_was_trained_first_goes_on_with_its_own_frames_alone(go):
     clips = replace(small_run().clips, held_out=0.4)
     with pytest.raises(DilaError, match=r"a run with clips\.held_out = 0\.2 \(now 0\.4\); use the same"):
         go(small_run(clips=clips, decoder=DECODER))
-    with pytest.raises(DilaError, match="holds a run already"):
+    with pytest.raises(DilaError, match="already contains a run"):
         go(small_run(decoder=DECODER), resume=False)
 
 

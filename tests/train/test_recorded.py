@@ -36,7 +36,7 @@ def test_a_run_without_a_gpu_is_refused_before_it_writes(tmp_path):
 
 
 def test_layers_that_run_again_are_refused():
-    with pytest.raises(DilaError, match="leave out recompute"):
+    with pytest.raises(DilaError, match="graph cannot be combined with recompute"):
         small_run(graph=True, recompute=True)
 
 
