@@ -272,7 +272,9 @@ def test_actions_that_do_not_vary_have_no_r2(trained, corpus, cache, tmp_path, c
     data, how = of_actions(corpus, tmp_path / "data", 1.0), ["--steps", "0", "--layout-steps", "1", "--fit-steps", "5"]
     line = ["adapt", str(trained), str(data), "--out", str(tmp_path / "out"), "--cache-dir", str(cache), *how]
     assert main([*line, "--batch", "2"]) == 0
-    assert "R² back, on trajectories left out of the fit: cannot be told, as the actions" in capsys.readouterr().out
+    assert (
+        "R² of actions from latent actions, on trajectories left out of the fit: undefined" in capsys.readouterr().out
+    )
     told = json.loads((tmp_path / "out" / "model" / "actions.json").read_text(), parse_constant=pytest.fail)
     assert told["from_latent_r2"] is None
     assert load_actions(tmp_path / "out" / "model")[0].from_latent_r2 is None

@@ -55,7 +55,7 @@ def test_a_published_decoder_is_attached_without_training(rae_file, tmp_path, ca
     assert capsys.readouterr().out.count("the model with its decoder is in") == 2
     for wrong in ([], ["--rae", str(weights), "--data", "videos"]):
         assert main(["train-decoder", str(tmp_path / "run"), *wrong]) == 2
-        assert "either trained, with --data PATH, or the published one, with --rae FILE" in capsys.readouterr().err
+        assert "either --data PATH, to train a decoder, or --rae FILE, to attach" in capsys.readouterr().err
 
 
 def test_pairs_are_frames_with_their_own_features(corpus):
