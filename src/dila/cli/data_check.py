@@ -52,7 +52,7 @@ def _text(report: "Report") -> str:
         "episodes": f"{report.episodes}",
         "frames": f"{report.frames}, {report.looked_at} of them checked",
         "hours": f"{report.hours:.3g}",
-        "frame rate": _counted(report.fps),
+        "fps": _counted(report.fps),
         "size": _counted(report.sizes),
         "cameras": _counted(report.cameras),
         "columns": "; ".join(columns),
