@@ -288,7 +288,7 @@ def collect(
 
 
 def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> nn.Sequential:
-    """Fit an action encoder, which reads actions in their own units, to z; a share `HELD` of the pairs is left out."""
+    """Fit an action encoder, for actions in their own units, to z; a share `HELD` of the trajectories is left out."""
     fitted = ~last_of(pairs.episode, HELD)
     mean, std = mean_and_std(pairs.a[fitted])
     scale = pairs.z.std(0).mean().clamp_min(1e-9)

@@ -40,7 +40,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class Published:
-    """A baseline's own training, every frame from the true one before it.
+    """Objective of a baseline: every frame is predicted from the true frame before it.
 
     Args:
         weights: weights of the terms; the defaults are the published ones.
