@@ -100,10 +100,10 @@ def test_a_file_that_is_there_is_not_said_to_stand_in_the_way(tmp_path):
 
 def test_a_file_where_a_folder_should_be_is_told_of(tmp_path):
     write_json(tmp_path / "a", 1)
-    with pytest.raises(DilaError, match=r"a/b.json cannot be written \(.*a is a file, and no folder\).*another folder"):
+    with pytest.raises(DilaError, match=r"a/b.json cannot be written \(.*a is a file, not a folder\).*another folder"):
         write_json(tmp_path / "a" / "b.json", 1)
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DilaError, match=r"link/b.json cannot be written \(.*link is a link that leads nowhere"):
+    with pytest.raises(DilaError, match=r"link/b.json cannot be written \(.*link is a broken link"):
         write_json(tmp_path / "link" / "b.json", 1)
 
 
@@ -176,7 +176,7 @@ def test_where_no_lock_can_lie_none_is_held(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("", r"as JSON \(Expecting value"), ("{", "as JSON"), ("[1]", "holds no object"), ("[" * 99999, "as JSON")],
+    [("", r"as JSON \(Expecting value"), ("{", "as JSON"), ("[1]", "not contain a JSON"), ("[" * 99999, "as JSON")],
 )
 def test_an_object_that_is_none_is_told_of(text, told, tmp_path):
     path = tmp_path / "a.json"

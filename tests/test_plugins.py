@@ -67,7 +67,7 @@ def test_a_plugin_that_cannot_be_imported_is_one_sentence_that_names_it(package,
         install(folder, monkeypatch)
     else:
         monkeypatch.setenv("DILA_PLUGINS", "nine")
-    mend = "mend or uninstall the package nine-pkg" if installed else "mend it, or take it out of DILA_PLUGINS"
+    mend = "fix or uninstall the package nine-pkg" if installed else "fix it, remove it from DILA_PLUGINS"
     for _ in range(2):  # and not silently left out the second time
         assert main(["data", "check", "nowhere"]) == 2
         told = capsys.readouterr().err

@@ -36,7 +36,7 @@ def load(path: str | Path, device: str = "auto", *, bf16: bool = False, **option
 
 
 from_pretrained = load
-"""The same by the name that it has in Hugging Face's packages."""
+"""Alias of `load`, the name used by Hugging Face packages."""
 
 
 def push_to_hub(path: str | Path, repo: str, **options: Any) -> str:

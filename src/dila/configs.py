@@ -1,7 +1,7 @@
-"""Config dataclasses to JSON and back, nested as they are, with errors that name the field.
+"""Convert nested config dataclasses to JSON and back, with errors that name the field.
 
-Where a field may hold one of several dataclasses (``objective: OneStep | Rollout``), its JSON says which under the
-key ``kind``, the name of the class.
+If a field accepts several dataclasses (``objective: OneStep | Rollout``), its JSON names the class under the key
+``kind``.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ from dila.errors import DilaError
 Config = TypeVar("Config")
 
 KIND = "kind"
-"""Key under which JSON names the class of a value that could be one of several."""
+"""JSON key of the class name, for fields that accept several dataclasses."""
 
 
 def to_json(config: Any) -> Any:
-    """A dataclass as a JSON-ready dict of its fields; tuples become lists, nested dataclasses dicts."""
+    """Return a dataclass as a JSON-ready dict; tuples become lists, nested dataclasses dicts."""
     return _described(config, None)
 
 
 def from_json(cls: type[Config], described: Any, where: str = "") -> Config:
-    """The config that `to_json` described.
+    """Build a config from the output of `to_json`.
 
     Raises:
-        DilaError: a field that the config does not have, lacks, or of the wrong type; it is named with its path.
+        DilaError: a field is unknown, missing or of the wrong type; it is named with its path.
     """
     where = where or cls.__name__
     if not isinstance(described, Mapping):
@@ -42,7 +42,7 @@ def from_json(cls: type[Config], described: Any, where: str = "") -> Config:
 
 
 def completed(stored: Any, like: Any) -> Any:
-    """What `to_json` once made of a config like this one: fields that came later have their defaults."""
+    """Fill in the defaults of fields that were added to the config after `stored` was written by `to_json`."""
     if isinstance(stored, list) and isinstance(like, list | tuple) and len(stored) == len(like):
         return [completed(part, its) for part, its in zip(stored, like, strict=True)]
     name = type(like).__name__
@@ -57,7 +57,7 @@ def completed(stored: Any, like: Any) -> Any:
 
 
 def _described(value: Any, kind: Any) -> Any:
-    """``value`` as JSON, where its field declares ``kind``."""
+    """Convert ``value`` to JSON; ``kind`` is the declared type of its field."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kinds = typing.get_type_hints(type(value))
         fields = {f.name: _described(getattr(value, f.name), kinds[f.name]) for f in dataclasses.fields(value)}
@@ -73,7 +73,7 @@ def _described(value: Any, kind: Any) -> Any:
 
 
 def _choices(kind: Any) -> dict[str, type]:
-    """The dataclasses that a field may hold, by name; empty where there are not several to tell apart."""
+    """The dataclasses that a field accepts, by name; empty if there are fewer than two."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return {}
     classes = [part for part in typing.get_args(kind) if isinstance(part, type) and dataclasses.is_dataclass(part)]

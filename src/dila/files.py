@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what a user is told when the disk refuses."""
+"""Atomic file writes, locks, and one-sentence errors for disk failures."""
 
 import errno
 import json
@@ -25,19 +25,19 @@ NO_PLACE = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOL
 REFUSED = NO_ROOM | NO_ENTRY | NO_PLACE
 
 HOST = re.sub(r"\W", "", platform.node())
-"""This machine, or the container that looks like one."""
+"""Name of this machine or container."""
 _HELD: set[Path] = set()
 
 
 @contextmanager
 def replacing(path: Path, shared: bool = False, lasting: bool = False) -> Iterator[Path]:
-    """A path beside, to write to: moved to where it belongs when all went well, removed when not.
+    """Yield a temporary path in the same folder; on success it replaces `path`, on an error it is removed.
 
     Args:
-        path: the file; folders above it are made.
-        shared: other processes may be writing the same file, so each has a name of its own. Otherwise the name is
-            always the same, and what a kill leaves is written over.
-        lasting: force it to the disk, so that it outlives a power cut.
+        path: the file; parent folders are created.
+        shared: other processes may write the same file, so the temporary name is unique. Otherwise the name is fixed,
+            and a file left by a killed process is overwritten.
+        lasting: fsync the file and its folder, so that the file survives a power failure.
 
     Raises:
         DilaError: as `writing`.
@@ -59,23 +59,23 @@ def replacing(path: Path, shared: bool = False, lasting: bool = False) -> Iterat
 
 
 def private(path: Path, ending: str) -> Path:
-    """A hidden name beside, which no other process has, here or in a container, whose first is 1 as well."""
+    """Hidden name in the same folder, unique also among containers, where process ids repeat."""
     return path.with_name(f".{path.name}.{os.getpid()}-{HOST}-{uuid4().hex[:12]}.{ending}")
 
 
 @contextmanager
 def alone(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold what only one process at a time may write, until this is left or the process is gone, however it went.
+    """Lock a file or folder for this process; the lock ends with the block or with the process.
 
-    The lock lies on a hidden file beside, and is the process's own: what it forks does not hold it, and what it holds
-    already it may ask for again. Where the system or the disk has no locks, nothing is held.
+    The lock is on a hidden file in the same folder. It is reentrant within the process and not inherited by forks. If
+    the system or the file system does not support locks, nothing is locked.
 
     Args:
-        path: a file or folder, which need not be there.
-        wait: for the other process, instead of refusing.
+        path: a file or folder, which need not exist.
+        wait: wait for the other process instead of raising.
 
     Raises:
-        DilaError: another process holds it.
+        DilaError: another process holds the lock.
     """
     real = Path(os.path.realpath(path))
     place = real.with_name(f".{real.name}.lock") if real.name else real
@@ -89,12 +89,12 @@ def alone(path: Path, wait: bool = False) -> Iterator[None]:
     finally:
         _HELD.discard(place)
         with suppress(OSError):
-            place.unlink()  # still locked, so that whoever has opened it meanwhile sees that it is another's no more
+            place.unlink()  # before unlocking, so that a waiting process can detect that its handle is stale
         os.close(handle)
 
 
 def _locked(place: Path, path: Path, wait: bool) -> int | None:
-    """The locked file; None where there are no locks."""
+    """Handle of the lock file; None if locks are not supported."""
     if sys.platform == "win32":
         return None
     while True:
@@ -119,8 +119,8 @@ def _locked(place: Path, path: Path, wait: bool) -> int | None:
 
 
 def to_disk(path: Path) -> None:
-    """Force a file or a folder to the disk: without it, a power cut may leave a name and no contents."""
-    if os.name != "posix" and path.is_dir():  # Windows opens no folders
+    """Flush a file or folder to disk (fsync); without it, a power failure may leave an empty file."""
+    if os.name != "posix" and path.is_dir():  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -130,10 +130,10 @@ def to_disk(path: Path) -> None:
 
 
 def readable(path: Path) -> None:
-    """Give a file the mode of any other new file: safetensors makes its own for their owner alone."""
+    """Give a file the default mode of new files; safetensors creates files that only their owner can read."""
     if not path.is_file() or path.stat().st_mode & 0o077:
         return
-    beside = path.with_name(f".{uuid4().hex[:12]}.mode")  # the umask is not told without setting it, for all threads
+    beside = path.with_name(f".{uuid4().hex[:12]}.mode")  # reading the umask would set it, for all threads
     try:
         beside.touch(exist_ok=False)
         path.chmod(S_IMODE(beside.stat().st_mode))
@@ -142,45 +142,45 @@ def readable(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any, lasting: bool = False) -> None:
-    """Write a JSON file, whole or not at all; `lasting` as in `replacing`."""
+    """Write a JSON file atomically; `lasting` as in `replacing`."""
     write_text(path, json.dumps(value, indent=2) + "\n", lasting)
 
 
 def write_text(path: Path, text: str, lasting: bool = False) -> None:
-    """Write a text file in UTF-8, whole or not at all; `lasting` as in `replacing`."""
+    """Write a text file in UTF-8 atomically; `lasting` as in `replacing`."""
     with replacing(path, lasting=lasting) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def read_object(path: Path, mend: str) -> dict[str, Any]:
-    """What a JSON file holds, by name.
+    """Read a JSON object.
 
     Args:
         path: the file.
-        mend: what to do about a damaged one, to end the sentence with.
+        mend: what to do if the file is damaged; ends the error message.
 
     Raises:
-        DilaError: it cannot be read, or holds no object.
+        DilaError: the file cannot be read, or does not contain an object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DilaError(f"{path} cannot be read as JSON ({first_line(error)}); {mend}") from error
     if not isinstance(value, dict):
-        raise DilaError(f"{path} holds no object of JSON; {mend}")
+        raise DilaError(f"{path} does not contain a JSON object; {mend}")
     return value
 
 
 def at_home(path: str | Path) -> Path:
-    """A path with ``~`` spelt out, as shells do."""
+    """Expand ``~`` in a path."""
     return Path(os.path.expanduser(path))
 
 
 def check_there(path: Path) -> None:
-    """Refuse a path that leads nowhere, before anything is read.
+    """Check that a path exists.
 
     Raises:
-        DilaError: nothing is there, or it may not be looked at.
+        DilaError: it does not exist or is not accessible.
     """
     try:
         path.stat()
@@ -192,13 +192,13 @@ def check_there(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around whatever writes a file or a folder: a failure of the disk becomes one sentence.
+    """Convert disk failures inside the block, which writes `path`, to a `DilaError`.
 
-    Libraries that write for themselves (safetensors, torch) raise errors of their own, in whose text the system's
-    number is all that is left; what does not speak of the disk goes on as it is.
+    Libraries with writers of their own (safetensors, torch) raise errors that mention the errno only in their text.
+    Errors that do not concern the disk pass unchanged.
 
     Raises:
-        DilaError: no room, no permission, a read-only or a broken disk, a name that cannot be.
+        DilaError: disk full, no permission, read-only or failing disk, invalid name.
     """
     try:
         yield
@@ -212,25 +212,25 @@ def writing(path: Path) -> Iterator[None]:
 def _refusal(path: Path, number: int) -> str:
     why, mend = strerror(number), "make it writable, or choose another folder"
     if number in NO_ROOM:
-        mend = "make room"
+        mend = "free some space"
     elif number == errno.ENAMETOOLONG:
         mend = "choose a shorter name"
     elif number not in NO_ENTRY:
-        parents = number == errno.ENOENT  # of the file itself that says nothing
+        parents = number == errno.ENOENT  # ENOENT does not concern the file itself
         why, mend = _in_the_way([*path.parents] if parents else [*path.parents, path]) or why, "choose another folder"
-    return f"{path} cannot be written ({why}); what was whole before still is: {mend}, and the same command goes on"
+    return f"{path} cannot be written ({why}); existing files are intact: {mend}, then run the same command again"
 
 
 def _in_the_way(folders: Sequence[Path]) -> str | None:
-    """What stands where one of these should be."""
+    """Description of a file or broken link at the path of one of these folders; None if there is none."""
     found = next((at for at in folders if os.path.lexists(at) and not os.path.isdir(at)), None)
     if found is None:
         return None
-    return f"{found} is a {'link that leads nowhere' if found.is_symlink() else 'file'}, and no folder"
+    return f"{found} is a {'broken link' if found.is_symlink() else 'file'}, not a folder"
 
 
 def _number(error: BaseException, path: Path) -> int | None:
-    """The system's number of a failure of the disk, wherever in the chain of errors it stands."""
+    """Errno of a disk failure, searched in the whole chain of exceptions; None if there is none."""
     at: BaseException | None = error
     while at is not None:
         number = at.errno if isinstance(at, OSError) else _told(str(at))
@@ -241,11 +241,11 @@ def _number(error: BaseException, path: Path) -> int | None:
 
 
 def _is_target(path: Path, told: str) -> bool:
-    """Whether what is not there is the file to be written, and not one that was to be read for it."""
+    """Whether the missing file is the one to be written, and not an input."""
     return f".{path.name}" in told or not os.path.isdir(path.parent)
 
 
 def _told(text: str) -> int | None:
-    """The number in a text such as ``I/O error: No space left on device (os error 28)``."""
+    """Errno named by a message such as ``I/O error: No space left on device (os error 28)``."""
     known = (n for n in REFUSED | {errno.ENOENT} if f"os error {n})" in text or strerror(n) in text)
     return next(known, None)

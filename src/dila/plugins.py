@@ -1,7 +1,7 @@
-"""Packages of one's own that add to dila's tables of models, encoders, readers and so on: see docs/extending.md.
+"""Plugins: packages that add to dila's registries of models, encoders, readers and so on. See docs/extending.md.
 
-A package adds by being imported. An installed one is known by its entry points of the group ``dila``, any other by its
-name in ``$DILA_PLUGINS`` (several with commas between), which worker processes inherit.
+A plugin registers itself when it is imported. Installed plugins are found through entry points of the group ``dila``,
+others through ``$DILA_PLUGINS`` (module names separated by commas), which worker processes inherit.
 """
 
 import importlib
@@ -21,15 +21,15 @@ _loaded = False
 
 
 def load_plugins() -> None:
-    """Import all of them, once a process. Whoever looks a name up in a table calls this first.
+    """Import all plugins, once per process. Call this before looking up a name in a registry.
 
     Raises:
-        DilaError: one cannot be imported.
+        DilaError: a plugin cannot be imported.
     """
     global _loaded
     if _loaded:
         return
-    _loaded = True  # before: what is imported may look up names itself
+    _loaded = True  # set first: a plugin may itself look up names
     try:
         for name, mend, load in _plugins():
             _load(name, mend, load)
@@ -39,25 +39,25 @@ def load_plugins() -> None:
 
 
 def named(address: str) -> Any:
-    """What stands in a module under a name, by its address ``module:name``; imported now.
+    """Import the object with the address ``module:name``.
 
     Raises:
-        ImportError, AttributeError, ValueError: there is no such module, or it has no such name.
+        ImportError, AttributeError, ValueError: the module does not exist, or does not have the name.
     """
     module, _, name = address.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def _plugins() -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    """Name of each, what to do with a broken one, and what imports it."""
+    """Yield the name of each plugin, what to do if it is broken, and a function that imports it."""
     for point in entry_points(group=GROUP):
         package = point.dist.name if point.dist else point.value
-        yield point.name, f"mend or uninstall the package {package}", point.load
+        yield point.name, f"fix or uninstall the package {package}", point.load
     names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
     if names and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as `python -m` has it
+        sys.path.append(os.getcwd())  # as `python -m` does
     for name in names:
-        mend = f"mend it, or take it out of {VARIABLE}, or start where it lies"
+        mend = f"fix it, remove it from {VARIABLE}, or run from the folder that contains it"
         yield name, mend, partial(importlib.import_module, name)
 
 

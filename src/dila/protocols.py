@@ -1,4 +1,4 @@
-"""What the layers above know of a model, an encoder and a decoder: never a class, only these verbs."""
+"""Protocols of models, episodes, encoders and decoders; higher layers use these instead of concrete classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -12,9 +12,9 @@ State = TypeVar("State")
 
 @runtime_checkable
 class LatentActionModel(Protocol[State]):
-    """A world model driven by latent actions. All state is an explicit value; there are no hidden caches.
+    """A world model driven by latent actions. All state is explicit; there are no hidden caches.
 
-    A state is a tensor with the batch first, None, or a (named) tuple of such: planning repeats it for its candidates.
+    A state is a tensor with the batch first, None, or a (named) tuple of these: planning repeats it per candidate.
     """
 
     def infer(self, e: Features) -> LatentActions:
@@ -32,73 +32,73 @@ class LatentActionModel(Protocol[State]):
 
 @runtime_checkable
 class Episode(Protocol):
-    """One unbroken recording: the unit that data sets are split by and windows never cross.
+    """One continuous recording. Data sets are split by episode, and clips never cross episodes.
 
-    What `read` gives is up to the episode: frames (uint8, ``N 3 Y X``) from a reader of `dila.data`, features
-    (``N H W D``) from a cache of `dila.vision`. Windows, splits and loaders treat both alike.
+    `read` returns frames (uint8, ``N 3 Y X``) for readers of `dila.data`, and features (``N H W D``) for caches of
+    `dila.vision`. Clips, splits and loaders treat both alike.
     """
 
     @property
     def id(self) -> str:
-        """Stable and unique in its corpus: the path relative to the corpus root."""
+        """Stable id, unique in its corpus: the path relative to the corpus root."""
         ...
 
     @property
     def times(self) -> np.ndarray:
-        """Seconds of each frame from the first, increasing, one per frame."""
+        """Timestamp of each frame in seconds from the first, increasing."""
         ...
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
-        """True values kept aside for evaluation, one row a frame; empty for plain video.
+        """Ground-truth values for evaluation, one row per frame; empty for plain video.
 
         Row f of ``action`` moves frame f to f+1; row f of ``state`` holds at frame f.
         """
         ...
 
     def read(self, frames: Sequence[int]) -> Tensor:
-        """The frames with these indices, in this order."""
+        """Read the frames with these indices, in this order."""
         ...
 
     def fingerprint(self) -> str:
-        """A short hash that changes when the underlying file does."""
+        """Short hash that changes when the underlying file does."""
         ...
 
 
 @runtime_checkable
 class FrameEncoder(Protocol):
-    """Frames to frozen features."""
+    """A frozen encoder of frames."""
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Cells of a frame, rows and columns."""
+        """Rows and columns of the feature grid."""
         ...
 
     @property
     def feature_dim(self) -> int:
-        """Numbers of a cell."""
+        """Channels of the features."""
         ...
 
     def encode(self, o: Frames | Pixels) -> Features:
-        """Frames (uint8 0..255 or float 0..1, any size) to features ``B T H W D``.
+        """Encode frames (uint8 0..255 or float 0..1, any size) to features ``B T H W D``.
 
-        Each frame is encoded alone, T is no context.
+        Each frame is encoded independently.
         """
         ...
 
     def config(self) -> dict[str, Any]:
-        """JSON-ready description from which `dila.vision.build_encoder` makes the same encoder again."""
+        """JSON-ready description from which `dila.vision.build_encoder` rebuilds the encoder."""
         ...
 
 
 @runtime_checkable
 class FrameDecoder(Protocol):
-    """Features back to frames."""
+    """A decoder of features to frames."""
 
     def decode(self, e: Features) -> Pixels:
-        """Features ``B T H W D`` to frames in [0, 1], ``B T 3 Y X``."""
+        """Decode features ``B T H W D`` to frames in [0, 1], ``B T 3 Y X``."""
         ...
 
     def config(self) -> dict[str, Any]:
-        """JSON-ready description from which `dila.vision.build_decoder` makes the same decoder again."""
+        """JSON-ready description from which `dila.vision.build_decoder` rebuilds the decoder."""
         ...

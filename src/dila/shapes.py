@@ -1,4 +1,4 @@
-"""The legend of dimensions, stated once for the whole project.
+"""Dimension names and tensor types, defined once for the whole project.
 
 ========  ==================================================================
 letter    meaning
@@ -11,8 +11,8 @@ H W       rows and columns of the feature grid
 D         channels of the frozen visual features e
 Ds        channels of structure s
 Dc        channels of content c and of its memory c_mem
-Dz        numbers in one latent action z
-Da        numbers in one real action a
+Dz        dimension of a latent action z
+Da        dimension of a real action a
 N         tokens of one frame, H*W, row-major
 Y X       rows and columns of pixels
 ========  ==================================================================

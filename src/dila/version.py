@@ -1,4 +1,4 @@
-"""The version of the installed distribution, written beside every result."""
+"""Version and commit of dila, stored with every result."""
 
 import subprocess
 from importlib.metadata import PackageNotFoundError
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def version() -> str:
-    """Such as "0.1.0"; "not installed" when run from a bare source tree."""
+    """Version of the installed distribution, such as "0.1.0"; "not installed" in a bare source tree."""
     try:
         return _installed("dila-wm")
     except PackageNotFoundError:
@@ -15,7 +15,7 @@ def version() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the source tree that this runs from, ``-dirty`` where it was changed; None outside one."""
+    """Commit of the source tree, with ``-dirty`` if it was modified; None outside a git repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -48,7 +48,7 @@ def run(verb, clip, out):
 def test_the_clip_that_is_read_is_not_written_over(verb, clip, no_work, capsys):
     before = clip.read_bytes()
     assert run(verb, clip, clip.parent / "." / "in.mp4") == 2
-    assert "in.mp4 is the clip that is read" in capsys.readouterr().err
+    assert "in.mp4 is an input clip" in capsys.readouterr().err
     assert clip.read_bytes() == before
 
 

@@ -48,8 +48,8 @@ def test_output_that_nobody_reads_any_more_ends_quietly(arguments):
 
 @pytest.mark.parametrize(("verb", "output", "code", "told"), [
     ("params", ">&-", 0, ""), ("params", ">&- 2>&-", 0, ""), ("--help", ">&-", 0, ""), ("nope", ">&-", 2, "no verb"),
-    ("params", "> /dev/full", 2, "dila: the output cannot be written (No space left on device); make room, or send"),
-    ("--help", "> /dev/full", 2, "dila: the output cannot be written (No space left on device); make room, or send"),
+    ("params", "> /dev/full", 2, "dila: the output cannot be written (No space left on device); free some space, or"),
+    ("--help", "> /dev/full", 2, "dila: the output cannot be written (No space left on device); free some space, or"),
 ])  # fmt: skip
 def test_output_that_is_closed_or_full_is_no_mistake_of_ours(verb, output, code, told):
     command = f"'{sys.executable}' -m dila {verb} {output}"
@@ -71,9 +71,9 @@ def test_a_pipe_that_breaks_elsewhere_is_no_end(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "too little memory (Python could not have any); close"),
+        (MemoryError(), "too little memory (allocation failed); close"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nof which"), "(CUDA out of memory. Tried to"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), "give less at once (--batch, --workers)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), "or lower --batch or --workers"),
         (
             OSError(24, "Too many open files", "a.mp4"),
             "too many files are open ([Errno 24] Too many open files: 'a.mp4')",
@@ -103,7 +103,7 @@ def test_a_name_that_is_no_text_is_told_or_shown_with_escapes(tmp_path):
     folder = tmp_path / os.fsdecode(b"\xff")
     ended = as_program("data", "record", "primitives", folder, "--episodes", "1", "--frames", "2", "--size", "32")
     assert ended.returncode == 2
-    assert re.search(rb"dila: the name '.*\\udcff.* is no text in UTF-8", ended.stderr)
+    assert re.search(rb"dila: the name '.*\\udcff.* is not valid UTF-8", ended.stderr)
     write_video(folder / "\u00e9.mp4", torch.zeros(4, 3, 32, 32, dtype=torch.uint8), 10)
     ended = as_program("data", "check", folder, PYTHONIOENCODING="ascii")
     assert ended.returncode in (0, 1)
@@ -159,7 +159,7 @@ def test_training_that_was_stopped_and_saved_says_so(code, monkeypatch, capsys, 
     with pytest.raises(SystemExit) as end:
         main(["train", "tiny_pusht", "--data", str(tmp_path)])
     assert end.value.code == code
-    assert capsys.readouterr().err == "dila: stopped and saved; the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == "dila: stopped and saved; the same command resumes where it stopped\n"
 
 
 def test_the_clips_in_the_box_are_measured_where_they_lie(capsys):
@@ -203,14 +203,14 @@ def test_no_data_is_refused(refused, tmp_path):
 
 def test_a_run_among_its_data_is_refused(refused, short_video):
     folder = short_video.parent
-    assert "is the data itself" in refused("train", "tiny_pusht", "--data", folder, "--out", f"{folder}/x/..")
+    assert "is the data folder" in refused("train", "tiny_pusht", "--data", folder, "--out", f"{folder}/x/..")
 
 
 @pytest.mark.parametrize("name", ["tiny_pusht", "adaworld_diffusion", "baseline:moto"])
 def test_sizes_that_follow_the_encoder_are_refused(name, refused, short_video):
     told = refused("train", name, "--data", short_video, "--model.grid", 3, 4)
     assert "model.grid = " in told
-    assert "(now [3, 4]) follows the encoder" in told
+    assert "(now [3, 4]) is determined by the encoder" in told
 
 
 @pytest.mark.parametrize("verb", ["label", "rollout", "isolate"])
@@ -290,7 +290,7 @@ def test_checking_data_gives_a_code_for_ci(first_look, refused, tmp_path, capsys
     data = tmp_path / "pusht"
     shutil.copytree(first_look.folder / "pusht", data)
     assert main(["data", "check", str(data)]) == 0
-    assert "nothing is wrong with it" in capsys.readouterr().out
+    assert "no problems found" in capsys.readouterr().out
     (data / "zero.mp4").touch()
     assert main(["data", "check", str(data), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["errors"][0]["kind"] == "unreadable"

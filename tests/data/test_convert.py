@@ -98,8 +98,8 @@ def test_a_rate_given_holds_for_all_and_what_it_does_to_their_speed_is_told(corp
     assert reader.read(tmp_path / "out").info["fps"] == 30
     told = capsys.readouterr().out
     assert "5 episodes, 1 skipped" in told
-    assert "--fps 30 plays 4 of them 3 times as fast as their files, which say 10" in told
-    assert "--fps 30 plays 1 of them 1.2 times as fast as their files, which say 25" in told
+    assert "--fps 30 plays 4 of them 3 times as fast as the rate stated in their files, 10" in told
+    assert "--fps 30 plays 1 of them 1.2 times as fast as the rate stated in their files, 25" in told
     assert main([*line, "33"]) == 2
     assert "size = 33 even" in capsys.readouterr().err
 

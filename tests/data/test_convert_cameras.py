@@ -124,7 +124,7 @@ def test_what_is_text_is_told_of(source, tmp_path, capsys):
     told["features"]["language_instruction"] = {"dtype": "string", "shape": [1], "names": None}
     info.write_text(json.dumps(told))
     assert main(["data", "convert", str(source), str(tmp_path / "out")]) == 0
-    assert "left out, since they are text or not every episode has them: language_instruction (text)" in (
+    assert "left out, because they are text or missing in some episodes: language_instruction (text)" in (
         capsys.readouterr().out
     )
 

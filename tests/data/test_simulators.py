@@ -200,7 +200,7 @@ def test_nonsense_and_missing_simulators_are_told(tmp_path, monkeypatch):
 def test_what_no_newer_python_has_is_told(monkeypatch):
     simulators.close_simulator()
     monkeypatch.setitem(sys.modules, "robodesk", None)
-    for version, words in (((3, 12, 1), "install it with: pip"), ((3, 13, 0), "under Python 3.12, as no newer has it")):
+    for version, words in (((3, 12, 1), "install it with: pip"), ((3, 13, 0), "under Python 3.12, the newest version")):
         monkeypatch.setattr(sys, "version_info", version)
         with pytest.raises(MissingExtra, match=words):
             open_simulator("robodesk")

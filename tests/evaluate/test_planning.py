@@ -133,7 +133,7 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
 
 @pytest.mark.parametrize(("name", "text", "told"), [
     ("plan.json", "", "cannot be read as JSON .*; choose another folder"),
-    ("plan.json", "[]", "holds no object"),
+    ("plan.json", "[]", "does not contain a JSON object"),
     ("episodes/model_00001.json", "", "cannot be read as JSON .*; remove it, and the same command makes it again"),
     ("episodes/random_00000.json", '{"seconds": 1, "scores": []}', "does not hold the scores of an episode"),
     ("episodes/random_00000.json", '{"scores": [1.0]}', "does not hold the scores of an episode"),

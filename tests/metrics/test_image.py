@@ -83,5 +83,5 @@ def test_lpips_is_used_where_it_is(monkeypatch, tmp_path):
 @pytest.mark.parametrize("measure", [psnr, ssim])
 def test_pictures_of_another_range_are_refused(measure):
     x = torch.rand(2, 3, 16, 16)
-    with pytest.raises(DilaError, match=r"float pictures should be in 0\.\.1 but go from .* to 25.; bring them there"):
+    with pytest.raises(DilaError, match=r"float pictures should be in 0\.\.1 but go from .* to 25.; rescale them"):
         measure(x, 255 * x)

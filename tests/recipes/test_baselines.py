@@ -69,5 +69,5 @@ def test_an_unknown_one_is_named(name, told):
 
 
 def test_a_baseline_has_no_ablations():
-    with pytest.raises(DilaError, match="ablation discrete is one of DiLA, which baseline:lapa does not train"):
+    with pytest.raises(DilaError, match="ablation discrete needs a DiLA model, which baseline:lapa does not train"):
         recipe("ablation:discrete@baseline:lapa")

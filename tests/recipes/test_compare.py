@@ -66,7 +66,7 @@ def test_runs_are_trained_measured_written_and_then_skipped(settings, toy, monke
         ({"data": "elsewhere/prim"}, "data = pusht, not prim"),
         ({"probed": ("block_x",)}, "probed = agent_x agent_y, not block_x"),
     ):
-        with pytest.raises(DilaError, match=f"is of a run with {told}; choose another out"):
+        with pytest.raises(DilaError, match=f"was made with {told}; choose another out"):
             compare(replace(settings, **more))
 
 
@@ -78,7 +78,7 @@ def test_results_of_other_data_of_the_same_name_are_not_printed(settings, toy, m
     shutil.copytree(settings.data, moved)
     assert len(compare(replace(settings, data=str(moved)))) == 1, "the same data in another place"
     sorted(moved.glob("*.mp4"))[-1].unlink()
-    with pytest.raises(DilaError, match=r"dila-seed0.json is of other data than .*elsewhere/pusht now holds"):
+    with pytest.raises(DilaError, match=r"was made from other data than .*elsewhere/pusht contains now"):
         compare(replace(settings, data=str(moved)))
 
 
@@ -112,7 +112,7 @@ def test_a_run_that_fails_is_told_others_go_on_and_it_is_tried_again(settings, t
 
 def test_failed_runs_are_an_exit_code(monkeypatch):
     monkeypatch.setattr(module, "compare", lambda _: [{"failed": "no"}, {}, {}])
-    with pytest.raises(DilaError, match="1 of 3 runs failed, see above; the same command tries them again"):
+    with pytest.raises(DilaError, match="1 of 3 runs failed, see above; run the same command to try them again"):
         module.main(["--data", "pusht"])
 
 
@@ -122,20 +122,20 @@ def test_what_is_to_be_probed_is_looked_for_before_hours_pass(settings, toy, mon
     (result,) = compare(one)
     assert "probe_r2" not in result
     assert "failed" not in result
-    assert "has no nobody; --probed names others" in capsys.readouterr().out
+    assert "has no nobody; name others with --probed" in capsys.readouterr().out
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained"))
-    with pytest.raises(DilaError, match=r"--probed nope: there is no .*; choose of agent_x, agent_y"):
+    with pytest.raises(DilaError, match=r"--probed nope: there is no .*; choose from agent_x, agent_y"):
         compare(replace(one, out=settings.out / "other", probed=("agent_x", "nope")))
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ("{", "cannot be read as JSON"), ("[]", "holds no object"), ('{"name": "dila"}', "as it has no seed"),
+    ("{", "cannot be read as JSON"), ("[]", "does not contain a JSON"), ('{"name": "dila"}', "as it has no seed"),
 ])  # fmt: skip
 def test_a_damaged_result_is_one_sentence(settings, text, told):
     path = settings.out / "results" / "dila-seed0.json"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    with pytest.raises(DilaError, match=rf"dila-seed0\.json .*{told}.*; remove it and compare again"):
+    with pytest.raises(DilaError, match=rf"dila-seed0\.json .*{told}.*; remove it and run dila compare again"):
         compare(settings)
 
 
@@ -216,7 +216,7 @@ def test_results_of_another_batch_are_not_taken_for_ones_own(settings, toy, monk
     compare(settings)
     toys = module.run_of
     monkeypatch.setattr(module, "run_of", lambda *job: replace(toys(*job), batch=8))
-    with pytest.raises(DilaError, match="is of a run with clips = 16, not 32; choose another out"):
+    with pytest.raises(DilaError, match="was made with clips = 16, not 32; choose another out"):
         compare(settings)
 
 
@@ -250,7 +250,7 @@ def test_clips_and_encoder_are_those_asked_for_and_held_to(settings, toy, monkey
     assert told["encoder"].startswith("efficientnet-lite0 size=64 ")
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained again"))
     for more, of in (({"stride": 0.3}, "stride = 0.2, not 0.3"), ({"fps": 5.0}, r"fps = None, not 5\.0")):
-        with pytest.raises(DilaError, match=f"is of a run with {of}; choose another out"):
+        with pytest.raises(DilaError, match=f"was made with {of}; choose another out"):
             compare(replace(settings, **more))
     assert len(compare(settings)) == 1
 

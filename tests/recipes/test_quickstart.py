@@ -19,7 +19,7 @@ def test_the_page_stands_alone_and_shows_everything(first_look):
     assert set(re.findall(r"src='(\w+:)", page)) == {"data:"}
     assert page.count("<video") == 2
     assert page.count("<img") == 4
-    for title in ("Rollouts", "What z knows", "Action transfer", "Rebinding", "Structure"):
+    for title in ("Rollouts", "What z contains", "Action transfer", "Rebinding", "Structure"):
         assert f"<h2>{title}</h2>" in page
 
 

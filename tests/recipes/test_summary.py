@@ -97,7 +97,7 @@ def test_what_was_drawn_is_told_beside_it(folder, tmp_path):
     assert not any("copying" in test["score"] for test in told["tests"])
     assert not any("psnr" in row["score"] for row in told["scores"])
     write_results(folder / slug("dila", 0) / "evaluation.json", judged("dila", 0, pins="def"))
-    with pytest.raises(DilaError, match="evaluations on several sets of clips, abc, def; give all the same --pins"):
+    with pytest.raises(DilaError, match="evaluations on different clips, abc, def; evaluate all runs with the same"):
         summarise(folder)
 
 
@@ -231,10 +231,10 @@ def test_other_comparisons_are_not_mixed_and_damage_is_told(folder):
         ({"probed": []}, "probed of agent_x, nothing"),
     ):
         path.write_text(json.dumps(run("dila", 9) | more))
-        with pytest.raises(DilaError, match=f"holds runs with {told}; give one comparison a folder"):
+        with pytest.raises(DilaError, match=f"has runs with {told}; use one folder for each comparison"):
             summarise(folder)
     path.write_text(json.dumps(run("dila", 9, parameters=7_000)))
-    with pytest.raises(DilaError, match=r"holds runs of dila with 7,000, 2,000,000 parameters; give each model"):
+    with pytest.raises(DilaError, match=r"has runs of dila with 7,000, 2,000,000 parameters; give each model"):
         summarise(folder)
     path.write_text("{")
     with pytest.raises(DilaError, match=r"dila-seed9\.json cannot be read as JSON"):
@@ -244,12 +244,12 @@ def test_other_comparisons_are_not_mixed_and_damage_is_told(folder):
         ({"rollout": {"pooled": "0.5"}}, "its rollout/pooled is '0.5'"),
     ):
         path.write_text(json.dumps(run("dila", 9) | wrong))
-        with pytest.raises(DilaError, match=rf"dila-seed9\.json is no result of dila compare, as {told}; remove it"):
+        with pytest.raises(DilaError, match=rf"dila-seed9\.json is not a result of dila compare, as {told}; remove it"):
             summarise(folder)
     path.unlink()
     with pytest.raises(DilaError, match="has no run of genie; it has some of dila, baseline:lapa"):
         summarise(folder, "genie")
-    with pytest.raises(DilaError, match="holds no results of a comparison"):
+    with pytest.raises(DilaError, match="has no results of a comparison"):
         summarise(folder.parent)
 
 

@@ -57,7 +57,7 @@ def test_every_run_is_probed_once_and_tested_by_seed(runs, first_look, tmp_path,
     assert f"| {claim} | {told['claims']['ablation:discrete']} |" in page
     monkeypatch.setattr(recipe, "open_bench", lambda *_, **__: pytest.fail("it was probed again"))
     assert run_table3(settings) == table
-    with pytest.raises(DilaError, match=r"dila-seed0\.json is of another run, or was made with other settings"):
+    with pytest.raises(DilaError, match=r"dila-seed0\.json belongs to another run, or was made with other settings"):
         run_table3(replace(settings, pairs=32))
 
 
@@ -75,8 +75,8 @@ def test_a_run_is_not_judged_on_what_it_was_trained_on(runs, first_look, tmp_pat
 
 def test_what_is_not_there_is_one_sentence(runs, tmp_path, capsys):
     assert main(["--runs", str(tmp_path), "--data", "recordings/kitchen", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.startswith(f"table3: runs: {tmp_path} holds no run of dila; make some with")
-    with pytest.raises(DilaError, match="two of them have the same name"):
+    assert capsys.readouterr().err.startswith(f"table3: runs: {tmp_path} has no run of dila; train some with")
+    with pytest.raises(DilaError, match="two data sets have the same name"):
         run_table3(Settings(runs, ("a/kitchen", "b/kitchen"), tmp_path / "out"))
 
 

@@ -75,5 +75,5 @@ def test_what_knows_no_model_is_run_once(tmp_path, toy):
 
 
 def test_a_task_without_a_model_is_named(tmp_path):
-    with pytest.raises(DilaError, match="mine has none for robosuite-vp2"):
+    with pytest.raises(DilaError, match="mine has no model for robosuite-vp2"):
         run_table4({"mine": {"robodesk-push-red": "m"}}, tmp_path, PLANS)

@@ -71,7 +71,7 @@ def test_all_models_are_planned_by_the_same_cost():
 
 
 def test_an_unknown_task_is_one_sentence(tmp_path, capsys):
-    with pytest.raises(DilaError, match="there is no robodesk-fly; choose of robosuite-vp2"):
+    with pytest.raises(DilaError, match="there is no robodesk-fly; choose from robosuite-vp2"):
         run_table4_small(Settings(out=tmp_path, tasks=("robodesk-fly",)))
     assert main(["--out", str(tmp_path), "--tasks", "robodesk-fly"]) == 2
     assert capsys.readouterr().err.startswith("table4: tasks: there is no robodesk-fly")

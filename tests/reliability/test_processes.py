@@ -163,7 +163,7 @@ def test_machines_that_share_no_disk_are_told_so(alone, corpus, tmp_path):
     ]
     for said in map(victims.told, processes):
         assert "find different checkpoints" in said
-        assert "(step_0000003, None); give an --out that all machines share" in said
+        assert "(step_0000003, None); put --out on a disk that all machines share" in said
 
 
 def until(source, target, step):
@@ -183,7 +183,7 @@ def test_when_a_process_dies_the_others_end_and_the_run_goes_on(alone, corpus, t
     second.join()
     assert second.exitcode == -signal.SIGKILL
     assert first.exitcode != 0
-    assert "DilaError: another process of this run is gone" in said
+    assert "DilaError: another process of this run died" in said
     assert time.monotonic() - began < 60
     agree(finish(folder, corpus, 2, verb), alone[1])
 
@@ -270,6 +270,6 @@ def test_when_a_node_is_lost_the_other_ends_with_a_sentence_and_the_run_goes_on(
     second.communicate()
     said = first.communicate(timeout=200)[1]
     assert first.returncode != 0
-    assert "dila: another process of this run is gone" in said
+    assert "dila: another process of this run died" in said
     assert time.monotonic() - began < 120
     agree(finish(folder, corpus, 2), alone[1])

@@ -75,7 +75,7 @@ def test_a_discrete_run_resumes_exactly(corpus, cache, tmp_path, monkeypatch):
 
 
 def test_a_run_whose_codes_collapse_stops_and_says_so(corpus, cache, tmp_path):
-    with pytest.raises(DilaError, match="the latents died: perplexity stayed below 100 for 2 logged steps"):
+    with pytest.raises(DilaError, match="latents collapsed: perplexity stayed below 100 for 2 logged steps"):
         trained("discrete", corpus, cache, tmp_path / "run", guard=Guard(perplexity=100.0, patience=2))
 
 

@@ -246,7 +246,7 @@ def test_another_adaptation_is_not_replaced(change, told, adapted, trained, corp
         pq.write_table(table.set_column(table.column_names.index("action"), "action", moved), data / "actions.parquet")
     if "model" in change:
         model = save_pretrained(tmp_path / "model", load_pretrained(adapted.folder))
-    with pytest.raises(DilaError, match=f"holds an adaptation with {told}"):
+    with pytest.raises(DilaError, match=f"has an adaptation with {told}"):
         adapt(model, data, adapted.folder.parent, change.get("how", QUICK), cache_dir=cache, progress=False)
     after = load_pretrained(adapted.folder).model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -254,7 +254,7 @@ def test_another_adaptation_is_not_replaced(change, told, adapted, trained, corp
 
 def test_an_adaptation_that_does_not_say_what_it_was_made_of_is_not_replaced(adapted, trained, corpus, cache, tmp_path):
     shutil.copytree(adapted.folder, tmp_path / "model")
-    with pytest.raises(DilaError, match=r"adapt\.json does not say what"):
+    with pytest.raises(DilaError, match=r"adapt\.json is missing or damaged"):
         adapt(trained, corpus, tmp_path, QUICK, cache_dir=cache, progress=False)
 
 
@@ -272,7 +272,9 @@ def test_actions_that_do_not_vary_have_no_r2(trained, corpus, cache, tmp_path, c
     data, how = of_actions(corpus, tmp_path / "data", 1.0), ["--steps", "0", "--layout-steps", "1", "--fit-steps", "5"]
     line = ["adapt", str(trained), str(data), "--out", str(tmp_path / "out"), "--cache-dir", str(cache), *how]
     assert main([*line, "--batch", "2"]) == 0
-    assert "R² back, on trajectories left out of the fit: cannot be told, as the actions" in capsys.readouterr().out
+    assert (
+        "R² of actions from latent actions, on trajectories left out of the fit: undefined" in capsys.readouterr().out
+    )
     told = json.loads((tmp_path / "out" / "model" / "actions.json").read_text(), parse_constant=pytest.fail)
     assert told["from_latent_r2"] is None
     assert load_actions(tmp_path / "out" / "model")[0].from_latent_r2 is None
@@ -281,7 +283,7 @@ def test_actions_that_do_not_vary_have_no_r2(trained, corpus, cache, tmp_path, c
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_actions_that_are_all_unknown_are_named(value, trained, corpus, cache, tmp_path):
     data = of_actions(corpus, tmp_path / "data", value)
-    with pytest.raises(DilaError, match=r"data has 0 trajectories .* mend the column action of episode_\d, .* NaN"):
+    with pytest.raises(DilaError, match=r"data has 0 trajectories .* fix the column action of episode_\d, .* NaN"):
         adapt(trained, data, tmp_path / "out", replace(QUICK, steps=0), cache_dir=cache, progress=False)
     # What failed made nothing, and keeps nothing from being made.
     adapt(trained, corpus, tmp_path / "out", replace(QUICK, steps=0), cache_dir=cache, progress=False)
@@ -332,7 +334,7 @@ def test_actions_are_found_wherever_the_model_is(adapted, tmp_path, monkeypatch)
 def test_without_a_clip_of_known_actions_there_are_no_dynamics_to_learn(trained, corpus, cache, tmp_path):
     data = of_actions(corpus, tmp_path / "data", 1.0, unknown=5)
     how = replace(QUICK, steps=0, frames=4)
-    with pytest.raises(DilaError, match=r"data has no clip of 4 frames whose actions are all known: lower frames"):
+    with pytest.raises(DilaError, match=r"data has no clip of 4 frames with all actions known: lower frames"):
         adapt(trained, data, tmp_path / "out", how, cache_dir=cache, progress=False)
     made = adapt(trained, data, tmp_path / "out", replace(how, layout_steps=0), cache_dir=cache, progress=False)
     assert made.space.structure_error is None
@@ -375,7 +377,7 @@ def test_a_baselines_action_encoder_is_fitted_alone(corpus, cache, tmp_path):
     model = replace(tiny, grid=(4, 4), feature_dim=8, width=8, heads=2, encoder_depth=1, decoder_depth=1, action_dim=4)
     run = small_run(model=model, stages=(Stage(Published(), 2),))
     end = train(run, corpus, tmp_path / "run", cache_dir=cache, progress=False)
-    with pytest.raises(DilaError, match="is of kind adaworld, whose action encoder is fitted alone"):
+    with pytest.raises(DilaError, match="is of kind adaworld, of which only the action encoder can be fitted"):
         adapt(end, corpus, tmp_path / "adapted", QUICK, cache_dir=cache, progress=False)
     how = replace(QUICK, steps=0, layout_steps=0)
     made = adapt(end, corpus, tmp_path / "adapted", how, cache_dir=cache, progress=False)

@@ -67,7 +67,7 @@ def test_the_loss_curve_is_the_golden_one(lam, corpus, cache, tmp_path):
 
 def test_it_needs_a_model_to_follow(lam, corpus, cache, tmp_path):
     run = small_run(model=DIFFUSION, stages=(Stage(DENOISING, 3),))
-    with pytest.raises(DilaError, match="needs a trained latent action model to follow; set start"):
+    with pytest.raises(DilaError, match="needs a trained latent action model; name it with --start"):
         train(run, corpus, tmp_path / "none", cache_dir=cache, progress=False)
     other = replace(run, start=str(lam), model=replace(DIFFUSION, lam=replace(LAM, encoder_depth=2)))
     with pytest.raises(DilaError, match=r"is not the latent action model of run test; set model\.lam to its config"):

@@ -37,7 +37,7 @@ def test_two_threads_do_not_draw_from_one_generator():
         with own_random_state():
             pytest.fail("it was let in")
 
-    told = "another thread of this process trains"
+    told = "another thread of this process is training"
     with ThreadPoolExecutor(1) as threads, own_random_state(), own_random_state(), pytest.raises(DilaError, match=told):
         threads.submit(second).result()
 
@@ -81,5 +81,5 @@ def test_a_kill_while_writing_leaves_no_checkpoint(tmp_path, monkeypatch):
 def test_a_damaged_trainer_state_is_named(tmp_path):
     folder = save(tmp_path, 1)
     (folder / "trainer.pt").write_bytes(b"no")
-    with pytest.raises(DilaError, match=r"trainer\.pt cannot be resumed from"):
+    with pytest.raises(DilaError, match=r"trainer\.pt cannot be loaded"):
         load_trainer(folder)

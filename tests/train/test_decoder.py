@@ -55,7 +55,7 @@ def test_a_published_decoder_is_attached_without_training(rae_file, tmp_path, ca
     assert capsys.readouterr().out.count("the model with its decoder is in") == 2
     for wrong in ([], ["--rae", str(weights), "--data", "videos"]):
         assert main(["train-decoder", str(tmp_path / "run"), *wrong]) == 2
-        assert "either trained, with --data PATH, or the published one, with --rae FILE" in capsys.readouterr().err
+        assert "either --data PATH, to train a decoder, or --rae FILE, to attach" in capsys.readouterr().err
 
 
 def test_pairs_are_frames_with_their_own_features(corpus):
@@ -101,7 +101,7 @@ def test_an_interrupted_decoder_goes_on_bit_for_bit(corpus, tmp_path, monkeypatc
         fit(corpus, tmp_path / "broken", DecoderRun(steps=7, size=16))
     other = write_corpus(tmp_path / "other")
     Image.new("RGB", (16, 16)).save(other / "episode_0" / "00.png")
-    with pytest.raises(DilaError, match="or other data; give the same, or remove"):
+    with pytest.raises(DilaError, match="or other data; use the same ones, or remove"):
         fit(other, tmp_path / "broken")
     path = tmp_path / "broken" / "decoder.pt"
     stored = torch.load(path, weights_only=True)

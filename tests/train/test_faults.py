@@ -77,7 +77,7 @@ def test_too_many_lost_files_end_the_run_in_one_sentence(fragile, tmp_path, monk
     after(monkeypatch, 1, lambda: lose(data, *trained_on(out)[1:]))
     run = small_run(cache=False, log_every=1, stages=(Stage(OneStep(), steps=30),))
     with pytest.raises(
-        DilaError, match=r"of \d+ clips cannot be read, more than tolerate = 0\.1 allows, the last a: e"
+        DilaError, match=r"of \d+ clips cannot be read, more than tolerate = 0\.1 allows; the last: a: e"
     ):
         go(run, data, out)
 
@@ -108,7 +108,7 @@ def test_other_pictures_under_the_same_names_are_not_gone_on_with(fragile, tmp_p
     pictures = {path: path.read_bytes() for path in changed.glob("*.png")}
     for path in pictures:
         Image.new("RGB", (16, 16), "blue").save(path)
-    with pytest.raises(DilaError, match=rf"1 of \d are gone or changed, the first {changed.name}, more than"):
+    with pytest.raises(DilaError, match=rf"1 of \d are missing or changed, the first {changed.name}, more than"):
         going()
     for path, content in pictures.items():
         path.write_bytes(content)
@@ -123,13 +123,13 @@ def test_a_run_that_lost_too_much_while_it_stood_still_is_not_resumed(fragile, t
             go(RUN, data, out)
     lost = trained_on(out)[1:]
     lose(data, *lost)
-    told = rf"{len(lost)} of {len(lost) + 1} are gone or changed, the first {lost[0]}, more than"
+    told = rf"{len(lost)} of {len(lost) + 1} are missing or changed, the first {lost[0]}, more than"
     with pytest.raises(DilaError, match=told):
         go(RUN, data, out)
     shutil.rmtree(data)
     data = fragile("a")
     shutil.copytree(data / "episode_0", data / "episode_9")
-    with pytest.raises(DilaError, match="a has 1 other episodes than the run was trained on, the first episode_9"):
+    with pytest.raises(DilaError, match="a has 1 episodes that the run was not started with, the first episode_9"):
         go(RUN, data, out)
     (out / REGISTER).unlink()
     with pytest.raises(DilaError, match=r"episodes\.parquet is missing"):

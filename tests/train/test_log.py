@@ -66,4 +66,4 @@ def test_a_tracker_that_fails_is_warned_of_once_and_left_out(tmp_path, caplog, m
     log.close()
     assert [record["step"] for record in read_log(tmp_path)] == [1, 2]
     (said,) = [record.getMessage() for record in caplog.records if record.name == "dila.train.log"]
-    assert said.startswith("tensorboard failed (OSError: [Errno 28] No space left on device), and the run goes on")
+    assert said.startswith("tensorboard failed (OSError: [Errno 28] No space left on device); the run continues")

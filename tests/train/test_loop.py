@@ -74,7 +74,7 @@ def test_statistics_that_do_not_fit_are_refused(go, tmp_path):
     torch.save({"mean": torch.zeros(3), "var": torch.ones(3)}, tmp_path / "stat.pt")
     with pytest.raises(DilaError, match=r"stat\.pt is of features 3, but the encoder gives 4 x 4 x 8"):
         go(small_run(statistics=str(tmp_path / "stat.pt")))
-    with pytest.raises(DilaError, match="start brings its own statistics"):
+    with pytest.raises(DilaError, match="the model in start has its own statistics"):
         small_run(statistics="stat.pt", start="runs/a")
 
 
@@ -183,7 +183,7 @@ def test_another_run_in_the_same_folder_is_refused_by_field(go, tmp_path):
     longer = tuple(replace(stage, steps=stage.steps + 1) for stage in small_run().stages)
     with pytest.raises(DilaError, match=r"stages\.0\.steps = 4 \(now 5\); stages\.1\.steps = 2 \(now 3\); use"):
         go(small_run(stages=longer))
-    with pytest.raises(DilaError, match="holds a run already"):
+    with pytest.raises(DilaError, match="already contains a run"):
         go(small_run(), resume=False)
     before = read_log(tmp_path / "out")
     go(small_run(keep=1, checkpoint_minutes=0.0))
@@ -207,7 +207,7 @@ def test_a_decoder_that_was_trained_first_goes_on_with_its_own_frames_alone(go):
     clips = replace(small_run().clips, held_out=0.4)
     with pytest.raises(DilaError, match=r"a run with clips\.held_out = 0\.2 \(now 0\.4\); use the same"):
         go(small_run(clips=clips, decoder=DECODER))
-    with pytest.raises(DilaError, match="holds a run already"):
+    with pytest.raises(DilaError, match="already contains a run"):
         go(small_run(decoder=DECODER), resume=False)
 
 
@@ -229,7 +229,7 @@ def test_before_the_first_checkpoint_a_run_holds_to_its_data_too(go, corpus, cac
     trained = next(row["episode"] for row in pq.read_table(tmp_path / "out" / REGISTER).to_pylist())
     for picture in (other / trained).glob("*.png"):
         Image.new("RGB", (16, 16), "blue").save(picture)
-    with pytest.raises(DilaError, match=rf"1 of 4 are gone or changed, the first {trained}, before its first check"):
+    with pytest.raises(DilaError, match=rf"1 of 4 are missing or changed, the first {trained}, before its first check"):
         train(small_run(decoder=DECODER), other, tmp_path / "out", cache_dir=cache, progress=False)
     assert (tmp_path / "out" / REGISTER).read_bytes() == held_to
     assert go(small_run(decoder=DECODER)).name == "step_0000006"
@@ -237,7 +237,7 @@ def test_before_the_first_checkpoint_a_run_holds_to_its_data_too(go, corpus, cac
 
 def test_what_a_stage_cannot_start_from_is_told_before_the_decoder_is_trained(go, whole, tmp_path):
     wider = small_run(model=replace(small_model(), action_dim=6), start=str(whole), decoder=DECODER)
-    with pytest.raises(DilaError, match="is of another architecture"):
+    with pytest.raises(DilaError, match="has a different architecture"):
         go(wider)
     assert not (tmp_path / "out" / "decoder").exists()
 
@@ -259,7 +259,7 @@ def test_actions_that_changed_are_not_gone_on_with(go, cache, tmp_path, monkeypa
     columns = table.to_pydict()
     columns["action"][0][0] += 1.0
     pq.write_table(pa.Table.from_pydict(columns, table.schema), data / "actions.parquet")
-    with pytest.raises(DilaError, match=r"1 of 4 are gone or changed, the first episode_0"):
+    with pytest.raises(DilaError, match=r"1 of 4 are missing or changed, the first episode_0"):
         going(run, "with")
     going(without, "without")
     older = pq.read_table(tmp_path / "with" / REGISTER).drop_columns(["actions"])
@@ -475,7 +475,7 @@ def test_a_run_can_start_from_a_trained_model(go, whole, tmp_path):
     run = small_run(stages=(Stage(Rollout(), steps=1, lr=0.0),), start=str(whole))
     assert same(load_pretrained(go(run)).model.state_dict(), load_pretrained(whole).model.state_dict())
     wider = small_run(model=replace(small_model(), action_dim=6), start=str(whole))
-    with pytest.raises(DilaError, match="is of another architecture"):
+    with pytest.raises(DilaError, match="has a different architecture"):
         go(wider, "wider")
 
 
@@ -548,12 +548,12 @@ def test_a_loss_knows_how_much_of_the_run_is_done_also_in_parts_and_after_resumi
 @pytest.mark.parametrize("name", ["total", "lr", "scale_z", "step"])
 def test_a_loss_does_not_take_the_name_of_what_is_logged_besides(corpus, cache, tmp_path, name):
     run = small_run(stages=(Stage(Ramped(name=name), 1),))
-    with pytest.raises(DilaError, match=f"Ramped calls a loss {name}, as the log calls something else"):
+    with pytest.raises(DilaError, match=f"Ramped has a loss named {name}, which the log uses itself"):
         train(run, corpus, tmp_path, cache_dir=cache, progress=False)
 
 
 @pytest.mark.parametrize(("tracker", "error", "told"), [
-    ("mine", DilaError, "there is no 'mine'; choose of tensorboard, wandb, trackio"),
+    ("mine", DilaError, "there is no 'mine'; choose from tensorboard, wandb, trackio"),
     ("wandb", MissingExtra, "wandb"),
 ])  # fmt: skip
 def test_a_tracker_that_cannot_be_had_is_told_before_anything_else(tmp_path, monkeypatch, tracker, error, told):

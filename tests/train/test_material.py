@@ -98,7 +98,7 @@ def test_actions_that_differ_between_data_sets_are_refused_by_name(folders, tmp_
         (1, (1.0,), r"weights has 1 numbers for 2 data set\(s\)"),
         (1, (1.0, 0.0), r"weights = 1 0 must all be above 0"),
         (2, None, "is given twice"),
-        (3, None, "data names nothing to train on"),
+        (3, None, "data is empty"),
     ],
 )
 def test_what_does_not_fit_is_refused(folders, tmp_path, cache, data, weights, told):
@@ -117,7 +117,7 @@ def test_a_data_set_without_clips_is_refused_by_name(folders, tmp_path, cache):
 def test_too_short_episodes_are_told_before_anything_is_encoded_and_who_was_looked_at(tmp_path, cache):
     for number in range(4):
         write_video(tmp_path / "short" / f"{number}.mp4", torch.zeros(3, 3, 16, 16, dtype=torch.uint8), 10)
-    with pytest.raises(DilaError, match=r"of the 2 episodes to train on; clips\.held_out keeps back 2\)"):
+    with pytest.raises(DilaError, match=r"among 2 training episodes; clips\.held_out holds out 2\)"):
         train(small_run(), tmp_path / "short", tmp_path / "out", cache_dir=cache, progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -158,7 +158,7 @@ def test_an_action_that_is_not_known_is_named_before_training(tmp_path, cache):
     columns["episode_2"]["action"][[4, 13]] = np.nan  # the last moves nothing
     write_table(data / "actions.parquet", columns, {})
     run = small_run(stages=(Stage(OneStep(), steps=1), Stage(ActionConditioned(), steps=1)))
-    with pytest.raises(DilaError, match="a: 1 actions of episode_2 are not finite, the first that of frame 4, and"):
+    with pytest.raises(DilaError, match="a: 1 actions of episode_2 are not finite, the first at frame 4, but"):
         train(run, data, tmp_path / "out", cache_dir=cache, progress=False)
     train(small_run(), data, tmp_path / "other", cache_dir=cache, progress=False)
 
@@ -184,4 +184,4 @@ def test_episodes_too_short_for_a_clip_are_told_before_anything_is_encoded(tmp_p
         write_video(tmp_path / f"{name}.mp4", torch.zeros(frames, 3, 16, 16, dtype=torch.uint8), 10)
     run = small_run(clips=ClipSettings(frames=4, stride=0.2, held_out=0.0))
     resolve(run, build_encoder(run.encoder), open_data(run, [tmp_path]))
-    assert "2 of the 3 episodes to train on give no clip; the first, short.mp4, lasts 0.4 s" in caplog.text
+    assert "2 of the 3 training episodes have no clip; the first, short.mp4, lasts 0.4 s" in caplog.text

@@ -43,7 +43,7 @@ def test_a_penalty_of_ones_own_needs_a_weight_of_its_name(model, batch):
         sphere: float = 0.5
 
     model.penalty = "sphere"
-    with pytest.raises(DilaError, match="has a term 'sphere', of which Weights has no weight; give the objective"):
+    with pytest.raises(DilaError, match="has a term 'sphere', for which Weights has no weight; give the objective"):
         OneStep()(model, batch)
     assert "sphere" in OneStep(Terms(OwnWeights()))(model, batch).losses
 

@@ -24,19 +24,19 @@ on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are 
 
 
 def test_a_batch_off_the_gpu_is_refused(clip):
-    with pytest.raises(DilaError, match="recorded on CUDA"):
+    with pytest.raises(DilaError, match="graph needs CUDA"):
         Recorded(Learner(DiLA(small_model()), OneStep(), "fp32"), Batch(clip(3)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it is recorded there")
 def test_a_run_without_a_gpu_is_refused_before_it_writes(tmp_path):
-    with pytest.raises(DilaError, match=r"on cpu; leave graph out"):
+    with pytest.raises(DilaError, match=r"on cpu; remove graph"):
         train(small_run(graph=True), write_corpus(tmp_path / "data"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_layers_that_run_again_are_refused():
-    with pytest.raises(DilaError, match="leave out recompute"):
+    with pytest.raises(DilaError, match="graph cannot be combined with recompute"):
         small_run(graph=True, recompute=True)
 
 

@@ -130,6 +130,6 @@ def test_an_objective_that_run_json_cannot_hold_is_refused():
     refused: list[Any] = [lambda model, batch: OneStep()(model, batch), Held, Held(torch.zeros(2))]
     for objective in refused:
         with pytest.raises(
-            DilaError, match=r"stages\.0\.objective cannot be kept in run\.json .*; make it a dataclass"
+            DilaError, match=r"stages\.0\.objective cannot be stored in run\.json .*; make it a dataclass"
         ):
             small_run(stages=(Stage(objective, steps=1),))

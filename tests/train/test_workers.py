@@ -50,8 +50,8 @@ def prepare(patch, strike):
 
 
 @pytest.mark.parametrize(("what", "code", "told", "steps"), [
-    ("group", 143, "dila: stopped and saved; the same command goes on where it stopped\n", {3}),
-    ("worker", 2, "dila: a process that read data is gone (DataLoader worker (pid", set(range(3, 40))),
+    ("group", 143, "dila: stopped and saved; the same command resumes where it stopped\n", {3}),
+    ("worker", 2, "dila: a data worker process died (DataLoader worker (pid", set(range(3, 40))),
 ])  # fmt: skip
 def test_what_strikes_the_processes_that_read_saves_the_run(tmp_path, what, code, told, steps):
     write_corpus(tmp_path / "data")

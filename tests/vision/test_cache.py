@@ -270,7 +270,7 @@ def test_damage_is_told_and_mended(tmp_path, caplog):
         assert "cannot read" in caplog.text
         open_shard.cache_clear()
         assert torch.equal(again.read([3]), cache.episodes([Recording("a")])[0].read([3]))
-    with pytest.raises(DilaError, match="a has frames 0 to 9, but 4 to 10 were asked for"):
+    with pytest.raises(DilaError, match="a has frames 0 to 9, but 4 to 10 were requested"):
         again.read([4, 10])
 
 

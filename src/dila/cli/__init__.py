@@ -1,1 +1,1 @@
-"""The command ``dila``: thin verbs over the Python calls."""
+"""The command ``dila``: a thin layer over the Python API, one module per verb."""

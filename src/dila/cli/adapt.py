@@ -29,12 +29,12 @@ def adapt(
 
     made = adapt(model, data, out, how, cache_dir=cache_dir, device=device)
     space = made.space
-    print(f"an action is {', '.join(space.names)}, {space.repeats} to a transition")
+    print(f"an action is {', '.join(space.names)}; {space.repeats} per transition")
     for way, what, score in (
-        ("from actions to latent ones", "latent actions", space.to_latent_r2),
-        ("back", "actions", space.from_latent_r2),
+        ("of latent actions from actions", "latent actions", space.to_latent_r2),
+        ("of actions from latent actions", "actions", space.from_latent_r2),
     ):
-        told = f"cannot be told, as the {what} there do not vary" if score is None else f"{score:.2f}"
+        told = f"undefined, because the {what} there do not vary" if score is None else f"{score:.2f}"
         print(f"R² {way}, on trajectories left out of the fit: {told}")
     if space.structure_error is not None:
         print(f"structure under held-out true actions: error {space.structure_error:.2f} (1 is standing still)")

@@ -1,4 +1,4 @@
-"""What several verbs share: reading their arguments, and writing what they made."""
+"""Functions shared by several verbs: parsing arguments and writing results."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 Data = Annotated[str, tyro.conf.arg(metavar="PATH")]
-"""A path, or the address of data elsewhere (``hf://``, ``s3://``, ``gs://``, ``https://``), whose slashes stay."""
+"""Path or address (``hf://``, ``s3://``, ``gs://``, ``https://``) of data; a str, as Path would merge slashes."""
 Model = Annotated[str, tyro.conf.arg(help="folder of a trained model or of a run, or a Hub id.")]
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
 Fps = Annotated[float | None, tyro.conf.arg(help="frames per second; overrides the rate stated in the files.")]
@@ -28,33 +28,33 @@ Camera = Annotated[
 ]
 
 IMAGINED = "e_hat"
-"""Name of the imagined features in the numbers beside a clip; no other file of dila has it."""
+"""Name of the imagined features in the file of numbers beside a clip; unique to these files."""
 
 
 def read(verb: Callable[..., Result], name: str, arguments: Sequence[str], **options: Any) -> Result:
-    """Run a verb on its command line. Wrong flags end the process with 2, as all bad input does."""
+    """Run a verb on its command line. Wrong flags exit with code 2, like all invalid input."""
     return tyro.cli(verb, prog=f"dila {name}", args=list(arguments), config=(tyro.conf.AvoidSubcommands,), **options)
 
 
 def open_world(model: str, device: str, draws: bool = True) -> "World":
-    """The model for a verb that looks at videos, and draws."""
+    """Load the model for a verb that reads videos and, with `draws`, decodes predictions."""
     import dila
 
     return dila.load(model, device, bf16=True, draws=draws)
 
 
 def check_imagined(out: Path, *read: Path) -> None:
-    """See that what `save_imagined` will write takes the place of nothing that it did not write itself.
+    """Check that `save_imagined` will only replace files that it wrote itself.
 
     Raises:
-        DilaError: ``out`` is one of the clips that are read, or the numbers beside it are of something else.
+        DilaError: ``out`` is one of the clips to read, or the .safetensors file beside it has another origin.
     """
     for path in read:
         if out.exists() and path.exists() and out.samefile(path):
-            raise DilaError(f"--out {out} is the clip that is read, which would be lost; choose another name")
+            raise DilaError(f"--out {out} is an input clip, which would be overwritten; choose another name")
     numbers = out.with_suffix(".safetensors")
     if numbers.exists() and not _is_imagined(numbers):
-        raise DilaError(f"--out {out} would replace {numbers}, which holds nothing imagined; choose another name")
+        raise DilaError(f"--out {out} would replace {numbers}, which has other contents; choose another name")
 
 
 def _is_imagined(path: Path) -> bool:
@@ -62,15 +62,15 @@ def _is_imagined(path: Path) -> bool:
 
     try:
         with safe_open(path, "pt") as stored:
-            return IMAGINED in stored.keys()  # noqa: SIM118  (no mapping)
+            return IMAGINED in stored.keys()  # noqa: SIM118  (not a mapping)
     except (SafetensorError, OSError):
         return False
 
 
 def save_imagined(out: Path, e: "Tensor", rows: "Rows", stride: float, **more: "Tensor") -> None:
-    """Write the clip ``out`` (.mp4 or .gif), and its numbers beside it as safetensors: ``e_hat`` and what is named.
+    """Write the clip ``out`` (.mp4 or .gif), and beside it the tensors ``e_hat`` and `more` as .safetensors.
 
-    Ask `check_imagined` before the work.
+    Call `check_imagined` before computing the results.
     """
     from safetensors.torch import save_file
 
@@ -85,6 +85,6 @@ def save_imagined(out: Path, e: "Tensor", rows: "Rows", stride: float, **more: "
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Print a JSON document on stdout."""
     json.dump(value, sys.stdout, indent=2)
     print()

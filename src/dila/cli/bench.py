@@ -69,7 +69,7 @@ def bench(
         preset(name)
     where = pick_device(device)
     reading = measure_reading(where, repeats)
-    print(f"data: {reading.decoded:.0f} frames a second decoded, {reading.encoded:.0f} encoded (128 px, one process)")
+    print(f"data: {reading.decoded:.0f} frames per second decoded, {reading.encoded:.0f} encoded (128 px, one process)")
     peak = matmul_peak(precision, where)
     print(f"a large matrix product: {peak:.2f} TFLOP/s in {precision} on {where}\n")
     print(_row(_HEAD))
@@ -86,13 +86,13 @@ def bench(
                 print(_row(_cells(rows[-1])), flush=True)
                 if profile:
                     rows[-1] |= _profiled(profile_apart(each, where))
-                if json is not None:  # after each, so that what was measured stays when the next one fails
+                if json is not None:  # after each, so that results are kept if the next one fails
                     json.parent.mkdir(parents=True, exist_ok=True)
                     write_json(json, told)
 
 
 def _profiled(seen: "Profile") -> dict[str, list[dict]]:
-    """The profile below its row, and as JSON."""
+    """Print a profile below its row, and return it as JSON."""
     for title, lines in (("of the model", seen.parts), ("of operations", seen.operations)):
         print(f"  {title}")
         for name, calls, seconds, share in lines:

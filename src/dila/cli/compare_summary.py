@@ -32,7 +32,7 @@ def summary(
     if out.suffix != ".md":
         raise DilaError(f"--out {out} must end in .md")
     if not folders:
-        raise DilaError("folders names nothing to summarise; give folders of dila compare")
+        raise DilaError("folders is empty; give folders of dila compare")
     summaries = [summarise(folder, against) for folder in folders]
     written = write_summary(out, summaries)
     if json:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dila.data.check import Finding, Report
 
 LISTED = 10
-"""Items of a finding that are printed; JSON has all."""
+"""Maximum number of items printed per finding; JSON has all."""
 
 
 def check(
@@ -50,9 +50,9 @@ def _text(report: "Report") -> str:
     lines = {
         "what": ", ".join(f"{count} {name}" for name, count in report.readers.items()),
         "episodes": f"{report.episodes}",
-        "frames": f"{report.frames}, {report.looked_at} of them looked at",
+        "frames": f"{report.frames}, {report.looked_at} of them checked",
         "hours": f"{report.hours:.3g}",
-        "frames a second": _counted(report.fps),
+        "fps": _counted(report.fps),
         "size": _counted(report.sizes),
         "cameras": _counted(report.cameras),
         "columns": "; ".join(columns),
@@ -64,7 +64,7 @@ def _text(report: "Report") -> str:
             told += _finding(word, finding)
     kinds = "kind" if len(report.errors) == 1 else "kinds"
     verdict = f"{len(report.errors)} {kinds} of errors, {len(report.warnings)} of warnings"
-    return "\n".join([*told, verdict if report.errors or report.warnings else "nothing is wrong with it"])
+    return "\n".join([*told, verdict if report.errors or report.warnings else "no problems found"])
 
 
 def _column(name: str, told: dict, episodes: int) -> str:

@@ -45,10 +45,10 @@ def convert(
     if len(done.skipped) > SHOWN:
         print(f"  and {len(done.skipped) - SHOWN} more")
     if done.dropped:
-        print(f"  columns left out, since they are text or not every episode has them: {', '.join(done.dropped)}")
+        print(f"  columns left out, because they are text or missing in some episodes: {', '.join(done.dropped)}")
     if done.labelled:
         print("  {} of {} frames have a label".format(*done.labelled))
     if fps:
         for rate, count in done.paced.items():
-            told = f"{fps / rate:.3g} times as fast as their files, which say {rate:g}"
+            told = f"{fps / rate:.3g} times as fast as the rate stated in their files, {rate:g}"
             print(f"  --fps {fps:g} plays {count} of them {told}")

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 from dila.errors import DilaError, at_least
 
 GENERATORS = ("pusht", "primitives", "objects3d")
-"""What is recorded besides the simulators of `dila.data.simulators`."""
+"""Sources besides the simulators of `dila.data.simulators`."""
 
 
 def record(
@@ -68,4 +68,4 @@ def record(
     else:
         name = "scripted" if policy == "push" else policy
         record_simulator(source, out, episodes, frames, size, seed, name, workers, store=folder)
-    print(f"{out} holds {count_episodes(out)} episodes")
+    print(f"{out} has {count_episodes(out)} episodes")

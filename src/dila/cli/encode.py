@@ -12,7 +12,7 @@ from dila.recipes.command import encoder_flags
 
 
 def _encoder(eyes: Any) -> Callable[..., None]:
-    """The verb for one encoder, whose fields are the defaults of its flags."""
+    """Make the verb for an encoder, whose fields become flags with its values as defaults."""
 
     def encode(
         path: Positional[Data],
@@ -57,5 +57,5 @@ def _encoder(eyes: Any) -> Callable[..., None]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the command line, with the fields of the encoder that it names as flags, and run."""
+    """Parse the command line, with flags for the fields of the named encoder, and run."""
     read(_encoder(encoder_flags(arguments, {"name": "efficientnet-lite0"})), "encode", arguments)

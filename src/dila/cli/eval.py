@@ -98,5 +98,5 @@ def evaluate(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
+    """Parse the command line and run."""
     read(evaluate, "eval", arguments)

@@ -8,6 +8,6 @@ from dila.cli.eval import evaluate
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the command line and run."""
+    """Parse the command line and run."""
     about = "Table 2 for one run: rollout, cycle transfer and one-step error; `dila report` compares several."
     read(partial(evaluate, "cycle"), "eval ablation", arguments, description=about)

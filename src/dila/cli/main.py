@@ -46,13 +46,13 @@ VERBS: dict[str, str] = {
 """Every verb with its line of help; ``a-b`` and ``a b`` live in `dila.cli.a_b`, see `_run`."""
 
 NO_WAY = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
-"""Of the system about a path that was merely asked after."""
+"""Errors of the system about a path that was only looked up."""
 
 _HELP = "usage: dila VERB [options]\n\nDisentangled latent action world models, from video without action labels.\n\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. Bad input, and a machine that is too small for it, are one sentence on stderr and exit code 2."""
+    """Run a verb. Invalid input and lack of resources give one sentence on stderr and exit code 2."""
     _print_any_name()
     try:
         try:
@@ -63,13 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _unread():
             raise
-        return 141  # as a shell tells of SIGPIPE
+        return 141  # as shells report SIGPIPE
     except SystemExit as end:
         if end.code in (130, 143):  # of training, which saves first
-            print("dila: stopped and saved; the same command goes on where it stopped", file=sys.stderr)
+            print("dila: stopped and saved; the same command resumes where it stopped", file=sys.stderr)
         raise
     except KeyboardInterrupt:
-        print("dila: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("dila: interrupted; the same command resumes where it stopped", file=sys.stderr)
         return 130
     except Exception as error:
         if (sentence := _sentence(error)) is None:
@@ -81,13 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What a user can mend; None of a mistake of ours."""
+    """Message for an error that the user can fix; None for a bug."""
     if isinstance(error, DilaError):
         return str(error)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return f"the name {error.object!a} is no text in UTF-8; give the file another, or set LC_ALL=C.UTF-8"
+        return f"the name {error.object!a} is not valid UTF-8; rename the file, or set LC_ALL=C.UTF-8"
     if _is_full(error):
-        return f"the output cannot be written ({error.strerror}); make room, or send it elsewhere"
+        return f"the output cannot be written ({error.strerror}); free some space, or send it elsewhere"
     if isinstance(error, OSError) and error.errno in NO_WAY and error.filename:
         return f"{error.filename} cannot be used ({error.strerror}); give another path"
     try:
@@ -98,7 +98,7 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _print_any_name() -> None:
-    """Names of files that a terminal without Unicode cannot show are printed with escapes."""
+    """Make stdout print file names that the terminal cannot show with escapes."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -118,7 +118,7 @@ def _answer(arguments: list[str]) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    """Call the function of the verb's last word with its flags, or a `main` that reads the words itself."""
+    """Call the function named like the verb's last word with its flags, or the module's `main`, which parses them."""
     if verb not in VERBS:
         raise DilaError(f"there is no verb {verb!r}; `dila --help` lists them: {', '.join(VERBS)}")
     from dila.cli.arguments import read
@@ -133,29 +133,29 @@ def _run(verb: str, arguments: list[str]) -> int:
 
 
 def _at_home(word: str) -> str:
-    """An argument with its ``~`` spelt out: shells leave ``--out=~/runs`` as it is."""
+    """Expand ``~`` in an argument: shells do not in ``--out=~/runs``."""
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return flag + equals + os.path.expanduser(value)
 
 
 def _unread() -> bool:
-    """Whether it is our own output that nobody reads any more: ``dila params | head``."""
+    """Whether the reader of our own output is gone, as in ``dila params | head``."""
     output = sys.stdout.fileno()
     asked = select.poll()
     asked.register(output, 0)
-    if not asked.poll(0):  # POLLERR is told of unasked
+    if not asked.poll(0):  # POLLERR is always reported
         return False
     _let_go(output)
     return True
 
 
 def _is_full(error: Exception) -> TypeGuard[OSError]:
-    """Whether there is no room for our own output, which has no name."""
+    """Whether the disk is full for stdout; errors about other files have a file name."""
     return isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None
 
 
 def _let_go(output: int) -> None:
-    """Write to nowhere from now on: Python flushes once more when it ends."""
+    """Redirect `output` to /dev/null, because Python flushes it again on exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
 

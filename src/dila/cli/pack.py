@@ -34,6 +34,6 @@ def pack(
 
 
 def about(title: str | None, data: str | None, limits: str | None, licence: str | None) -> dict[str, Any]:
-    """What was told, for a card."""
+    """Collect the given texts of a model card."""
     told = {"title": title, "data": data, "limits": limits, "licence": licence}
     return {name: text for name, text in told.items() if text is not None}

@@ -31,7 +31,7 @@ def plan(
 
     space, _ = load_actions(model)
     if ":" in how.environment:
-        sys.path.insert(0, os.getcwd())  # as python -m does: the module is likely to be here
+        sys.path.insert(0, os.getcwd())  # as python -m does, for modules in the current folder
     out = out or Path("outputs/plan") / how.environment.replace(":", ".")
     report = measure_planning(open_world(str(model), device), space, how, out)
     print(f"{'':<12}{'success':>10}{'95% interval':>18}{'progress':>10}{'s/episode':>11}{'s/plan':>8}")

@@ -15,7 +15,7 @@ def quickstart(out: Path = Path("outputs/quickstart")) -> None:
 
     report = run(out)
     print(
-        f"\n8-step rollouts: error {report['rollout_error_vs_copy_last']:.3f} of repeating the first frame\n"
+        f"\n8-step rollouts: error {report['rollout_error_vs_copy_last']:.3f} relative to repeating the first frame\n"
         f"linear probe z -> agent displacement: R² {report['probe_r2']:.3f}"
         f" (raw feature differences {report['probe_r2_feature_differences']:.3f},"
         f" shuffled labels {report['probe_r2_chance']:.3f})\n"

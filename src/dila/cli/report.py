@@ -34,7 +34,7 @@ def report(
     if out.suffix != ".html":
         raise DilaError(f"--out {out} must end in .html")
     if not runs:
-        raise DilaError("runs names nothing to report; give results of dila eval, or folders that hold them")
+        raise DilaError("runs is empty; give results of dila eval, or folders that contain them")
     rows = write_report(out, find_results(runs), against)
     told = [asdict(row) for row in rows]
     write_json(out.with_suffix(".json"), told)

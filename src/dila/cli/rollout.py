@@ -32,10 +32,10 @@ def rollout(
     e, z = world.features(video), world.infer(video)
     steps = len(e) - context if steps is None else steps
     e_hat = world.rollout(video, steps=steps, context=context)
-    shown = slice(context - 1, context + steps)  # from what the model saw last on, so that no picture is blank
+    shown = slice(context - 1, context + steps)  # starts at the last frame that the model saw
     true, o = e[shown], world.pictures(video, limit=context + steps)[shown]
     ratio = rollout_ratio(e_hat[None], true[None])
     given = torch.cat([true[:1], e_hat])
     rows = {"true": o, "true, drawn": world.draw(true, o), "given, then imagined": world.draw(given, o)}
     save_imagined(out, e_hat, rows, world.stride, z=z, error_vs_copy_last=ratio)
-    print(f"error over that of repeating the last true frame: {ratio.mean():.3f} (1 is no better)")
+    print(f"error relative to repeating the last true frame: {ratio.mean():.3f} (below 1 is better)")

@@ -34,7 +34,7 @@ baselines at the size of tiny_pusht, or at another, as in baseline:lapa@small an
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the recipe's name, then the rest with the recipe as the default of every flag."""
+    """Parse the name of the recipe, then the other flags, whose defaults are the recipe's values."""
     if not arguments or arguments[0].startswith("-"):
         ablations = {f"{ABLATION}:{name}": change for name, change in ABLATIONS.items()}
         baselines = {f"{BASELINE}:{name}": about for name, about in ABOUT.items()}
@@ -42,13 +42,13 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not match any type in Union", UserWarning)  # a model of one's own
+        warnings.filterwarnings("ignore", ".*does not match any type in Union", UserWarning)  # types of plugins
         made = read(_trainer(name, rest), f"train {name}", rest)
     print(f"the trained model is in {made}")
 
 
 def _trainer(name: str, arguments: Sequence[str]) -> Callable[..., Path]:
-    """The verb for one recipe, whose fields are the defaults of its flags."""
+    """Make the verb for a recipe, whose fields become flags with its values as defaults."""
     folder, made = Path("runs") / name.replace(":", "-"), recipe(name)
     eyes = encoder_flags(arguments, made.encoder)
 
@@ -80,24 +80,24 @@ def _trainer(name: str, arguments: Sequence[str]) -> Callable[..., Path]:
 
 
 def _check_apart(out: Path, data: Sequence[str]) -> None:
-    """Refuse to write a run among the data; a corpus may be the folder of a run."""
+    """Check that the run is not written into the data folder, unless that is already the folder of a run."""
     from dila.data.remote import is_remote
     from dila.train.folder import RUN
 
     out = at_home(out)
     same = any(not is_remote(path) and at_home(path).resolve() == out.resolve() for path in data)
     if same and not (out / RUN).is_file():
-        raise DilaError(f"--out {out} is the data itself; choose another folder for the run")
+        raise DilaError(f"--out {out} is the data folder; choose another folder for the run")
 
 
 def _check_followed(run: Run, made: Run) -> None:
-    """Refuse sizes of the model that would be those of the encoder after all."""
+    """Check that no flag sets a model size that the encoder determines."""
     from dila.train.begin import differences
 
     for told in differences(to_json(made.model), to_json(run.model), "model"):
         if told.partition(" = ")[0].endswith((".grid", ".feature_dim")):
             raise DilaError(
-                f"{told} follows the encoder; leave it out, or give another --encoder.size or --encoder.name"
+                f"{told} is determined by the encoder; remove it, or change --encoder.size or --encoder.name"
             )
 
 

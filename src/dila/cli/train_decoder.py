@@ -48,5 +48,5 @@ def train_decoder(
     elif rae is not None and data is None:
         made = attach_rae(model, rae, out)
     else:
-        raise DilaError("a decoder is either trained, with --data PATH, or the published one, with --rae FILE")
+        raise DilaError("give either --data PATH, to train a decoder, or --rae FILE, to attach the published one")
     print(f"the model with its decoder is in {made}")

@@ -1,4 +1,4 @@
-"""Training runs by name. A recipe is a function that returns a `dila.train.run.Run`."""
+"""Recipes: training runs by name. A recipe is a function that returns a `dila.train.run.Run`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,12 +27,13 @@ ABLATION = "ablation"
 
 
 def recipe(name: str) -> Run:
-    """The run with this name: a recipe's, or ``ablation:NAME[@RECIPE]``, of tiny_pusht where no recipe is named.
+    """Return the run with this name.
 
-    Or ``baseline:NAME[@SIZE]``, see `dila.recipes.baselines`.
+    A name is that of a recipe, ``ablation:NAME[@RECIPE]`` (default: of tiny_pusht), or ``baseline:NAME[@SIZE]``, see
+    `dila.recipes.baselines`.
 
     Raises:
-        DilaError: an unknown one.
+        DilaError: the name is unknown.
     """
     load_plugins()
     kind, _, rest = name.partition(":")

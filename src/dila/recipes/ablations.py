@@ -1,7 +1,7 @@
-"""Ablations by name (paper table 2, figure 5, and what a sceptic asks): each changes one thing of a recipe.
+"""Ablations by name (paper table 2, figure 5, and some of our own): each changes one thing of a recipe.
 
-``dila train ablation:discrete --data ...`` trains that of ``tiny_pusht``, ``ablation:discrete@paper`` the paper's.
-What each is for stands in docs/ablations.md.
+``dila train ablation:discrete --data ...`` trains the ablation of ``tiny_pusht``, ``ablation:discrete@paper`` that of
+the paper's recipe. docs/ablations.md explains the purpose of each.
 """
 
 from collections.abc import Callable
@@ -16,22 +16,22 @@ from dila.train.run import Run, Stage
 Change = Callable[[Run], Run]
 
 WIDTHS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Numbers in z."""
+"""Dimensions of z."""
 
 
 def ablated(name: str, run: Run) -> Run:
-    """The run with one thing changed.
+    """Return the run with one thing changed.
 
     Raises:
-        DilaError: an unknown name, or an ablation that leaves this run as it is.
+        DilaError: the name is unknown, or the ablation would not change this run.
     """
     if name not in ABLATIONS:
         raise DilaError(f"unknown ablation {name!r}: choose one of {', '.join(ABLATIONS)}")
     if not isinstance(run.model, DiLAConfig):
-        raise DilaError(f"ablation {name} is one of DiLA, which {run.name} does not train; choose another recipe")
+        raise DilaError(f"ablation {name} needs a DiLA model, which {run.name} does not train; choose another recipe")
     changed = ABLATIONS[name](run)
     if changed == run:
-        raise DilaError(f"ablation {name} changes nothing in recipe {run.name}, which is so already; train that")
+        raise DilaError(f"ablation {name} does not change recipe {run.name}; train the recipe itself")
     return changed
 
 
@@ -91,7 +91,7 @@ def _without(term: str) -> Change:
 
 
 def _dila(run: Run) -> DiLAConfig:
-    """The run's model, which `ablated` has seen to be a DiLA."""
+    """Model config of the run; `ablated` has checked its type."""
     return cast(DiLAConfig, run.model)
 
 
@@ -106,7 +106,7 @@ def _weights(run: Run, **changes: float) -> Run:
 def _weighed(stage: Stage, changes: dict[str, float]) -> Stage:
     objective = cast(OneStep | Rollout, stage.objective)
     if not hasattr(objective, "terms"):
-        raise DilaError(f"{stage.title} has no terms whose weights could change; ablate a loss of DiLA's own stages")
+        raise DilaError(f"stage {stage.title} has no loss terms to change; loss ablations need DiLA's own objectives")
     terms = replace(objective.terms, weights=replace(objective.terms.weights, **changes))
     return replace(stage, objective=replace(objective, terms=terms))
 
@@ -130,4 +130,4 @@ ABLATIONS: dict[str, Change] = {
     "bidirectional": bidirectional,
     **{f"no-{term}-loss": _without(term) for term in _TERMS},
 }
-"""Each ablation's name and the change it makes; the first line of its docstring is its line of help."""
+"""Ablations by name; the first line of each docstring is its help text."""

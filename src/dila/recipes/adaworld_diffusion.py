@@ -1,4 +1,4 @@
-"""AdaWorld's diffusion world model as a run, over a latent action model that is trained already and stays as it is.
+"""AdaWorld's diffusion world model as a recipe; it uses a trained, frozen latent action model.
 
 ::
 
@@ -14,7 +14,7 @@ from dila.train.published import Published, PublishedWeights
 from dila.train.run import ClipSettings, Optimiser, Run, Stage
 
 DENOISING = Published(PublishedWeights(feature=0.0))
-"""The error of the network's own output, at every level of noise."""
+"""Denoising loss of the network's output, without a feature loss."""
 
 
 def adaworld_diffusion() -> Run:
@@ -29,12 +29,12 @@ def adaworld_diffusion() -> Run:
 
 
 def adaworld_diffusion_published() -> Run:
-    """AdaWorld's diffusion model at the published 1.5 billion, over ``baseline:adaworld@published`` (--start).
+    """AdaWorld's diffusion model with the published 1.5B parameters, over ``baseline:adaworld@published`` (--start).
 
-    Steps are at most the release's: 100 epochs of 320,000 clips, 4 on each of two devices. Hardware: several GPUs of
-    80 GB (the release names two with ZeRO). Time and score: not measured; the paper that DiLA compares with has SSIM
-    0.634 and LPIPS 0.429 on RT-1. Patches of 16 pixels stand for the image autoencoder's latents, so that encoder and
-    latent action model read the same frames.
+    The number of steps is an upper bound for the release: 100 epochs of 320,000 clips, 4 on each of two devices.
+    Hardware: several GPUs of 80 GB (the release used two with ZeRO). Time and score: not measured; the DiLA paper
+    reports SSIM 0.634 and LPIPS 0.429 on RT-1. Patches of 16 pixels replace the image autoencoder's latents, so that
+    encoder and latent action model read the same frames.
     """
     return Run(
         name="adaworld_diffusion_published",

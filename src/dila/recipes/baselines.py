@@ -1,7 +1,7 @@
-"""The baselines as runs: ``baseline:NAME`` at the size and on the data of ``tiny_pusht``, ``@small``, ``@published``.
+"""Recipes of the baselines: ``baseline:NAME`` (size tiny), ``baseline:NAME@small``, ``baseline:NAME@published``.
 
-At ``tiny`` and ``small`` everything but model and objective is that of DiLA's recipe of this size: encoder, data,
-number of clips, optimiser, weight of what moves. At ``published`` it is what its authors published, where they did.
+At ``tiny`` and ``small``, everything except model and objective is that of DiLA's recipe of this size: encoder, data,
+number of clips, optimiser, motion weight. At ``published``, settings are those of the authors where they state them.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ ABOUT = {
     "adaworld": "AdaWorld's latent action model: a Gaussian of 32 numbers, added to every patch of the first frame.",
     "villax": "villa-X's latent action model: four of 32 codes (VQ) per transition, inferred from the clip so far.",
 }
-"""A line each."""
+"""Help text of each baseline."""
 
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "lapa": {
@@ -48,12 +48,12 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def baseline_recipe(name: str) -> Run:
-    """The run of ``NAME`` or ``NAME@SIZE``, the size being tiny, small or published.
+    """Return the run of ``NAME`` or ``NAME@SIZE``; sizes are tiny, small and published.
 
-    Hardware: tiny, two CPU cores; small, one GPU; published, several. Time and score: see docs/baselines.md.
+    Hardware: tiny, two CPU cores; small, one GPU; published, several GPUs. Time and score: see docs/baselines.md.
 
     Raises:
-        DilaError: an unknown name or size.
+        DilaError: the name or the size is unknown.
     """
     model, _, size = name.partition("@")
     size = size or TINY
@@ -74,7 +74,7 @@ def _small(model: str, config: Any) -> Run:
 
 
 def _published(model: str, config: Any) -> Run:
-    """100,000 steps as of LAPA; what the authors do not tell is 32 pairs of frames 0.2 s apart a step."""
+    """The published settings; 100,000 steps as in LAPA. Where unpublished: 32 pairs of frames per step, 0.2 s apart."""
     settings = {"clips": ClipSettings(frames=2, stride=0.2), "batch": 32} | _PUBLISHED[model]
     return Run(
         name=model,

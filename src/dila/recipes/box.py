@@ -1,12 +1,12 @@
-"""How the model in the box was made: trained on Push-T and on objects under known transforms, measured, packed.
+"""How the model that comes with the package was made: trained on Push-T and objects3d, evaluated, packed.
 
-The data, 14 MB of video (objects3d wants the extra ``sim``, Push-T ``pusht``; training wants neither)::
+The data is 14 MB of video (recording objects3d needs the extra ``sim``, Push-T ``pusht``; training needs neither)::
 
     dila data record pusht recordings/pusht --episodes 240
     dila data record objects3d recordings/objects3d --episodes 320 --frames 24 --format mp4
     python -m dila.recipes.box recordings/pusht recordings/objects3d --out outputs/box
 
-``outputs/box/model`` is then what ``src/dila/box`` holds, once its numbers are no worse.
+``outputs/box/model`` then replaces ``src/dila/box``, if its scores are at least as good.
 """
 
 import sys
@@ -30,7 +30,7 @@ from dila.recipes.tiny_pusht import tiny_pusht
 from dila.train.run import DecoderRun, Run
 
 PROBED = {"agent_x", "agent_y", "x", "y", "log_scale", "angle"}
-"""Components of the true state whose change a linear probe reads off z, where a recording has them."""
+"""Components of the true state whose change the linear probe predicts from z, if a recording has them."""
 
 
 def box() -> Run:
@@ -53,27 +53,27 @@ def make_box(
     out: Path = Path("outputs/box"),
     scale: float = 1.0,
 ) -> Path:
-    """Train, measure each data set's held-out episodes, and pack. Interrupted, the same command goes on.
+    """Train, evaluate on the held-out episodes of each data set, and pack. If interrupted, the same command resumes.
 
     Args:
-        data: recordings, see the top of this file.
+        data: recordings; the docstring of this module shows how to make them.
         out: folder of features, run and model.
-        scale: share of the steps, to fit another machine or another hour.
+        scale: factor of the number of steps, for a shorter or longer run.
 
     Returns:
-        the folder of the model, with its card.
+        The folder of the model, with its model card.
 
     Raises:
-        DilaError: data that cannot be trained on, or a model too large for the box.
+        DilaError: the data cannot be used for training, or the model is too large for the package.
     """
     return make(scaled(box(), scale), data, out)
 
 
 def make(run: Run, data: Sequence[str], out: Path) -> Path:
-    """The same for any run."""
+    """Train, evaluate and pack any run, as `make_box` does."""
     from dila.train.loop import train
 
-    run = replace(run, weights=(1.0,) * len(data))  # as much of each
+    run = replace(run, weights=(1.0,) * len(data))  # equal shares
     checkpoint = train(run, data, out / "run", cache_dir=out / "features")
     world = World(*load_pretrained(checkpoint, device="auto"), bf16=run.precision == "bf16")
     names = name_data(list(data))
@@ -82,21 +82,21 @@ def make(run: Run, data: Sequence[str], out: Path) -> Path:
         "title": "The model in the box",
         "data": "; ".join(f"{name}, {len(corpus)} recorded episodes" for name, corpus in corpora.items())
         + "; one episode in ten is held out for the numbers below. No action label was seen.",
-        "limits": "It knows nothing but these recordings, and imagines them whatever it is shown.",
+        "limits": "It was trained on these recordings only, and its predictions resemble them whatever the input.",
     }
     folder = pack(checkpoint, out / "model", about)
     size = sum(path.stat().st_size for path in folder.iterdir())
     if size > boxed.BYTES:
         raise DilaError(
-            f"{folder} has {size / 2**20:.1f} MB, but the box takes {boxed.BYTES / 2**20:.0f}; make it smaller"
+            f"{folder} has {size / 2**20:.1f} MB, but the limit is {boxed.BYTES / 2**20:.0f}; make the model smaller"
         )
-    # The model is there before it is measured: a machine that is lent by the minute may end meanwhile.
+    # Packed before the evaluation, so that the model is kept if the machine goes away meanwhile.
     scores = {name: measure(world, run, corpus, out / "features") for name, corpus in corpora.items()}
     return pack(checkpoint, out / "model", about | {"scores": scores})
 
 
 def scaled(run: Run, share: float) -> Run:
-    """The run with so much of its steps, those of the decoder as well."""
+    """Return the run with its steps, and those of its decoder, multiplied by `share`."""
     if not share > 0:
         raise DilaError(f"scale = {share} must be above 0")
     stages = tuple(replace(stage, steps=max(1, round(stage.steps * share))) for stage in run.stages)
@@ -106,7 +106,7 @@ def scaled(run: Run, share: float) -> Run:
 
 
 def measure(world: World, run: Run, corpus: Corpus, cache_dir: Path) -> dict[str, float]:
-    """Scores on a corpus's held-out episodes, by the names that `dila.interop.card` explains."""
+    """Compute scores on a corpus's held-out episodes; `dila.interop.card` explains their names."""
     train, held = split_features(world, corpus, run.clips.held_out, cache_dir)
     scores = {"rollout_ratio": measure_rollouts(world, held, run.clips.frames - 1).pooled}
     names = corpus.names.get("state", ())
@@ -117,7 +117,7 @@ def measure(world: World, run: Run, corpus: Corpus, cache_dir: Path) -> dict[str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the box; gives the exit code."""
+    """Run the command line; returns the exit code."""
 
     def run() -> str:
         folder = tyro.cli(make_box, prog="python -m dila.recipes.box", args=arguments)

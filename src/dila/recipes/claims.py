@@ -1,4 +1,4 @@
-"""What a comparison is judged by, and the paper's claims of which that has something to say."""
+"""Scores of a comparison, and the claims of the paper that they test."""
 
 from dila.evaluate.result import Better
 from dila.evaluate.seeds import Claim
@@ -13,7 +13,7 @@ SCORES: dict[str, tuple[str, Better]] = {
     ONE_STEP: ("one step over copying ↓", "lower"),
     PROBE: ("probe R² ↑", "higher"),
 }
-"""Where a score stands in a run's JSON, its heading, and which way is good."""
+"""Scores by their path in a run's JSON: column heading, and which direction is better."""
 
 DRAWN: dict[str, tuple[str, Better]] = {
     SSIM: ("SSIM of rollouts ↑", "higher"),
@@ -21,7 +21,7 @@ DRAWN: dict[str, tuple[str, Better]] = {
     BACK: ("perceptual distance of cycle transfer ↓", "lower"),
     CYCLE: ("cycle transfer over copying, in features ↓", "lower"),
 }
-"""The same for what `dila eval` says of a run, by table and score."""
+"""The same for scores of `dila eval`, by ``TABLE/SCORE``."""
 
 FIGURES: dict[str, tuple[str, Better, str]] = {
     "figure3/own": ("z after transfer: cosine to its source ↑", "higher", "transfer/z_cosine/its_source"),
@@ -38,18 +38,18 @@ FIGURES: dict[str, tuple[str, Better, str]] = {
     "figure6/circle": ("directions of z, old coefficient ↑", "higher", "manifold/circular_correlation/[^/]+"),
     "figure6/neighbours": ("true neighbours ↑", "higher", "manifold/trustworthiness/umap_of_truth"),
 }
-"""The same for figures 3 to 6, and the scores of `dila eval` whose mean each is, over the known factors.
+"""The same for figures 3 to 6, with a pattern of the scores of `dila eval` to average over the known factors.
 
-The old coefficient of figure 6 measured from a mean direction, which is noise where directions lie all round: runs
-that were judged with it are shown as they were.
+The old coefficient of figure 6 is relative to a mean direction, which is noise if directions cover the whole circle. It
+is still shown for runs that were evaluated with it.
 """
 
 ALONE = {"copying": "*the first frame repeated*", "decoder": "*true features, drawn*"}
-"""What stands beside the models in `DRAWN`: the last part of a score's name, and how it is called."""
+"""Reference rows of the tables of `DRAWN`: last part of the score's name, and label."""
 
 
 def beside(score: str, side: str) -> str:
-    """The score of what stands beside the models, in the measure of one of theirs."""
+    """Name of the reference score (`ALONE`) that belongs to a score of the models."""
     return f"{score.rpartition('/')[0]}/{side}"
 
 
@@ -63,7 +63,7 @@ CALLED = {
     "ablation:discrete": "DiLA with a discrete z",
     "ablation:gaussian": "DiLA with a Gaussian z",
 }
-"""What the models of tables 1 and 2 are called in pictures and sentences."""
+"""Labels of the models of tables 1 and 2 in plots and sentences."""
 
 _TABLE_1 = {
     "baseline:lapa": ("0.637, 0.491", "0.565, 0.595"),
@@ -72,15 +72,15 @@ _TABLE_1 = {
     "baseline:villax": ("0.636, 0.576", "0.515, 0.477"),
     "ablation:no-content": ("0.594, 0.647", "0.450, 0.258"),
 }
-"""SSIM and LPIPS of rollouts on SSv2 and RT-1; DiLA's are 0.660, 0.774 and 0.356, 0.206."""
+"""Published SSIM and LPIPS of rollouts on SSv2 and RT-1; DiLA's are 0.660, 0.774 and 0.356, 0.206."""
 _TABLE_2 = {
     "ablation:no-content": ("0.344", "0.451"),
     "ablation:discrete": ("0.334", "0.442"),
     "ablation:gaussian": ("0.346", "0.434"),
 }
-"""LPIPS of rollouts and of cycle transfer, on both data sets together; DiLA's are 0.263 and 0.343."""
+"""Published LPIPS of rollouts and of cycle transfer, averaged over both data sets; DiLA's are 0.263 and 0.343."""
 _TABLE_3 = {"ablation:discrete": "0.023", "ablation:gaussian": "0.041"}
-"""Squared error of Push-T's actions; DiLA's is 0.009."""
+"""Published squared error of Push-T's actions; DiLA's is 0.009."""
 
 
 def _claims() -> list[Claim]:
@@ -104,4 +104,4 @@ def _claims() -> list[Claim]:
 
 
 CLAIMS = tuple(_claims())
-"""Each in the scores nearest to the paper's."""
+"""Claims of the paper, each tested with our scores closest to the paper's."""

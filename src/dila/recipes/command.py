@@ -1,4 +1,4 @@
-"""A recipe as a program, ``python -m dila.recipes.NAME``."""
+"""Helpers for recipes that run as programs, ``python -m dila.recipes.NAME``."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from dila.vision import encoder_config
 
 
 def command(name: str, run: Callable[[], str | None]) -> int:
-    """Run it and print what it gives, if anything. Gives the exit code; bad input is one sentence on stderr and 2."""
+    """Call `run` and print its result, if any; returns the exit code. A DilaError is printed on stderr and gives 2."""
     try:
         if told := run():
             print(told)
@@ -21,14 +21,14 @@ def command(name: str, run: Callable[[], str | None]) -> int:
 
 
 def encoder_flags(arguments: Sequence[str], described: Mapping[str, Any]) -> Any:
-    """Defaults of the flags ``--encoder.FIELD``: ``name``, and the fields of the encoder of that name.
+    """Make a config with the flags ``--encoder.FIELD``: ``name``, and the fields of the encoder with that name.
 
     Args:
-        arguments: of which ``--encoder.name`` is looked at ahead, since it decides what the other flags are.
-        described: the encoder where none is named.
+        arguments: command line; ``--encoder.name`` is read first, because it determines the other flags.
+        described: default encoder.
 
     Raises:
-        DilaError: an unknown name.
+        DilaError: the name is unknown.
     """
     name = value_of(arguments, "--encoder.name") or described["name"]
     config = encoder_config(described if name == described["name"] else name)
@@ -37,12 +37,12 @@ def encoder_flags(arguments: Sequence[str], described: Mapping[str, Any]) -> Any
 
 
 def value_of(arguments: Sequence[str], flag: str) -> str | None:
-    """What the last of a flag says, before the flags are read."""
+    """Return the last value of a flag without parsing the command line; None if it is absent."""
     pairs = zip(arguments, [*arguments[1:], None], strict=True)
     told = [after if word == flag else word.partition("=")[2] for word, after in pairs if word.split("=")[0] == flag]
     return told[-1] if told else None
 
 
 def plain(told: str | None) -> str:
-    """A module's docstring as ``--help`` shows it: without the lone mark before lines that are shown as they stand."""
+    """Return a module's docstring for ``--help``, without the ``::`` lines that mark literal blocks."""
     return (told or "").replace("\n\n::\n", "\n")

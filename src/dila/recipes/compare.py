@@ -49,18 +49,18 @@ from dila.version import commit, version
 Job = tuple[str, int]
 """Name and seed of a run."""
 LOSS_CLIPS = 64
-"""Held-out clips that losses are told of."""
+"""Number of held-out clips that losses are computed on."""
 _FREE = FREE | {"name", "seed", "graph", "encoder"}
-"""Fields of a run in which results of a model may differ; the encoder is held to as `seen_by` spells it."""
+"""Fields that may differ between a stored result and a new run; the encoder is compared as `seen_by` writes it."""
 
 
 def compare(settings: Settings) -> list[dict[str, Any]]:
-    """Train and measure all that is not there yet; gives every run's result, printed as a table.
+    """Train and evaluate all runs that are not finished; prints a table and returns the results of all runs.
 
     Raises:
-        DilaError: an unknown name, results of other settings in ``out``, data without what is to be probed, or a
-            run that another process works on.
-        SystemExit: stopped by a signal, saved.
+        DilaError: a name is unknown, ``out`` has results of other settings, the data lacks a probed component, or
+            another process works on a run.
+        SystemExit: stopped by a signal, after saving.
     """
     jobs = [(name, seed) for seed in range(settings.seeds) for name in spelled_out(settings)]
     runs = {job: run_of(settings, *job) for job in jobs}
@@ -69,7 +69,7 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
     for job, told in stored.items():
         if told and told.get("contents") != contents:
             raise DilaError(
-                f"{place(settings.out, *job)} is of other data than {settings.data} now holds, of the same name; "
+                f"{place(settings.out, *job)} was made from other data than {settings.data} contains now; "
                 "choose another out"
             )
     left = [job for job, told in stored.items() if told is None or "failed" in told]
@@ -89,9 +89,9 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
 
 
 def one(settings: Settings, run: Run, contents: str) -> dict[str, Any]:
-    """Train and measure one run, and write its JSON; `contents` is the digest of the data.
+    """Train and evaluate one run, and write its JSON; `contents` is the digest of the data.
 
-    A worker gets the run, not its name: with its classes it imports the package that may have added it.
+    Workers receive the run instead of its name, because unpickling it imports the plugin that may define it.
     """
     folder = settings.out / slug(run.name, run.seed)
     with alone(folder):
@@ -113,21 +113,21 @@ def _one(settings: Settings, run: Run, contents: str, folder: Path) -> dict[str,
     }
     began = time.monotonic()
     try:
-        # Beside each other, bars would write into each other's lines.
+        # Progress bars of parallel runs would overwrite each other.
         shown = settings.parallel == 1
         checkpoint = train(run, settings.data, folder, cache_dir=settings.cache_dir, progress=shown)
         told |= {"seconds_training": _seconds(folder, run.batch), "held_out": _evaluation(folder)}
         if shown:
             tqdm.write(f"{run.name} seed {run.seed}: measuring rollouts and probe on held-out episodes")
         told |= measure(settings, run, checkpoint)
-    except Exception as error:  # of whatever kind: hours of other runs hang on this one
+    except Exception as error:  # any failure: the other runs must go on
         told["failed"] = in_words(error)
     told["seconds"] = round(time.monotonic() - began, 1)
     return told
 
 
 def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
-    """Size; losses, rollout error over copying by horizon, and the probe, all on held-out episodes."""
+    """Count parameters, and compute losses, rollout errors by horizon and the probe on held-out episodes."""
     pretrained = load_pretrained(checkpoint, device=settings.device)
     world = World(*pretrained, bf16=run.precision == "bf16")
     told: dict[str, Any] = {"parameters": count(pretrained.model.config), "probed": list(settings.probed)}
@@ -145,11 +145,11 @@ def measure(settings: Settings, run: Run, checkpoint: Path) -> dict[str, Any]:
 
 
 def _prepare(settings: Settings, run: Run) -> None:
-    """Say what cannot be probed before hours pass, and encode the data once, before several runs want it at a time."""
+    """Report early if there will be no probe, and encode the data once, before parallel runs need it."""
     corpora = open_data(run, settings.data)
     for corpus in corpora.values():
         if settings.probed and not _probed(settings, corpus):
-            print(f"no probe: the state of {settings.data} has no {' and '.join(AGENT)}; --probed names others")
+            print(f"no probe: the state of {settings.data} has no {' and '.join(AGENT)}; name others with --probed")
     encoder, _ = begin(run)
     encoder.to(pick_device(settings.device))
     gather(resolve(run, encoder, corpora), encoder, corpora, Path(settings.cache_dir or default_cache()))
@@ -160,22 +160,22 @@ def _open(settings: Settings) -> Corpus:
 
 
 def _probed(settings: Settings, corpus: Corpus) -> list[Factor]:
-    """The components of the state that are probed; none where the data have not what is probed by default.
+    """Components of the state to probe; empty if the data lacks the default components.
 
     Raises:
-        DilaError: the data have not what was asked for.
+        DilaError: the data lacks a component named by ``--probed``.
     """
     names = corpus.names.get("state", ())
     if missing := [name for name in settings.probed if name not in names]:
         if settings.probed == AGENT:
             return []
-        have = f"choose of {', '.join(names)}" if names else "it names none: leave --probed empty for no probe"
+        have = f"choose from {', '.join(names)}" if names else "it names none: leave --probed empty for no probe"
         raise DilaError(f"--probed {' '.join(missing)}: there is no such component in the state of the data; {have}")
     return components("state", settings.probed, len(names), corpus.names) if settings.probed else []
 
 
 def _shared(settings: Settings, run: Run) -> dict[str, Any]:
-    """What the results of all runs of a comparison have in common, failed ones as well."""
+    """Fields that the results of all runs of a comparison share, including failed ones."""
     return {
         "data": Path(settings.data).name,
         "size": settings.size,
@@ -186,10 +186,10 @@ def _shared(settings: Settings, run: Run) -> dict[str, Any]:
 
 
 def _stored(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any] | None:
-    """What a run scored, or why it failed; None of one that never came so far.
+    """Read the stored result of a run, which may be a failure; None if there is none.
 
     Raises:
-        DilaError: what is there is damaged, or of a run of other settings.
+        DilaError: the result is damaged, or was made with other settings.
     """
     path = place(settings.out, name, seed)
     if not path.is_file():
@@ -199,9 +199,9 @@ def _stored(settings: Settings, name: str, seed: int, run: Run) -> dict[str, Any
     for key, value in wanted.items():
         if told.get(key) != value:
             one, other = spelled([told.get(key)]), spelled([value])
-            raise DilaError(f"{path} is of a run with {key} = {one}, not {other}; choose another out")
+            raise DilaError(f"{path} was made with {key} = {one}, not {other}; choose another out")
     if "failed" not in told and "run" in told and (different := changed(told["run"], run, _FREE)):
-        raise DilaError(f"{path} is of a run with {'; '.join(different)}; choose another out")
+        raise DilaError(f"{path} was made with {'; '.join(different)}; choose another out")
     return told
 
 
@@ -211,7 +211,7 @@ def _told(result: dict[str, Any], job: Job) -> None:
 
 
 def _seconds(folder: Path, batch: int) -> float:
-    """Time in optimiser steps, over all the sittings that a run took."""
+    """Total time of the optimiser steps of a run in seconds, including those before interruptions."""
     logged, seconds = 0, 0.0
     for record in read_log(folder):
         if record["kind"] == "train":
@@ -222,7 +222,7 @@ def _seconds(folder: Path, batch: int) -> float:
 
 @torch.no_grad()
 def _losses(world: World, run: Run, episodes: Sequence[Episode]) -> dict[str, float]:
-    """Each term of the last stage's objective on held-out clips, before its weight."""
+    """Unweighted terms of the last stage's objective on held-out clips."""
     clips = Clips(episodes, run.clips.frames, run.clips.stride, hop=run.clips.frames)
     learner = Learner(world.model, run.stages[-1].objective, run.precision).eval()  # type: ignore[arg-type]
     seen = []
@@ -233,7 +233,7 @@ def _losses(world: World, run: Run, episodes: Sequence[Episode]) -> dict[str, fl
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:
-    """The last evaluation of the run itself: held-out errors, liveliness of z."""
+    """Last evaluation in the run's log: held-out errors, scale and rank of z."""
     last = [record for record in read_log(folder) if record["kind"] == "evaluation"][-1]
     return {key: value for key, value in last.items() if key != "kind"}
 
@@ -244,10 +244,10 @@ def _device_name(device: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and run.
+    """Parse the command line and run the comparison.
 
     Raises:
-        DilaError: as `compare`, or some runs failed.
+        DilaError: as `compare`, or a run failed.
     """
     import tyro
 
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     results = compare(tyro.cli(settled, prog="dila compare", description=plain(__doc__), args=arguments))
     if failed := sum("failed" in result for result in results):
-        raise DilaError(f"{failed} of {len(results)} runs failed, see above; the same command tries them again")
+        raise DilaError(f"{failed} of {len(results)} runs failed, see above; run the same command to try them again")
 
 
 if __name__ == "__main__":

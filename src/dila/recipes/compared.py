@@ -1,4 +1,4 @@
-"""Which runs a comparison is of: DiLA, its ablations and the baselines by name, on what they share."""
+"""Runs of a comparison: DiLA, its ablations and the baselines by name, and their shared settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -29,8 +29,8 @@ GROUPS = {
     "figure5": (DILA, *_ablations("no-action")),
     "all": (DILA, *_BASELINES, *_ablations(*ABLATIONS)),
 }
-"""Names for several: the paper's tables 1 and 2 and figure 5; what the sceptic asks, widths of z up to none; each loss
-off; everything. An ablation that leaves this size's recipe as it is, is DiLA itself and is not in them."""
+"""Groups of models: tables 1 and 2 and figure 5 of the paper; widths of z, up to no bottleneck; each loss disabled;
+all. Ablations that do not change the recipe of the chosen size are left out, because they equal DiLA."""
 
 NAMES = ("table1", "table2")
 TABLES = tuple(dict.fromkeys(GROUPS["table1"] + GROUPS["table2"]))
@@ -39,11 +39,11 @@ FAMILIES = {
     "How wide z is, up to no bottleneck": GROUPS["widths"],
     "Each loss off": GROUPS["losses"],
 }
-"""What is asked at once: the models of a family are tested and adjusted for together, and stand in one table."""
+"""Families of models: each has its own tables, and its tests are adjusted together for multiple comparisons."""
 OTHERS = "Without IDM and FDM, and other changes"
-"""The family of all others, one's own among them."""
+"""Title of the family of all other models, including your own."""
 
-_CHOICE = f"choose dila, baseline:NAME, ablation:NAME or of {', '.join(GROUPS)}"
+_CHOICE = f"choose dila, baseline:NAME, ablation:NAME or one of {', '.join(GROUPS)}"
 
 AGENT = ("agent_x", "agent_y")
 
@@ -52,7 +52,7 @@ _BASE = {"tiny": "tiny_pusht", "small": "small"}
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of a comparison share.
+    """Settings shared by all runs of a comparison.
 
     Args:
         data: the corpus.
@@ -100,16 +100,16 @@ class Settings:
 
 
 def families(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The models of each family, by its title; all of `names` are in one."""
+    """Group models into families, by title; every model of `names` is in a family."""
     asked = {name for family in FAMILIES.values() for name in family}
     return {**FAMILIES, OTHERS: (DILA, *(name for name in names if name not in asked))}
 
 
 def spelled_out(settings: Settings) -> tuple[str, ...]:
-    """The names with each group's members in its place, every one once.
+    """Expand groups to the names of their members, without duplicates.
 
     Raises:
-        DilaError: no name, one that stands for nothing, or an ablation, named by itself, that changes nothing.
+        DilaError: there are no names, a name is unknown, or an explicitly named ablation does not change the recipe.
     """
     names: list[str] = []
     if not settings.names:
@@ -124,16 +124,16 @@ def spelled_out(settings: Settings) -> tuple[str, ...]:
 
 
 def _is_its_own(settings: Settings, name: str) -> bool:
-    """Not an ablation that leaves the recipe of this size as it is."""
+    """Whether a model differs from DiLA: some ablations do not change the recipe of this size."""
     kind, _, change = name.partition(":")
     run = recipe(_BASE[settings.size])
     return kind != ABLATION or ABLATIONS[change](run) != run
 
 
 def run_of(settings: Settings, name: str, seed: int) -> Run:
-    """The run with this name and seed at the size and length of the comparison.
+    """Make the run with this name and seed, with the settings of the comparison.
 
-    It has no decoder and no guard: a run whose latents die is a result as well.
+    It has no decoder and no guard: a run whose latents collapse is also a result.
     """
     base = _BASE[settings.size]
     named = {DILA: base, BASELINE: f"{name}@{settings.size}", ABLATION: f"{name}@{base}"}
@@ -161,22 +161,22 @@ def run_of(settings: Settings, name: str, seed: int) -> Run:
 
 
 def encoder_of(size: str) -> dict[str, Any]:
-    """What models of a size see with, if nothing else is said."""
+    """Default encoder of models of a size."""
     return recipe(_BASE.get(size, _BASE["tiny"])).encoder
 
 
 def seen_by(run: Run) -> dict[str, Any]:
-    """How a run's clips are cut, and what it sees them with, for its JSON."""
+    """Clip settings and encoder of a run, for its JSON."""
     clips = {key: getattr(run.clips, key) for key in ("frames", "stride", "fps", "camera")}
     fields = to_json(encoder_config(run.encoder))
     return clips | {"encoder": " ".join([run.encoder["name"], *(f"{name}={value}" for name, value in fields.items())])}
 
 
 def shortened(run: Run, steps: int) -> Run:
-    """The run in so many steps, each stage's share kept; warm-up is a tenth of it at most.
+    """Scale the stages of a run to `steps` in total; warm-up is at most a tenth of that.
 
     Raises:
-        DilaError: fewer steps than stages.
+        DilaError: there are fewer steps than stages.
     """
     if steps < len(run.stages):
         raise DilaError(f"steps = {steps} must be at least {len(run.stages)}, one for each stage of {run.name}")

@@ -1,4 +1,4 @@
-"""The paper's training (its section 4 and the released configuration)."""
+"""Recipe of the paper (section 4 and the released configuration)."""
 
 from dila.model.presets import preset
 from dila.train.objectives import OneStep, Rollout
@@ -8,14 +8,14 @@ from dila.train.run import ClipSettings, Optimiser, Run, Stage
 def paper() -> Run:
     """The paper's model and its two stages of unlabelled training: 30,000 teacher-forced steps, 1,000 rolled out.
 
-    Hardware: the release names 4 GPUs with 8 clips each; ``accelerate launch`` splits the 32 among as many as there
-    are. Time and score: not measured by us; the paper reports SSIM 0.774 and LPIPS 0.206 on RT-1.
+    Hardware: the release uses 4 GPUs with 8 clips each; ``accelerate launch`` divides the 32 clips among the available
+    GPUs. Time and score: not measured by us; the paper reports SSIM 0.774 and LPIPS 0.206 on RT-1.
 
     As released: sizes, loss weights, AdamW on all parameters at a constant rate without warm-up, clipping at 6, no
-    augmentation. Otherwise: bf16 autocast (the release pins no precision), consecutive stages keep AdamW's moments, and
-    none of the quirks of the released code. Features are normalised by statistics of the data; ``statistics`` takes the
-    published ones (RAE's ``stat.pt``). Set ``clips.stride`` to the data's: the released loaders step over frames,
-    not seconds (RT-1 2 frames at 3 a second, SSv2 a sixteenth of each video).
+    augmentation. Otherwise: bf16 autocast (the release does not set a precision), AdamW's moments carry over between
+    stages, and faults of the released code are fixed. Features are normalised by statistics of the data;
+    ``statistics`` loads the published ones (RAE's ``stat.pt``). Set ``clips.stride`` for your data: the released
+    loaders use strides in frames, not seconds (RT-1: 2 frames at 3 frames per second; SSv2: a sixteenth of each video).
     """
     return Run(
         name="paper",

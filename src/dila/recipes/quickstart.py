@@ -1,4 +1,4 @@
-"""From nothing to a report: record Push-T, train the tiny recipe, measure, draw."""
+"""The quickstart: record Push-T, train the tiny recipe, evaluate it, and write a report."""
 
 import json
 import os
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 
 class _Clock:
-    """Seconds of each part, over all the calls that it took, kept in a file."""
+    """Seconds spent in each part, summed over interrupted calls; stored in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,20 +57,20 @@ class _Clock:
 def quickstart(
     out: str | Path = "outputs/quickstart", run: Run | None = None, episodes: int = EPISODES, frames: int = FRAMES
 ) -> dict[str, Any]:
-    """Do it all on a CPU and write ``report.html`` and ``report.json``; interrupted, call it again.
+    """Run the quickstart on a CPU and write ``report.html`` and ``report.json``; if interrupted, the same call resumes.
 
     Args:
         out: folder of data, features, run and report.
-        run: what to train; `tiny_pusht` when None.
-        episodes: recorded.
-        frames: of each episode, 10 a second.
+        run: run to train; None uses `tiny_pusht`.
+        episodes: number of episodes to record.
+        frames: frames per episode, at 10 per second.
 
     Returns:
-        what ``report.json`` holds: ``rollout_error_vs_copy_last``, ``probe_r2``, ``seconds`` and the details.
+        Contents of ``report.json``: ``rollout_error_vs_copy_last``, ``probe_r2``, ``seconds`` and details.
 
     Raises:
         MissingExtra: gym-pusht is not installed.
-        DilaError: ``out`` holds data or a run of other settings.
+        DilaError: ``out`` has data or a run with other settings.
     """
     out, run = at_home(out), run or tiny_pusht()
     clock = _Clock(out / "seconds.json")
@@ -115,45 +115,45 @@ def _write_report(
     path: Path, report: dict[str, Any], rollouts: Rollouts, probes: Probes, figures: dict[str, Any]
 ) -> None:
     tiles = [
-        Tile(f"{rollouts.pooled:.2f}", "8-step rollouts: error over that of repeating the first frame"),
+        Tile(f"{rollouts.pooled:.2f}", "8-step rollouts: error relative to repeating the first frame"),
         Tile(f"{probes.z.r2:.2f}", f"R² of a linear probe from z to the {probes.target}"),
         Tile(f"{report['seconds'] / 60:.0f} min", f"for {report['episodes']} episodes, {report['steps']} steps"),
     ]
     horizon = Table(
         ["frames ahead", *map(str, range(1, len(rollouts.by_horizon) + 1))],
-        [["error over repeating", *(f"{x:.2f}" for x in rollouts.by_horizon)]],
+        [["error relative to repeating", *(f"{x:.2f}" for x in rollouts.by_horizon)]],
     )
     sections = [
         Section(
             "Rollouts",
             f"Held-out episodes, {rollouts.clips} clips. The model sees one frame and the latent actions that it "
             "inferred from the clip, and imagines the rest. One frame ahead, from true frames, its error is "
-            f"{rollouts.one_step:.2f} of repeating the frame before.",
+            f"{rollouts.one_step:.2f} relative to repeating the previous frame.",
             [horizon, *(Figure(p, "True frames above, imagined below.") for p in figures["rollouts"])],
         ),
         Section(
-            "What z knows",
-            "No action label was seen in training. A ridge regression reads the agent's displacement off z; it is "
+            "What z contains",
+            "No action label was seen in training. A ridge regression predicts the agent's displacement from z; it is "
             "fitted on training episodes and scored on held-out ones.",
             [_probe_table(probes)],
         ),
         Section(
             "Action transfer",
             "The latent actions of the clip on the left, rolled out from the first frame of another episode.",
-            [Figure(figures["transfer"], "Left: source. Middle: where it starts. Right: imagined.")],
+            [Figure(figures["transfer"], "Left: source. Middle: starting frame. Right: imagined.")],
         ),
         Section(
             "Rebinding",
             "Structure from one clip; content memory and first frame from another. Push-T looks the same in all "
-            "episodes, so what is to be seen is that the layout follows the structure's clip.",
+            "episodes, so look for the layout: it should follow the clip that gave the structure.",
             [Figure(figures["rebinding"], "Left: structure. Middle: content. Right: both fused.")],
         ),
         Section(
             "Structure",
-            "Three main components of s as red, green and blue, and of the frozen features for comparison.",
+            "The first three principal components of s, and for comparison of the features, as red, green and blue.",
             [Figure(figures["structure"], "Frames, structure, features.")],
         ),
-        Section("Where the time went", "Seconds of each part.", [_time_table(report)]),
+        Section("Time", "Seconds of each part.", [_time_table(report)]),
     ]
     subtitle = f"Push-T recorded, DiLA trained and measured by `dila quickstart`, version {report['dila_version']}."
     write_page(path, "DiLA: a first look", subtitle, tiles, sections)

@@ -1,4 +1,4 @@
-"""One GPU."""
+"""Recipe for one GPU."""
 
 from dila.model.presets import preset
 from dila.train.objectives import OneStep, Rollout, Terms

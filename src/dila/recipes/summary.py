@@ -1,7 +1,7 @@
-"""A comparison as a page: what models scored over their seeds, which differences are real, which claims they bear out.
+"""Summary page of a comparison: scores over seeds, paired tests, and verdicts on the paper's claims.
 
-It reads the JSON that `dila.recipes.compare` leaves behind, and what ``runs/evaluate.sh`` adds to it, and writes
-Markdown, pictures and one JSON of all numbers.
+Reads the JSON files of `dila.recipes.compare` and the evaluations of ``runs/evaluate.sh``, and writes Markdown, plots
+and one JSON with all numbers.
 """
 
 import math
@@ -24,7 +24,7 @@ from dila.recipes.compared import DILA, GROUPS, TABLES, Settings, families, run_
 from dila.recipes.results import at, check_alike, markdown_table, read_result, scales_of_z, slug, untested
 
 BEGIN, END = "<!-- dila compare summary -->", "<!-- end of summary -->"
-"""What stands between these lines of a page is written anew, and the rest of it is left alone."""
+"""Text between these lines of a page is replaced; the rest is kept."""
 
 _PANELS = (POOLED, PROBE, SEEN, BACK)
 
@@ -34,13 +34,13 @@ class Summary:
     """One data set's comparison.
 
     Args:
-        data: its name.
-        told: every run's JSON.
-        results: what each run scored that did not fail, as far as it is finite.
-        failed: why a run is not there, or which of its scores are not.
+        data: name of the data set.
+        told: JSON of every run.
+        results: finite scores of each run that did not fail.
+        failed: error of a failed run, or its non-finite scores, by name and seed.
         rows: each score of each model over its seeds.
-        tests: every model against ``against``, by seed.
-        against: whom.
+        tests: tests of every model against ``against``, paired by seed.
+        against: model that the others are compared with.
     """
 
     data: str
@@ -53,11 +53,11 @@ class Summary:
 
     @cached_property
     def cells(self) -> dict[str, dict[str, Cell]]:
-        """The rows by score and model."""
+        """Cells of the rows, by score and model."""
         return {row.score: {cell.model: cell for cell in row.cells} for row in self.rows}
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers of the page."""
+        """Return all numbers of the page."""
         return {
             "data": self.data,
             "scores": [asdict(row) for row in self.rows],
@@ -67,13 +67,13 @@ class Summary:
 
 
 def summarise(folder: Path, against: str = DILA) -> Summary:
-    """Read a comparison: a folder of one JSON a run, or what holds it as ``results``.
+    """Read a comparison: a folder with one JSON per run, or the parent of such a folder named ``results``.
 
-    Where a run's folder stands beside its JSON, or beside ``results``, its ``evaluation.json`` is read as well.
+    If a run's folder is next to its JSON or next to ``results``, its ``evaluation.json`` is read too.
 
     Raises:
-        DilaError: it holds none, one is damaged, they are not of one comparison or not judged on the same clips, or
-            none is of ``against``.
+        DilaError: there are no results, one is damaged, they belong to several comparisons, runs were evaluated on
+            different clips, or no run is of ``against``.
         MissingExtra: scipy is not installed.
     """
     place = folder / "results" if (folder / "results").is_dir() else folder
@@ -85,7 +85,7 @@ def summarise(folder: Path, against: str = DILA) -> Summary:
     failed = {(run["name"], run["seed"]): run["failed"] for run in told if "failed" in run} | _lost(results)
     if len(pins := sorted({result.pins for result in results if result.pins})) > 1:
         raise DilaError(
-            f"{runs} holds evaluations on several sets of clips, {', '.join(pins)}; give all the same --pins"
+            f"{runs} has evaluations on different clips, {', '.join(pins)}; evaluate all runs with the same --pins"
         )
     results = [replace(result, pins="", scores=tuple(filter(_finite, result.scores))) for result in results]
     tests: list[SeedTest] = []
@@ -97,18 +97,18 @@ def summarise(folder: Path, against: str = DILA) -> Summary:
 
 
 def write_summary(out: Path, summaries: Sequence[Summary]) -> list[Path]:
-    """Write the page, its pictures and the JSON of its numbers; gives all paths.
+    """Write the page, its plots and the JSON of its numbers; returns all paths.
 
-    A page that is there keeps what is outside `BEGIN` and `END`.
+    In an existing page, only the text between `BEGIN` and `END` is replaced.
 
     Raises:
-        DilaError: the page that is there has no such lines, or two comparisons are of one data set.
+        DilaError: an existing page lacks these lines, or two comparisons have the same data set.
         MissingExtra: matplotlib is not installed.
     """
     head, tail = _page(out)
     named = [summary.data for summary in summaries]
     if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise DilaError(f"several of the folders are of {', '.join(twice)}; write a page for each")
+        raise DilaError(f"several folders are comparisons on {', '.join(twice)}; write a page for each")
     pictures, parts = [], []
     for summary in summaries:
         drawn = _draw(out, summary)
@@ -121,7 +121,7 @@ def write_summary(out: Path, summaries: Sequence[Summary]) -> list[Path]:
 
 
 def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
-    """A section: scores, tests by seed, claims, pictures with their captions, and what failed."""
+    """Format the section of a comparison: scores, tests by seed, claims, plots with captions, and failed runs."""
     some = summary.told[0]
     made = sorted({f"{run.get('dila_version')} ({run.get('commit') or 'no commit'})" for run in summary.told})
     seeds = max(run["seed"] for run in summary.told) + 1
@@ -147,7 +147,7 @@ def markdown(summary: Summary, pictures: Mapping[str, str]) -> str:
 def _read(folder: Path) -> list[dict[str, Any]]:
     told = [read_result(path) for path in sorted(folder.glob("*.json"))]
     if not told:
-        raise DilaError(f"{folder} holds no results of a comparison; make some with: dila compare --out {folder}")
+        raise DilaError(f"{folder} has no results of a comparison; make some with: dila compare --out {folder}")
     check_alike(told, folder)
     order = {name: place for place, name in enumerate(GROUPS["all"])}
     return sorted(told, key=lambda run: (order.get(run["name"], len(order)), run["name"], run["seed"]))
@@ -158,7 +158,7 @@ def _names(told: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _result(run: Mapping[str, Any], runs: Path) -> Result:
-    """A run as `dila report` and the tests read it, its own scores and those of its evaluation as one."""
+    """Convert a run to a `Result`, as `dila report` and the tests read it, with the scores of its evaluation."""
     horizon = tuple(at(run, "rollout/by_horizon") or ())
     scores = [
         Score(name, float(value), better=better, by_step=horizon if name == POOLED else ())
@@ -183,7 +183,7 @@ def _finite(score: Score) -> bool:
 
 
 def _lost(results: Sequence[Result]) -> dict[tuple[str, int], str]:
-    """Which scores of a run are not finite, and so left out."""
+    """Messages about scores that are left out because they are not finite, by name and seed."""
     lost = {}
     for result in results:
         if names := [_heading(score.name) for score in result.scores if not _finite(score)]:
@@ -192,12 +192,12 @@ def _lost(results: Sequence[Result]) -> dict[tuple[str, int], str]:
 
 
 def _heading(score: str) -> str:
-    """What the page calls a score, without the arrow."""
+    """Heading of a score, without the arrow."""
     return (SCORES | DRAWN | FIGURES).get(score, (score,))[0].rstrip(" ↑↓")
 
 
 def _family(summary: Summary, models: Sequence[str]) -> list[str]:
-    """The tables of some models."""
+    """Tables of one family of models."""
     return [
         *_score_table(summary, models),
         "",
@@ -226,7 +226,7 @@ def _score_table(summary: Summary, models: Sequence[str]) -> list[str]:
 
 
 def _drawn_tables(summary: Summary, models: Sequence[str]) -> list[str]:
-    """What was drawn by one decoder and judged as in the paper's tables 1 and 2, where it was."""
+    """Tables of scores of decoded frames, as in the paper's tables 1 and 2; empty if there are none."""
     shown, lines = _judged(summary, DRAWN, models)
     if not lines:
         return []
@@ -241,7 +241,7 @@ def _drawn_tables(summary: Summary, models: Sequence[str]) -> list[str]:
 
 
 def _figure_table(summary: Summary, models: Sequence[str]) -> list[str]:
-    """What figures 3 to 6 show, in numbers, where they were made."""
+    """Table of the scores of figures 3 to 6; empty if there are none."""
     shown, lines = _judged(summary, FIGURES, models)
     head = ["model", "seeds", *(FIGURES[name][0] for name in shown)]
     told = "What figures 3 to 6 show, in numbers ([which](evaluation.md#figures-in-numbers)):"
@@ -251,7 +251,7 @@ def _figure_table(summary: Summary, models: Sequence[str]) -> list[str]:
 def _judged(
     summary: Summary, scores: Mapping[str, tuple[Any, ...]], models: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """The scores that any of the models has, and a line of each model that has one."""
+    """Scores that any of the models has, and a table row for each model that has one."""
     cells = summary.cells
     shown = [
         name for name in scores if any(model in cells.get(name, {}) for model in models if model != summary.against)
@@ -266,7 +266,7 @@ def _judged(
 
 
 def _beside(summary: Summary, score: str, side: str) -> Cell | None:
-    """The same for every model, as the clips and the decoder are."""
+    """Cell of a reference score (`ALONE`); it is the same for every model, because clips and decoder are."""
     return next(iter(summary.cells.get(beside(score, side), {}).values()), None)
 
 
@@ -314,7 +314,7 @@ def _signed(value: float, low: float, high: float) -> str:
 
 
 def _draw(out: Path, summary: Summary) -> dict[Path, str]:
-    """Points with intervals of every model; error by horizon; scores by the width of z where there are several."""
+    """Plot scores with intervals, errors by horizon, and scores by the width of z if there are several widths."""
     lines = {POOLED: 1.0} | {name: cell.mean for name in DRAWN if (cell := _beside(summary, name, "copying"))}
     stem = out.parent / "pictures" / f"{out.stem}-{summary.data}"
     panels = [
@@ -346,14 +346,14 @@ def _draw(out: Path, summary: Summary) -> dict[Path, str]:
 
 
 def _by_width(summary: Summary) -> dict[int, str]:
-    """The models that differ in the width of z alone, narrow to wide, without a bottleneck at last."""
+    """Models that differ only in the width of z, from narrow to wide; the last has no bottleneck."""
     settings = Settings("", size=summary.told[0]["size"])
     named = [name for name in _names(summary.told) if name in GROUPS["widths"]]
     return dict(sorted((run_of(settings, name, 0).model.action_dim, name) for name in named))
 
 
 def _along(summary: Summary, widths: Mapping[int, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Each score along the widths, where every width has it, and its intervals."""
+    """Curve and interval of each score over the widths, if every width has the score."""
     curves, bands = {}, {}
     for name in (POOLED, PROBE):
         cells = summary.cells.get(name, {})
@@ -370,14 +370,14 @@ def _points(cells: Mapping[str, Cell]) -> dict[str, Point]:
 
 
 def _page(out: Path) -> tuple[str, str]:
-    """What a page has before and after the summary."""
+    """Text of the page before and after the summary."""
     if not out.is_file():
         return f"# {out.stem.capitalize()}\n\n", "\n"
     text = out.read_text(encoding="utf-8")
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise DilaError(f"{out} is there and has no lines {BEGIN} and {END} to write between; add them, or remove it")
+        raise DilaError(f"{out} has no lines {BEGIN} and {END} to write between; add them, or remove the file")
     return head, tail
 
 

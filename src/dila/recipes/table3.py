@@ -77,19 +77,19 @@ class Settings:
 
 
 def run_table3(settings: Settings) -> dict[str, Any]:
-    """Probe every run on every data set; interrupted, the same call goes on.
+    """Probe every run on every data set; if interrupted, the same call resumes.
 
     Returns:
-        What ``table3.json`` holds: for each data set R² and mean squared error of each model by seed, its mean and 95%
-        interval over seeds, the controls, the paired tests against DiLA, and what they say of the paper's claims.
+        Contents of ``table3.json``: for each data set R² and mean squared error of each model by seed, its mean and 95%
+        interval over seeds, the controls, the paired tests against DiLA, and verdicts on the paper's claims.
 
     Raises:
-        DilaError: no such runs, two data sets of one name, data without actions, or held-out episodes that a run was
-            trained on.
+        DilaError: the runs do not exist, two data sets have the same name, the data has no actions, or a run was
+            trained on held-out episodes.
     """
     runs, data = _runs(settings), {Path(each).name: each for each in settings.data}
     if len(data) < len(settings.data):
-        raise DilaError("data: two of them have the same name; give them folders of different names")
+        raise DilaError("data: two data sets have the same name; rename one of their folders")
     jobs = [(name, run) for name in data for run in runs]
     results: dict[str, list[Result]] = {name: [] for name in data}
     for name, run in tqdm(jobs, "probing", disable=None):
@@ -101,27 +101,27 @@ def run_table3(settings: Settings) -> dict[str, Any]:
 
 
 def _runs(settings: Settings) -> list[Path]:
-    """The folders of the runs, model by model, those of the paper's table first."""
+    """Folders of the runs, grouped by model, those of the paper's table first."""
     without_z = set(GROUPS["figure5"]) - {DILA}
     wanted = settings.names or [name for name in GROUPS["all"] if name not in without_z]
     folders = [settings.runs / slug(name, seed) for name in wanted for seed in range(settings.seeds)]
     found = [folder for folder in folders if (folder / "checkpoints").is_dir()]
     if not any(folder.name.startswith(f"{DILA}-seed") for folder in found):
         raise DilaError(
-            f"runs: {settings.runs} holds no run of {DILA}; make some with: dila compare --out {settings.runs}"
+            f"runs: {settings.runs} has no run of {DILA}; train some with: dila compare --out {settings.runs}"
         )
     return found
 
 
 def _probed(settings: Settings, data: str, run: Path, out: Path) -> Result:
-    """The line alone, of all that `dila.evaluate.probing` measures, and the controls beside DiLA."""
+    """Run only the linear probe of `dila.evaluate.probing` on a run, and for DiLA also the controls."""
     probed = Probed(
         column=settings.column, components=settings.components, change=settings.change, pairs=settings.pairs
     )
     if out.is_file():
         done = read_results(out)[0]
         if (done.subject.path, done.data, done.settings) != (str(run), data, to_json(probed)):
-            raise DilaError(f"{out} is of another run, or was made with other settings; choose another out")
+            raise DilaError(f"{out} belongs to another run, or was made with other settings; choose another out")
         return done
     began = time.monotonic()
     bench = open_bench(run, data, out.parent, probed, device=settings.device, cache_dir=settings.cache_dir)
@@ -164,7 +164,7 @@ def _values(results: Sequence[Result], score: str, model: str) -> list[float]:
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """``table3.json`` as tables: R² of each model on each data set, and the paper's claims."""
+    """Format ``table3.json`` as tables: R² of each model on each data set, and the paper's claims."""
     sections = table["data"]
     names = list(dict.fromkeys(name for section in sections.values() for name in section["models"]))
     scores = []
@@ -183,7 +183,7 @@ def _cell(told: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the table; gives the exit code."""
+    """Run the command line; returns the exit code."""
 
     def run() -> str:
         settings = tyro.cli(Settings, prog="python -m dila.recipes.table3", description=plain(__doc__), args=arguments)

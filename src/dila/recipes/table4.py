@@ -1,12 +1,12 @@
 """The paper's table 4: visual planning by VP2's protocol, on every task, for several models.
 
-VP2's planner exactly (MPPI, 200 samples, 800 for slide and drawer, one iteration, gamma 0.05, its deviation of each
-component, 10 actions ahead, 14 plans an episode, from two frames) on its sum of squared pixels at 64 x 64, four seeds;
-each task's success is divided by that of the true simulator under the same planner and cost, and the mean of those is
-the aggregate.
+The planner is VP2's (MPPI, 200 samples, 800 for slide and drawer, one iteration, gamma 0.05, its standard deviation of
+each component, 10 actions ahead, 14 plans per episode, from two frames), and so is the cost, the sum of squared pixel
+differences at 64 x 64; four seeds. The success on each task is divided by that of the true simulator under the same
+planner and cost; the aggregate is the mean of these ratios.
 
-Not VP2's: the tasks' starts and goals, which are made here (`dila.planning.environments`) where ``goals`` names no file
-of its.
+Starts and goals of the tasks are not VP2's but generated (`dila.planning.environments`), unless ``goals`` names a file
+of VP2's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,21 @@ from dila.recipes.results import markdown_table
 
 SEEDS = (1, 2, 3, 4)
 APART = 100_000
-"""Between the episodes of one seed and the next."""
+"""Offset between the episode seeds of consecutive seeds."""
 TASKS = (
     "robosuite-vp2", "robodesk-open-slide", "robodesk-open-drawer", "robodesk-push-blue", "robodesk-push-green",
     "robodesk-push-red", "robodesk-upright-block", "robodesk-flat-block",
 )  # fmt: skip
 MANY = {"robodesk-open-slide": 800, "robodesk-open-drawer": 800}
 STD = {"robosuite": (0.5, 0.5, 0.5, 0.0), "robodesk": (0.5, 0.5, 0.5, 0.1, 0.1)}
-"""VP2's deviation of each component, by the simulator: its grippers hardly move, or not at all."""
+"""VP2's standard deviation of each action component, by simulator; grippers hardly move, or not at all."""
 
 
 def table4(episodes: int = 100) -> dict[str, Planning]:
-    """The settings of every task.
+    """Settings of every task.
 
-    Hardware: one GPU. Time and score: not measured; with 200 samples of 10 frames, all decoded, a plan is
-    2,000 frames through model and decoder.
+    Hardware: one GPU. Time and score: not measured; a plan runs 2,000 frames through model and decoder (200 samples of
+    10 frames).
     """
     plan = Planning(
         "", episodes=episodes, planner="vp2", cost="pixels", over="sum", steps=14, horizon=10, context=2, upper="same"
@@ -57,28 +57,28 @@ def run_table4(
     seeds: Sequence[int] = SEEDS,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Plan every task with every model; interrupted, it goes on.
+    """Plan every task with every model; if interrupted, the same call resumes.
 
     Args:
-        models: by name, of each task the folder of the model adapted to it.
-        out: folder; ``table4.json`` and ``NAME/TASK/seed_N``. The two bounds know no model, so they are run beside the
-            first alone, if they are not planned by a cost that it has for itself.
-        plans: settings of each task; `table4` when None.
-        seeds: runs.
+        models: for each model name, the folder of the model adapted to each task.
+        out: folder of ``table4.json`` and ``NAME/TASK/seed_N``. The random policy and the true simulator do not use the
+            model, so they are run only with the first one, unless their cost depends on the model.
+        plans: settings of each task; None uses `table4`.
+        seeds: seeds of the runs.
         device: auto, cpu, cuda or mps.
 
     Returns:
-        What ``table4.json`` holds: success and progress of each task over the seeds, mean and deviation, and the
-        aggregate of each model.
+        Contents of ``table4.json``: mean and standard deviation of success and progress over the seeds for each task,
+        and the aggregate of each model.
 
     Raises:
-        DilaError: a task that a model is not there for, or as `measure_planning`.
+        DilaError: a model is missing for a task, or as `measure_planning`.
     """
     out, plans = Path(out), dict(plans or table4())
     for name, folders in models.items():
         if missing := plans.keys() - folders.keys():
             raise DilaError(
-                f"models: {name} has none for {', '.join(sorted(missing))}; adapt one to recordings of each task"
+                f"models: {name} has no model for {', '.join(sorted(missing))}; adapt one to recordings of each task"
             )
     rows = {}
     for task, plan in plans.items():
@@ -100,7 +100,7 @@ def _runs(model: str | Path, plan: Planning, out: Path, seeds: Sequence[int], de
 
 
 def _row(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of the bounds and of each model; a task that the simulator never solves cannot be normalised by it."""
+    """Scores of both bounds and of each model; normalised is None if planning in the simulator never succeeds."""
     first = next(iter(runs.values()))
     row: dict[str, Any] = {arm: _spread(first, arm) for arm in ("random", "simulator")}
     row["models"] = {name: _spread(each, "model") for name, each in runs.items()}
@@ -119,13 +119,13 @@ def _spread(runs: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
 
 
 def _aggregate(rows: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Mean over the tasks that can be normalised."""
+    """Mean of the normalised success over the tasks that have one."""
     reached = [normalised for row in rows.values() if (normalised := row["models"][name]["normalised"]) is not None]
     return {"mean": fmean(reached) if reached else None, "of_tasks": len(reached)}
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """``table4.json`` as a table: success in %, progress after the stroke, a row a task."""
+    """Format ``table4.json`` as a table: success in % / progress, one row per task."""
     names = list(table["aggregate"])
     lines = []
     for task, row in table["tasks"].items():

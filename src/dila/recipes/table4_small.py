@@ -28,7 +28,7 @@ from dila.train.adapt import MODEL, Adaptation, adapt
 from dila.train.loop import train
 
 SIMULATORS = {"robosuite": "robosuite-vp2", "robodesk": "robodesk"}
-"""What the tasks of a simulator, by the beginning of their names, are recorded as."""
+"""Recording to use for the tasks of each simulator, by the prefix of the task names."""
 TAUGHT = "dila, taught in structure space"
 
 
@@ -62,7 +62,7 @@ class Settings:
 
 
 def table4_small(episodes: int = 4) -> dict[str, Planning]:
-    """The settings of every task.
+    """Settings of every task.
 
     Hardware: two CPU cores. Time and score: docs/planning.md.
     """
@@ -71,15 +71,15 @@ def table4_small(episodes: int = 4) -> dict[str, Planning]:
 
 
 def run_table4_small(settings: Settings) -> dict[str, Any]:
-    """Do it all; interrupted, the same call goes on.
+    """Record, train, adapt and plan; if interrupted, the same call resumes.
 
     Raises:
-        DilaError: an unknown name or task, or a folder of other settings.
+        DilaError: a name or task is unknown, or a folder was made with other settings.
         MissingExtra: a simulator is not installed.
     """
     plans = table4_small(settings.episodes)
     if unknown := set(settings.tasks) - set(plans):
-        raise DilaError(f"tasks: there is no {', '.join(sorted(unknown))}; choose of {', '.join(plans)}")
+        raise DilaError(f"tasks: there is no {', '.join(sorted(unknown))}; choose from {', '.join(plans)}")
     plans = {task: plans[task] for task in settings.tasks}
     data = {
         name: record_simulator(source, settings.out / "recordings" / name, settings.recorded)
@@ -105,7 +105,7 @@ def _folder(settings: Settings, name: str) -> Path:
 
 
 def _train(settings: Settings, name: str, data: Sequence[Path]) -> Path:
-    """The same run of `dila.recipes.compared`, on as much of each simulator."""
+    """Train the model of `dila.recipes.compared` with this name on equal shares of both simulators."""
     run = compared.run_of(compared.Settings("", steps=settings.steps, batch=settings.batch), name, 0)
     run = replace(run, weights=(1.0,) * len(data))
     return train(run, data, _folder(settings, name) / "run", cache_dir=settings.out / "features")
@@ -114,7 +114,7 @@ def _train(settings: Settings, name: str, data: Sequence[Path]) -> Path:
 def _adapted(
     settings: Settings, name: str, checkpoint: Path, data: dict[str, Path], layout_steps: int
 ) -> dict[str, Path]:
-    """To each simulator's actions."""
+    """Adapt the model to the actions of each simulator."""
     how = Adaptation(trajectories=settings.recorded, layout_steps=layout_steps, steps=0, batch=settings.batch)
     made = {}
     for simulator, recordings in data.items():
@@ -126,7 +126,7 @@ def _adapted(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the table; gives the exit code."""
+    """Run the command line; returns the exit code."""
 
     def run() -> str:
         prog = "python -m dila.recipes.table4_small"

@@ -1,4 +1,4 @@
-"""Push-T on two CPU cores."""
+"""Recipe for Push-T on two CPU cores."""
 
 from dila.model.presets import preset
 from dila.train.objectives import OneStep, Rollout, Terms, Weights

@@ -1,9 +1,11 @@
-"""From latent to real actions: the third stage of the paper, and how it begins.
+"""Adapt a model to real actions: the third training stage of the paper, with its initialisation.
 
-The action encoder is first fitted by regression to the latent actions that the model infers on a few trajectories
-(VP2's protocol takes 100), on standardised actions, whose units are then put into its first layer. FDM and action
-encoder then learn to move structure (`dila.train.layout`, cheap), and the whole model is trained on under
-`ActionConditioned`. The way back, z to action, is a ridge regression on the same trajectories.
+1. The action encoder is fitted by regression to the latent actions that the model infers on a few trajectories (100 in
+   VP2's protocol). It is fitted on standardised actions, and the standardisation is then folded into its first layer.
+2. FDM and action encoder learn to predict structure (`dila.train.layout`, cheap).
+3. The whole model is trained under `ActionConditioned`.
+
+The inverse map, z to action, is a ridge regression on the same trajectories.
 """
 
 import json
@@ -43,11 +45,11 @@ from dila.train.run import ClipSettings, Optimiser, Precision, Run, Stage
 from dila.vision import FeatureCache
 
 START, TRAINING, MODEL = "start", "run", "model"
-"""Inside the folder of an adaptation: the model with its fitted encoder, the run, and the result."""
+"""Subfolders of an adaptation: the model with its fitted action encoder, the training run, and the result."""
 SETTINGS = "adapt.json"
-"""Beside them: what a later call is checked against."""
+"""File in the same folder with the settings, which later calls are checked against."""
 HELD = 0.2
-"""Share of the trajectories that the regression is scored on."""
+"""Share of the trajectories held out to score the regression."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Adaptation:
     def __post_init__(self):
         if self.trajectories < 2 or self.fit_steps < 1 or min(self.steps, self.layout_steps) < 0:
             raise DilaError(
-                f"trajectories = {self.trajectories} should be at least 2, fit_steps = {self.fit_steps} at least 1, "
+                f"trajectories = {self.trajectories} must be at least 2, fit_steps = {self.fit_steps} at least 1, "
                 f"layout_steps = {self.layout_steps} and steps = {self.steps} at least 0"
             )
         if not (0 < self.fit_lr < math.inf and 0 < self.layout_lr < math.inf):
@@ -101,14 +103,14 @@ class Adaptation:
 
 
 class Adapted(NamedTuple):
-    """Where the adapted model is, and how well its two maps do on held-out trajectories."""
+    """Folder of the adapted model, and its action space with the held-out scores of both maps."""
 
     folder: Path
     space: ActionSpace
 
 
 class Pairs(NamedTuple):
-    """Transitions with both of their actions, episode after episode."""
+    """Transitions with their real and latent actions and their episode number, ordered by episode."""
 
     a: Float[Tensor, "N nDa"]
     z: Float[Tensor, "N Dz"]
@@ -125,29 +127,29 @@ def adapt(
     device: str = "auto",
     progress: bool = True,
 ) -> Adapted:
-    """Adapt a trained model to the true actions of a data set; interrupted, it goes on where it was.
+    """Adapt a trained model to the true actions of a data set.
 
-    What is done already is not done again.
+    If interrupted, the same call resumes; finished parts are not repeated.
 
     Args:
-        model: as `load_pretrained` takes it.
+        model: any model that `load_pretrained` accepts.
         data: recordings with true actions.
-        out: folder; the adapted model is ``out/model``.
+        out: output folder; the adapted model is ``out/model``.
         how: settings.
-        cache_dir: of features.
-        device: auto, cpu, cuda or mps, of all but the stage, which is on what its launcher says.
-        progress: show bars.
+        cache_dir: folder of cached features.
+        device: auto, cpu, cuda or mps; the third stage runs on the device that accelerate chooses.
+        progress: show progress bars.
 
     Raises:
-        DilaError: no actions in the data; training of a model that is no DiLA, whose action encoder is fitted alone;
-            ``out`` holds another adaptation; or as `load_pretrained` and `train`.
+        DilaError: the data has no actions; steps or layout_steps are set for a model that is not a DiLA; ``out`` has a
+            different adaptation; or as `load_pretrained` and `train`.
     """
     how, out = how or Adaptation(), at_home(out)
     pretrained = load_pretrained(model, device=device)
     if not isinstance(pretrained.model, DiLA) and (how.steps or how.layout_steps):
         kind = kind_of(pretrained.model.config)
         raise DilaError(
-            f"{model} is of kind {kind}, whose action encoder is fitted alone: set steps and layout_steps to 0"
+            f"{model} is of kind {kind}, of which only the action encoder can be fitted: set steps, layout_steps to 0"
         )
     run = _run(pretrained, how, out)
     (corpus,) = open_data(run, data).values()
@@ -181,34 +183,35 @@ def adapt(
 
 
 def _settle(out: Path, pretrained: Pretrained, corpus: Corpus, how: Adaptation) -> None:
-    """Write ``adapt.json``, or check that what was made here was made of the same model and data in the same way.
+    """Write ``adapt.json``, or check that existing results were made from the same model, data and settings.
 
     Raises:
-        DilaError: it was not; what differs is named.
+        DilaError: they were not; the differences are named.
     """
     path = out / SETTINGS
     described = {"model": hash_world(World(*pretrained)), "data": digest(corpus, ("action",))} | to_json(how)
     begun = any((out / part).exists() for part in (START, TRAINING, MODEL))
     if begun and (other := list(differences(_stored(path), described))):
-        raise DilaError(f"{out} holds an adaptation with {'; '.join(other)}; use the same, or another folder")
+        raise DilaError(f"{out} has an adaptation with {'; '.join(other)}; use the same settings, or another folder")
     write_json(path, described)
 
 
 def _stored(path: Path) -> dict[str, Any]:
+    """Read ``adapt.json``, with defaults for fields added since it was written."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         made_of = {name: stored.pop(name) for name in ("model", "data")}
         return made_of | to_json(from_json(Adaptation, stored, str(path)))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DilaError(
-            f"{path} does not say what the model beside it was adapted from ({error}); choose another folder"
+            f"{path} is missing or damaged ({error}), so the adaptation cannot be resumed; choose another folder"
         ) from error
 
 
 def _move_by_actions(
     model: DiLA, corpus: Corpus, cache: FeatureCache, run: Run, how: Adaptation, progress: bool
 ) -> None:
-    """`fit_layout` on all training episodes."""
+    """Train FDM and action encoder with `fit_layout` on all training episodes."""
     if not how.layout_steps:
         return
     training, _ = split_episodes(corpus, how.held_out)
@@ -216,7 +219,7 @@ def _move_by_actions(
     s, a = read_structure(model, clips, how.precision)
     if not len(s):
         raise DilaError(
-            f"{corpus.root} has no clip of {run.clips.frames} frames whose actions are all known: lower frames, mend "
+            f"{corpus.root} has no clip of {run.clips.frames} frames with all actions known: lower frames, fix "
             "the column action where it is NaN or infinite, or set layout_steps to 0"
         )
     optimiser = replace(how.optimiser, lr=how.layout_lr)
@@ -230,7 +233,7 @@ def _move_by_actions(
 def structure_error(
     model: DiLA, corpus: Corpus, cache: FeatureCache, clips: ClipSettings, context: int
 ) -> float | None:
-    """`layout_error` on held-out episodes, where 1 is standing still; None where none has a clip of known actions."""
+    """`layout_error` on held-out episodes, 1 for no motion; None if they have no clip with known actions."""
     _, held = split_episodes(corpus, clips.held_out)
     known = [episode for episode in cache.episodes(held) if "action" in episode.columns]
     try:
@@ -245,20 +248,23 @@ def structure_error(
 def collect(
     pretrained: Pretrained, corpus: Corpus, cache: FeatureCache, how: Adaptation, progress: bool = False
 ) -> tuple[Pairs, int]:
-    """Real and inferred latent actions of the transitions of so many trajectories, and the raw steps of each.
+    """Collect real and inferred latent actions of ``how.trajectories`` trajectories.
+
+    Returns:
+        The pairs, and the number of raw actions per transition.
 
     Raises:
-        DilaError: the data has no actions, or hardly any that are finite.
+        DilaError: fewer than 2 trajectories have actions that are finite.
     """
     training, _ = split_episodes(corpus, how.held_out)
     with_actions = [episode for episode in training if "action" in episode.columns][: how.trajectories]
     if len(with_actions) < 2:
         raise DilaError(f"{corpus.root} has {len(with_actions)} trajectories with true actions; 2 or more are needed")
     frames = how.frames or pretrained.frames
-    clips = Clips(with_actions, frames, pretrained.stride)  # refused before anything is encoded
+    clips = Clips(with_actions, frames, pretrained.stride)  # raises before anything is encoded
     if "action" in clips.dropped:
         raise DilaError(
-            f"{corpus.root}: actions cannot be used, {clips.dropped['action']}; the model's stride is fixed"
+            f"{corpus.root}: actions do not fit the model's stride, {clips.dropped['action']}; use other data"
         )
     repeats = clips.column_shapes["action"][1]
     clips = Clips(cache.episodes(with_actions), frames, pretrained.stride, hop=(frames - 1) * repeats)
@@ -275,14 +281,14 @@ def collect(
     if (left := len(episode[known].unique())) < 2:
         of = ", ".join(clips.episodes[number].id for number in episode[~known].unique()[:3])
         raise DilaError(
-            f"{corpus.root} has {left} trajectories with transitions of finite actions, but 2 or more are needed; "
-            + (f"mend the column action of {of}, where it is NaN or infinite" if of else "give more, or longer ones")
+            f"{corpus.root} has {left} trajectories with finite actions, but 2 or more are needed; "
+            + (f"fix the column action of {of}, where it is NaN or infinite" if of else "give more, or longer ones")
         )
     return Pairs(a[known], z[known], episode[known]), repeats
 
 
 def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> nn.Sequential:
-    """The action encoder that best gives z on most of the trajectories, taking actions in their own units."""
+    """Fit an action encoder, for actions in their own units, to z; a share `HELD` of the trajectories is left out."""
     fitted = ~last_of(pairs.episode, HELD)
     mean, std = mean_and_std(pairs.a[fitted])
     scale = pairs.z.std(0).mean().clamp_min(1e-9)
@@ -293,7 +299,7 @@ def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> nn.Sequential
     first, last = encoder[0], encoder[2]
     assert isinstance(first, nn.Linear)
     assert isinstance(last, nn.Linear)
-    with torch.no_grad():  # of a component that never changes nothing is known, so it has no say
+    with torch.no_grad():  # a component that is constant in the data must have no effect
         first.weight[:, (x == 0).all(0)] = 0
     adam = torch.optim.AdamW(encoder.parameters(), lr=how.fit_lr, weight_decay=1e-3)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, how.fit_steps)
@@ -312,13 +318,13 @@ def fit_encoder(pairs: Pairs, action_dim: int, how: Adaptation) -> nn.Sequential
 
 @torch.no_grad()
 def score_encoder(encode: Callable[[Actions], LatentActions], pairs: Pairs) -> float:
-    """R² of z from actions, on the trajectories that `fit_encoder` left out."""
+    """R² of z predicted from actions, on the trajectories that `fit_encoder` left out."""
     held = last_of(pairs.episode, HELD)
     return r_squared(encode(pairs.a[None, held])[0], pairs.z[held])
 
 
 def with_encoder(model: AnyModel, encoder: nn.Sequential) -> AnyModel:
-    """The model with this action encoder, where it was."""
+    """Return a copy of the model, on the same device, with this action encoder."""
     first: Any = encoder[0]
     made = build(replace(model.config, real_action_dim=first.in_features)).to(next(model.parameters()).device)
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("action_encoder.")}
@@ -329,10 +335,10 @@ def with_encoder(model: AnyModel, encoder: nn.Sequential) -> AnyModel:
 
 def _run(pretrained: Pretrained, how: Adaptation, out: Path) -> Run:
     dila = isinstance(pretrained.model, DiLA)
-    objective = ActionConditioned(how.terms, how.context) if dila else Published()  # the latter is never trained by
+    objective = ActionConditioned(how.terms, how.context) if dila else Published()  # baselines are not trained here
     return Run(
         name="adapt",
-        model=replace(pretrained.model.config, real_action_dim=None),  # whatever actions it knew, these count
+        model=replace(pretrained.model.config, real_action_dim=None),  # discards an existing action encoder
         encoder=pretrained.encoder.config(),
         stages=(Stage(objective, steps=max(1, how.steps)),),
         clips=ClipSettings(

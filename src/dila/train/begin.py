@@ -1,4 +1,4 @@
-"""What a run begins from: its encoder, the model it goes on with, and the settings that ``run.json`` holds it to."""
+"""Start of a run: its encoder, its initial model, and the check of its settings against ``run.json``."""
 
 import json
 from collections.abc import Container, Iterator
@@ -23,22 +23,22 @@ from dila.train.run import Run
 from dila.vision import FeatureStatistics, FrozenEncoder, build_encoder
 
 DECODING = "decoder"
-"""Folder of a run in which its decoder is trained, before anything else is."""
+"""Subfolder of a run in which its decoder is trained, before the model."""
 
 FREE = frozenset(
     {"workers", "keep", "checkpoint_minutes", "checkpoint_every", "trackers", "recompute", "tolerate", "hold", "shard"}
 )
-"""Fields of a run that may change when it is resumed: none of them changes what is learnt or logged."""
+"""Fields that may change on resume, because they do not affect what is learned or logged."""
 
 DECODED = ("encoder", "statistics", "decoder", "start", "clips.held_out", "clips.fps", "clips.camera")
-"""Where the fields begin that say what the decoder learns, and from which frames."""
+"""Prefixes of the fields that determine the decoder's training and its frames."""
 
 
 def begin(run: Run) -> tuple[FrozenEncoder, AnyModel | None]:
-    """The encoder, and the model to start from where the run names one.
+    """Load the encoder, and the model to start from if the run names one.
 
     Raises:
-        DilaError: one cannot be had, or the run's statistics are of other features.
+        DilaError: one cannot be loaded, or the run's statistics do not fit the encoder's features.
     """
     if run.start is None:
         return _encoder_of(run), None
@@ -56,10 +56,10 @@ def _encoder_of(run: Run) -> FrozenEncoder:
 
 
 def grown(model: AnyModel | None, run: Run) -> AnyModel:
-    """A fresh model of the run's config, with the weights of `model` where there is one.
+    """Build a model from the run's config, and copy the weights of `model` if given.
 
     Raises:
-        DilaError: `model` is of another architecture.
+        DilaError: `model` has a different architecture.
     """
     fresh = build(run.model)
     if isinstance(fresh, AdaWorldDiffusion) and not isinstance(model, AdaWorldDiffusion):
@@ -69,22 +69,22 @@ def grown(model: AnyModel | None, run: Run) -> AnyModel:
     try:
         lacking, unknown = fresh.load_state_dict(model.state_dict(), strict=False)
     except RuntimeError as error:
-        raise DilaError(f"{run.start} is of another architecture than the run's model: {error}") from error
+        raise DilaError(f"{run.start} has a different architecture than the run's model: {error}") from error
     if unknown or any(not name.startswith("action_encoder.") for name in lacking):
-        raise DilaError(f"{run.start} is of another architecture than the run's model; set run.model to its config")
+        raise DilaError(f"{run.start} has a different architecture than the run's model; set run.model to its config")
     return fresh
 
 
 def check_start(model: AnyModel | None, run: Run) -> None:
-    """Refuse a model that cannot be saved or begun from, before data is encoded and a decoder trained.
+    """Check early, before data is encoded, that the initial model fits and that the run's model can be saved.
 
     Raises:
-        DilaError: as `grown`; or the run's model cannot be made without memory, as loading makes it, or has one
-            parameter under two names, of which a file keeps one.
+        DilaError: as `grown`; or the run's model cannot be built on the meta device, as loading does, or has one
+            parameter under two names, of which safetensors keeps only one.
     """
     _check_kept(run)
     if model is not None or isinstance(run.model, AdaWorldDiffusionConfig):
-        with torch.device("meta"):  # shapes are all that is compared
+        with torch.device("meta"):  # only shapes are compared
             grown(None if model is None else build(model.config), run)
 
 
@@ -94,24 +94,22 @@ def _check_kept(run: Run) -> None:
             parameters = build(run.model).named_parameters(remove_duplicate=False)
     except (NotImplementedError, RuntimeError) as error:
         raise DilaError(
-            f"run {run.name}: its model could not be loaded once it is trained, for it cannot be made on torch's "
-            f"device meta ({first_line(error)}); make it without reading its tensors"
+            f"run {run.name}: its model cannot be built on torch's device meta ({first_line(error)}), so a checkpoint "
+            "could not be loaded; do not read tensor values in its constructor"
         ) from error
     names: dict[nn.Parameter, str] = {}
     for name, parameter in parameters:
         if (first := names.setdefault(parameter, name)) != name:
             raise DilaError(
-                f"run {run.name}: {first} and {name} are one parameter of its model, which could not be saved; keep it "
-                "under one name and use it twice"
+                f"run {run.name}: {first} and {name} are the same parameter of its model, which cannot be saved; "
+                "register it under one name and use it twice"
             )
 
 
 def _over(lam: AnyModel | None, fresh: AdaWorldDiffusion, run: Run) -> AdaWorldDiffusion:
-    """A fresh diffusion model that follows the actions of a trained latent action model."""
+    """Put a trained latent action model into a new diffusion model that is conditioned on its actions."""
     if lam is None:
-        raise DilaError(
-            f"run {run.name} needs a trained latent action model to follow; set start, as in --start FOLDER"
-        )
+        raise DilaError(f"run {run.name} needs a trained latent action model; name it with --start FOLDER")
     if lam.config != fresh.config.lam:
         raise DilaError(f"{run.start} is not the latent action model of run {run.name}; set model.lam to its config")
     fresh.lam.load_state_dict(lam.state_dict())
@@ -119,17 +117,17 @@ def _over(lam: AnyModel | None, fresh: AdaWorldDiffusion, run: Run) -> AdaWorldD
 
 
 def is_begun(out: Path) -> bool:
-    """Whether a folder holds anything that was trained: some of a run, or of its decoder."""
+    """Whether training of a model or of its decoder has begun in this folder."""
     return _has_steps(out) or (out / DECODING / DECODER).is_file()
 
 
 def settle(run: Run, out: Path) -> None:
-    """Write ``run.json``, or check that what has been trained there is of the same run.
+    """Write ``run.json``, or check that the run begun in this folder has the same settings.
 
-    A command that was refused before its first step holds no folder.
+    A run that failed before its first step does not count as begun.
 
     Raises:
-        DilaError: it is of another, whose differing fields are named; or ``run.json`` is damaged.
+        DilaError: settings differ, and are named; or ``run.json`` is damaged.
     """
     path = out / RUN
     described = to_json(run)
@@ -138,12 +136,12 @@ def settle(run: Run, out: Path) -> None:
         if not _has_steps(out):
             different = [told for told in different if told.startswith(DECODED)]
         if different:
-            raise DilaError(f"{out} holds a run with {'; '.join(different)}; use the same settings or another folder")
+            raise DilaError(f"{out} has a run with {'; '.join(different)}; use the same settings or another folder")
     write_json(path, described, lasting=True)
 
 
 def changed(stored: Any, run: Run, free: Container[str] = FREE) -> list[str]:
-    """As `differences`: fields of a run that differ from what `to_json` once made of one, those in `free` aside."""
+    """List how a run differs from a stored ``run.json``, as `differences` does, without the fields in `free`."""
     different = differences(completed(stored, run), to_json(run))
     return [told for told in different if told.split(".")[0].split(" ")[0] not in free]
 
@@ -154,7 +152,7 @@ def _has_steps(out: Path) -> bool:
 
 
 def _of_today(described: dict[str, Any]) -> dict[str, Any]:
-    """A described run whose model says of which kind it is: before there were several it did not have to."""
+    """Add the kind of the model, which older files lack, to a stored run."""
     if isinstance(described.get("model"), dict):
         described["model"].setdefault(KIND, DiLAConfig.__name__)
     return described
@@ -165,7 +163,7 @@ def _are_parts(value: Any) -> bool:
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    """Each leaf that differs, as ``path = stored (now wanted)``, the path spelt as its flag: ``stages.0.steps``."""
+    """Yield each leaf that differs as ``path = stored (now wanted)``, with the path as in flags: ``stages.0.steps``."""
     if _are_parts(stored) and _are_parts(wanted) and len(stored) == len(wanted):
         stored, wanted = ({str(place): each for place, each in enumerate(of)} for of in (stored, wanted))
     if isinstance(stored, dict) and isinstance(wanted, dict):

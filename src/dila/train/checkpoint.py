@@ -1,9 +1,9 @@
-"""Checkpoints: a trained model that anyone can load, and beside it what exact resuming needs.
+"""Checkpoints: a trained model in the usual format, plus the state that exact resuming needs.
 
-``out/checkpoints/step_0001000/`` holds the files of `dila.interop.pretrained` and ``trainer.pt`` (optimiser, sampler,
-random states, step). It is written under a hidden name, forced to the disk and renamed, and an old one is renamed
-before it is removed, so a folder of that name is always whole, and the newest is the one with the highest number. The
-learning rate is a function of the step and needs no saving.
+``out/checkpoints/step_0001000/`` contains the files of `dila.interop.pretrained` and ``trainer.pt`` (optimiser,
+sampler, random states, step). A checkpoint is written under a hidden name, synced to disk and renamed, and an old one
+is renamed before it is deleted, so a visible checkpoint is always complete. The one with the highest number is the
+newest. The learning rate is a function of the step and is not saved.
 """
 
 import logging
@@ -27,36 +27,36 @@ from dila.vision.stored import load_plain, write_plain
 
 TRAINER = "trainer.pt"
 _GENERATORS = threading.RLock()
-"""Held by the thread that has seeded this process's generators."""
+"""Held by the thread that uses this process's random generators."""
 _log = logging.getLogger(__name__)
 
 
 class TrainerState(NamedTuple):
-    """Everything besides the weights. All of it loads without running code (``weights_only``)."""
+    """Training state besides the weights; all of it loads with ``weights_only``, so without running code."""
 
     step: int
-    """Optimiser steps done."""
+    """Number of optimiser steps done."""
     stage: int
-    """Place in the run's stages of the last step done."""
+    """Index of the stage of the last step done."""
     optimiser: dict[str, Any]
     sampler: dict[str, Any]
-    """Of that stage."""
+    """Sampler state of that stage."""
     random: list[dict[str, Any]]
-    """Random states, one a process."""
+    """Random states, one per process."""
     actions: dict[str, Any]
-    """Of `Learner.action_weights`."""
+    """Output of `Learner.action_weights`."""
     data: str
     """Fingerprint of the training episodes."""
     faults: list[dict[str, Any]]
-    """What could not be read, one a process."""
-    spikes: dict[str, Any] = {}  # noqa: RUF012  (of a NamedTuple, which shares no default that is written to)
-    """Steps that were left out."""
+    """States of `Faults`, one per process."""
+    spikes: dict[str, Any] = {}  # noqa: RUF012  (never written to)
+    """State of `Spikes`."""
     dying: int = 0
-    """Logged steps that the latents have been dying for."""
+    """Consecutive logged steps with collapsed latents."""
 
 
 def newest(out: Path) -> Path | None:
-    """The newest checkpoint of a run, if there is one."""
+    """Newest checkpoint of a run; None if there is none."""
     found = checkpoints(out)
     return found[-1] if found else None
 
@@ -67,10 +67,10 @@ def save_checkpoint(
     """Write a checkpoint, then remove all but the newest `keep`.
 
     Raises:
-        DilaError: the disk is full or may not be written to; nothing of the attempt is left.
+        DilaError: the disk is full or not writable; nothing partial is left.
     """
     folder = out / CHECKPOINTS / f"step_{state.step:07d}"
-    if not folder.exists():  # a run is a function of its step: what is there is the same
+    if not folder.exists():  # runs are reproducible, so an existing checkpoint of this step is the same
         partial = folder.with_name(f".{folder.name}.partial")
         try:
             with writing(folder):
@@ -86,46 +86,46 @@ def save_checkpoint(
 
 
 def tidy(out: Path, keep: int) -> None:
-    """Remove all but the newest checkpoints, and what killed writers left; only one process of a run may."""
+    """Remove all but the newest `keep` checkpoints, and leftovers of killed writers; for one process of a run only."""
     folder = out / CHECKPOINTS
     for old in checkpoints(out)[:-keep]:
         os.replace(old, folder / f".{old.name}.gone")
     for left in [*folder.glob(".step_*"), *folder.glob("..step_*")]:
-        if left.is_dir():  # no lock
+        if left.is_dir():  # not a lock file
             shutil.rmtree(left)
 
 
 def _to_disk(folder: Path) -> None:
-    """Force a folder and its files to the disk."""
+    """Sync a folder and its files to disk."""
     for path in [*(child for child in folder.iterdir() if child.is_file()), folder]:
         to_disk(path)
 
 
 def load_trainer(folder: Path) -> TrainerState:
-    """What `save_checkpoint` kept beside the weights.
+    """Load the training state of a checkpoint.
 
     Raises:
-        DilaError: the file is missing, damaged or of another version.
+        DilaError: the file is missing, damaged or from another version.
     """
     path = folder / TRAINER
     try:
         return TrainerState(**load_plain(path))
     except (OSError, ValueError, TypeError) as error:
         raise DilaError(
-            f"{path} cannot be resumed from ({error}); remove {folder} to go on from an older one"
+            f"{path} cannot be loaded ({error}); remove {folder} to resume from an older checkpoint"
         ) from error
 
 
 def restore_process(state: TrainerState, rank: int, world: int, seed: int) -> dict[str, Any]:
-    """Put this process's generators where the checkpoint has them; returns what it could not read, of `Faults`.
+    """Restore this process's random generators, and return its state of `Faults`.
 
-    Under another number of processes no state fits: generators are seeded by the run's seed, the step and the process,
-    so that only dropout differs from the run that kept its number, and the first process takes over all faults.
+    If the number of processes has changed, generators are seeded from the run's seed, the step and the rank instead, so
+    only dropout differs from an uninterrupted run, and rank 0 takes over the faults of all processes.
     """
     if len(state.random) == world:
         restore_random_state(state.random[rank])
         return state.faults[rank]
-    _log.warning("the checkpoint is of %d process(es), this run has %d: dropout differs", len(state.random), world)
+    _log.warning("the checkpoint is from %d process(es), this run has %d: dropout differs", len(state.random), world)
     key = int(np.random.SeedSequence([seed, state.step, rank, world]).generate_state(1)[0])
     torch.manual_seed(key)
     np.random.seed(key)
@@ -135,7 +135,7 @@ def restore_process(state: TrainerState, rank: int, world: int, seed: int) -> di
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every generator in this process: torch's (and the accelerator's), numpy's and Python's."""
+    """States of all random generators of this process: torch (CPU and accelerator), numpy and Python."""
     name, keys, position, has_gauss, gauss = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -150,7 +150,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Go on from what `random_state` gave, as far as this machine has the same generators."""
+    """Restore the output of `random_state`, for the generators that this machine has."""
     torch.set_rng_state(state["torch"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -164,15 +164,15 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def own_random_state() -> Iterator[None]:
-    """Around what seeds the generators of this process: afterwards they are as they were.
+    """Restore the random generators of this process after the block.
 
     Raises:
-        DilaError: another thread is within it, and what both draw could not be repeated.
+        DilaError: another thread is inside such a block, so random numbers would not be reproducible.
     """
     if not _GENERATORS.acquire(blocking=False):
         raise DilaError(
-            "another thread of this process trains, and two would draw from the same random generators; train one "
-            "after the other, or each in a process of its own"
+            "another thread of this process is training, and both would use the same random generators; train one "
+            "after the other, or in separate processes"
         )
     try:
         before = random_state()

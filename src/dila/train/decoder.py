@@ -1,6 +1,6 @@
-"""Training the light decoder that draws a world model's features as frames.
+"""Training of the light decoder that turns a world model's features into frames.
 
-The frames of a step are drawn from the seed and the step alone, so that resuming needs weights, moments and a number.
+The frames of a step depend only on the seed and the step, so resuming needs only weights, optimiser state and step.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ SHOW_EVERY = 10
 
 
 class Pairs(NamedTuple):
-    """What a decoder learns from, in memory: features (bf16, as the cache keeps them) and the frames they came from."""
+    """Training data of a decoder, in memory: features (bf16, as in the cache) and their frames."""
 
     e: Float[Tensor, "N H W D"]
     frames: UInt8[Tensor, "N 3 Y X"]
@@ -65,25 +65,25 @@ def train_decoder(
 ) -> Path:
     """Train a decoder for a trained model and attach it.
 
-    Interrupted, it goes on when called again; SIGTERM and SIGINT save first.
+    If interrupted, the same call resumes; on SIGTERM and SIGINT the state is saved first.
 
     Args:
-        path: of the model, as `dila.interop.pretrained.load_pretrained` takes it.
-        data: corpus; its held-out episodes are left out, so that the model can be judged on them.
-        out: folder for the model with its decoder; None attaches to the model's own folder.
-        settings: of the decoder.
-        held_out: share of the episodes left out; that of the run that the model is part of, or 0.1, when None.
-        fps: frames a second, instead of what the files say; as the run read them when None.
-        camera: of episodes that several cameras saw, this one alone; the run's when None.
-        cache_dir: of features, see `dila.train.loop.train`.
+        path: any model that `dila.interop.pretrained.load_pretrained` accepts.
+        data: corpus; its held-out episodes are not trained on, so that the model can be evaluated on them.
+        out: folder for the model with its decoder; None adds the decoder to the model's own folder.
+        settings: settings of the decoder.
+        held_out: share of the episodes held out; None uses that of the model's run, or 0.1.
+        fps: frames per second; overrides the rate stated in the files. None uses the run's setting.
+        camera: read only this camera of multi-camera recordings; None uses the run's setting.
+        cache_dir: folder of cached features, see `dila.train.loop.train`.
         device: "auto", "cpu", "cuda", "mps".
-        progress: show a bar.
+        progress: show a progress bar.
 
     Returns:
-        the folder that has the decoder.
+        The folder with the decoder.
 
     Raises:
-        DilaError: the model or the data cannot be read, or a decoder of other settings or data was begun there.
+        DilaError: the model or the data cannot be read, or training with other settings or data was begun there.
     """
     settings = settings or DecoderRun()
     pretrained = load_pretrained(path)
@@ -108,18 +108,18 @@ def train_decoder(
 
 
 def attach_rae(path: str | Path, weights: str | Path, out: str | Path | None = None) -> Path:
-    """Give a trained model the published decoder of its features, which needs no training.
+    """Add the published RAE decoder to a trained model; no training is needed.
 
     Args:
-        path: of the model, as `dila.interop.pretrained.load_pretrained` takes it.
-        weights: the RAE's decoder file, which reads raw features of the model's encoder.
-        out: folder for the model with its decoder; None attaches to the model's own folder.
+        path: any model that `dila.interop.pretrained.load_pretrained` accepts.
+        weights: the RAE's decoder file, for raw features of the model's encoder.
+        out: folder for the model with its decoder; None adds the decoder to the model's own folder.
 
     Returns:
-        the folder that has the decoder.
+        The folder with the decoder.
 
     Raises:
-        DilaError: the model or the file cannot be read, or it draws other features.
+        DilaError: the model or the file cannot be read, or the decoder is for other features.
     """
     pretrained = load_pretrained(path, draws=False)
     decoder = build_decoder({"name": RAEDecoder.name, "weights": str(at_home(weights))}, pretrained.encoder.statistics)
@@ -127,7 +127,7 @@ def attach_rae(path: str | Path, weights: str | Path, out: str | Path | None = N
 
 
 def put_decoder(complete: Pretrained, path: str | Path, out: str | Path | None) -> Path:
-    """Write a model that has got a decoder: to a folder, or to its own when None."""
+    """Write a model with its new decoder to `out`, or add the decoder to the model's own folder if None."""
     if out is None:
         return _attach(find_pretrained(path), complete)
     source = locate(path)
@@ -144,20 +144,20 @@ def fit_decoder(
     stop: StopRequest,
     progress: bool = True,
 ) -> ConvDecoder:
-    """A decoder trained on (features, frames) pairs, on the encoder's device; goes on from what `folder` holds.
+    """Train a decoder on pairs of features and frames, on the encoder's device; resumes from the state in `folder`.
 
     Args:
-        encoder: with statistics.
-        frames: the episodes.
-        features: the same episodes as features, or the same list again to have them encoded here.
-        settings: of the decoder.
-        folder: where its state is kept.
-        stop: asked after each step.
-        progress: show a bar.
+        encoder: encoder with statistics.
+        frames: episodes of frames.
+        features: the same episodes as features, or the same list as `frames` to encode them here.
+        settings: settings of the decoder.
+        folder: folder of the training state.
+        stop: checked after each step.
+        progress: show a progress bar.
 
     Raises:
-        DilaError: `folder` holds a decoder of other settings or other data, or the loss is no longer finite.
-        SystemExit: a signal came; the state is saved.
+        DilaError: `folder` has the state of a decoder with other settings or data, or the loss is not finite.
+        SystemExit: stopped by a signal, after saving.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -189,7 +189,7 @@ def fit_decoder(
 
 
 def gather_pairs(encoder: FrozenEncoder, frames: Sequence[Any], features: Sequence[Any], settings: DecoderRun) -> Pairs:
-    """About ``settings.frames`` frames, evenly spread over the episodes, at the decoder's size, with their features."""
+    """About ``settings.frames`` frames, spread evenly over the episodes, at the decoder's size, and their features."""
     e, pictures = [], []
     for place, wanted in some_frames(frames, settings.frames):
         read, its = frames[place].read(wanted), features[place]
@@ -223,27 +223,27 @@ def _step(
 
 
 def _digest(episodes: Sequence[Any]) -> str:
-    """Changes with the episodes and their content."""
+    """Hash of the ids, lengths and fingerprints of episodes."""
     told = "\n".join(f"{e.id} {len(e.times)} {e.fingerprint()}" for e in episodes)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _resume(path: Path, described: dict[str, Any], decoder: ConvDecoder, optimiser: torch.optim.Optimizer) -> int:
-    """Load what `path` holds and return the steps done; 0 where there is nothing."""
+    """Load the training state from `path`; returns the number of steps done, 0 if there is no file."""
     if not path.is_file():
         return 0
     try:
         stored = load_plain(path)
-        if described | stored["described"] != described:  # it says nothing of its data where it is of an older version
+        if described | stored["described"] != described:  # files of older versions do not describe their data
             raise DilaError(
-                f"{path} is of a decoder with other settings, another encoder or other data; give the same, or remove "
-                "it to train anew"
+                f"{path} was made with other settings, another encoder or other data; use the same ones, or remove "
+                "the file to train from scratch"
             )
         decoder.load_state_dict(stored["decoder"])
         optimiser.load_state_dict(stored["optimiser"])
         return stored["step"]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DilaError(f"{path} cannot be read ({error}); remove it to train the decoder anew") from error
+        raise DilaError(f"{path} cannot be read ({error}); remove it to train the decoder from scratch") from error
 
 
 def _save(
@@ -257,9 +257,9 @@ def _save(
 
 
 def _attach(folder: Path, complete: Pretrained) -> Path:
-    """Put a decoder into a folder that may hold more than a trained model, such as a checkpoint's trainer state.
+    """Add a decoder to a folder and keep its other files, such as a checkpoint's trainer state.
 
-    Weights first: until the config names them, they are not looked at.
+    The weights are written first: they are ignored until the config names them.
     """
     whole = save_pretrained(folder.with_name(f"{folder.name}.decoded"), complete, read_notes(folder))
     for name in (DECODER, CONFIG):

@@ -1,4 +1,4 @@
-"""What fails while a run goes on: clips that cannot be read, counted and listed, and processes that die."""
+"""Failures during a run: unreadable clips, which are counted and listed, and processes that die."""
 
 import signal
 import threading
@@ -11,27 +11,27 @@ import torch
 from dila.errors import DilaError, first_line
 
 LOST = ("gloo", "nccl", "connection closed", "connection reset")
-"""What errors of a process say that another one left alone."""
+"""Fragments of the errors raised by a process whose peer has died."""
 JUDGED = 100
-"""Clips drawn before a share of them says anything."""
+"""Minimum number of clips that the share of unreadable ones is computed from."""
 
 
 class LostWorker(DilaError):
-    """A process that read data is gone."""
+    """A data worker process died."""
 
     def __init__(self, error: RuntimeError):
         super().__init__(
-            f"a process that read data is gone ({first_line(error).rstrip('. ')}); where memory was short, lower "
-            "workers; the same command goes on from the last checkpoint"
+            f"a data worker process died ({first_line(error).rstrip('. ')}); if memory was short, lower "
+            "workers; the same command resumes from the last checkpoint"
         )
 
 
 @contextmanager
 def with_workers() -> Iterator[None]:
-    """Around what reads from a loader: that one of its processes is gone becomes one sentence.
+    """Convert the error of a data loader whose worker died to `LostWorker`.
 
     Raises:
-        LostWorker: it is.
+        LostWorker: a worker of the loader died.
     """
     try:
         yield
@@ -43,9 +43,9 @@ def with_workers() -> Iterator[None]:
 
 @contextmanager
 def between_reads() -> Iterator[None]:
-    """Around a step: that a worker died is told when data is read next, not in the midst of it.
+    """Defer the error about a dead worker from the middle of a step to the next read.
 
-    torch tells of it by a handler of SIGCHLD, and once more where a worker's batch does not come.
+    torch raises it in a SIGCHLD handler, and again when the worker's batch does not arrive.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
@@ -59,10 +59,10 @@ def between_reads() -> Iterator[None]:
 
 @contextmanager
 def with_others(processes: int) -> Iterator[None]:
-    """Around what several processes do together: one that is left alone says so, and does not wait for ever.
+    """Convert the communication error that follows the death of another process to a `DilaError`.
 
     Raises:
-        DilaError: another process is gone.
+        DilaError: another process died.
     """
     try:
         yield
@@ -71,16 +71,16 @@ def with_others(processes: int) -> Iterator[None]:
         if processes == 1 or not apart:
             raise
         raise DilaError(
-            "another process of this run is gone, for the reason that it gave; once that is mended, the same command "
-            "goes on from the last checkpoint"
+            "another process of this run died; fix the cause given in its own error message, then run the same command "
+            "to resume from the last checkpoint"
         ) from error
 
 
 class Faults:
-    """What one process could not read; saved with a checkpoint, so that a resumed run counts on.
+    """Count of the clips that one process drew and could not read; saved in checkpoints.
 
     Args:
-        tolerate: share of the clips that may fail.
+        tolerate: share of the clips that may be unreadable.
     """
 
     def __init__(self, tolerate: float):
@@ -90,13 +90,13 @@ class Faults:
         self.unlisted: list[str] = []
 
     def note(self, drawn: int, skipped: Sequence[str]) -> None:
-        """Count clips of a step that has been taken, and those that were skipped for it."""
+        """Count the clips of a finished step, and those that were skipped for it."""
         self.drawn += drawn + len(skipped)
         self.skipped += len(skipped)
         self.unlisted += skipped
 
     def agree(self, accelerator: Any) -> tuple[int, int, list[str]]:
-        """Over all processes: clips drawn, those skipped, and the skipped ones that were not listed yet."""
+        """Return, over all processes, the clips drawn, the clips skipped, and the skipped ones not yet listed."""
         numbers = torch.tensor([self.drawn, self.skipped, len(self.unlisted)], device=accelerator.device)
         drawn, skipped, unlisted = accelerator.reduce(numbers, reduction="sum").tolist()
         listed: list[str] = []
@@ -107,21 +107,21 @@ class Faults:
         return drawn, skipped, listed
 
     def check(self, drawn: int, skipped: int, listed: Sequence[str]) -> None:
-        """Whether the run may go on.
+        """Check that the share of unreadable clips is tolerable.
 
         Raises:
-            DilaError: more than the tolerated share of clips could not be read.
+            DilaError: more than `tolerate` of the clips could not be read.
         """
         if skipped > self.tolerate * max(drawn, JUDGED):
             raise DilaError(
-                f"{skipped} of {drawn} clips cannot be read, more than tolerate = {self.tolerate:g} allows, the last "
-                f"{listed[-1] if listed else 'as the log says'}; bring the files back and resume"
+                f"{skipped} of {drawn} clips cannot be read, more than tolerate = {self.tolerate:g} allows; the last: "
+                f"{listed[-1] if listed else 'see the log'}; restore the files and resume"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that resuming needs."""
+        """Return the state for a checkpoint."""
         return {"drawn": self.drawn, "skipped": self.skipped, "unlisted": list(self.unlisted)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Count on from what `state_dict` gave."""
+        """Restore the output of `state_dict`."""
         self.drawn, self.skipped, self.unlisted = state["drawn"], state["skipped"], list(state["unlisted"])

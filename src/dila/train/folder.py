@@ -1,4 +1,4 @@
-"""What the folder of a run tells of it: ``run.json``, found from a model of the run."""
+"""Find and read ``run.json`` of a run, given its folder or one of its checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +9,11 @@ from dila.files import read_object
 
 RUN = "run.json"
 HELD_OUT = 0.1
-"""Share of the episodes held out where no run says another."""
+"""Default share of held-out episodes."""
 
 
 def find_run(model: str | Path) -> tuple[Path, dict[str, Any]] | None:
-    """Folder and ``run.json`` of the run in a folder, or of the one whose checkpoint this is.
+    """Folder and ``run.json`` of the run in a folder, or of the run of a checkpoint; None if there is none.
 
     Raises:
         DilaError: as `read_run`.
@@ -25,10 +25,10 @@ def find_run(model: str | Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """A ``run.json``.
+    """Read a ``run.json``.
 
     Raises:
-        DilaError: it is damaged.
+        DilaError: the file is damaged.
     """
     told = read_object(path, _MEND)
     if not isinstance(told.get("clips", {}), dict):
@@ -36,9 +36,9 @@ def read_run(path: Path) -> dict[str, Any]:
     return told
 
 
-_MEND = "remove it, and the command that trained the run writes it anew"
+_MEND = "remove it; the command that trained the run writes it again"
 
 
 def held_out_of(run: Mapping[str, Any]) -> float:
-    """Share of the episodes that a run held out; the usual one where it held out none, as other data need it."""
+    """Share of the episodes that a run held out; the default if it held out none, because other data needs a split."""
     return run.get("clips", {}).get("held_out") or HELD_OUT

@@ -1,9 +1,9 @@
-"""Dynamics under real actions, in structure space alone: the cheap half of adapting a model.
+"""Training of FDM and action encoder in structure space: the cheap part of adapting a model to real actions.
 
-The paper's third stage draws every frame that it imagines and trains all of the model. What plans in structure space
-need is less: that structure, moved by the FDM under the action encoder's z over as many frames as a plan looks ahead,
-ends where it truly went. Structure is read once, from the frozen model, and only the FDM and the action encoder learn:
-no backbone, memory or decoder is run.
+The paper's third stage decodes every imagined frame and trains the whole model. Planning in structure space needs only
+that structure, rolled out by the FDM under the action encoder's z over the planning horizon, matches the true
+structure. Structure is read once from the frozen model, and only the FDM and the action encoder are trained; backbone,
+memory and decoder are not run.
 """
 
 from copy import deepcopy
@@ -21,12 +21,12 @@ from dila.train.material import flat_actions
 from dila.train.run import Optimiser, Precision
 
 BATCH = 32
-"""Clips at once where nothing is trained."""
+"""Clips per batch when nothing is trained."""
 
 
 @torch.no_grad()
 def read_structure(model: DiLA, clips: Clips, precision: Precision = "fp32") -> tuple[Structure, Actions]:
-    """Structure and true actions of clips of features, held in memory; clips with unknown actions are left out."""
+    """Read structure and true actions of clips of features into memory; clips with unknown actions are left out."""
     layout, device = Layout(model), next(model.parameters()).device
     parts = []
     for clip in load_clips(clips, BATCH):
@@ -40,14 +40,14 @@ def read_structure(model: DiLA, clips: Clips, precision: Precision = "fp32") -> 
 
 
 def layout_loss(model: DiLA, s: Structure, a: Actions, context: int = 2) -> Float[Tensor, ""]:
-    """Mean squared error of structure rolled out after the context, in units of how far it truly went."""
+    """Mean squared error of the rolled-out structure, relative to repeating that of the last context frame."""
     missed, went = _distances(model, s, a, context)
     return missed / went.clamp_min(1e-9)
 
 
 @torch.no_grad()
 def layout_error(model: DiLA, s: Structure, a: Actions, context: int = 2) -> float:
-    """`layout_loss` of any number of clips, so many at a time."""
+    """`layout_loss` of any number of clips, computed in batches."""
     device, parts = next(model.parameters()).device, zip(s.split(BATCH), a.split(BATCH), strict=True)
     told = [len(s) * torch.stack(_distances(model, s.to(device), a.to(device), context)) for s, a in parts]
     missed, went = torch.stack(told).sum(0) / len(s)
@@ -55,7 +55,7 @@ def layout_error(model: DiLA, s: Structure, a: Actions, context: int = 2) -> flo
 
 
 def _distances(model: DiLA, s: Structure, a: Actions, context: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mean squared distance from where structure went to where it is rolled out, and to where it was."""
+    """Mean squared error of the rolled-out structure, and of repeating the structure of the last context frame."""
     z = model.encode_actions(a)
     first = context - 1
     _, past = model.fdm(s[:, :first], z[:, :first]) if first else (None, None)
@@ -78,19 +78,19 @@ def fit_layout(
     context: int = 2,
     progress: bool = True,
 ) -> Float[Tensor, " count"]:
-    """Train FDM and action encoder, in place, of a model in evaluation mode.
+    """Train FDM and action encoder of a model in place; the model is in evaluation mode before and after.
 
     Args:
-        model: with an action encoder that takes actions in their own units.
+        model: model with an action encoder that reads actions in their own units.
         s: structure of clips.
-        a: their actions.
-        optimiser: settings; its schedule is over these steps.
-        count: steps.
-        batch: clips of a step.
-        precision: of the forward pass.
-        seed: of the order of clips, and of dropout.
-        context: true frames before the first imagined one.
-        progress: show a bar.
+        a: actions of the same clips.
+        optimiser: optimiser settings; the schedule spans `count` steps.
+        count: number of steps.
+        batch: clips per step.
+        precision: precision of the forward pass.
+        seed: random seed of the order of clips and of dropout.
+        context: number of true frames before the first imagined one.
+        progress: show a progress bar.
 
     Returns:
         The loss of every step.
@@ -98,12 +98,12 @@ def fit_layout(
     assert model.action_encoder is not None
     device, kept = next(model.parameters()).device, deepcopy(model.bottleneck.state_dict())
     trained = [*model.fdm.parameters(), *model.action_encoder.parameters()]
-    # The first layer holds the units of the actions, which may be hundreds: as in `Learner` it learns standardised.
+    # As in `Learner`, train on standardised actions: their own units may be in the hundreds.
     mean, std = (number.to(device) for number in mean_and_std(a.flatten(0, 1)))
     read_standardised(model.action_encoder, mean, std)
     adam = torch.optim.AdamW(trained, lr=optimiser.lr, betas=optimiser.betas, weight_decay=optimiser.weight_decay)
     generator, losses = torch.Generator().manual_seed(seed), []
-    # The FDM for its dropout, the bottleneck because codes pass gradients in training alone.
+    # Training mode enables dropout in the FDM, and gradients through codes in the bottleneck.
     model.fdm.train()
     model.bottleneck.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -120,6 +120,6 @@ def fit_layout(
             adam.step()
             losses.append(loss.detach())
     model.eval()
-    model.bottleneck.load_state_dict(kept)  # what its codes counted
+    model.bottleneck.load_state_dict(kept)  # undoes its usage counts
     read_raw(model.action_encoder, mean, std)
     return torch.stack(losses)

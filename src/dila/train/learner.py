@@ -1,4 +1,4 @@
-"""The one module that training runs forward: model and objective together, so that wrappers for many devices work."""
+"""Model and objective in one module, which DDP and FSDP can wrap; how layers run; the optimiser."""
 
 import logging
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 class Learner(nn.Module):
-    """A model under the objective of the present stage.
+    """A model with the objective of the current stage.
 
-    Real actions are standardised on their way in, because the action encoder's first layer would otherwise have to
-    learn their units; `raw_actions` puts those units into the layer when the model is written out.
+    Real actions are standardised first, because the action encoder's first layer would otherwise have to learn their
+    units; `raw_actions` folds the standardisation into that layer when the model is saved.
     """
 
     objective: AnyObjective
@@ -47,7 +47,7 @@ class Learner(nn.Module):
         place: Float[Tensor, " B"] | None = None,
         done: Float[Tensor, ""] | None = None,
     ) -> Outcome:
-        """The objective on a batch, under autocast."""
+        """Compute the objective of a batch, under autocast."""
         if a is not None:
             a = (a.float() - self.action_mean) / self.action_std
         with torch.autocast(e.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -55,9 +55,9 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def scale_actions(self, mean: Float[Tensor, " Da"], std: Float[Tensor, " Da"], *, trained: bool) -> None:
-        """Standardise actions by these.
+        """Set the mean and standard deviation of actions.
 
-        With `trained`, the action encoder already reads actions in their own units, and goes on to do so.
+        With `trained`, the action encoder was trained on actions in their own units, and is converted.
         """
         assert self.model.action_encoder is not None
         self.action_mean.copy_(mean)
@@ -67,7 +67,7 @@ class Learner(nn.Module):
 
     @contextmanager
     def raw_actions(self) -> Iterator[AnyModel]:
-        """The model as it takes actions in their own units; afterwards its weights are back, bit for bit."""
+        """Yield the model converted to actions in their own units; afterwards its weights are restored bit for bit."""
         if self.model.action_encoder is None or not len(self.action_mean):
             yield self.model
             return
@@ -79,7 +79,7 @@ class Learner(nn.Module):
             self.load_action_weights(kept)
 
     def action_weights(self) -> dict[str, Tensor]:
-        """What `raw_actions` changes, and by what: saved with a checkpoint, so that resuming is exact."""
+        """The weights that `raw_actions` changes, mean and std; saved in checkpoints so that resuming is exact."""
         if self.model.action_encoder is None:
             return {}
         layer = self.model.action_encoder[0]
@@ -88,7 +88,7 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def load_action_weights(self, kept: dict[str, Tensor]) -> None:
-        """Put back what `action_weights` gave."""
+        """Restore the output of `action_weights`."""
         if self.model.action_encoder is None:
             return
         layer: Any = self.model.action_encoder[0]
@@ -99,9 +99,9 @@ class Learner(nn.Module):
 
 
 def arrange(model: nn.Module, device: torch.device, recompute: bool = False, compiled: bool = False) -> None:
-    """How the layers run in training, and on a CPU what becomes of freed memory.
+    """Set up how layers run in training, and how a CPU process handles freed memory.
 
-    It goes back to the system where layers are recomputed for its sake (`recompute_layers`), else it stays (`hold_on`).
+    Freed memory is returned to the system with `recompute`, which is used to save memory, and else kept (`hold_on`).
     """
     if recompute:
         recompute_layers(model)
@@ -112,11 +112,11 @@ def arrange(model: nn.Module, device: torch.device, recompute: bool = False, com
 
 
 def recompute_layers(model: nn.Module) -> None:
-    """Keep each layer's input alone, and run the layer again in the backward pass.
+    """Use gradient checkpointing: keep only each layer's input, and run the layer again in the backward pass.
 
-    Gradient checkpointing (https://docs.pytorch.org/docs/stable/checkpoint.html): the same gradients for about a third
-    more work in much less memory. Freed memory then goes back to the system (`give_back`), which at `base` size is a
-    gigabyte.
+    The gradients are the same, for about a third more work and much less memory
+    (https://docs.pytorch.org/docs/stable/checkpoint.html). Freed memory is returned to the system (`give_back`), which
+    saves a gigabyte at `base` size.
     """
     for layer in _counted(model, "recompute"):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -124,21 +124,21 @@ def recompute_layers(model: nn.Module) -> None:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Let `torch.compile` fuse each layer by itself.
+    """Compile each layer separately with `torch.compile`.
 
-    Layers of a kind share one compilation, where the whole model takes minutes
-    (https://docs.pytorch.org/tutorials/recipes/regional_compilation.html). A layer that cannot be compiled runs as it
-    is, and the compiler warns of it: that is set for all of the process, see `compiler_as_it_was`.
+    Layers of the same kind share one compilation, while compiling the whole model takes minutes
+    (https://docs.pytorch.org/tutorials/recipes/regional_compilation.html). A layer that cannot be compiled runs eagerly
+    with a warning. The compiler settings apply to the whole process, see `compiler_as_it_was`.
     """
     torch._dynamo.config.suppress_errors = True
-    torch._dynamo.config.recompile_limit = 64  # a rollout meets more shapes than the 8 that are allowed
+    torch._dynamo.config.recompile_limit = 64  # rollouts use more shapes than the default limit of 8
     for layer in _counted(model, "compile"):
         layer.compile()
 
 
 @contextmanager
 def compiler_as_it_was(compiled: bool) -> Iterator[None]:
-    """Around all that runs compiled layers: afterwards the settings of `compile_layers` are undone."""
+    """Restore the compiler settings that `compile_layers` changes; wrap everything that runs compiled layers."""
     if not compiled:
         yield
         return
@@ -148,18 +148,18 @@ def compiler_as_it_was(compiled: bool) -> Iterator[None]:
 
 
 def _counted(model: nn.Module, field: str) -> list[nn.Module]:
-    """Its layers; how many there are is told to the log."""
+    """Layers of the model; their number is logged."""
     layers = list(_layers(model))
     _log.info("%s: %d layers of %s", field, len(layers), type(model).__name__)
     if not layers:
-        _log.warning("%s changes nothing: %s has no layers of the dila package", field, type(model).__name__)
+        _log.warning("%s has no effect: %s has no layers from the dila package", field, type(model).__name__)
     return layers
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of each part of a model, and the maps beside them; a part that has no layers is one itself.
+    """Yield the layers of each part of a model, and its MLPs outside layers; a part without layers counts as one.
 
-    A part with buffers keeps count of something, and must not run twice.
+    Modules with buffers are left out: they update state in the forward pass, which must not run twice.
     """
     for part in model.children():
         lists = (child for child in part.children() if isinstance(child, nn.ModuleList))
@@ -174,7 +174,7 @@ def _ours(module: nn.Module) -> bool:
 
 
 def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
-    """AdamW whose weight decay leaves out vectors and ``A_log``, or nothing with ``decay_norms``."""
+    """Build AdamW; vectors and ``A_log`` have no weight decay unless ``decay_norms`` is set."""
     decayed, kept = [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line in ``log.jsonl``, always, and the trackers a run names."""
+"""Log of a run: ``log.jsonl``, with one JSON object per line, and optional trackers."""
 
 import hashlib
 import importlib.util
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tracker(NamedTuple):
-    """Where numbers go besides the file: what writes those of a step by name, and what is called when no more come."""
+    """Another destination of the log: `write` takes a step and its numbers by name, `close` ends the log."""
 
     name: str
     write: Callable[[int, Mapping[str, float]], Any]
@@ -27,17 +27,17 @@ class Tracker(NamedTuple):
 
 
 class Log:
-    """Records of a run, each flushed as it is written.
+    """Writer of a run's log; every record is flushed.
 
     Args:
-        out: the run's folder.
+        out: folder of the run.
         trackers: see `dila.train.run.Run`.
-        name: of the run.
-        config: JSON-ready description of it.
-        step: that the run goes on from; records after it are dropped, so that none is there twice.
+        name: name of the run.
+        config: JSON-ready description of the run.
+        step: step that the run resumes from; later records are removed, so that none appears twice.
 
     Raises:
-        MissingExtra: wandb or trackio is wanted and not installed.
+        MissingExtra: wandb or trackio is requested but not installed.
     """
 
     def __init__(self, out: Path, trackers: tuple[str, ...], name: str, config: Mapping[str, Any], step: int):
@@ -50,7 +50,7 @@ class Log:
             self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """One record; what is a number goes to the trackers as ``kind/name``."""
+        """Write one record; its numbers also go to the trackers, as ``kind/name``."""
         with writing(self.path):
             self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
@@ -58,29 +58,29 @@ class Log:
         self._tell(lambda tracker: tracker.write(step, numbers))
 
     def close(self) -> None:
-        """Flush and close everything."""
-        with suppress(OSError):  # what a full disk did not take was said when it was written
+        """Flush and close the file and the trackers."""
+        with suppress(OSError):  # a full disk was reported when the record was written
             self._file.close()
         self._tell(lambda tracker: tracker.close())
 
     def _tell(self, deed: Callable[[Tracker], None]) -> None:
-        """Do something with each tracker, and go on without one that fails: ``log.jsonl`` has it all."""
+        """Call `deed` on each tracker, and drop trackers that fail: ``log.jsonl`` has all records."""
         for tracker in [*self._trackers]:
             try:
                 deed(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
                 _log.warning(
-                    "%s failed (%s: %s), and the run goes on without it; %s has every number",
+                    "%s failed (%s: %s); the run continues without it, and %s has all records",
                     tracker.name, type(error).__name__, first_line(error), self.path,
                 )  # fmt: skip
 
 
 def read_log(out: str | Path) -> list[dict[str, Any]]:
-    """The records of a run; a last line cut short by a kill is left out.
+    """Read the records of a run; lines that are not JSON, such as a truncated last line, are skipped.
 
     Raises:
-        DilaError: a line is JSON, and no record.
+        DilaError: a line is JSON but not a record.
     """
     path, records = Path(out) / FILE, []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -89,20 +89,20 @@ def read_log(out: str | Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise DilaError(f"{path}: line {number} is no record of a step; take it out")
+            raise DilaError(f"{path}: line {number} is not a record of a step; remove it")
         records.append(record)
     return records
 
 
 def joined(known: Mapping[str, Any], losses: Mapping[str, Any], title: str) -> dict[str, Any]:
-    """A record of what every run logs and of the losses of an objective, by its title.
+    """Join the values that every run logs and the losses of an objective into a record.
 
     Raises:
-        DilaError: a loss has a name that a record has for something else.
+        DilaError: a loss has the name of another value.
     """
     if taken := losses.keys() & (known.keys() | {"kind", "step", "skipped_clips", "skipped_steps"}):
         raise DilaError(
-            f"{title} calls a loss {' and '.join(sorted(taken))}, as the log calls something else; choose another name"
+            f"{title} has a loss named {' and '.join(sorted(taken))}, which the log uses itself; choose another name"
         )
     return {**known, **losses}
 
@@ -130,7 +130,7 @@ def _tensorboard(out: Path, name: str, config: Mapping[str, Any], step: int) -> 
 
 
 def _wandb(out: Path, name: str, config: Mapping[str, Any], step: int) -> Tracker:
-    # Fixed by the folder, so that a resumed run goes on in the same curve.
+    # Derived from the folder, so that a resumed run continues the same curve.
     identity = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
     return _service("wandb", name=name, config=dict(config), dir=str(out), id=identity)
 
@@ -140,7 +140,7 @@ def _trackio(out: Path, name: str, config: Mapping[str, Any], step: int) -> Trac
 
 
 def _service(package: str, **settings: Any) -> Tracker:
-    """wandb, or trackio, which has the same functions."""
+    """Make a tracker with wandb, or with trackio, which has the same API."""
     try:
         module: Any = importlib.import_module(package)
     except ImportError as error:
@@ -154,20 +154,20 @@ TRACKERS: dict[str, Callable[[Path, str, Mapping[str, Any], int], Tracker | None
     "wandb": _wandb,
     "trackio": _trackio,
 }
-"""What makes a tracker, by name, of the run's folder, name, config and the step that it goes on from; None for none."""
+"""Functions that make a tracker from the run's folder, name, config and first step; they return None for no tracker."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that cannot be had, before hours pass until the log begins.
+    """Check early that trackers exist and are installed; the log opens only after the data is encoded.
 
     Raises:
         DilaError: an unknown name.
-        MissingExtra: wandb or trackio is wanted and not installed.
+        MissingExtra: wandb or trackio is requested but not installed.
     """
     load_plugins()
     for name in names:
         if name not in TRACKERS:
-            raise DilaError(f"trackers: there is no {name!r}; choose of {', '.join(TRACKERS)}")
+            raise DilaError(f"trackers: there is no {name!r}; choose from {', '.join(TRACKERS)}")
         if name in ("wandb", "trackio") and importlib.util.find_spec(name) is None:
             raise _missing(name)
 

@@ -1,11 +1,11 @@
-"""The training loop: one `Run` on one corpus into one folder, resumable at any step, on any number of devices.
+"""The training loop: trains a `Run` on one or several corpora; resumable at any step, on any number of devices.
 
 ::
 
-    out/run.json                       the run, with everything filled in that data and encoder decide
-    out/log.jsonl                      a line a logged step and an evaluation; names are those of `Weights`
-    out/checkpoints/step_0001000/      see `dila.train.checkpoint`; `load_pretrained(out)` takes the newest
-    out/episodes.parquet               which episodes are trained on and held out, see `dila.train.register`
+    out/run.json                       the run, including the fields that depend on data and encoder
+    out/log.jsonl                      one line per logged step and per evaluation; names are those of `Weights`
+    out/checkpoints/step_0001000/      see `dila.train.checkpoint`; `load_pretrained(out)` loads the newest
+    out/episodes.parquet               training and held-out episodes, see `dila.train.register`
     out/pictures/step_0001000.png      true and predicted frames
     out/decoder/                       state of the decoder's training
 """
@@ -89,16 +89,16 @@ def train(
         progress: show progress bars.
 
     Returns:
-        The last checkpoint, a folder that `dila.interop.pretrained.load_pretrained` accepts, as it accepts `out`.
+        Folder of the last checkpoint; `dila.interop.pretrained.load_pretrained` accepts it, and also `out`.
 
     Raises:
-        DilaError: invalid data or settings; `out` in use or with another run; a loss not finite; collapsed latents.
+        DilaError: invalid data or settings; `out` is in use or has another run; loss not finite; collapsed latents.
         SystemExit: stopped by a signal, after saving.
     """
     out = at_home(out)
     accelerator = accelerator_of(run)
     if not resume and is_begun(out):
-        raise DilaError(f"{out} holds a run already; resume it, or choose another folder")
+        raise DilaError(f"{out} already contains a run; resume it, or choose another folder")
     lock = alone(out) if accelerator.is_main_process else nullcontext()
     with lock, own_random_state(), compiler_as_it_was(run.compile):
         return _train(run, data, out, accelerator, Path(cache_dir or default_cache()), progress)
@@ -118,7 +118,7 @@ def _train(run: Run, data: Data, out: Path, accelerator: Any, cache_dir: Path, p
     checkpoint = newest_of_all(accelerator, out)
     if checkpoint is not None:
         encoder = encoder.with_statistics(read_statistics(checkpoint))
-    # One process fills the cache; to the others it is then there.
+    # One process fills the cache, then the others read it.
     with accelerator.main_process_first():
         material = gather(run, encoder, corpora, cache_dir, progress=progress and accelerator.is_main_process)
     if begun:
@@ -133,23 +133,23 @@ def _train(run: Run, data: Data, out: Path, accelerator: Any, cache_dir: Path, p
 
 
 class Trainer:
-    """The state of a run while it trains.
+    """State of a run during training.
 
     Args:
-        run: resolved.
+        run: resolved run, see `dila.train.material.resolve`.
         out: folder of the run.
-        material: the data.
-        model: to begin from, or None for a fresh one.
-        accelerator: of accelerate.
-        stop: asked after each step.
-        progress: show bars.
+        material: data of the run.
+        model: model to start from; None for a new one.
+        accelerator: an `accelerate.Accelerator`.
+        stop: checked after each step.
+        progress: show progress bars.
     """
 
     def __init__(
         self, run: Run, out: Path, material: Material, model: AnyModel | None, accelerator: Any, stop: StopRequest,
         progress: bool,
     ):  # fmt: skip
-        on_gpu = accelerator.device.type != "cpu"  # a CPU has the cache mapped into its memory anyway
+        on_gpu = accelerator.device.type != "cpu"  # on a CPU, the cache is memory-mapped anyway
         self.settings, self.out, self.material, self.stop = run, out, material, stop
         self.read_from = held(material, accelerator.device, run.hold) if on_gpu else material
         self.accelerator, self.progress = accelerator, progress and accelerator.is_main_process
@@ -157,12 +157,12 @@ class Trainer:
         accelerator.wait_for_everyone()
         torch.manual_seed(run.seed)
         self.learner = self._learner(model)
-        torch.manual_seed(run.seed + accelerator.process_index)  # dropout differs between processes
+        torch.manual_seed(run.seed + accelerator.process_index)  # different dropout in each process
         self.spread = spread_of(run.shard, accelerator)
         self.wrapped = self.spread.prepare(self.learner)
         self.optimiser = make_optimiser(self.learner.model, run.optimiser)
         self.records = run.graph and recordable(self.learner)
-        self.recorded: Recorded | None = None  # of this stage
+        self.recorded: Recorded | None = None  # for the current stage
         self.step = 0
         self.stage = 0
         self.sampler: dict[str, Any] = {}
@@ -175,10 +175,10 @@ class Trainer:
         self.data = fingerprint(material.splits)
 
     def restore(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint, exactly.
+        """Resume exactly from a checkpoint.
 
         Raises:
-            DilaError: it does not load, or is of other data.
+            DilaError: it cannot be loaded, or was trained on other data.
         """
         state = load_trainer(checkpoint)
         if state.data != self.data:
@@ -194,7 +194,7 @@ class Trainer:
         self.dying = state.dying
 
     def run_all(self) -> Path:
-        """All steps that are left; returns the last checkpoint."""
+        """Run all remaining steps; returns the last checkpoint."""
         log = None
         if self.accelerator.is_main_process:
             log = Log(self.out, self.settings.trackers, self.settings.name, to_json(self.settings), self.step)
@@ -204,11 +204,11 @@ class Trainer:
             with bar:
                 self.learner.train()
                 self._stages(log, bar)
-        except LostWorker:  # found between two steps
+        except LostWorker:  # noticed between two steps, so the state can be saved
             if self.step and self.accelerator.num_processes == 1:
                 with between_reads():
                     self.save()
-                if self.stop.signal is not None:  # sent to all of a group
+                if self.stop.signal is not None:  # the signal went to the whole process group
                     raise self.stop.exit() from None
             raise
         finally:
@@ -262,7 +262,7 @@ class Trainer:
                 return
 
     def _optimise(self, parts: list[Batch], stage: Stage) -> tuple[Outcome, float, float]:
-        """One optimiser step; the outcome of its last part, with losses averaged over parts and processes."""
+        """Take an optimiser step; returns the outcome of the last part, with losses averaged over parts, processes."""
         outcomes = []
         done = torch.full((), self.step / self.settings.steps, device=self.accelerator.device)
         for i, batch in enumerate(parts):
@@ -288,7 +288,7 @@ class Trainer:
         return outcomes[-1]._replace(total=table[0], losses=dict(zip(names, table[1:], strict=True))), grad, rate
 
     def _differentiate(self, batch: Batch, share: float) -> Outcome:
-        """The outcome of a part of a step; its share of the gradient is added to what the weights hold."""
+        """Run forward and backward pass of a part of a step; gradients, scaled by `share`, are accumulated."""
         if self.records:
             self.recorded = self.recorded or Recorded(self.learner, batch, share)
             return self.recorded(batch)
@@ -298,7 +298,7 @@ class Trainer:
 
     def _log(self, log: Log | None, bar: "tqdm[Any]", stage: Stage, outcome: Outcome, more: dict[str, float]) -> None:
         latent = latents(outcome)
-        # Averaged over processes, so that all of them come to the same verdict.
+        # Averaged over processes, so that all of them make the same decision.
         table = torch.stack([value.float().to(self.accelerator.device) for value in latent.values()])
         numbers = self.accelerator.reduce(table, reduction="mean").tolist()
         watched = dict(zip(latent, numbers, strict=True))
@@ -325,10 +325,10 @@ class Trainer:
         seen.save(self.out / PICTURES / f"step_{self.step:07d}.png")
 
     def save(self) -> None:
-        """Write a checkpoint, unless its weights are not finite.
+        """Write a checkpoint.
 
         Raises:
-            DilaError: they are not.
+            DilaError: the weights are not finite; nothing is written.
         """
         whole, moments = self.spread.gather(self.learner), self.spread.moments(self.optimiser)
         finite = torch.stack([parameter.isfinite().all() for parameter in whole.model.parameters()]).all()
@@ -370,7 +370,7 @@ class Trainer:
         return learner
 
     def _decoder(self) -> FrameDecoder | None:
-        """The decoder, trained first, so that pictures of all steps show frames; only the main process needs it."""
+        """Decoder for pictures, trained before the model if the run has one; used by the main process only."""
         material, settings = self.material, self.settings.decoder
         if settings is None or not self.accelerator.is_main_process:
             return material.encoder.inverse()
@@ -391,10 +391,10 @@ class Trainer:
         if self.dying >= guard.patience:
             told = " and ".join(f"{name} stayed below {bound:g}" for name, bound in dead.items())
             raise DilaError(
-                f"the latents died: {told} for {self.dying} logged steps up to step {self.step}; {self._way_back()}"
+                f"latents collapsed: {told} for {self.dying} logged steps up to step {self.step}; {self._way_back()}"
             )
 
     def _way_back(self) -> str:
         last = newest(self.out)
         kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-        return f"{kept}; lower the learning rate or change the weights of the loss, in another folder"
+        return f"{kept}; lower the learning rate or change the weights of the loss, and train in another folder"

@@ -1,4 +1,4 @@
-"""What a run trains on: episodes found, split and encoded, clips in their order, batches on the device."""
+"""Data of a run: open, split and encode episodes, and make batches of clips on the device."""
 
 import hashlib
 import logging
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 STATISTICS_FRAMES = 4096
 READ = 64
-"""Frames of an episode held decoded at once while statistics are fitted without a cache."""
+"""Frames decoded at once while statistics are fitted without a cache."""
 
 
 class Split(NamedTuple):
@@ -56,10 +56,10 @@ class Split(NamedTuple):
 
     name: str
     train: Sequence[Any]
-    """Episodes that clips are cut from: features where the run caches them, else frames."""
+    """Episodes to cut clips from: of features if the run caches them, else of frames."""
     held_out: Sequence[Any]
     train_frames: Sequence[Any]
-    """The same episodes, always frames."""
+    """The same episodes, always of frames."""
     held_out_frames: Sequence[Any]
 
 
@@ -67,9 +67,9 @@ class Material(NamedTuple):
     """The data of a run."""
 
     encoder: FrozenEncoder
-    """With statistics of the training episodes."""
+    """Encoder with feature statistics."""
     splits: tuple[Split, ...]
-    """One a data set."""
+    """One per data set."""
 
     @property
     def train(self) -> list[Any]:
@@ -78,12 +78,12 @@ class Material(NamedTuple):
 
     @property
     def train_frames(self) -> list[Any]:
-        """The same, always frames."""
+        """The same episodes, always of frames."""
         return [episode for split in self.splits for episode in split.train_frames]
 
 
 def default_cache() -> Path:
-    """Where features are cached if nothing else is said: ``$DILA_CACHE``, or ``dila`` in the user's cache folder."""
+    """Default folder of cached features: ``$DILA_CACHE``, or ``dila/features`` in the user's cache folder."""
     named = os.environ.get("DILA_CACHE")
     return (
         Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dila" / "features"
@@ -91,14 +91,14 @@ def default_cache() -> Path:
 
 
 def open_data(run: Run, data: str | Path | Sequence[str | Path]) -> dict[str, Corpus]:
-    """The corpora of a run by their names.
+    """Open the corpora of a run, by name.
 
     Raises:
-        DilaError: there is none, one cannot be read or is given twice, or weights do not fit.
+        DilaError: none is given, one cannot be read or is given twice, or the weights do not match.
     """
     paths = [str(path) for path in ([data] if isinstance(data, str | Path) else data)]
     if not paths:
-        raise DilaError("data names nothing to train on; give the path of a video, a folder or a data set")
+        raise DilaError("data is empty; give the path of a video, a folder or a data set")
     if run.weights is not None:
         check_weights(run.weights, len(paths))
     clips = run.clips
@@ -111,10 +111,10 @@ def open_data(run: Run, data: str | Path | Sequence[str | Path]) -> dict[str, Co
 
 
 def resolve(run: Run, encoder: FrozenEncoder, corpora: Mapping[str, Corpus]) -> Run:
-    """The run with everything filled in that encoder and data decide: as ``run.json`` keeps it.
+    """Fill in the fields of a run that depend on encoder and data, as stored in ``run.json``.
 
     Raises:
-        DilaError: a data set gives no clip, a stage needs actions that it does not have, or a model of another action
+        DilaError: a data set has no clip, a stage needs actions that the data lacks, or the model has another action
             size.
     """
     _check_lengths(run, corpora)
@@ -123,8 +123,8 @@ def resolve(run: Run, encoder: FrozenEncoder, corpora: Mapping[str, Corpus]) -> 
         width = _action_width(run, corpora)
         if model.real_action_dim not in (None, width):
             raise DilaError(
-                f"run {run.name}: model.real_action_dim = {model.real_action_dim}, but a transition of "
-                f"{', '.join(corpora)} has {width} numbers of action; leave it out"
+                f"run {run.name}: model.real_action_dim = {model.real_action_dim}, but actions of "
+                f"{', '.join(corpora)} have {width} numbers per transition; remove this setting"
             )
         model = replace(model, real_action_dim=width)
     statistics = encoder.statistics.hash if run.statistics and encoder.statistics else None
@@ -139,10 +139,10 @@ def gather(
     *,
     progress: bool = True,
 ) -> Material:
-    """Split each corpus, cache its features where the run does, and fit statistics where the encoder has none.
+    """Split each corpus, cache its features if the run does, and fit statistics if the encoder has none.
 
     Raises:
-        DilaError: nothing readable, or no room for the cache.
+        DilaError: no episode is readable, or there is no space for the cache.
     """
     frames = {name: split_episodes(corpus, run.clips.held_out) for name, corpus in corpora.items()}
     if not run.cache:
@@ -172,7 +172,7 @@ def _normalised(split: Split, statistics: FeatureStatistics) -> Split:
 
 
 def held(material: Material, device: torch.device, gigabytes: float) -> Material:
-    """The training features on a device, if they are cached and take no more than so many gigabytes in all."""
+    """Move cached training features to a device, if they fit into this many gigabytes."""
     encoder, frames = material.encoder, sum(len(e.times) for e in material.train if isinstance(e, CachedEpisode))
     if size(frames, encoder.grid, encoder.feature_dim) > gigabytes:
         return material
@@ -185,15 +185,15 @@ def held(material: Material, device: torch.device, gigabytes: float) -> Material
 
 
 def cut(run: Run, episodes: Sequence[Episode], frames: int, size: tuple[int, int] | None = None) -> Clips:
-    """Clips of `frames` frames at the run's stride."""
+    """Cut clips of `frames` frames at the run's stride."""
     return Clips(episodes, frames, run.clips.stride, run.clips.hop, size)
 
 
 def mix(run: Run, parts: Mapping[str, Sequence[Episode]], frames: int, size: tuple[int, int] | None = None) -> Mixture:
-    """Such clips of several data sets.
+    """Cut clips of several data sets as `cut` does.
 
     Raises:
-        DilaError: a data set gives no clip.
+        DilaError: a data set has no clip.
     """
     cuts = {}
     for name, episodes in parts.items():
@@ -205,9 +205,9 @@ def mix(run: Run, parts: Mapping[str, Sequence[Episode]], frames: int, size: tup
 
 
 def action_statistics(episodes: Sequence[Episode], repeats: int) -> tuple[Tensor, Tensor]:
-    """`mean_and_std` of the true actions of a transition of `repeats` raw frames.
+    """`mean_and_std` of the true actions of transitions of `repeats` raw frames.
 
-    Rows that are not known in full do not count: NaN stands for the action of a last frame, which moves nothing seen.
+    Rows with NaN are left out: the action of an episode's last frame may be NaN.
     """
     rows = torch.cat([torch.as_tensor(episode.columns["action"]) for episode in episodes])
     mean, std = mean_and_std(rows[~rows.isnan().any(1)])
@@ -215,30 +215,30 @@ def action_statistics(episodes: Sequence[Episode], repeats: int) -> tuple[Tensor
 
 
 def fingerprint(splits: Sequence[Split]) -> str:
-    """Changes with the episodes that are trained on."""
+    """Hash of the ids and lengths of the training episodes."""
     told = "\n\n".join("\n".join(f"{e.id} {len(e.times)}" for e in split.train) for split in splits)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 class Batches:
-    """The batches of one stage in one process, without end; its state is what has been used.
+    """Endless batches of one stage for one process; the state counts only batches that were used.
 
     Args:
-        run: resolved.
-        stage: whose clip length counts.
-        material: the data.
-        device: where batches go.
-        rank: this process.
+        run: resolved run, see `resolve`.
+        stage: stage, which may set its own clip length.
+        material: data of the run.
+        device: device of the batches.
+        rank: rank of this process.
         world: number of processes.
 
     Raises:
-        DilaError: the batch does not divide among processes and parts, or the data has too few clips for one.
+        DilaError: the batch is not divisible by processes times parts, or the data has fewer clips than one batch.
     """
 
     def __init__(self, run: Run, stage: Stage, material: Material, device: torch.device, rank: int = 0, world: int = 1):
         if run.batch % (world * run.accumulate):
             raise DilaError(
-                f"batch = {run.batch} does not divide among {world} process(es) times accumulate = {run.accumulate}; "
+                f"batch = {run.batch} is not a multiple of {world} process(es) times accumulate = {run.accumulate}; "
                 "choose a multiple"
             )
         self.batch, self.share = run.batch, run.batch // world
@@ -252,7 +252,7 @@ class Batches:
         self.sampler = EpochSampler(clips.lengths, self.share, run.seed, rank, world, run.weights)
         self.parts = run.accumulate
         self.skipped: list[str] = []
-        # What lies on a device cannot be handed over by other processes, and need not be brought there.
+        # Episodes on a device cannot be read by other processes, and need no pinned memory.
         on_device = any(isinstance(episode, HeldEpisode) for episode in material.train)
         workers = 0 if on_device else run.workers
         self.loader = load_clips(
@@ -261,16 +261,16 @@ class Batches:
             self.sampler,
             workers,
             pin=device.type == "cuda" and not on_device,
-            # Of its own: a loader draws a seed each epoch, which from the global generator would undo exact resuming.
+            # A separate generator: the loader draws a seed per epoch, which would advance the global one on resume.
             generator=torch.Generator().manual_seed(run.seed),
         )
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """The parts of one optimiser step after another. A step counts as used once the next is asked for.
+        """Yield the parts of each optimiser step; call `used` after each step.
 
         Raises:
-            DilaError: clips cannot be read, nor any in their place.
-            LostWorker: a process that reads them is gone.
+            DilaError: clips cannot be read, and neither can replacements.
+            LostWorker: a data worker process died.
         """
         while True:
             parts: list[Batch] = []
@@ -289,7 +289,7 @@ class Batches:
                 raise DilaError(_sentence(error)) from error
 
     def used(self) -> list[str]:
-        """Report that the step last given has been taken; gives what was skipped for it, with the reasons."""
+        """Mark the last step as done; returns the clips that were skipped for it, with the reasons."""
         self.sampler.advance(self.share)
         skipped, self.skipped = self.skipped, []
         return skipped
@@ -302,29 +302,29 @@ class Batches:
 
 
 def _sentence(error: DilaError) -> str:
-    """What an error says, without the traceback that a loader's worker hands over in its place."""
+    """Message of an error, without the traceback that a loader's worker adds."""
     return str(error).strip().splitlines()[-1].removeprefix(f"{DilaError.__module__}.{DilaError.__name__}: ")
 
 
 def features(frames: Frames | Float[Tensor, "B T H W D"], encoder: FrozenEncoder, device: torch.device) -> Tensor:
-    """What a clip holds, as features on the device."""
-    # What is not pinned may be written over by a loader's worker as soon as nothing refers to it here.
+    """Encode a clip on the device; clips of features are only moved."""
+    # Only CUDA copies come from pinned memory; others must finish first, as a worker may reuse the buffer.
     frames = frames.to(device, non_blocking=device.type == "cuda")
     return encoder.encode(frames) if frames.dtype == torch.uint8 else frames
 
 
 def flat_actions(clip: Clip) -> Actions:
-    """All numbers of the raw actions of a transition side by side, ``B K n A`` to ``B K (n A)``."""
+    """Concatenate the raw actions of each transition, ``B K n A`` to ``B K (n A)``."""
     return clip.columns["action"].flatten(2).float()
 
 
 def frame_size(encoder: FrozenEncoder) -> tuple[int, int]:
-    """Rows and columns that frames are brought to before they stack: what the encoder reads anyway."""
+    """Frame size, rows and columns, that clips are resized to: the input size of the encoder."""
     return encoder.resize.size
 
 
 def _check_lengths(run: Run, corpora: Mapping[str, Corpus]) -> None:
-    """Refuse data that is too short for the run, before it is encoded and a decoder is trained; warn of what is."""
+    """Check early that each data set has a clip long enough for the run; warn about episodes that are too short."""
     frames = max(run.clips.frames, *(run.clip_frames(stage) for stage in run.stages))
     for name, corpus in corpora.items():
         train, held_out = split_episodes(corpus, run.clips.held_out)
@@ -332,12 +332,11 @@ def _check_lengths(run: Run, corpora: Mapping[str, Corpus]) -> None:
             short = cut(run, train, frames).too_short
         except DilaError as error:
             raise DilaError(
-                f"{name}: {error} (this is of the {len(train)} episodes to train on; clips.held_out keeps back "
-                f"{len(held_out)})"
+                f"{name}: {error} (among {len(train)} training episodes; clips.held_out holds out {len(held_out)})"
             ) from error
         if short:
             _log.warning(
-                "%s: %d of the %d episodes to train on give no clip; the first, %s, %s",
+                "%s: %d of the %d training episodes have no clip; the first, %s, %s",
                 name, len(short), len(train), short[0].id, short[0].reason,
             )  # fmt: skip
 
@@ -352,7 +351,7 @@ def _action_width(run: Run, corpora: Mapping[str, Corpus]) -> int:
 
 def _check_actions(clips: Mixture) -> None:
     if "action" not in clips.column_shapes:
-        why = clips.dropped.get("action", "no episode has any")
+        why = clips.dropped.get("action", "no episode has them")
         raise DilaError(
             f"the action-conditioned stage needs true actions in actions.parquet beside the data, but {why}"
         )
@@ -361,9 +360,9 @@ def _check_actions(clips: Mixture) -> None:
         unknown = ~np.isfinite(episode.columns["action"][:-1]).all(axis=1)
         if unknown.any():
             raise DilaError(
-                f"{name}: {int(unknown.sum())} actions of {episode.id} are not finite, the first that of frame "
-                f"{int(unknown.argmax())}, and the action-conditioned stage needs them all; mend them, or take the "
-                "episode out"
+                f"{name}: {int(unknown.sum())} actions of {episode.id} are not finite, the first at frame "
+                f"{int(unknown.argmax())}, but the action-conditioned stage needs all of them; fix them, or remove "
+                "the episode"
             )
 
 
@@ -376,6 +375,6 @@ def _some_frames(episodes: Sequence[Episode]) -> Iterator[Frames]:
 
 
 def with_features(episodes: Sequence[Episode], cached: Sequence[Any]) -> list[Episode]:
-    """The episodes of which there are features in the cache."""
+    """Return the episodes whose features are in the cache."""
     there = {episode.id for episode in cached}
     return [episode for episode in episodes if episode.id in there]

@@ -1,4 +1,4 @@
-"""Steps whose gradient stands out, and the same numbers from the same run."""
+"""Detection of gradient spikes and non-finite losses, and deterministic algorithms."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -12,20 +12,20 @@ import torch
 from dila.errors import DilaError
 
 WINDOW = 100
-"""Gradient norms that a step is held against: of the last steps that counted."""
+"""Number of gradient norms in the running median."""
 KNOWN = 20
-"""As many have to be known before any stands out."""
+"""Number of norms needed before a finite one can count as a spike."""
 
 
 class Spikes:
-    """Steps that are left out because their gradient's norm is many times the usual one, or not finite.
+    """Decides which steps to skip because their gradient norm is far above the median, or not finite.
 
-    One clip can throw weights far enough that thousands of steps are lost. What is left out is counted, and a run that
-    leaves out step after step ends. Saved with a checkpoint, so that a resumed run judges as before.
+    A single clip can move the weights so far that thousands of steps are lost. Skipped steps are counted, and too many
+    in a row end the run. The state is saved in checkpoints.
 
     Args:
-        factor: times the median norm from which a step is left out; None leaves out none.
-        patience: steps left out in a row that end the run.
+        factor: skip steps whose norm exceeds this multiple of the median; None skips none.
+        patience: number of consecutive skipped steps that ends the run.
     """
 
     def __init__(self, factor: float | None, patience: int):
@@ -35,10 +35,10 @@ class Spikes:
         self.row = 0
 
     def stands_out(self, norm: float, step: int) -> bool:
-        """Whether the step with this gradient norm is to be left out.
+        """Whether to skip the step with this gradient norm.
 
         Raises:
-            DilaError: as `patience` in a row.
+            DilaError: `patience` steps in a row were skipped.
         """
         if self.factor is None:
             return False
@@ -49,22 +49,22 @@ class Spikes:
         self.skipped, self.row = self.skipped + 1, self.row + 1
         if self.row >= self.patience:
             raise DilaError(
-                f"{self.row} steps in a row up to step {step} had gradients over {self.factor:g} times the usual "
-                f"{usual:.3g} or not finite, the last {norm:.3g}; lower the learning rate in another folder"
+                f"{self.row} steps in a row up to step {step} had gradient norms above {self.factor:g} times the "
+                f"median of {usual:.3g} or not finite, the last {norm:.3g}; lower the learning rate, in another folder"
             )
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that resuming needs."""
+        """Return the state for a checkpoint."""
         return {"norms": list(self.norms), "skipped": self.skipped, "row": self.row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave; empty for a checkpoint from before there were any."""
+        """Restore the output of `state_dict`; older checkpoints have an empty one."""
         self.norms, self.skipped, self.row = state.get("norms", []), state.get("skipped", 0), state.get("row", 0)
 
 
 def not_finite(losses: Mapping[str, float], grad: float) -> str | None:
-    """What of a step is not finite, with its verb: losses by their names, else the gradient; None where all is."""
+    """What is not finite, for a message: the losses by name, else the gradient norm; None if all is finite."""
     named = [name for name, value in losses.items() if not isfinite(value) and name != "total"]
     if not named and isfinite(losses["total"]) and isfinite(grad):
         return None
@@ -73,14 +73,14 @@ def not_finite(losses: Mapping[str, float], grad: float) -> str | None:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Only algorithms that give the same bits each time, where wanted; an operation that has none raises.
+    """Use only bit-reproducible algorithms inside the block, if wanted; operations without one raise an error.
 
-    On the CPU with one thread runs are so anyway. https://docs.pytorch.org/docs/stable/notes/randomness.html.
+    CPU runs with one thread are reproducible without it. https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
     if not wanted:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's products are first used
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first use of cuBLAS
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

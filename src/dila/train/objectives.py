@@ -1,6 +1,6 @@
-"""What each stage of training minimises (paper equation 6), as values that a recipe holds.
+"""Objectives of the training stages (paper equation 6), as dataclasses that recipes contain.
 
-The names of the weights are the names of the losses and of the logged metrics. Layouts are those of `dila.shapes`.
+The names of the weights are the names of the losses and of the logged metrics. Shapes are those of `dila.shapes`.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -27,7 +27,7 @@ from dila.train.ranges import check_weighed
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight of each term; the defaults are the released ones. 0 leaves a term out, and its cost."""
+    """Weight of each term; the defaults are the released ones. Terms with weight 0 are not computed."""
 
     feature: float = 2.0
     structure: float = 0.03
@@ -59,36 +59,36 @@ class Terms:
 
 
 class Batch(NamedTuple):
-    """What a training step sees, or a part of one: features, and real actions where the stage needs them."""
+    """Batch of a training step, or a part of it: features, and real actions if the stage needs them."""
 
     e: Features
     a: Actions | None = None
-    place: Float[Tensor, " B"] | None = None  # of each clip among all of the step, 0 to 1; None where these are all
-    done: Float[Tensor, ""] | None = None  # share of the run's steps before this one, 0 to 1; None outside training
+    place: Float[Tensor, " B"] | None = None  # position of each clip in the whole batch, 0 to 1; None if not split
+    done: Float[Tensor, ""] | None = None  # share of the run's steps already done, 0 to 1; None outside training
 
 
 class Outcome(NamedTuple):
-    """The sum to minimise, each term before its weight, and the quantities to watch: z before its bottleneck."""
+    """Total loss, the unweighted terms, and tensors to monitor; z is taken before the bottleneck."""
 
     total: Float[Tensor, ""]
     losses: dict[str, Float[Tensor, ""]]
-    s: Structure | None  # None of a model without structure
+    s: Structure | None  # None for a model without structure
     z: LatentActions
     perplexity: Float[Tensor, ""] | None = None
-    """Of the codes, of a model that has any."""
+    """Perplexity of the codes, for a model with a codebook."""
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """A stage's loss. It runs inside `dila.train.learner.Learner`, the one module that wrappers for devices see."""
+    """Loss of a stage. It runs inside `dila.train.learner.Learner`, the module that DDP and FSDP wrap."""
 
     def __call__(self, model: DiLA, batch: Batch) -> Outcome:
-        """The loss of one batch."""
+        """Compute the loss of a batch."""
         ...
 
 
 class _Seen(NamedTuple):
-    """What terms are made of. ``z`` drives the prediction; terms compare ``z_seen``, before a bottleneck's noise."""
+    """Inputs of the terms. ``z`` drives the prediction; terms compare ``z_seen``, before a bottleneck's noise."""
 
     s: Structure
     z: Bottlenecked
@@ -102,10 +102,10 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class OneStep:
-    """Stage 1: every frame from the true frames before it.
+    """Stage 1: teacher forcing, every frame is predicted from the true frames before it.
 
     Args:
-        terms: the loss.
+        terms: terms of the loss.
         shown: share of a step's clips whose decoder sees the true next structure instead of the predicted one.
             0 in the paper; more teaches s to encode motion before z can, so that short runs learn z earlier.
     """
@@ -128,7 +128,7 @@ class OneStep:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Stage 2: the whole clip from its first frame, with gradients through the rollout; z from the whole clip."""
+    """Stage 2: rollout from the first frame, with gradients through it; z is inferred from the whole clip."""
 
     terms: Terms = field(default_factory=Terms)
 
@@ -144,7 +144,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class ActionConditioned:
-    """Stage 3: real actions through the action encoder in place of the IDM, after ``context`` true frames."""
+    """Stage 3: rollout under real actions after ``context`` true frames; the action encoder replaces the IDM."""
 
     terms: Terms = field(default_factory=Terms)
     context: int = 2
@@ -172,7 +172,7 @@ def _imagine(
 
 
 def _outcome(model: DiLA, seen: _Seen, terms: Terms) -> Outcome:
-    """All terms with a weight, each distinct input of the IDM read once."""
+    """Compute all terms with nonzero weight; the IDM runs once on each distinct input."""
     check_weighed(terms.weights, model.penalty)
     weights = asdict(terms.weights)
     losses = {name: term(model, seen, terms) for name, term in _SINGLE.items() if weights[name]}
@@ -203,7 +203,7 @@ _SINGLE = {
 
 
 def _inverse_terms(model: DiLA, seen: _Seen, terms: Terms) -> dict[str, Tensor]:
-    """The two terms that read the IDM again, in one batched call."""
+    """Compute the two terms that need further IDM outputs, in one batched call."""
     ds = seen.s[:, 1:] - seen.s[:, :-1]
     inputs: dict[str, Tensor] = {}
     if terms.weights.action:

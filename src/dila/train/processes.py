@@ -1,4 +1,4 @@
-"""One process or several: what `accelerate` is told."""
+"""Set-up of accelerate, and agreement between processes."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -11,56 +11,56 @@ from dila.train.checkpoint import newest
 from dila.train.run import Run
 
 PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU")
-"""Ways of accelerate under which every process has the whole model."""
+"""Distributed types of accelerate under which every process has the whole model."""
 
 
 def accelerator_of(run: Run) -> Any:
-    """The `accelerate.Accelerator` of this process: alone, or one of those that ``accelerate launch`` began.
+    """Make the `accelerate.Accelerator` of this process, under a launcher or alone.
 
     Raises:
-        DilaError: launched in a way that splits the model, or ``graph`` where no graph can be recorded.
+        DilaError: the launcher splits the model, or ``graph`` is set where no graph can be recorded.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-    # Autocast is the learner's own. Without actions in every stage the action encoder has no gradient in some.
+    # The learner does its own autocast. In stages without actions the action encoder gets no gradient.
     unused = run.model.real_action_dim is not None or run.uses_actions
     handlers = [
         DistributedDataParallelKwargs(find_unused_parameters=unused),
-        InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the others wait while one fills the feature cache
+        InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # others wait while one process fills the feature cache
     ]
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=handlers)
     if accelerator.distributed_type.value not in PLAIN:
         raise DilaError(
-            f"accelerate launch was told to use {accelerator.distributed_type.value}, which checkpoints here know "
-            "nothing of; start it without (as --multi_gpu, or by torchrun), and split the model by dila train --shard"
+            f"accelerate launch is configured for {accelerator.distributed_type.value}, which is not supported; launch "
+            "with --multi_gpu or torchrun instead, and use dila train --shard to split the model"
         )
     if run.graph and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
         where = f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
-        raise DilaError(f"graph records the steps of one process on CUDA, and this is {where}; leave graph out")
+        raise DilaError(f"graph needs one process on CUDA, but this run has {where}; remove graph")
     return accelerator
 
 
 def newest_of_all(accelerator: Any, out: Path) -> Path | None:
-    """The newest checkpoint of a run, which all processes must see.
+    """Find the newest checkpoint of a run, and check that all processes find the same one.
 
     Raises:
-        DilaError: they do not, as on machines that share no disk.
+        DilaError: they do not, as on machines without a shared disk.
     """
     from accelerate.utils import gather_object
 
-    accelerator.wait_for_everyone()  # the first one may be tidying up
+    accelerator.wait_for_everyone()  # the main process may be removing old checkpoints
     last = newest(out)
     seen = gather_object([last and last.name])
     if len(set(seen)) > 1:
         raise DilaError(
-            f"the processes of this run find different checkpoints in {out} ({', '.join(map(str, seen))}); give an "
-            "--out that all machines share"
+            f"the processes of this run find different checkpoints in {out} ({', '.join(map(str, seen))}); put "
+            "--out on a disk that all machines share"
         )
     return last
 
 
 def agreed(accelerator: Any, *wishes: bool) -> list[bool]:
-    """Whether any process wishes each: all must stop and save at the same step."""
+    """Return, for each flag, whether any process sets it: all must stop and save at the same step."""
     if accelerator.num_processes == 1:
         return list(wishes)
     flags = torch.tensor([float(wish) for wish in wishes], device=accelerator.device)

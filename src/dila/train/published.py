@@ -1,4 +1,4 @@
-"""What the baselines minimise: the error of the next frame, and what their bottleneck asks."""
+"""Objective of the baselines: the error of the next frame, and the penalties of their bottleneck."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -40,7 +40,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class Published:
-    """A baseline's own training, every frame from the true one before it.
+    """Objective of a baseline: every frame is predicted from the true frame before it.
 
     Args:
         weights: weights of the terms; the defaults are the published ones.
@@ -51,11 +51,11 @@ class Published:
     motion: float = 0.0
 
     def __call__(self, model: FrameModel | AdaWorldDiffusion, batch: Batch) -> Outcome:
-        """The loss of one batch.
+        """Compute the loss of a batch.
 
         Raises:
-            DilaError: there is a weight on ``lpips``, which cannot be had, or no pixels to see; or none of the name of
-                the model's penalty.
+            DilaError: ``lpips`` has a weight, but is not available or the features are not pixels; or the model's
+                penalty has no weight of its name.
         """
         e, made = batch.e, model(batch.e)
         weight = motion_weight(e, self.motion) if self.motion else None
@@ -71,10 +71,10 @@ class Published:
 
 
 def lpips_loss(e_hat: Features, e: Features) -> Float[Tensor, ""]:
-    """LPIPS of drawn against true frames, both as patches of pixels; with gradient.
+    """LPIPS between predicted and true frames, both given as patches of pixels; differentiable.
 
     Raises:
-        DilaError: LPIPS cannot be had here, or the features are no patches.
+        DilaError: LPIPS is not available, or the features are not patches of pixels.
     """
     drawn, true = assemble(e_hat.float()), assemble(e.float())
     with torch.autocast(e.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""What numbers of a setting may be, by the name of its field, and the one sentence about a number that is outside."""
+"""Checks of the ranges of numeric settings, with errors that name the field."""
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -8,11 +8,11 @@ from dila.errors import DilaError
 
 
 class Range(NamedTuple):
-    """Some numbers; NaN is never among them.
+    """A range of numbers; NaN is always outside.
 
     Args:
         holds: whether a number is inside.
-        told: which these are.
+        told: description for error messages.
     """
 
     holds: Callable[[float], bool]
@@ -28,15 +28,15 @@ SHARE = Range(lambda x: 0 <= x <= 1, "from 0 to 1")
 
 
 def check_ranges(config: Any, where: str, **ranges: Range) -> None:
-    """Refuse a field that is outside; of several numbers each must be inside, and None always is.
+    """Check fields of a config; each number of a tuple must be in range, and None is always accepted.
 
     Args:
-        config: what has the fields.
-        where: said before the name of a field.
-        ranges: of each field.
+        config: object with the fields.
+        where: prefix of the field names in messages.
+        ranges: range of each field.
 
     Raises:
-        DilaError: naming it.
+        DilaError: a field is out of range; it is named.
     """
     for name, allowed in ranges.items():
         value = getattr(config, name)
@@ -46,10 +46,10 @@ def check_ranges(config: Any, where: str, **ranges: Range) -> None:
 
 
 def check_sizes(config: Any, where: str) -> None:
-    """Refuse a model's config, or one inside it, with a size below 1, layers below 0 or a dropout outside [0, 1).
+    """Check that a model's config and nested configs have sizes of at least 1, depths of at least 0, dropout in [0, 1).
 
     Raises:
-        DilaError: naming it.
+        DilaError: a field is out of range; it is named.
     """
     for field in fields(config):
         value = getattr(config, field.name)
@@ -60,16 +60,16 @@ def check_sizes(config: Any, where: str) -> None:
 
 
 def check_weighed(weights: Any, *terms: str | None) -> None:
-    """Refuse terms of a loss that have no weight of their name; None is no term.
+    """Check that each term of a loss has a weight of the same name; None is ignored.
 
     Raises:
-        DilaError: naming it.
+        DilaError: a term has no weight; it is named.
     """
     for term in terms:
         if term is not None and not hasattr(weights, term):
             raise DilaError(
-                f"the loss has a term {term!r}, of which {type(weights).__name__} has no weight; give the objective "
-                "weights of a subclass that has such a field"
+                f"the loss has a term {term!r}, for which {type(weights).__name__} has no weight; give the objective "
+                "weights of a subclass with a field of this name"
             )
 
 
@@ -77,6 +77,6 @@ def _range_of(name: str, value: Any) -> Range | None:
     if name == "dropout":
         return BELOW_1
     numbers = value if isinstance(value, tuple) else (value,)
-    if not all(type(number) is int for number in numbers):  # a bool is an int as well
+    if not all(type(number) is int for number in numbers):  # excludes bool
         return None
     return AT_LEAST_0 if name.endswith(("depth", "blocks")) else AT_LEAST_1

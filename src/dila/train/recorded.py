@@ -1,8 +1,8 @@
-"""A training step without Python: forward and backward of a batch recorded once as a CUDA graph, then replayed.
+"""Training steps as CUDA graphs: forward and backward pass are recorded once and then replayed.
 
-A step launches thousands of kernels, and a processor launches the many small ones more slowly than a GPU runs them
-(https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture). Clipping and the optimiser's step stay
-outside: a learning rate and a step that is left out are decided anew each time.
+A step launches thousands of small kernels, and launching them takes longer than running them
+(https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture). Clipping and the optimiser step are not
+recorded, because the learning rate changes and steps may be skipped.
 """
 
 import torch
@@ -15,21 +15,21 @@ from dila.train.objectives import Batch, Outcome
 
 
 def recordable(learner: Learner) -> bool:
-    """Whether nothing in it decides on values, as codebooks do, which count their codes."""
+    """Whether a learner can be recorded; codebooks cannot, because they count their codes."""
     return not any(isinstance(module, Codebook) for module in learner.modules())
 
 
 class Recorded:
-    """Outcome and gradients of a learner under its present objective, for batches of one shape.
+    """Recorded forward and backward pass of a learner under its current objective, for batches of one shape.
 
-    Where a batch is one of several parts of an optimiser step, gradients are added to those that the weights hold, as
-    `torch.Tensor.backward` does; where it is the whole, they are written over them, which needs no sums. Between steps
-    they may be set to zero, but not to None. Weights are read anew in every replay.
+    If a batch is one of several parts of an optimiser step, gradients are accumulated as by `torch.Tensor.backward`;
+    otherwise they are overwritten, which is faster. Between steps, gradients may be set to zero, but not to None. Every
+    replay reads the current weights.
 
     Args:
-        learner: on CUDA, in training mode.
-        example: a batch of the shapes to come.
-        share: what the loss is multiplied by, one over the parts of an optimiser step.
+        learner: learner on CUDA, in training mode.
+        example: batch with the shapes of later batches.
+        share: factor of the loss, 1 / number of parts of an optimiser step.
 
     Raises:
         DilaError: the learner is not on CUDA, or is not `recordable`.
@@ -37,23 +37,23 @@ class Recorded:
 
     def __init__(self, learner: Learner, example: Batch, share: float = 1.0):
         if not example.e.is_cuda:
-            raise DilaError("a training step is recorded on CUDA; move model and batch there, or leave graph out")
+            raise DilaError("graph needs CUDA; move model and batch there, or remove graph")
         if not recordable(learner):
-            raise DilaError("a model with a codebook counts its codes and cannot be recorded; leave graph out")
+            raise DilaError("a model with a codebook cannot be recorded, because it counts its codes; remove graph")
         self.learner, self.share = learner, share
         self.batch = example._replace(
             **{name: part.clone() for name, part in example._asdict().items() if part is not None}
         )
-        torch.cuda.empty_cache()  # a stream takes memory of its own
-        with torch.random.fork_rng([example.e.device]):  # a run that goes on records again, and draws the same dropout
+        torch.cuda.empty_cache()  # the capture stream has its own memory pool
+        with torch.random.fork_rng([example.e.device]):  # recording again after a resume must not change dropout
             self.graph, self.outcome = record(self._run)
         learner.zero_grad(set_to_none=False)
 
     def __call__(self, batch: Batch) -> Outcome:
-        """The outcome of this batch; losses in memory of their own, what is watched until the next call.
+        """Replay on a batch. Losses are copies; ``s`` and ``z`` are valid until the next call.
 
         Raises:
-            DilaError: a shape that was not recorded.
+            DilaError: the shapes differ from the recorded ones.
         """
         for kept, given in zip(self.batch, batch, strict=True):
             if kept is not None and given is not None:

@@ -1,4 +1,4 @@
-"""The register of a run: which episodes of which data set it trains on and holds out, ``out/episodes.parquet``.
+"""Register of a run, ``out/episodes.parquet``: the training and held-out episodes of each data set.
 
 ========  ======================================================================================
 column    meaning
@@ -6,20 +6,20 @@ column    meaning
 data      name of the data set
 split     ``train`` or ``held out``
 episode   id
-frames    how many
-times     seconds of each from the first
-columns   JSON: what true values there are, ``{"action": [2]}`` for two numbers a frame
-content   fingerprint of the file, or of the features made of it
-file      fingerprint of the file; null where it went while the run began
-place     ``data/recording``; of a converted data set those of the original
-actions   fingerprint of the true actions, where a stage trains on them
+frames    number of frames
+times     timestamp of each frame in seconds from the first
+columns   JSON: dtype and shape per frame of each true value, ``{"action": ["float32", 2]}``
+content   fingerprint of the file, or of the features computed from it
+file      fingerprint of the file; null if it vanished while the run began
+place     ``data/recording``; for a converted data set, those of the original
+actions   fingerprint of the true actions, if a stage trains on them
 ========  ======================================================================================
 
-Its metadata has under ``before`` what the model that the run began from had been trained on, as `dila.interop.seen`
-keeps it.
+The metadata key ``before`` contains what the initial model of the run was trained on, in the format of
+`dila.interop.seen`.
 
-A run that has been begun holds to it: what is there is split as before, and an episode that is gone keeps its place, so
-that all other clips keep their numbers; its own are skipped and counted like those of any file that breaks.
+A resumed run follows the register: episodes are split as before, and a missing episode keeps its place, so that the
+numbering of clips does not change. Its clips are skipped and counted like other unreadable clips.
 """
 
 import hashlib
@@ -44,37 +44,37 @@ BEFORE = b"before"
 
 
 class TrainedOn(NamedTuple):
-    """What a register tells of the episodes trained on; empty sets where there is none."""
+    """Training episodes of a run according to its register; empty sets if there is no register."""
 
     places: frozenset[tuple[str, int]]
     """``data/id`` and ``data/recording``, each with the number of frames."""
     hashes: frozenset[str]
-    """Of contents, see `dila.interop.seen`; those of the model that the run began from as well."""
+    """Content hashes, see `dila.interop.seen`; includes those of the initial model."""
 
 
 @dataclass(frozen=True)
 class LostEpisode:
-    """The place of an episode that is in the register and no longer in the data."""
+    """Placeholder for an episode that is in the register but no longer in the data."""
 
     id: str
     times: np.ndarray
     columns: Mapping[str, np.ndarray]
     content: str = "lost"
-    """As the register has it."""
+    """Fingerprint in the register."""
 
     def read(self, frames: Sequence[int]) -> Tensor:
-        """Never: raises DilaError."""
-        raise DilaError("it is gone, changed or damaged since the run began")
+        """Raise `DilaError`."""
+        raise DilaError("the episode was removed, changed or damaged since the run began")
 
     def fingerprint(self) -> str:
-        """That of what was there."""
+        """Fingerprint of the lost episode."""
         return self.content
 
 
 def write_register(out: Path, material: Material, start: str | None = None, *, actions: bool) -> None:
-    """Write ``episodes.parquet``, whole or not at all, for a run that begins from the model `start`.
+    """Write ``episodes.parquet`` atomically, for a run that starts from the model `start`.
 
-    With `actions` a stage trains on them.
+    With `actions`, a stage trains on true actions, and their fingerprints are stored.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -99,9 +99,9 @@ def write_register(out: Path, material: Material, start: str | None = None, *, a
 
 
 def read_trained(out: Path) -> TrainedOn:
-    """What the run in a folder was trained on.
+    """Read which episodes the run in a folder was trained on.
 
-    A file that lies on both sides, as copies may, counts as held out.
+    A file on both sides of the split, as copies may be, counts as held out.
     """
     path = out / REGISTER
     if not path.is_file():
@@ -122,45 +122,45 @@ def read_trained(out: Path) -> TrainedOn:
 
 
 def trained_note(out: Path, held_out: float) -> dict[str, Any]:
-    """What joins the notes of a model of the run in a folder, see `dila.interop.seen`."""
+    """Notes on the training data for models of the run in a folder, see `dila.interop.seen`."""
     return seen_note(held_out, read_trained(out).hashes)
 
 
 def hold_to_register(out: Path, material: Material, tolerate: float | None) -> Material:
-    """The material as the register has it, with `LostEpisode` in the place of what is gone.
+    """Arrange the data as in the register, with a `LostEpisode` for each missing episode.
 
     Args:
         out: folder of the run.
-        material: what the data now has.
-        tolerate: share of the training episodes that may be gone; None before the first checkpoint, when none may.
+        material: the current data.
+        tolerate: share of the training episodes that may be missing; None, before the first checkpoint, allows none.
 
     Raises:
-        DilaError: no register that can be read, other data sets or episodes, or too many are gone or changed.
+        DilaError: the register is missing or damaged, data sets or episodes were added, or too many are missing.
     """
     path = out / REGISTER
     if not path.is_file():
-        raise DilaError(f"{path} is missing, without which the run cannot be resumed exactly; start in another folder")
+        raise DilaError(f"{path} is missing, so the run cannot be resumed exactly; start in another folder")
     by_data: dict[str, list[dict[str, Any]]] = {}
     for row in _table(path).to_pylist():
         by_data.setdefault(row["data"], []).append(row)
     if len(by_data) != len(material.splits):
         given = ", ".join(split.name for split in material.splits)
         raise DilaError(f"{out} was trained on {', '.join(by_data)}, not on {given}; give the same data")
-    # By their order, not their names: a folder may have moved.
+    # Matched by order, not by name, because a folder may have been renamed.
     splits = [_held(split, rows) for split, rows in zip(material.splits, by_data.values(), strict=True)]
     lost = [e.id for split in splits for e in split.train if isinstance(e, LostEpisode)]
     count = sum(len(split.train) for split in splits)
     if len(lost) > (tolerate or 0.0) * count:
         why = "before its first checkpoint" if tolerate is None else f"more than tolerate = {tolerate:g} allows"
         raise DilaError(
-            f"{out} was trained on other episodes than the data now has: {len(lost)} of {count} are gone or changed, "
-            f"the first {lost[0]}, {why}; give the same data, or start in another folder"
+            f"{out} was trained on other episodes than the data now has: {len(lost)} of {count} are missing or "
+            f"changed, the first {lost[0]}, {why}; restore the data, or start in another folder"
         )
     return material._replace(splits=tuple(splits))
 
 
 def _table(path: Path, wanted: set[str] | None = None) -> Any:
-    """The register, or those of the wanted columns that it has."""
+    """Read the register, or those of the wanted columns that it has."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -169,13 +169,12 @@ def _table(path: Path, wanted: set[str] | None = None) -> Any:
         return stored.read(columns=None if wanted is None else sorted(wanted & set(stored.schema_arrow.names)))
     except (OSError, pa.ArrowException) as error:
         raise DilaError(
-            f"{path} is damaged ({first_line(error)}), without which the run cannot be resumed exactly; start in "
-            "another folder"
+            f"{path} is damaged ({first_line(error)}), so the run cannot be resumed exactly; start in another folder"
         ) from error
 
 
 def _rows(material: Material) -> Iterator[tuple[str, str, Any, Any]]:
-    """Data set, side, episode, and the same with its frames."""
+    """Yield data set, side of the split, episode, and the same episode of frames."""
     for split in material.splits:
         sides = ((TRAIN, split.train, split.train_frames), (HELD_OUT, split.held_out, split.held_out_frames))
         for part, episodes, frames in sides:
@@ -207,7 +206,7 @@ def _hash(episode: Any) -> str | None:
 
 
 def _is_as(row: Mapping[str, Any], there: Any) -> bool:
-    """Whether an episode is what the register has; those of older versions say less."""
+    """Whether an episode matches its row; registers of older versions lack columns."""
     return (
         np.array_equal(there.times, row["times"])
         and row.get("content") in (None, there.fingerprint())
@@ -221,7 +220,7 @@ def _held(split: Split, rows: Sequence[dict[str, Any]]) -> Split:
     new = kept.keys() - {row["episode"] for row in rows}
     if new:
         raise DilaError(
-            f"{split.name} has {len(new)} other episodes than the run was trained on, the first {min(new)}; give the "
+            f"{split.name} has {len(new)} episodes that the run was not started with, the first {min(new)}; give the "
             "same data, or start in another folder"
         )
     parts: dict[str, list[tuple[Any, Any]]] = {TRAIN: [], HELD_OUT: []}
@@ -229,7 +228,7 @@ def _held(split: Split, rows: Sequence[dict[str, Any]]) -> Split:
         lost = _lost(row)
         there = kept.get(row["episode"])
         if there is None or not _is_as(row, there):
-            there = lost  # gone, or other frames or actions under the old name
+            there = lost  # missing, or changed under the same name
         parts[row["split"]].append((there, frames.get(row["episode"], lost) if there is not lost else lost))
     train, held = parts[TRAIN], parts[HELD_OUT]
     return Split(split.name, *([pair[i] for pair in part] for i in (0, 1) for part in (train, held)))

@@ -1,4 +1,4 @@
-"""A training run as a value: what a recipe returns, what ``run.json`` holds, what a resumed run is checked against."""
+"""Settings of a training run, as recipes return them and ``run.json`` stores them."""
 
 import json
 from collections.abc import Mapping
@@ -87,7 +87,7 @@ class Optimiser:
         )  # fmt: skip
 
     def rate(self, step: int, steps: int, peak: float | None = None) -> float:
-        """Learning rate of a step, counted from 0, of a run of `steps`: without state, so that it needs no saving."""
+        """Learning rate of a step, counted from 0, in a run of `steps`; stateless, so nothing needs to be saved."""
         peak = self.lr if peak is None else peak
         if step < self.warmup:
             return peak * (step + 1) / self.warmup
@@ -100,8 +100,8 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Stage:
-    """Some steps under one objective. The optimiser's moments and the place in the order of clips are kept from
-    one stage to the next.
+    """Some steps under one objective. The optimiser's moments and the position in the order of clips carry over to
+    the next stage.
 
     The released code starts each stage with a fresh AdamW, whose first steps, without warm-up, are all of full size
     whatever the gradient: see docs/deviations.md.
@@ -187,7 +187,7 @@ class Guard:
         check_ranges(self, "guard.", scale=AT_LEAST_0, perplexity=AT_LEAST_0, patience=AT_LEAST_1, spike=ABOVE_0)
 
     def dead(self, watched: Mapping[str, float]) -> dict[str, float]:
-        """What of the logged numbers is below its bound, with the bound."""
+        """Return the logged numbers that are below their bound, with that bound."""
         least = {"scale_s": self.scale, "scale_z": self.scale, "perplexity": self.perplexity}
         return {name: bound for name, bound in least.items() if watched.get(name, bound) < bound}
 
@@ -272,14 +272,14 @@ class Run:
         if not self.stages:
             raise DilaError(f"run {self.name}: stages is empty; give at least one Stage")
         if self.start and self.statistics:
-            raise DilaError(f"run {self.name}: start brings its own statistics; leave out statistics")
+            raise DilaError(f"run {self.name}: the model in start has its own statistics; remove statistics")
         if self.graph and self.recompute:
-            raise DilaError(f"run {self.name}: graph cannot record layers that are run again; leave out recompute")
+            raise DilaError(f"run {self.name}: graph cannot be combined with recompute; remove one of them")
         where = f"run {self.name}: "
         check_ranges(self, where, **dict.fromkeys(_COUNTS, AT_LEAST_1), **dict.fromkeys(_AMOUNTS, AT_LEAST_0))
         check_ranges(self, where, tolerate=SHARE)
         check_sizes(self.model, f"{where}model.")
-        for part in ("model", "encoder"):  # or the trained model could not be loaded
+        for part in ("model", "encoder"):  # out-of-bounds values would make the trained model unloadable
             check_bounds(to_json(getattr(self, part)), f"{where}{part}", "choose one that is")
         for i, stage in enumerate(self.stages):
             check_ranges(stage, f"{where}stages.{i}.", steps=AT_LEAST_1, lr=AT_LEAST_0, frames=AT_LEAST_2)
@@ -291,24 +291,24 @@ class Run:
     def _check_objective(self, i: int, objective: AnyObjective) -> None:
         try:
             if not is_dataclass(objective) or not callable(objective):
-                raise TypeError("no dataclass with a __call__")
+                raise TypeError("not a dataclass with a __call__")
             json.dumps(to_json(objective))
         except (TypeError, ValueError, NameError) as error:
             raise DilaError(
-                f"run {self.name}: stages.{i}.objective cannot be kept in run.json ({first_line(error)}); make it a "
-                "dataclass with a __call__, whose fields are numbers, texts, lists and dataclasses of them"
+                f"run {self.name}: stages.{i}.objective cannot be stored in run.json ({first_line(error)}); make it a "
+                "dataclass with a __call__, whose fields are numbers, strings, lists and dataclasses of these"
             ) from error
         kind, dila = kind_of(self.model), isinstance(self.model, DiLAConfig)
         if type(objective) in ((Published,) if dila else (OneStep, Rollout, ActionConditioned)):
             fitting = "OneStep, Rollout or ActionConditioned" if dila else "Published"
             raise DilaError(
-                f"run {self.name}: stages.{i}.objective is {type(objective).__name__}, which a {kind} model does not "
-                f"train by; use {fitting}, or one of your own"
+                f"run {self.name}: stages.{i}.objective is {type(objective).__name__}, which does not fit a model "
+                f"of kind {kind}; use {fitting}, or your own objective"
             )
 
     @property
     def steps(self) -> int:
-        """Steps of all stages."""
+        """Total number of steps of all stages."""
         return sum(stage.steps for stage in self.stages)
 
     def clip_frames(self, stage: Stage) -> int:
@@ -317,7 +317,7 @@ class Run:
 
     @property
     def uses_actions(self) -> bool:
-        """Whether a stage reads real actions."""
+        """Whether any stage uses real actions."""
         return any(isinstance(stage.objective, ActionConditioned) for stage in self.stages)
 
 

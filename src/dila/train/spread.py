@@ -1,10 +1,10 @@
-"""How a learner lies on the processes of a run: whole on each of them, or every tensor in parts.
+"""Distribution of a learner over processes: replicated (DDP) or sharded (FSDP2).
 
-Whole is DDP. In parts is FSDP2 (Zhao et al. 2023; torch's ``fully_shard``): between two steps a process holds its share
-of weights and moments alone, and the weights are put together for each step. Losses are the same, and checkpoints are
-whole either way, so that one loads under the other.
+With FSDP2 (Zhao et al. 2023; torch's ``fully_shard``), each process keeps only its shard of weights and moments between
+steps, and the weights are gathered for each step. Losses are the same. Checkpoints are always unsharded, so each kind
+loads those of the other.
 
-The learner is one unit, not one a layer: models here read parts of their layers outside a layer's own forward.
+The learner is sharded as one unit, not per layer, because models read weights of layers outside the layer's forward.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,25 +21,25 @@ from dila.train.learner import Learner
 
 
 class Whole:
-    """All of the learner on every process.
+    """The learner is replicated on every process (DDP).
 
     Args:
-        accelerator: of accelerate.
+        accelerator: an `accelerate.Accelerator`.
     """
 
     def __init__(self, accelerator: Any):
         self.accelerator = accelerator
 
     def prepare(self, learner: Learner) -> nn.Module:
-        """The module to call in place of the learner."""
+        """Wrap the learner; returns the module to call instead of it."""
         return self.accelerator.prepare(learner)
 
     @contextmanager
     def step(self, learner: nn.Module) -> Iterator[None]:
-        """Around an optimiser step: before it codebooks replace what is dead, where due; after it they count one step.
+        """Wrap an optimiser step: before it, codebooks replace dead entries if due; after it, they count the step.
 
-        All processes replace alike: by the uses of all of them, and with inputs of the first one. It is done here
-        because what a forward writes to a weight is lost where that lies in parts.
+        All processes make the same replacement, from the usage summed over processes and the inputs of rank 0. It is
+        done here because writes to a weight during the forward pass are lost if the weight is sharded.
         """
         books = [module for module in learner.modules() if isinstance(module, Codebook)]
         for book in books:
@@ -60,33 +60,33 @@ class Whole:
         book.usage.zero_()
 
     def waiting(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
-        """While more parts of a batch follow: gradients stay where they are."""
+        """Context without gradient synchronisation, for all parts of a batch but the last."""
         return self.accelerator.no_sync(wrapped)
 
     def clip(self, learner: Learner, bound: float) -> Float[Tensor, ""]:
-        """Bound the norm of the gradient; returns what it was."""
+        """Clip the gradient norm; returns the norm before clipping."""
         return nn.utils.clip_grad_norm_(learner.model.parameters(), bound)
 
     def gather(self, learner: Learner) -> Learner:
-        """A learner with all weights; every process must ask."""
+        """Return a learner with complete weights; must be called on every process."""
         return learner
 
     def moments(self, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-        """The optimiser's state, whole; every process must ask."""
+        """Return the complete state of the optimiser; must be called on every process."""
         return optimiser.state_dict()
 
     def put(
         self, learner: Learner, optimiser: torch.optim.Optimizer, whole: Learner, moments: Mapping[str, Any]
     ) -> None:
-        """Go on with the weights of what `gather` gave, and with such moments."""
+        """Load the weights of a complete learner, as `gather` returns it, and complete moments."""
         optimiser.load_state_dict(dict(moments))
 
 
 class Parts(Whole):
-    """A part of every tensor on each process."""
+    """Every tensor is sharded over the processes (FSDP2)."""
 
     def prepare(self, learner: Learner) -> nn.Module:
-        """Divide the learner."""
+        """Shard the learner in place and return it."""
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -96,15 +96,15 @@ class Parts(Whole):
         return learner
 
     def waiting(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
-        """Each part of a batch is shared out at once: gradients that wait would be whole ones."""
+        """Synchronise after each part of a batch: unsynchronised gradients would be unsharded."""
         return nullcontext()
 
     def clip(self, learner: Learner, bound: float) -> Float[Tensor, ""]:
-        """Bound the norm of the gradient over all processes."""
+        """Clip the gradient norm over all processes."""
         return _joined(super().clip(learner, bound))
 
     def gather(self, learner: Learner) -> Learner:
-        """A copy of the learner with whole tensors, which no optimiser knows."""
+        """Return an unsharded copy of the learner."""
         with torch.device("meta"):
             whole = Learner(build(learner.model.config), learner.objective, learner.precision, 0)
         for name, parameter in learner.named_parameters():
@@ -114,7 +114,7 @@ class Parts(Whole):
         return whole
 
     def moments(self, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-        """The optimiser's state as one process alone would have it."""
+        """Return the unsharded state of the optimiser."""
         state = optimiser.state_dict()
         joined = {place: {name: _joined(value) for name, value in own.items()} for place, own in state["state"].items()}
         return state | {"state": joined}
@@ -122,7 +122,7 @@ class Parts(Whole):
     def put(
         self, learner: Learner, optimiser: torch.optim.Optimizer, whole: Learner, moments: Mapping[str, Any]
     ) -> None:
-        """Take this process's parts."""
+        """Load this process's shards."""
         with torch.no_grad():
             for mine, other in zip(learner.parameters(), whole.parameters(), strict=True):
                 mine.copy_(_parted(other.detach(), mine))
@@ -137,7 +137,7 @@ class Parts(Whole):
 
 
 def spread_of(shard: bool, accelerator: Any) -> Whole:
-    """How a run's learner is laid out; one process alone has all of it."""
+    """Choose how to distribute a learner; a single process is never sharded."""
     return Parts(accelerator) if shard and accelerator.num_processes > 1 else Whole(accelerator)
 
 
@@ -146,7 +146,7 @@ def _joined(value: Any) -> Any:
 
 
 def _parted(value: Tensor, like: Any) -> Tensor:
-    """A whole tensor as the part of it that lies where `like` does; counters, and where all lies there, stay whole."""
+    """Shard a tensor like `like`; counters are kept, and so is everything if `like` is not sharded."""
     from torch.distributed.tensor import distribute_tensor
 
     if value.shape != like.shape or not hasattr(like, "device_mesh"):

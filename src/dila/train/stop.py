@@ -1,4 +1,4 @@
-"""Stopping a run from outside: SIGTERM and SIGINT become a wish that the loop reads between two steps."""
+"""Handling of SIGTERM and SIGINT, which the training loop checks between steps."""
 
 import signal
 import threading
@@ -9,14 +9,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While entered, the first signal is noted in `signal`; a second one acts as it would have without this."""
+    """Inside the block, the first signal is stored in `signal`, and a second one has its usual effect."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        if threading.current_thread() is threading.main_thread():  # handlers can be set only there
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
@@ -26,7 +26,7 @@ class StopRequest:
         self._restore()
 
     def exit(self) -> SystemExit:
-        """What to raise once everything is saved: exit code 143 for SIGTERM, 130 for SIGINT."""
+        """Return the exception to raise after saving: exit code 143 for SIGTERM, 130 for SIGINT."""
         assert self.signal is not None
         return SystemExit(128 + self.signal)
 

@@ -1,4 +1,4 @@
-"""Looking at a run while it trains: held-out errors by horizon, and pictures of true and predicted frames."""
+"""Evaluation during training: held-out errors by horizon, and pictures of true and predicted frames."""
 
 import logging
 from collections.abc import Sequence
@@ -24,44 +24,44 @@ from dila.train.run import Run
 from dila.vision import FrozenEncoder
 
 PICTURED = 2
-"""Clips of each data set on a contact sheet."""
+"""Number of clips of each data set on a contact sheet."""
 
 _log = logging.getLogger(__name__)
 
 MOMENTS = 16
-"""Frames of a clip on a contact sheet."""
+"""Number of frames per clip on a contact sheet."""
 
 PART = 4
-"""Clips evaluated at once."""
+"""Clips per batch in evaluation."""
 
 PICTURE_SIZE = 96
-"""Pixels a side of features shown by colour."""
+"""Side, in pixels, of pictures of features."""
 
 
 class Predicted(NamedTuple):
-    """What the model makes of some clips: frames 1..K each time."""
+    """Predictions of frames 1..K of some clips."""
 
     z: LatentActions
     one_step: Features
     rollout: Features | None
-    """None where nothing acts."""
+    """None if the model has no latent actions."""
     action_rollout: Features | None
-    """Under real actions, where the run uses any."""
+    """Rollout under real actions; None if the run does not use any."""
 
 
 class Seen(NamedTuple):
-    """What an evaluation gives: numbers for the log, and the rows of a contact sheet."""
+    """Result of an evaluation: numbers for the log, and the rows of a contact sheet."""
 
     values: dict[str, Any]
     rows: Rows
 
     def save(self, path: Path) -> None:
-        """Write the contact sheet as .png, whole or not at all."""
+        """Write the contact sheet as .png, atomically."""
         write_sheet(path, self.rows, columns=MOMENTS)
 
 
 def latents(outcome: Outcome) -> dict[str, Float[Tensor, ""]]:
-    """The numbers of a batch's latents that tell of their death."""
+    """Statistics of a batch's latents that reveal a collapse."""
     told = {"scale_z": scale(outcome.z), "rank_z": effective_rank(outcome.z)}
     if outcome.s is not None:
         told["scale_s"] = scale(outcome.s)
@@ -71,12 +71,12 @@ def latents(outcome: Outcome) -> dict[str, Float[Tensor, ""]]:
 
 
 class HeldOut:
-    """Held-out clips of each data set of a run, always the same ones; training clips where none can be held out.
+    """Fixed held-out clips of each data set of a run; training clips if none can be held out.
 
     Args:
-        run: resolved.
-        material: the data.
-        device: where the model is.
+        run: resolved run, see `dila.train.material.resolve`.
+        material: data of the run.
+        device: device of the model.
 
     Raises:
         DilaError: no clip of a data set can be read.
@@ -97,10 +97,9 @@ class HeldOut:
 
     @torch.no_grad()
     def evaluate(self, model: AnyModel, decoder: FrameDecoder | None) -> Seen:
-        """Errors as ratios to copying, by place in the clip and by horizon, and pictures.
+        """Compute errors relative to repeating a frame, by position in the clip and by horizon, and draw pictures.
 
-        For each clip: the true frames, what the decoder makes of their features, one-step predictions, the rollout
-        from the first frame.
+        Rows per clip: true frames, their features decoded, one-step predictions, the rollout from the first frame.
         """
         training = model.training
         model.eval()
@@ -161,7 +160,7 @@ class HeldOut:
 
 
 def coloured(rows: list[Features]) -> list[Pixels]:
-    """Features as colours: the three main components of the first row's tokens, the same for all rows."""
+    """Draw features as colours: the first three principal components of the first row's tokens, used for all rows."""
     colours = fit_colours(rows[0])
     larger = max(1, PICTURE_SIZE // max(rows[0].shape[2:4]))
     size = (rows[0].shape[2] * larger, rows[0].shape[3] * larger)
@@ -174,13 +173,13 @@ def _joined(parts: list[Predicted]) -> Predicted:
 
 
 class _Chosen(NamedTuple):
-    """The clips of one data set that are evaluated."""
+    """Clips of one data set for evaluation."""
 
     on: str
     e: Features
     a: Actions | None
     pictured: dict[int, Tensor]
-    """Frames ``T 3 Y X`` of a few of them, by place, as far as they can be read."""
+    """Frames ``T 3 Y X`` of a few clips, by index; unreadable ones are left out."""
 
 
 def _chosen(run: Run, split: Split, encoder: FrozenEncoder, device: torch.device) -> _Chosen:
@@ -189,25 +188,25 @@ def _chosen(run: Run, split: Split, encoder: FrozenEncoder, device: torch.device
     read = [collate_clips([clips[i]]) for i in places]
     for clip in read:
         for reason in clip.skipped:
-            _log.warning("a clip to evaluate is skipped, it cannot be read: %s", reason)
+            _log.warning("an evaluation clip is skipped, because it cannot be read: %s", reason)
     e = torch.cat([features(clip.frames, encoder, device).cpu() for clip in read])
     a = torch.cat([flat_actions(clip) for clip in read]) if run.uses_actions else None
     pictured: dict[int, Tensor] = {}
     for place in _spread(len(read)):
         if len(pictured) < PICTURED and not read[place].skipped:
-            with suppress(DilaError):  # features may outlive their video
+            with suppress(DilaError):  # cached features may exist without their video
                 pictured[place] = frames[places[place]].frames
     return _Chosen(on, e, a, pictured)
 
 
 def _spread(count: int) -> list[int]:
-    """Places of clips, those to be pictured first: from the first on, far from each other; neighbours look alike."""
+    """Order in which clips are chosen for pictures: widely spaced ones first, because neighbours look alike."""
     first = torch.linspace(0, count - 1, PICTURED).round().int().tolist()
     return list(dict.fromkeys([*first, *range(count)]))
 
 
 def _clips(run: Run, split: Split, size: tuple[int, int]) -> tuple[Mixture, Clips, str]:
-    """Clips of features, the same of frames, and which episodes they are of."""
+    """Clips of features, the same clips of frames, and the side of the split that they are from."""
 
     def both(episodes: Sequence[Any], frames: Sequence[Any], on: str) -> tuple[Mixture, Clips, str]:
         length = run.clips.frames
