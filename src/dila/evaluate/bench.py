@@ -354,8 +354,8 @@ def borrow_decoder(path: str | Path, world: World, device: str) -> FrameDecoder:
         alike = all(torch.allclose(getattr(mine, n), getattr(theirs, n), rtol=0.02, atol=0.02) for n in ("mean", "var"))
     if encoder.config() != other.encoder.config() or not alike:
         raise DilaError(
-            f"--decoder: {path} has other features than this model (another encoder, or other statistics); give a model "
-            "with the same features"
+            f"--decoder: {path} has another encoder or other feature statistics than this model; give a decoder for "
+            "the same features"
         )
     return other.decoder
 
