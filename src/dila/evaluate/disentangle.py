@@ -111,7 +111,7 @@ def _gather(bench: Bench, model: DiLA, episodes: Sequence[Episode]) -> Side:
             try:
                 told["z"] = world.model.infer(e)[:, moments].float()
             except DilaError as error:
-                notes = [f"z is left out: {error}"]
+                notes = [f"z is omitted: {error}"]
         for name, part in seen.items():
             told[name] = part[:, moments]
             told[f"d{name}"] = part[:, [t + 1 for t in moments]] - part[:, moments]

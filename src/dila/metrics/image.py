@@ -98,11 +98,11 @@ def find_lpips(
     try:
         import lpips
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
-        return f"LPIPS is omitted: it needs the extra lpips ({str(error).splitlines()[0]})"
+        return f"LPIPS is unavailable: it needs the extra lpips ({str(error).splitlines()[0]})"
     title, file = _WEIGHTS[net]
     weights = Path(torch.hub.get_dir()) / "checkpoints" / file
     if not weights.is_file():
-        return f"LPIPS is omitted: the weights of torchvision's {title} are not at {weights}"
+        return f"LPIPS is unavailable: the weights of torchvision's {title} are not at {weights}"
     network: Any = lpips.LPIPS(net=net, verbose=False).to(device).eval().requires_grad_(False)
 
     def distance(x: Pictures, y: Pictures) -> Tensor:

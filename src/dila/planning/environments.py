@@ -46,7 +46,7 @@ def make_environment(name: str, stride: float, size: int = 128, tasks: Sequence[
     load_plugins()
     if name not in ENVIRONMENTS:
         raise DilaError(
-            f"unknown environment {name!r}; choose one of {', '.join(ENVIRONMENTS)}, or give MODULE:FUNCTION"
+            f"there is no environment {name!r}; choose one of {', '.join(ENVIRONMENTS)}, or give MODULE:FUNCTION"
         )
     body, task = (named(address) for address in ENVIRONMENTS[name])
     made: Body = body()
@@ -79,7 +79,7 @@ def held_steps(name: str, body: Body, stride: float) -> int:
     repeats = stride * body.fps
     if round(repeats) < 1 or abs(repeats - round(repeats)) > 0.01:
         raise DilaError(
-            f"the model's stride of {stride:g} s is not a multiple of a step of {name} ({body.fps:g} steps per second); "
-            "plan with a model of another stride"
+            f"the model's stride of {stride:g} s is not a multiple of a step of {name}, which has {body.fps:g} steps "
+            "per second; plan with a model of another stride"
         )
     return round(repeats)
