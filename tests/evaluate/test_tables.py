@@ -326,7 +326,9 @@ def test_a_component_that_is_constant_is_named(bench, measure, no_umap):
         measure(flat)
     if measure is measure_manifold:
         told = measure(replace(flat, settings=replace(flat.settings, components=("block_angle", "agent_x"))))
-        assert told.notes[0].endswith("because constant in the held-out episodes: sin block_angle, cos block_angle")
+        assert told.notes[0] == (
+            "true parameters omitted, because constant in the held-out episodes: sin block_angle, cos block_angle"
+        )
 
 
 def test_of_a_constant_z_there_is_no_plane(bench, no_umap, monkeypatch):

@@ -51,8 +51,8 @@ def write_curves(
     for i in _ticks(last):
         if i <= last and i.is_integer():
             pen.text((place(i, 0)[0], SIZE[1] - MARGIN + 6), f"{i:g}", fill=_INK, font=font, anchor="mt")
-    pen.text((MARGIN + wide / 2, SIZE[1] - 8), "actions done", fill=_INK, font=font, anchor="mb")
-    pen.text((8, MARGIN - 14), f"left to the goal, {unit}", fill=_INK, font=font, anchor="lb")
+    pen.text((MARGIN + wide / 2, SIZE[1] - 8), "actions executed", fill=_INK, font=font, anchor="mb")
+    pen.text((8, MARGIN - 14), f"distance to the goal, {unit}", fill=_INK, font=font, anchor="lb")
     if success is not None:
         pen.line([place(0, success), place(last, success)], fill=_INK)
         pen.text((place(0, 0)[0] + 4, place(0, success)[1] - 2), "success", fill=_INK, font=font, anchor="lb")

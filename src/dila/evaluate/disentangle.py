@@ -54,7 +54,7 @@ def measure_disentangle(bench: Bench) -> Result:
     episode, moments = torch.cat([train.episode, -1 - held.episode]), _moments(bench)
     notes = list(train.notes)
     for where, side in zip(("training", "held-out"), sides, strict=True):
-        notes += [f"of the {where} episodes {told}" for told in bench.unknown(side.columns)]
+        notes += [f"{where} episodes: {told}" for told in bench.unknown(side.columns)]
     scores: list[Score] = []
 
     def ask(title: str, factor: Factor, names: Iterable[str], ys: Sequence[Tensor]) -> None:

@@ -62,7 +62,7 @@ def measure_motion(bench: Bench) -> Result:
         score_ratio("motion_left", rows["left"], rows["own"], bench.owners),
         *_layout(bench, model, rows),
     ]
-    notes = [f"of the pinned clips {told}" for told in bench.unknown(_columns(rows, "a "))]
+    notes = [f"pinned clips: {told}" for told in bench.unknown(_columns(rows, "a "))]
     return bench.finish("motion", began, scores, notes=notes, pictures=pictures)
 
 
