@@ -118,7 +118,7 @@ def test_feature_changes_are_rows_of_transitions():
 
 def test_bad_input_is_refused():
     x, y, episode = linear()
-    with pytest.raises(DilaError, match="y holds values that are not finite"):
+    with pytest.raises(DilaError, match="y contains values that are not finite"):
         probe(x, y.log(), episode)
     with pytest.raises(DilaError, match="at least 4 episodes"):
         probe(x, y, episode % 3)

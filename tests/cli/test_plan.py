@@ -53,9 +53,9 @@ def test_a_model_without_real_actions_says_how_to_get_them(first_look, tmp_path,
         (["--size", "3"], "--size 3 must be at least 8"),
         (["--seconds", "nan"], "--seconds nan must be a number above 0"),
         (["--seconds", "-1"], "--seconds -1 must be a number above 0"),
-        (["--arms"], "--arms names nothing to run"),
+        (["--arms"], "--arms is empty"),
         (["--planner", "gradient"], "give --arms random model"),
-        (["--planner", "cem", "--samples", "5"], "elites = 20 should be from 2 to samples = 5"),
+        (["--planner", "cem", "--samples", "5"], "elites = 20 must be from 2 to samples = 5"),
     ],
 )
 def test_flags_that_make_no_plan_are_refused_before_anything_is_loaded(tmp_path, capsys, flags, told):
@@ -68,7 +68,7 @@ def test_a_command_that_was_refused_holds_no_folder(adapted, tmp_path, capsys):
     line = ["--out", str(tmp_path), "--device", "cpu", "--steps", "1", "--horizon", "2", "--episodes", "1"]
     line = ["plan", str(adapted), "pusht-reach", *line, "--arms", "random"]
     assert main([*line, "--goals", "nope.hdf5"]) == 2
-    assert "--goals nope.hdf5 is not there" in capsys.readouterr().err
+    assert "--goals: nope.hdf5 does not exist" in capsys.readouterr().err
     assert (tmp_path / "plan.json").is_file()
     assert main(line) == 0
     assert main([*line, "--goals", "nope.hdf5"]) == 2

@@ -31,7 +31,7 @@ def test_a_result_survives_its_file(tmp_path):
     assert read_results(tmp_path / "new" / "evaluation.json") == [told]
     assert told.score("ssim/imagined").by_step
     (tmp_path / "other.json").write_text('{"loss": 1}')
-    with pytest.raises(DilaError, match="no result of dila eval"):
+    with pytest.raises(DilaError, match="not a result of dila eval"):
         read_results(tmp_path / "other.json")
     with pytest.raises(DilaError, match="cannot be read"):
         read_results(tmp_path / "none.json")
@@ -127,7 +127,7 @@ def test_the_same_result_counts_once_and_two_models_of_one_name_and_seed_are_ref
         replace(one, what="cycle", subject=replace(one.subject, weights="others")),
         replace(one, subject=replace(one.subject, decoder="another")),
     ):
-        with pytest.raises(DilaError, match=r"one\.json and .*other\.json hold .* a 0; .* --name or --run-seed"):
+        with pytest.raises(DilaError, match=r"one\.json and .*other\.json .*\(a 0\) .* --name or --run-seed"):
             distinct({tmp_path / "one.json": [one], tmp_path / "other.json": [other]})
     probes = [result("a", 0, what="probe"), replace(result("a", 0, what="cycle"), split="another")]
     assert distinct({tmp_path / "one.json": [one], tmp_path / "more.json": probes}) == [one, *probes]
@@ -217,7 +217,7 @@ def test_models_take_turns_with_their_pictures_and_what_is_left_out_is_told(tmp_
     page = (tmp_path / "page.html").read_text()
     shown = re.findall(r"(m\d): caption of (\w+\.\w+)", re.sub(r"alt='[^']*'", "", page))
     assert shown == [*((f"m{i}", "f0.mp4") for i in range(10)), ("m0", "s0.png"), ("m1", "s0.png")]
-    assert "18 of 30 pictures are left out here" in page
+    assert "18 of 30 pictures are omitted here" in page
     assert page.count("a note") == 1
     assert "None" not in page
 

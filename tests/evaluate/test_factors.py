@@ -68,11 +68,11 @@ def test_a_factor_that_is_not_always_known_is_one_all_the_same():
     told = {"state": torch.randn(4, 5, 2)}
     told["state"][0, 1, 0] = torch.nan
     assert [factor.name for factor in find_factors(told, NAMES)] == ["x", "angle"]
-    assert tell_unknown(told, NAMES) == ["x is not known in 1 of 20 frames, which are left out of its probes"]
+    assert tell_unknown(told, NAMES) == ["x is unknown in 1 of 20 frames, which its probes exclude"]
     told["state"][..., 0] = torch.nan
     assert [factor.name for factor in find_factors(told, NAMES)] == ["angle"]
-    assert tell_unknown(told, NAMES) == ["x is not known in all frames, which are left out of its probes"]
-    with pytest.raises(DilaError, match="x of column 'state' is not known of any transition"):
+    assert tell_unknown(told, NAMES) == ["x is unknown in all frames, which its probes exclude"]
+    with pytest.raises(DilaError, match="column 'state' has no known value of x in any transition"):
         known_rows(told["state"][0], components("state", ("x",), 2, NAMES))
 
 

@@ -54,7 +54,7 @@ def test_transitions_that_are_not_known_are_left_out(bench):
     assert told.test_rows == rows - 2
     for episode in held:
         episode.columns["state"][:] = math.nan
-    with pytest.raises(DilaError, match="yaw of column 'state' is not known of any transition"):
+    with pytest.raises(DilaError, match="column 'state' has no known value of yaw in any transition"):
         measure_z_probe(world, train, held, yaw)
 
 

@@ -43,7 +43,7 @@ def test_sources_from_elsewhere_have_no_scene_of_their_own(bench):
     given = replace(bench.settings, clips=4, source="elsewhere")
     told = measure_transfer(replace(bench, settings=given, source=bench.held_frames))
     assert len(told.rows) == 4 * 2
-    with pytest.raises(DilaError, match="transfer needs clips of two episodes"):
+    with pytest.raises(DilaError, match="transfer needs clips of at least two held-out episodes"):
         measure_transfer(replace(bench, held=bench.held[:1]))
 
 
@@ -53,5 +53,5 @@ def test_sources_shorter_than_the_pins_are_taken_whole(bench):
     given = replace(bench.settings, clips=4, source="elsewhere")
     told = measure_transfer(replace(bench, settings=given, source=short))
     assert len(told.scores[0].by_step) == bench.pins.frames - 2
-    with pytest.raises(DilaError, match="elsewhere has one held-out clip of 5 frames; transfer needs two"):
+    with pytest.raises(DilaError, match="elsewhere has only one held-out clip of 5 frames, but transfer needs two"):
         measure_transfer(replace(bench, settings=given, source=short[:1]))

@@ -59,8 +59,8 @@ def test_other_tables_stay_in_the_file_with_their_settings(bench, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"subject": {"weights": "other", "name": "theirs"}}, "holds results of theirs, a model of other weights than"),
-        ({"pins": "others"}, "holds results on other clips; give another --out"),
+        ({"subject": {"weights": "other", "name": "theirs"}}, "contains results of theirs, whose weights differ from"),
+        ({"pins": "others"}, "contains results on other clips; give another --out"),
     ],
 )
 def test_a_file_of_another_model_or_of_other_clips_is_refused_and_kept(bench, tmp_path, changed, sentence):

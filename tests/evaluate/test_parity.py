@@ -57,8 +57,8 @@ def test_a_perturbed_weight_fails(golden, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("riddle", "does not know: riddle"),
-        ("loss/phase9/total", "does not know: loss/phase9/total"),
+        ("riddle", "cannot be compared: riddle"),
+        ("loss/phase9/total", "cannot be compared: loss/phase9/total"),
         ("content_frame", r"recorded content_frame has shape \[2, 3\]"),
     ],
 )
@@ -87,7 +87,7 @@ def test_missing_and_damaged_files_are_named(golden, tmp_path, file):
     with pytest.raises(DilaError, match="cannot be read"):
         compare(folder)
     (folder / file).unlink()
-    with pytest.raises(DilaError, match=f"lacks {file}: a parity folder holds"):
+    with pytest.raises(DilaError, match=f"lacks {file}; a parity folder contains"):
         compare(folder)
 
 

@@ -55,7 +55,7 @@ def test_they_survive_a_file_and_an_edit_is_seen(episodes, tmp_path):
     with pytest.raises(DilaError, match="was edited"):
         read_pins(path)
     path.write_text("{}")
-    with pytest.raises(DilaError, match="no pins of format 1"):
+    with pytest.raises(DilaError, match="not a pin file of format 1"):
         read_pins(path)
     with pytest.raises(DilaError, match="dila eval pin"):
         read_pins(tmp_path / "none.json")

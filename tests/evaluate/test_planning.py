@@ -134,9 +134,9 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
 @pytest.mark.parametrize(("name", "text", "told"), [
     ("plan.json", "", "cannot be read as JSON .*; choose another folder"),
     ("plan.json", "[]", "does not contain a JSON object"),
-    ("episodes/model_00001.json", "", "cannot be read as JSON .*; remove it, and the same command makes it again"),
-    ("episodes/random_00000.json", '{"seconds": 1, "scores": []}', "does not hold the scores of an episode"),
-    ("episodes/random_00000.json", '{"scores": [1.0]}', "does not hold the scores of an episode"),
+    ("episodes/model_00001.json", "", "cannot be read as JSON .*; remove it and run the same command again"),
+    ("episodes/random_00000.json", '{"seconds": 1, "scores": []}', "lacks the scores or seconds of an episode"),
+    ("episodes/random_00000.json", '{"scores": [1.0]}', "lacks the scores or seconds of an episode"),
 ])  # fmt: skip
 def test_damaged_files_are_told_of(name, text, told, measured, world, tmp_path):
     shutil.copytree(measured[0], tmp_path / "plan")
@@ -154,19 +154,19 @@ def test_episodes_of_two_models_are_not_mixed(measured, world, monkeypatch):
     first = next(world.model.parameters())
     with monkeypatch.context() as patch:
         patch.setattr(first, "data", first.data + 1)
-        with pytest.raises(DilaError, match=r"holds a plan with model = \S+ \(now \S+\); choose another folder"):
+        with pytest.raises(DilaError, match=r"contains episodes with model = \S+ \(now \S+\); choose another folder"):
             measure_planning(world, SPACE, QUICK, measured[0], progress=False)
     monkeypatch.setattr(world, "decoder", CellColour(torch.ones(3)))
-    with pytest.raises(DilaError, match="holds a plan with decoder = "):
+    with pytest.raises(DilaError, match="contains episodes with decoder = "):
         measure_planning(world, SPACE, QUICK, measured[0], progress=False)
     monkeypatch.undo()
-    with pytest.raises(DilaError, match="holds a plan with actions = "):
+    with pytest.raises(DilaError, match="contains episodes with actions = "):
         measure_planning(world, replace(SPACE, bound=(20.0, 20.0)), QUICK, measured[0], progress=False)
 
 
 def test_actions_of_another_simulator_are_refused(world, tmp_path):
     with pytest.raises(
-        DilaError, match="adapted to actions of 2 numbers, 3 to a transition, but pusht-reach takes 2, 2"
+        DilaError, match="actions of 2 components, 3 per transition, but pusht-reach takes 2 components, 2"
     ):
         measure_planning(world, replace(SPACE, repeats=3), QUICK, tmp_path, progress=False)
 
@@ -196,7 +196,7 @@ class Robot:
 
 def test_an_environment_of_ones_own_that_cannot_be_put_back_has_two_arms(world, tmp_path):
     plan = replace(QUICK, environment=f"{__name__}:Robot", episodes=1, steps=2)
-    with pytest.raises(DilaError, match=r":Robot cannot be put back, .*give --arms random model"):
+    with pytest.raises(DilaError, match=r":Robot lacks; give --arms random model"):
         measure_planning(world, SPACE, plan, tmp_path, progress=False)
     report = measure_planning(world, SPACE, replace(plan, arms=("random", "model")), tmp_path, progress=False)
     assert set(report["arms"]) == {"random", "model"}
@@ -224,7 +224,7 @@ def test_starts_and_goals_of_vp2s_files_are_asked_for_by_a_flag(world, tmp_path)
     with h5py.File(tmp_path / "goals.hdf5", "w") as file:
         file["data/demo_1/states"] = torch.zeros(2, 76).numpy()
     plan = replace(QUICK, goals=str(tmp_path / "goals.hdf5"))
-    with pytest.raises(DilaError, match=r"episodes = 3, but .*goals.hdf5 holds 1"):
+    with pytest.raises(DilaError, match=r"--episodes 3 exceeds the 1 episodes of .*goals.hdf5"):
         measure_planning(world, SPACE, plan, tmp_path / "many", progress=False)
     with pytest.raises(DilaError, match="robosuite-vp2, not for pusht-reach"):
         measure_planning(world, SPACE, replace(plan, episodes=1), tmp_path / "other", progress=False)

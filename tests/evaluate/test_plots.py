@@ -73,7 +73,7 @@ def test_bars_are_cut_at_the_floor_and_marked(tmp_path, axes):
     assert cut.get_ylim()[0] == pytest.approx(-0.2)
     assert 1 < cut.get_ylim()[1] < 1.2
     assert [len(line.get_xdata()) for line in cut.lines if line.get_marker() == "v"] == [2]
-    assert cut.get_xlabel() == "▼ goes on below -0.2"
+    assert cut.get_xlabel() == "▼ continues below -0.2"
     assert whole.get_xlabel() == ""
 
 

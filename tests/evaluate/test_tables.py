@@ -179,7 +179,7 @@ def test_one_step_by_the_verbs_is_the_models_teacher_forcing(bench):
 def test_partners_are_of_other_episodes():
     owners = [0, 0, 0, 1, 2, 2]
     assert all(owners[other] != owners[i] for i, other in enumerate(partners(owners)))
-    with pytest.raises(DilaError, match="one episode"):
+    with pytest.raises(DilaError, match="the same episode"):
         partners([3, 3])
 
 
@@ -260,7 +260,7 @@ def test_without_latent_actions_s_and_c_are_probed_all_the_same(bench, tmp_path)
     names = {score.name for score in told.scores}
     assert {"r2/agent_x/s", "r2/agent_x/c", "r2/change of agent_x/ds"} <= names
     assert not any(name.endswith("/z") for name in names)
-    assert told.notes[0].startswith("z is left out")
+    assert told.notes[0].startswith("z is omitted")
 
 
 def test_a_still_background_is_no_test_of_the_sceptics(bench, transforms, tmp_path):
@@ -307,7 +307,9 @@ def test_a_column_of_classes_is_no_number_to_probe_for(bench, measure, no_umap):
 
     sides = {side: [labelled(episode) for episode in getattr(bench, side)] for side in ("train", "held")}
     named = replace(bench, settings=replace(SETTINGS, column="label", components=()), **sides)
-    with pytest.raises(DilaError, match=r"column 'label' of .* holds classes, no numbers; dila eval disentangle"):
+    with pytest.raises(
+        DilaError, match=r"column 'label' of .* contains classes, not numbers; use dila eval disentangle"
+    ):
         measure(named)
 
 
@@ -324,14 +326,16 @@ def test_a_component_that_is_constant_is_named(bench, measure, no_umap):
         measure(flat)
     if measure is measure_manifold:
         told = measure(replace(flat, settings=replace(flat.settings, components=("block_angle", "agent_x"))))
-        assert told.notes[0] == "truth is without sin block_angle, cos block_angle: constant in the held-out episodes"
+        assert told.notes[0] == (
+            "true parameters omitted, because constant in the held-out episodes: sin block_angle, cos block_angle"
+        )
 
 
 def test_of_a_constant_z_there_is_no_plane(bench, no_umap, monkeypatch):
     monkeypatch.setattr(bench.world.model, "infer", lambda e: torch.full((len(e), e.shape[1] - 1, 4), 0.1))
     told = measure_manifold(bench)
     assert told.pictures == {}
-    assert told.notes == ("planes of z are left out: z is constant in the held-out episodes",)
+    assert told.notes == ("plots of z are omitted: z is constant in the held-out episodes",)
 
 
 def test_a_model_without_a_decoder_borrows_one_that_sees_the_same(bench, tmp_path):
@@ -346,9 +350,9 @@ def test_a_model_without_a_decoder_borrows_one_that_sees_the_same(bench, tmp_pat
     statistics = own.encoder.statistics
     other = replace(statistics, mean=statistics.mean + 1)
     save_pretrained(tmp_path / "other", own._replace(encoder=own.encoder.with_statistics(other)))
-    with pytest.raises(DilaError, match="sees other features"):
+    with pytest.raises(DilaError, match="has another encoder or other feature statistics"):
         borrow_decoder(tmp_path / "other", bench.world, "cpu")
-    with pytest.raises(DilaError, match="no decoder to lend"):
+    with pytest.raises(DilaError, match="blind has no decoder"):
         borrow_decoder(tmp_path / "blind", bench.world, "cpu")
 
 
@@ -375,8 +379,8 @@ def test_on_the_command_line(first_look, exported, tmp_path, capsys):
     assert (tmp_path / "pictures" / "transfer.mp4").is_file()
     assert json.loads(out.read_text())["results"] == [told]
     assert main([*arguments, *more[:-1], f"{data}/"]) == 2
-    assert "is what is judged; leave it out" in capsys.readouterr().err
+    assert "which supplies the actions by default; omit --source" in capsys.readouterr().err
     assert main([*arguments, *more, "--context", "6"]) == 2
-    assert "leaves nothing to imagine" in capsys.readouterr().err
+    assert "leaves no frame to predict" in capsys.readouterr().err
     assert main(["eval", "all", *arguments[2:4], "--tables", "elbow"]) == 2
     assert "there is no elbow" in capsys.readouterr().err

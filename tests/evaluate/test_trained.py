@@ -44,7 +44,7 @@ def test_a_run_is_judged_on_what_it_held_out(first_look, tmp_path):
     own = open_bench(folder / "run", data, tmp_path, settings, **options)
     register = pq.read_table(folder / "run" / "episodes.parquet").to_pylist()
     assert [e.id for e in own.held] == [row["episode"] for row in register if row["split"] == "held out"]
-    refused = r"run was trained on \d+ of the \d+ episodes to be judged, the first episode_\d+\.mp4; .* 0\.1,"
+    refused = r"run was trained on \d+ of the \d+ episodes to be evaluated \(first: episode_\d+\.mp4\); .* 0\.1 "
     for path in (data, f"{data}/."):
         with pytest.raises(DilaError, match=refused):
             open_bench(folder / "run", path, tmp_path, settings, held_out=0.5, **options)
@@ -83,7 +83,7 @@ def test_a_packed_model_holds_out_what_its_run_did_and_names_no_file(first_look,
     own = open_bench(packed, data, tmp_path, settings, **options)
     register = pq.read_table(folder / "run" / "episodes.parquet").to_pylist()
     assert [e.id for e in own.held] == [row["episode"] for row in register if row["split"] == "held out"]
-    with pytest.raises(DilaError, match=r"packed was trained on \d+ of the \d+ episodes to be judged"):
+    with pytest.raises(DilaError, match=r"packed was trained on \d+ of the \d+ episodes to be evaluated"):
         open_bench(packed, data, tmp_path, settings, held_out=0.5, **options)
     assert "episode_" not in (packed / "config.json").read_text()
 
@@ -152,7 +152,7 @@ def test_what_a_run_began_from_counts_and_a_circle_ends(tmp_path):
     first = write_run(tmp_path / "first", start=str(tmp_path / "last"), held_out=0.2, **{"a.mp4": (TRAIN, 30)})
     write_run(tmp_path / "middle", start=str(first), **{"b.mp4": (TRAIN, 30)})
     last = Trained.find(write_run(tmp_path / "last", start=str(tmp_path / "middle"), **{"c.mp4": (TRAIN, 30)}))
-    with pytest.raises(DilaError, match=r"last began from .*first, which was trained on 1 of the 2 .* 0\.2,"):
+    with pytest.raises(DilaError, match=r"last started from .*first, which was trained on 1 of the 2 .* 0\.2 "):
         last.refuse("all", [episode("a.mp4"), episode("d.mp4")])
     last.refuse("all", [episode("d.mp4")])
     gone = write_run(tmp_path / "alone", start="no/where", **{"a.mp4": (TRAIN, 30)})

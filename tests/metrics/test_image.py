@@ -54,7 +54,7 @@ def test_lpips_is_not_called_so_without_the_published_network(monkeypatch, tmp_p
     assert "needs the extra lpips" in find_lpips("cpu")
     monkeypatch.setitem(sys.modules, "lpips", types.ModuleType("lpips"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert "AlexNet is not at" in find_lpips("cpu")
+    assert "AlexNet are not at" in find_lpips("cpu")
 
 
 def test_lpips_is_used_where_it_is(monkeypatch, tmp_path):

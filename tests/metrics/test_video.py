@@ -53,7 +53,7 @@ def test_an_i3d_is_called_as_its_torchscript_wants(tmp_path):
     with pytest.raises(DilaError, match="10 frames, not 4"):
         i3d(torch.zeros(1, 4, 3, 16, 16))
     path.write_bytes(b"nothing")
-    with pytest.raises(DilaError, match="no TorchScript"):
+    with pytest.raises(DilaError, match="not a TorchScript"):
         I3D(path)
     with pytest.raises(DilaError, match="does not exist"):
         I3D(tmp_path / "none.pt")

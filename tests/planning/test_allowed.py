@@ -32,7 +32,7 @@ def test_the_model_plans_what_it_has_seen_of_them():
     uneven = replace(PUSHT, low=(0.5, -200.0), high=(1.0, 200.0))
     assert ends(seen("board", uneven, BOARD.limits)) == ([0.5, -150], [1, 150])
     with pytest.raises(
-        DilaError, match=r"has seen actions from \[200.0, .* takes those from \[-150.0, .*recordings of"
+        DilaError, match=r"has seen actions from \[200.0, .* takes actions from \[-150.0, .*recordings of"
     ):
         seen("board", replace(uneven, low=(200.0, 0.0), high=(300.0, 1.0)), BOARD.limits)
 
@@ -43,7 +43,7 @@ def test_what_an_environment_does_not_say_is_as_in_the_data():
 
 
 @pytest.mark.parametrize(("change", "told"), [
-    ({"repeats": 3}, "actions of 2 numbers, 3 to a transition, but board takes 2, 2"),
+    ({"repeats": 3}, "actions of 2 components, 3 per transition, but board takes 2 components, 2 per"),
     ({"relative": ()}, "relative to nothing, but those of board are relative to agent_x, agent_y; adapt it with "
      "--relative agent_x agent_y"),
     ({"relative": ("block_x", "block_y")}, "relative to block_x, block_y, but"),

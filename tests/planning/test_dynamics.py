@@ -142,7 +142,7 @@ def test_a_region_alone_counts():
 def test_a_region_of_nothing_is_refused():
     nowhere, goal = torch.zeros(4, 4), torch.zeros(1, 1, 4, 4, 12)
     for make in (lambda: Structure(goal, nowhere), lambda: Features(goal, nowhere), lambda: Reach(goal, nowhere)):
-        with pytest.raises(DilaError, match="region weighs no cell"):
+        with pytest.raises(DilaError, match="the weights of region must sum to a positive finite number"):
             make()
 
 
@@ -180,7 +180,7 @@ def test_goals_of_another_shape_or_range_are_refused(imagination, now, candidate
             lambda: imagination.structure(goal[:, 0]),
             r"B T 3 Y X, not \[2, 3, 16, 16\]; one picture is a clip",
         ),
-        (lambda: Pixels(goal[:, 0]), r"should be B G 3 Y X, not \[2, 3, 16, 16\]"),
+        (lambda: Pixels(goal[:, 0]), r"must be B G 3 Y X, not \[2, 3, 16, 16\]"),
         (lambda: Pixels(goal.float()), "float pictures should be in 0..1 but go from 0 to 255"),
     ):
         with pytest.raises(DilaError, match=told):
@@ -200,7 +200,7 @@ def test_a_function_of_ones_own_is_a_cost(imagination, now, candidates):
 
 
 def test_what_a_model_cannot_know_is_refused(imagination, now, world):
-    with pytest.raises(DilaError, match="cannot know the environment's own score"):
+    with pytest.raises(DilaError, match="does not know the environment's own score"):
         imagination.costs(now, Score())
     world.decoder = None
     with pytest.raises(DilaError, match="no decoder"):
@@ -278,7 +278,7 @@ def test_many_true_futures_are_seen_a_few_at_a_time_and_their_past_once(imaginat
 
 
 def test_a_simulator_without_eyes_sees_no_structure():
-    with pytest.raises(DilaError, match="needs the model's eyes"):
+    with pytest.raises(DilaError, match="needs a model; give it as eyes"):
         Simulation().costs(Now(torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), [Line()]), Structure(torch.zeros(1)))
 
 

@@ -111,7 +111,7 @@ def test_several_actions_of_a_plan_are_done_before_the_next():
     # The planner itself goes one step on: two are gone before, the last stands in for them.
     torch.testing.assert_close(asked[1].actions[0, 0], episode.actions[2])
     torch.testing.assert_close(asked[1].actions[0, 2:], asked[1].actions[0, 1].expand(2, -1))
-    with pytest.raises(DilaError, match="execute = 5 should be from 1 to horizon = 4, all of a plan"):
+    with pytest.raises(DilaError, match="execute = 5 must be from 1 to horizon = 4, the length of a plan"):
         Loop(3, 4, execute=5)
 
 
@@ -169,9 +169,9 @@ def test_a_score_may_be_missing_but_no_goal_nor_half_of_the_scores():
     (episode,) = control([Told(["goal"], [])], (3,), Blind(), Simulation(), lambda goals: Score(), Limits.unit(2), LOOP)
     assert episode.scores == []
     for environment, told in (
-        (Told(["score"]), "reset of Told told no goal; give its picture as goal"),
-        (Told(step=[]), "Told told a score in one of reset and step alone"),
-        (Told(["goal"]), "Told told a score in one of reset and step alone"),
+        (Told(["score"]), "reset of Told returned no goal; add its picture as 'goal'"),
+        (Told(step=[]), "Told returned a score in only one of reset and step"),
+        (Told(["goal"]), "Told returned a score in only one of reset and step"),
     ):
         with pytest.raises(DilaError, match=told):
             control([environment], (3,), Blind(), Simulation(), lambda goals: Score(), Limits.unit(2), LOOP)
@@ -263,7 +263,7 @@ def test_what_is_no_picture_is_refused():
             return None
 
     for kind, told in ((Transposed, r"uint8 \[16, 16, 3\]"), (Blank, "NoneType")):
-        with pytest.raises(DilaError, match=f"should be a tensor or NumPy array of uint8 3 Y X, not {told}"):
+        with pytest.raises(DilaError, match=f"must be a tensor or NumPy array of uint8 3 Y X, not {told}"):
             control([kind()], (3,), Blind(), Simulation(), lambda goals: Score(), Limits.unit(2), LOOP)
 
 
@@ -281,5 +281,5 @@ def test_bad_settings_are_refused():
         def step(self, action):
             raise AssertionError
 
-    with pytest.raises(DilaError, match="Once cannot be put back"):
+    with pytest.raises(DilaError, match="Once lacks state, restore, advance, picture or score"):
         control([Once()], (0,), MPPI(), Simulation(), lambda goals: Score(), Limits.unit(2), LOOP)

@@ -67,7 +67,7 @@ def test_a_run_is_not_judged_on_what_it_was_trained_on(runs, first_look, tmp_pat
     told = json.loads((copied / "run.json").read_text())
     (copied / "run.json").write_text(json.dumps(told | {"clips": told["clips"] | {"held_out": 0.5}}))
     data, features = str(first_look.folder / "pusht"), first_look.folder / "features"
-    with pytest.raises(DilaError, match=r"dila-seed0 was trained on \d+ of the \d+ episodes to be judged"):
+    with pytest.raises(DilaError, match=r"dila-seed0 was trained on \d+ of the \d+ episodes to be evaluated"):
         run_table3(
             Settings(copied.parent, (data,), tmp_path / "out", seeds=1, cache_dir=features, device="cpu", **AGENT)
         )

@@ -1,4 +1,4 @@
-"""How well a class (an object's shape, its texture) is told by a linear map: ridge regression to the one-hot label."""
+"""Linear probe for classes (an object's shape, its texture): ridge regression to the one-hot label."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ from dila.shapes import Bool, Float, Int, Tensor
 
 
 class Classified(NamedTuple):
-    """Accuracy on held-out episodes, of those rows whose class was trained on: comparable to R².
+    """Rescaled accuracy on held-out rows whose class occurs in training, comparable to R².
 
-    0 is that of always saying the class most frequent in training, 1 is no error.
+    0 is the accuracy of always predicting the most frequent training class, 1 is no error.
     """
 
     above_chance: float
     interval: Interval | None
-    """None for one held-out episode."""
+    """None for a single held-out episode."""
     rows: int
 
 
@@ -30,15 +30,18 @@ def classify(
     held_out: Bool[Tensor, " N"],
     seed: int = 0,
 ) -> Classified:
-    """Fit on some episodes, score on the others.
+    """Fit on some episodes, and score on the others.
 
     Raises:
-        DilaError: fewer than two classes in training, or no held-out row of one of them.
+        DilaError: there are fewer than two training classes, no held-out row of one of them, or as in `predict`.
     """
     known = label[~held_out].unique()
     test = held_out & torch.isin(label, known)
     if len(known) < 2 or not test.any():
-        raise DilaError(f"there are {len(known)} classes in training and {int(test.sum())} rows to score; give more")
+        raise DilaError(
+            f"a class probe needs at least 2 training classes and 1 held-out row of them, but there are {len(known)} "
+            f"and {int(test.sum())}; give more episodes"
+        )
     place = torch.searchsorted(known, label.clamp(known[0], known[-1]))
     hot = F.one_hot(place[~held_out], len(known)).double()
     told = predict(x[~held_out], hot, episode[~held_out], x[test], seed).argmax(1)

@@ -1,8 +1,8 @@
-"""How sure is a number? Intervals over episodes and over seeds, and paired tests between models.
+"""Confidence intervals over episodes and seeds, and paired tests between models.
 
-Clips of one episode resemble each other, so whole episodes are the units, never clips: an interval is Student's, by how
-far a number goes when an episode is left out, and a test turns round the signs of whole episodes. A percentile
-bootstrap of few episodes would be too sure of both.
+Clips of one episode are correlated, so the units are whole episodes, never clips: intervals are Student's, with the
+jackknife standard error (from leaving out one episode at a time), and permutation tests flip the signs of whole
+episodes. A percentile bootstrap of few episodes would be too narrow.
 """
 
 import math
@@ -18,62 +18,62 @@ from dila.shapes import Float, Int, Tensor
 
 LEVEL = 0.95
 Z95 = 1.959963984540054
-"""Of the normal distribution."""
+"""97.5% quantile of the normal distribution."""
 ALL_SIGNS = 13
-"""So many episodes at most have all their signs tried; of more, `SIGNS` draws are."""
+"""Maximum number of episodes for which all sign patterns are tried; for more, `SIGNS` random ones are."""
 SIGNS = 9999
 ROUNDING = 1e-9
-"""Relative differences below it are none."""
+"""Relative differences below this count as zero."""
 
 
 class Interval(NamedTuple):
-    """95%."""
+    """95% confidence interval."""
 
     low: float
     high: float
 
 
 class Paired(NamedTuple):
-    """The difference of two models on the same clips: the first minus the second."""
+    """Difference of two models on the same clips: the first minus the second."""
 
     difference: float
     low: float | None
     high: float | None
     p_permutation: float | None
-    """Two-sided, of sign flips of whole episodes. None, as the interval, where there is no test."""
+    """Two-sided p of sign flips of whole episodes. None, like the interval, if there is no test."""
     p_wilcoxon: float | None
-    """Of the episodes' mean differences; None where there are none that differ."""
+    """p of Wilcoxon's test of the episodes' mean differences; None if all are zero."""
     episodes: int
 
 
 class PairedSeeds(NamedTuple):
-    """The difference of two models over the seeds that both have: the first minus the second."""
+    """Difference of two models over their common seeds: the first minus the second."""
 
     difference: float
     low: float
     high: float
     p: float
-    """Two-sided, of Student's paired test."""
+    """Two-sided p of Student's paired test."""
     seeds: int
 
 
 def ratio_interval(
     numerator: Float[Tensor, " N"], denominator: Float[Tensor, " N"], episode: Int[Tensor, " N"]
 ) -> Interval | None:
-    """Student's, of the sum of one over the sum of the other, over episodes.
+    """Return Student's interval, over episodes, of the ratio of two sums.
 
-    None for fewer than two episodes, or where a value is not finite.
+    None for fewer than two episodes, or if a value is not finite.
     """
     return _student(*(_per_episode(values, episode) for values in (numerator, denominator)))
 
 
 def mean_interval(values: Float[Tensor, " N"], episode: Int[Tensor, " N"]) -> Interval | None:
-    """Student's, of the mean of values, over episodes; None for fewer than two, or where a value is not finite."""
+    """Return Student's interval of the mean over episodes; None for fewer than two, or if a value is not finite."""
     return ratio_interval(values, torch.ones_like(values, dtype=torch.float64), episode)
 
 
 def seed_interval(values: Sequence[float]) -> Interval | None:
-    """Student's interval of the mean over seeds; None for fewer than two, or where a value is not finite."""
+    """Return Student's interval of the mean over seeds; None for fewer than two, or if a value is not finite."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
     x = torch.tensor(values, dtype=torch.float64)
@@ -82,24 +82,24 @@ def seed_interval(values: Sequence[float]) -> Interval | None:
 
 
 def wilson(successes: int, trials: int) -> Interval:
-    """Interval of a share of successes (Wilson 1927): never outside 0 to 1, and of some width also at 0 and 1.
+    """Return Wilson's interval (1927) of a success rate: within 0 to 1, and of nonzero width also at 0 and 1.
 
-    Without trials it is all of 0 to 1.
+    Without trials it is 0 to 1.
     """
     if trials == 0:
         return Interval(0.0, 1.0)
     share, z = successes / trials, Z95
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     middle, scale = share + z * z / (2 * trials), 1 + z * z / trials
-    # Rounding must not put the share itself outside.
+    # Rounding must not exclude the rate itself.
     return Interval(max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale)))
 
 
 def compare_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> PairedSeeds | None:
-    """Student's paired test of two models' values by seed: a seed shares data, order of clips and draws.
+    """Return Student's paired test of two models by seed: runs of one seed share data, clip order and random numbers.
 
-    None where fewer than two seeds are of both, where a value is not finite, and where the differences are all the same
-    and not 0, as a copied seed has them: without a spread nothing says how sure the difference is.
+    None for fewer than two common seeds, if a value is not finite, or if all differences are equal but not 0 (as when a
+    seed was copied): without variance there is no standard error.
 
     Raises:
         MissingExtra: scipy is not installed.
@@ -119,11 +119,11 @@ def compare_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> Pa
 
 
 def compare_paired(first: Float[Tensor, " N"], second: Float[Tensor, " N"], episode: Int[Tensor, " N"]) -> Paired:
-    """Student's interval, sign flips and Wilcoxon's signed-rank test, over episodes, of two models on the same clips.
+    """Compare two models on the same clips, by episode: Student's interval, sign flips and Wilcoxon's signed-rank test.
 
-    Of one episode, or where a value is not finite, there is no interval and no test. Were the models alike, each
-    episode's difference could as well have the other sign: p is the share of signs (all of few episodes, else the same
-    draws each time) that give a difference as large. Of n episodes it is no smaller than 2^(1-n).
+    With one episode, or if a value is not finite, there is no interval and no test. If the models were equal, the sign
+    of each episode's difference would be random: p is the share of sign patterns (all for few episodes, else a fixed
+    random sample) with a difference as large as the observed one. With n episodes it is at least 2^(1-n).
 
     Raises:
         MissingExtra: scipy is not installed.
@@ -138,7 +138,7 @@ def compare_paired(first: Float[Tensor, " N"], second: Float[Tensor, " N"], epis
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """P-values adjusted for how many there are (Holm 1979); None, or NaN, is no test: it stays None, uncounted."""
+    """Return p-values with Holm's correction (1979); None and NaN mean no test, are not counted, and become None."""
     tested = sorted((value, i) for i, value in enumerate(p) if value is not None and not math.isnan(value))
     adjusted: list[float | None] = [None] * len(p)
     largest = 0.0
@@ -150,7 +150,7 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 @cache
 def students_t(freedom: int) -> float:
-    """What Student's t stays within with probability `LEVEL`: t is root(f) tan(x), where x has density cos(x)^(f-1)."""
+    """Two-sided quantile of Student's t at `LEVEL`: t = sqrt(f) tan(x), where x has the density cos(x)^(f-1)."""
     x = torch.linspace(0, math.pi / 2, 200_001, dtype=torch.float64)
     share = x.cos().pow(freedom - 1).cumsum(0)
     return freedom**0.5 * math.tan(float(x[torch.searchsorted(share, LEVEL * share[-1])]))
@@ -160,7 +160,7 @@ def _wilcoxon(differences: Tensor) -> float | None:
     if not bool((differences != 0).any()):
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of samples too small for the normal approximation, which n tells
+        warnings.simplefilter("ignore")  # that the sample is small; the number of episodes is reported
         return float(_stats().wilcoxon(differences.numpy()).pvalue)
 
 
@@ -178,7 +178,7 @@ def _per_episode(values: Tensor, episode: Tensor) -> Float[Tensor, " E"]:
 
 
 def _sign_flips(totals: Float[Tensor, " E"]) -> float:
-    """Two-sided p of the sum; drawn signs count those that are as well, so that it is never 0."""
+    """Two-sided p of the sum; random sign patterns include the observed one, so that p is never 0."""
     if len(totals) <= ALL_SIGNS:
         places = torch.arange(2 ** len(totals))[:, None] >> torch.arange(len(totals))
         flips = places & 1
@@ -191,7 +191,7 @@ def _sign_flips(totals: Float[Tensor, " E"]) -> float:
 
 
 def _student(top: Float[Tensor, " E"], bottom: Float[Tensor, " E"]) -> Interval | None:
-    """Of the sum of one over the sum of the other, by how far it goes when an episode is left out (the jackknife)."""
+    """Student's interval of the ratio of two sums, with the jackknife standard error."""
     episodes, total = len(top), bottom.sum().clamp_min(1e-30)
     ratio = top.sum() / total
     if episodes < 2 or not (top.isfinite().all() and bottom.isfinite().all()):

@@ -1,7 +1,7 @@
-"""The shape of a set of latent actions: planes to look at, and how well they keep what is near near.
+"""Geometry of a set of latent actions: projections to a plane, and how well they preserve neighbours.
 
-PCA needs nothing; UMAP (McInnes et al. 2018) is there with the extra ``analysis``. Trustworthiness is that of Venna and
-Kaski (2001), angular correlation that of Fisher and Lee (1983).
+UMAP (McInnes et al. 2018) needs the extra ``analysis``; PCA does not. Trustworthiness is that of Venna and Kaski
+(2001), angular correlation that of Fisher and Lee (1983).
 """
 
 import warnings
@@ -16,21 +16,21 @@ NEIGHBOURS = 10
 
 
 class Plane(NamedTuple):
-    """Points in two dimensions, and how they came from the many."""
+    """Points projected to a plane, and the projection."""
 
     points: Float[Tensor, "N 2"]
     axes: Float[Tensor, "D 2"]
     mean: Float[Tensor, " D"]
     share: tuple[float, float]
-    """Of the variance along each axis."""
+    """Share of the variance along each axis."""
 
     def project(self, directions: Float[Tensor, "M D"]) -> Float[Tensor, "M 2"]:
-        """Directions (not points) in the plane."""
+        """Project directions (not points) to the plane."""
         return directions.double() @ self.axes
 
 
 def pca(x: Float[Tensor, "N D"]) -> Plane:
-    """The two principal directions; each sign is fixed by its largest weight being positive."""
+    """Project to the first two principal components; their signs are fixed by making the largest weight positive."""
     x = x.detach().cpu().double()
     mean = x.mean(0)
     values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean))
@@ -41,13 +41,13 @@ def pca(x: Float[Tensor, "N D"]) -> Plane:
 
 
 def umap(x: Float[Tensor, "N D"], seed: int = 0) -> Float[Tensor, "N 2"]:
-    """Points in a plane that keep neighbours together; the same for the same seed.
+    """Embed points in a plane with UMAP; deterministic for a given seed.
 
     Raises:
         MissingExtra: umap-learn is not installed.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its imports', and that a seed means one thread
+        warnings.simplefilter("ignore")  # from its imports, and that a seed disables multithreading
         try:
             from umap import UMAP
         except ImportError as error:
@@ -57,14 +57,17 @@ def umap(x: Float[Tensor, "N D"], seed: int = 0) -> Float[Tensor, "N 2"]:
 
 
 def trustworthiness(x: Float[Tensor, "N D"], points: Float[Tensor, "N E"], neighbours: int = NEIGHBOURS) -> float:
-    """How far the neighbours among ``points`` are neighbours in ``x`` too: 1 all, about 0.5 by chance.
+    """Return how far neighbours among ``points`` are neighbours in ``x`` too: 1 if all are, about 0.5 by chance.
 
     Raises:
-        DilaError: fewer than twice as many points as neighbours.
+        DilaError: there are not more than twice as many points as neighbours.
     """
     count = len(x)
     if count < 2 * neighbours + 1:
-        raise DilaError(f"trustworthiness of {neighbours} neighbours needs {2 * neighbours + 1} points, not {count}")
+        raise DilaError(
+            f"trustworthiness of {neighbours} neighbours needs {2 * neighbours + 1} points, but there are {count}; "
+            "give more"
+        )
     far, near = (torch.cdist(part.double(), part.double()).fill_diagonal_(torch.inf) for part in (x, points))
     rank = far.argsort(1).argsort(1) + 1
     wrong = rank.gather(1, near.argsort(1)[:, :neighbours]) - neighbours
@@ -72,11 +75,11 @@ def trustworthiness(x: Float[Tensor, "N D"], points: Float[Tensor, "N E"], neigh
 
 
 def angular_correlation(first: Float[Tensor, " N"], second: Float[Tensor, " N"]) -> float:
-    """Correlation of two sets of angles in radians, -1 to 1; 0 where one does not vary.
+    """Return the correlation of two sets of angles in radians, -1 to 1; 0 if one does not vary.
 
-    Of the sines of the differences between all pairs of points, so it needs no mean direction, which is noise where
-    angles lie all round. There it is the square of the mean cosine of the error; of angles that lie close together it
-    is Pearson's.
+    It correlates the sines of the differences between all pairs of points, so it needs no mean direction, which is
+    noise for angles spread over the full circle. For such angles it is about the square of the mean cosine of the
+    error; for angles close together it is Pearson's correlation.
     """
     (sin_a, cos_a), (sin_b, cos_b) = ((angle.double().sin(), angle.double().cos()) for angle in (first, second))
     together = _pairs(sin_a, cos_a, sin_b, cos_b)

@@ -1,7 +1,7 @@
-"""A probe that is not linear: how much of y can be read off x by a small network, where a line may not do.
+"""Nonlinear probe: how well y can be predicted from x by a small MLP.
 
-Two hidden layers, AdamW on all rows at once, stopped where inner held-out episodes are read best. Inputs come
-standardised; wide ones are first turned to their principal directions, on which so few rows lie anyway.
+Two hidden layers, trained by full-batch AdamW with early stopping on inner held-out episodes. Inputs must be
+standardised; wide ones are first projected to their leading principal components (few rows span no more).
 """
 
 import torch
@@ -15,7 +15,7 @@ STEPS = 400
 EVERY = 20
 RATE = 3e-3
 DECAYS = (1e-2, 1.0)
-"""Weight decays tried."""
+"""Weight decays to choose from."""
 WIDEST = 256
 
 
@@ -26,9 +26,9 @@ def fit_mlp(
     x_new: Float[Tensor, "M Dx"],
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "M Dy"], float]:
-    """Predictions at new inputs, and the weight decay that was chosen: a `dila.analysis.probe.Fit`.
+    """Return predictions at new inputs and the chosen weight decay: a `dila.analysis.probe.Fit`.
 
-    The inner episodes choose decay and steps; the network is then trained anew on all rows for so many.
+    Inner held-out episodes choose weight decay and number of steps; the network is then trained again on all rows.
     """
     x, x_new = _narrowed(x.float(), x_new.float())
     mean, scale = y.mean(0), y.std(0, correction=0).clamp_min(1e-12)
@@ -49,7 +49,7 @@ def fit_mlp(
 def _trained(
     x: Tensor, y: Tensor, decay: float, steps: int, seed: int, watched: tuple[Tensor, Tensor] | None = None
 ) -> tuple[nn.Module, list[tuple[int, float]]]:
-    """The network, and its error on watched rows after every few steps."""
+    """Train a network; return it and its errors on the ``watched`` rows every `EVERY` steps."""
     told = []
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
@@ -69,7 +69,7 @@ def _trained(
 
 
 def _narrowed(x: Tensor, x_new: Tensor) -> tuple[Tensor, Tensor]:
-    """Principal directions, all on one scale: spread alike, noise would drown the rest."""
+    """Project wide inputs to principal components on one common scale: whitening would amplify noise."""
     if x.shape[1] <= WIDEST:
         return x, x_new
     values, vectors = torch.linalg.eigh(x.double() @ x.double().T)

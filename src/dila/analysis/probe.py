@@ -1,10 +1,10 @@
-"""Linear probe: how much of y (true actions, positions, ...) can be read off x (latent actions) by a linear map.
+"""Linear probe: how well y (true actions, positions, ...) can be predicted from x (latent actions) by a linear map.
 
 Ridge regression in closed form and double precision (Hoerl and Kennard 1970), on standardised inputs and centred
-targets. Rows of one episode resemble each other, so everything is split by episode: the held-out ones that the scores
-are of, the inner ones that choose the penalty, and what is left out for the intervals (the jackknife). Inputs
-wider than the training rows are many, such as raw feature maps, are solved in the dual, whose cost grows with rows and
-not with channels (Saunders et al. 1998).
+targets. Rows of one episode are correlated, so every split is by episode: the held-out episodes for the scores, the
+inner held-out episodes that choose the penalty, and the jackknife of the intervals. If there are more input channels
+than training rows, as for raw feature maps, the dual problem is solved, whose cost grows with rows instead of channels
+(Saunders et al. 1998).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from dila.errors import DilaError
 from dila.shapes import Bool, Features, Float, Int, Tensor
 
 ALPHAS = tuple(10.0**power for power in range(-6, 5))
-"""Penalties tried, in units of the number of training rows: those of standardised inputs are of the order of 1."""
+"""Ridge penalties to choose from, in units of the number of training rows; inputs are standardised."""
 
 INNER = 0.25
 """Share of the training episodes that choose the penalty."""
@@ -28,23 +28,23 @@ _COLUMNS = 4096
 _FLAT = 1e-12
 
 Fit = Callable[[Tensor, Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, float]]
-"""From standardised training inputs, targets, their episodes, new inputs and a generator to
-predictions at the new inputs and the penalty that was chosen."""
+"""Function from standardised training inputs, targets, their episodes, new inputs and a generator to
+predictions at the new inputs and the chosen penalty."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
     """Scores on held-out episodes.
 
-    R² is 1 - (squared error) / (squared distance from the held-out mean), for each component of y; the mean is over the
-    components that vary. ``mse`` is over all components, in the units of y.
+    R² is 1 - (squared error) / (squared distance from the held-out mean) per component of y; ``r2`` is the mean over
+    the components that vary. ``mse`` is over all components, in the units of y.
     """
 
     r2: float
     r2_interval: Interval | None
-    """By how far it goes when a held-out episode is left out; None, as of the error, for one episode."""
+    """By the jackknife over held-out episodes; None, like `mse_interval`, for a single episode."""
     r2_by_component: tuple[float | None, ...]
-    """None for a component that does not vary among the held-out rows."""
+    """None for a component that is constant in the held-out rows."""
     mse: float
     mse_interval: Interval | None
     alpha: float
@@ -53,10 +53,10 @@ class ProbeResult:
     test_rows: int
     test_episodes: int
     mse_by_episode: tuple[float, ...] = ()
-    """Of the held-out episodes in the order of their numbers: what paired tests are made of."""
+    """MSE of each held-out episode, in the order of their numbers, for paired tests."""
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON has them."""
+        """Return all fields as JSON values."""
         intervals = {"r2_interval": self.r2_interval, "mse_interval": self.mse_interval}
         return asdict(self) | {name: its and its._asdict() for name, its in intervals.items()}
 
@@ -74,26 +74,26 @@ def probe(
     """Fit y from x on some episodes and score on the others.
 
     Args:
-        x: inputs, one row a transition.
-        y: what is to be read off.
-        episode: the episode of each row, any numbers.
-        held_out: share of the episodes to score on, drawn by ``seed``, or the rows themselves (whole episodes).
+        x: inputs, one row per transition.
+        y: targets.
+        episode: episode number of each row.
+        held_out: share of the episodes to score on, sampled with ``seed``, or a mask of their rows (whole episodes).
         alphas: penalties to choose from, in units of the number of rows.
-        seed: of the splits.
-        fit: another kind of probe than ridge, such as `dila.analysis.mlp_probe.fit_mlp`; it has no use for `alphas`.
+        seed: seed of the splits.
+        fit: another kind of probe than ridge, such as `dila.analysis.mlp_probe.fit_mlp`, which ignores ``alphas``.
 
     Raises:
-        DilaError: rows do not match, are not finite, or are of too few episodes to split; or a held-out episode is also
-            trained on; or there are fewer than two to train on; or no component of y varies.
+        DilaError: the numbers of rows differ, a value is not finite, there are too few episodes, ``held_out`` splits an
+            episode, or no component of y varies in the held-out rows.
     """
     x, y, episode = x.detach().cpu(), y.detach().double().cpu(), episode.cpu()
     _check(x, y, episode)
     generator = torch.Generator().manual_seed(seed)
     test = held_out.cpu() if isinstance(held_out, Tensor) else draw_episodes(episode, held_out, generator)
     if set(episode[test].tolist()) & set(episode[~test].tolist()) or not test.any() or test.all():
-        raise DilaError("held_out should be whole episodes, some but not all of them")
+        raise DilaError("held_out must select whole episodes, at least one but not all")
     if len(episode[~test].unique()) < 2:
-        raise DilaError("a probe needs at least 2 training episodes, of which some choose the penalty; hold out fewer")
+        raise DilaError("a probe needs at least 2 training episodes, because some choose the penalty; hold out fewer")
     inputs = _standardised(x, ~test)
     fit = fit or partial(fit_ridge, alphas=alphas)
     predicted, alpha = fit(inputs[~test], y[~test], episode[~test], inputs[test], generator)
@@ -107,7 +107,11 @@ def predict(
     x_new: Float[Tensor, "M Dx"],
     seed: int = 0,
 ) -> Float[Tensor, "M Dy"]:
-    """What a ridge probe fitted on all rows reads off new ones, whose truth may be unknown."""
+    """Fit a ridge probe on all rows, and return its predictions for new inputs.
+
+    Raises:
+        DilaError: the numbers of rows differ, a value is not finite, or there are fewer than 4 episodes.
+    """
     x, y, episode = x.detach().cpu(), y.detach().double().cpu(), episode.cpu()
     _check(x, y, episode)
     both = torch.cat([x, x_new.detach().cpu()])
@@ -123,7 +127,7 @@ def fit_ridge(
     generator: torch.Generator,
     alphas: Sequence[float] = ALPHAS,
 ) -> tuple[Float[Tensor, "M Dy"], float]:
-    """Predictions of a ridge regression whose penalty is chosen on held-out inner episodes, and that penalty."""
+    """Return ridge predictions at new inputs, and the penalty, chosen on inner held-out episodes: a `Fit`."""
     alpha = _choose(x, y, episode, alphas, generator)
     return _predict(x, y, x_new, [alpha])[0], alpha
 
@@ -137,9 +141,9 @@ def chance(
     seed: int = 0,
     **options: Any,
 ) -> ProbeResult:
-    """The same probe with the labels of the training rows shuffled among them: what no relation at all scores.
+    """Run the same probe with shuffled training labels: the score without any relation between x and y.
 
-    Arguments and errors as `probe`.
+    Arguments and errors as in `probe`.
     """
     generator = torch.Generator().manual_seed(seed)
     test = held_out.cpu() if isinstance(held_out, Tensor) else draw_episodes(episode.cpu(), held_out, generator)
@@ -150,29 +154,29 @@ def chance(
 
 
 def feature_changes(e: Features) -> Float[Tensor, "N HWD"]:
-    """Control input: what changed in the raw features, flattened, one row a transition, clip after clip."""
+    """Return the control input: flattened raw feature differences, one row per transition, clip after clip."""
     return (e[:, 1:] - e[:, :-1]).flatten(2).flatten(0, 1)
 
 
 def _check(x: Tensor, y: Tensor, episode: Tensor) -> None:
     if not len(x) == len(y) == len(episode):
-        raise DilaError(f"x has {len(x)} rows, y {len(y)} and episode {len(episode)}; they must be as many")
+        raise DilaError(f"x has {len(x)} rows, y {len(y)} and episode {len(episode)}; give equally many")
     for name, values in (("x", x), ("y", y)):
         if not values.isfinite().all():
-            raise DilaError(f"{name} holds values that are not finite; leave out those rows")
+            raise DilaError(f"{name} contains values that are not finite; remove those rows")
     if len(episode.unique()) < 4:
-        raise DilaError(f"a probe needs at least 4 episodes to split, but there are {len(episode.unique())}; give more")
+        raise DilaError(f"a probe needs at least 4 episodes, but there are {len(episode.unique())}; give more")
 
 
 def draw_episodes(episode: Int[Tensor, " N"], share: float, generator: torch.Generator) -> Bool[Tensor, " N"]:
-    """Rows of a random share of the episodes, at least one and not all."""
+    """Select the rows of a random share of the episodes, at least one and not all."""
     names = episode.unique()
     count = min(max(round(share * len(names)), 1), len(names) - 1)
     return torch.isin(episode, names[torch.randperm(len(names), generator=generator)[:count]])
 
 
 def _standardised(x: Tensor, train: Tensor) -> Tensor:
-    """Zero mean and unit variance over the training rows; a channel that stands still there becomes 0."""
+    """Scale to zero mean and unit variance over the training rows; channels that are constant there become 0."""
     mean, std = x[train].mean(0), x[train].std(0, correction=0)
     still = std <= _FLAT + 1e-6 * mean.abs()
     return torch.where(still, 0.0, (x - mean) / torch.where(still, 1.0, std))
@@ -202,7 +206,7 @@ def _predict(x: Tensor, y: Tensor, x_new: Tensor, alphas: Sequence[float]) -> li
 
 
 def _products(a: Tensor, b: Tensor) -> Float[Tensor, "A B"]:
-    """``a @ b.T`` in double, a few thousand columns at a time: the inputs can be too wide to be held in double."""
+    """Return ``a @ b.T`` in double precision, by blocks of columns: wide inputs may not fit into memory as double."""
     total = torch.zeros(len(a), len(b), dtype=torch.float64)
     for start in range(0, a.shape[1], _COLUMNS):
         total += a[:, start : start + _COLUMNS].double() @ b[:, start : start + _COLUMNS].double().T
@@ -210,13 +214,13 @@ def _products(a: Tensor, b: Tensor) -> Float[Tensor, "A B"]:
 
 
 def _score(predicted: Tensor, y: Tensor, episode: Tensor, test: Tensor, alpha: float) -> ProbeResult:
-    """Of predictions of the held-out rows, whose truth is ``y``."""
+    """Score predictions of the held-out rows, whose true targets are ``y``."""
     sums = _sums(predicted, y, episode[test])
     every = torch.ones(1, len(sums.rows), dtype=torch.float64)
     r2, mse = _scores(sums, every)
     varies = ~r2[0].isnan()
     if not varies.any():
-        raise DilaError("no component of y varies among the held-out rows; hold out more episodes")
+        raise DilaError("no component of y varies in the held-out rows; hold out more episodes")
     r2s, mses = _scores(sums, every - torch.eye(len(sums.rows), dtype=torch.float64))
     return ProbeResult(
         r2=float(r2[0, varies].mean()),
@@ -234,7 +238,7 @@ def _score(predicted: Tensor, y: Tensor, episode: Tensor, test: Tensor, alpha: f
 
 
 class _Sums(NamedTuple):
-    """Of each held-out episode: rows, and sums over them of squared error, of y (about its mean) and of its square."""
+    """Per held-out episode: number of rows, and sums over them of squared error, of centred y, and of its square."""
 
     rows: Float[Tensor, " E"]
     error: Float[Tensor, "E Dy"]
@@ -254,7 +258,7 @@ def _sums(predicted: Tensor, y: Tensor, episode: Tensor) -> _Sums:
 
 
 def _scores(sums: _Sums, weights: Float[Tensor, "R E"]) -> tuple[Float[Tensor, "R Dy"], Float[Tensor, " R"]]:
-    """R² of each component, NaN where it does not vary, and MSE, for each weighting of the episodes."""
+    """R² per component (NaN if constant) and MSE, for each weighting of the episodes."""
     rows, error = weights @ sums.rows, weights @ sums.error
     total = weights @ sums.square - (weights @ sums.y).square() / rows[:, None]
     scale = sums.square.sum(0) / sums.rows.sum()
@@ -264,7 +268,7 @@ def _scores(sums: _Sums, weights: Float[Tensor, "R E"]) -> tuple[Float[Tensor, "
 
 
 def _interval(score: Tensor, without: Float[Tensor, " E"]) -> Interval | None:
-    """Of a score, by what it is without each episode; None for one, or where nothing varies without one of them."""
+    """Jackknife interval from the scores without each episode; None for one episode, or if such a score is NaN."""
     episodes = len(without)
     if episodes < 2 or not without.isfinite().all():
         return None

@@ -1,4 +1,4 @@
-"""A model, its data and the clips that tables are made of, opened once for all of them."""
+"""Load a model, its data and the pinned clips once, for all tables."""
 
 import hashlib
 import json
@@ -35,30 +35,30 @@ from dila.version import version
 from dila.vision import FeatureCache
 
 Pictures = list[UInt8[Tensor, "T 3 _ _"]]
-"""Frames of clips, whose sizes may differ: those of Something-Something-V2 do."""
+"""Frames of clips. Their sizes may differ, as in Something-Something-V2."""
 
 PART = 16
-"""Clips that go through the model at once."""
+"""Number of clips per forward pass."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What tables are made with; each reads what it needs.
+    """Settings of all tables; each table reads those it needs (`dila.evaluate.tables.Table.reads`).
 
     Args:
-        frames: of a pinned clip, context and imagined ones together; shortened to what the data allow.
-        context: true frames that the model sees before it imagines.
-        clips: pinned, spread over the held-out episodes.
-        column: of true values that probes read: ``action``, ``state``, or another one of the data.
-        components: of the column, by name or number; all when empty. Motion and disentangle read every column, and of
-            this one these.
-        change: probe for the change of the column from frame to frame, not for its value.
-        pairs: transitions that a probe is fitted to.
-        pictures: clips drawn.
-        still: for the sceptic's test: the same recording with a background that stands still.
-        source: for transfer: data whose held-out clips give the actions, when they are not the data's own.
+        frames: frames per pinned clip, context included; fewer if the episodes are short.
+        context: true frames that the model sees before the rollout.
+        clips: number of pinned clips, spread over the held-out episodes.
+        column: column of true values to probe for: ``action``, ``state``, or another column of the data.
+        components: components of this column, by name or number; empty means all. Motion and disentangle read every
+            column, but of this one only these components.
+        change: probe for the change of the column from frame to frame instead of its value.
+        pairs: number of transitions that a probe is fitted on.
+        pictures: number of clips to draw.
+        still: for the sceptic's test: the same recording with a still background.
+        source: for transfer: other data whose held-out clips supply the actions.
         i3d: TorchScript file of I3D, for the published FVD.
-        seed: of probes and controls.
+        seed: seed of probes and controls.
     """
 
     frames: int = 16
@@ -77,13 +77,13 @@ class Settings:
     def __post_init__(self):
         if self.frames < 2 or not 1 <= self.context < self.frames or self.clips < 2 or self.pairs < 16:
             raise DilaError(
-                f"frames = {self.frames} must be at least 2, context = {self.context} at least 1 and below it, "
+                f"frames = {self.frames} must be at least 2, context = {self.context} at least 1 and less than frames, "
                 f"clips = {self.clips} at least 2 and pairs = {self.pairs} at least 16"
             )
 
 
 class Batch(NamedTuple):
-    """Some pinned clips: features on the model's device, the frames they were made of, and where they lie."""
+    """Some pinned clips: features on the model's device, their frames, and their indices among the pinned clips."""
 
     e: Features
     o: Pictures
@@ -92,7 +92,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Bench:
-    """All that a table needs. Episodes give features; `held_frames` are the held-out ones as pictures."""
+    """Everything a table needs. `train` and `held` read features; `held_frames` are the held-out episodes as frames."""
 
     world: World
     subject: Subject
@@ -104,36 +104,36 @@ class Bench:
     pins: Pins
     settings: Settings
     out: Path
-    """Folder of pictures, and of the JSON."""
+    """Folder for pictures."""
     source: Sequence[Episode] = ()
-    """The held-out episodes of `Settings.source`, as pictures."""
+    """The held-out episodes of `Settings.source`, as frames."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.world.device
 
     @property
     def owners(self) -> Int[Tensor, " N"]:
-        """The episode of each pinned clip."""
+        """Episode number of each pinned clip."""
         return torch.tensor(self.pins.owners)
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """What results call the pinned clips."""
+        """Names of the pinned clips, used as rows of results."""
         return tuple(pin.name for pin in self.pins.clips)
 
     def factors(self, columns: Mapping[str, Tensor]) -> list[Factor]:
-        """What is known of every frame of some clips, of the settings' column what they ask for."""
+        """Known factors of some clips; of the settings' column only the requested components."""
         return find_factors(columns, self.names, self.settings.column, self.settings.components)
 
     def unknown(self, columns: Mapping[str, Tensor]) -> list[str]:
-        """What is not known of some of those frames, in sentences."""
+        """Sentences that say for how many frames each of these factors is unknown."""
         return tell_unknown(columns, self.names, self.settings.column, self.settings.components)
 
     @cached_property
     def split(self) -> str:
-        """Changes with the episodes on either side, and with what is known of them."""
+        """Hash of the training and held-out episodes and of their columns."""
         digest = hashlib.blake2b(digest_size=8)
         for side, episodes in (("train", self.train), ("held", self.held)):
             for episode in episodes:
@@ -143,12 +143,12 @@ class Bench:
         return digest.hexdigest()
 
     def batches(self) -> Iterator[Batch]:
-        """The pinned clips in order."""
+        """Yield the pinned clips in order."""
         for places in in_parts(len(self.pins.clips)):
             yield Batch(self.clips(places).frames.to(self.device), [self._frames(i).frames for i in places], places)
 
     def clips(self, places: Sequence[int]) -> Clip:
-        """Some of the pinned clips, as features."""
+        """Return the pinned clips with these indices, as features."""
         return collate_clips([self._features(i) for i in places])
 
     @cached_property
@@ -156,7 +156,7 @@ class Bench:
         return PinnedClips(self.held, self.pins)
 
     def pictures(self, place: int) -> UInt8[Tensor, "T 3 Y X"]:
-        """The frames of one pinned clip, to be shown beside what was drawn: see `World.pictures`."""
+        """Frames of one pinned clip, to be shown beside decoded frames: see `World.pictures`."""
         return self.world.pictures(self._frames(place).frames)
 
     @cached_property
@@ -164,7 +164,7 @@ class Bench:
         return PinnedClips(self.held_frames, self.pins)
 
     def show(self, name: str, rows: Mapping[str, UInt8[Tensor, "_ 3 Y X"]], caption: str) -> dict[str, str]:
-        """Clips under one another as a sheet and as a film; gives the files' captions."""
+        """Write clips below each other as a contact sheet and as a video; returns the caption by file name."""
         sheet, film = (self.out / f"{name}{suffix}" for suffix in (".png", ".mp4"))
         write_sheet(sheet, rows, columns=min(9, max(map(len, rows.values()))))
         write_clip(film, rows, 1 / self.world.stride)
@@ -181,7 +181,7 @@ class Bench:
         notes: Sequence[str] = (),
         pictures: dict[str, str] | None = None,
     ) -> Result:
-        """The result of a table that began at this reading of the monotonic clock."""
+        """Build the result of a table; ``began`` is `time.monotonic` at its start."""
         return Result(
             what,
             self.subject,
@@ -200,7 +200,7 @@ class Bench:
 
 
 class PinnedClips:
-    """Read pinned clips from episodes, frames or features."""
+    """Reader of pinned clips from episodes of frames or features."""
 
     def __init__(self, episodes: Sequence[Episode], pins: Pins):
         self.pins = pins
@@ -211,32 +211,34 @@ class PinnedClips:
             self.places[Pin(self.cut.episodes[number].id, int(index[0]))] = item
 
     def __call__(self, place: int) -> Clip:
-        """Raises DilaError where the episode has no such clip."""
+        """Return the pinned clip with this index. Raises DilaError if its episode has no such clip."""
         pin = self.pins.clips[place]
         if pin not in self.places:
-            raise DilaError(f"{pin.episode} has no clip from frame {pin.start}; make the pins anew")
+            raise DilaError(
+                f"{pin.episode} has no clip that starts at frame {pin.start}; pin clips again: dila eval pin"
+            )
         return self.cut[self.places[pin]]
 
 
 def in_parts(count: int, part: int = PART) -> Iterator[range]:
-    """The places of so many, some at once."""
+    """Split ``range(count)`` into consecutive ranges of at most ``part``."""
     return (range(start, min(start + part, count)) for start in range(0, count, part))
 
 
 def sample(cut: Clips, count: int, part: int = PART) -> Iterator[Clip]:
-    """Batches of so many clips at most, spread over all."""
+    """Yield batches of at most ``count`` clips in total, spread evenly over all."""
     chosen = spread(len(cut), count)
     return (collate_clips([cut[chosen[i]] for i in places]) for places in in_parts(len(chosen), part))
 
 
 def spread(length: int, count: int) -> list[int]:
-    """Places evenly spread over a length."""
+    """Return up to ``count`` indices spread evenly over ``range(length)``."""
     count = min(length, count)
     return ((torch.arange(count) + 0.5) * length / max(count, 1)).long().tolist()
 
 
 def stacked(told: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """What batches have told, one after the other by name, on the CPU."""
+    """Concatenate named tensors over batches, on the CPU."""
     kept: dict[str, list[Tensor]] = defaultdict(list)
     for each in told:
         for name, values in each.items():
@@ -260,25 +262,26 @@ def open_bench(
     name: str | None = None,
     seed: int | None = None,
 ) -> Bench:
-    """Load a model, find and encode the data, and pin the clips.
+    """Load a model, open and encode the data, and pin the clips.
 
     Args:
-        model: as `dila.load` takes it.
-        data: a corpus; held-out episodes are judged, the others fit probes.
+        model: anything that `dila.load` accepts.
+        data: a corpus; metrics use its held-out episodes, probes are fitted on the others.
         out: folder for pictures.
-        settings: of the tables.
-        pins: a file of pins, or pins; made from the data when None.
-        decoder: a trained model whose decoder draws for one that has none; it must see with the same encoder.
-        device: "auto", "cpu", "cuda", "mps".
-        cache_dir: of features; the user's cache folder when None.
-        held_out: share of the episodes held out; that of the model's own run when None, else 0.1.
-        fps: frames a second, instead of what the files say.
-        camera: of several, this one.
-        name: of the model in tables; the run's own when None.
-        seed: of the run; its own when None.
+        settings: settings of the tables.
+        pins: pins or a pin file; None pins clips of the data.
+        decoder: a trained model whose decoder is used if this model has none; its features must be the same.
+        device: "auto", "cpu", "cuda" or "mps".
+        cache_dir: folder for cached features; None uses the user's cache folder.
+        held_out: share of the episodes to hold out; None uses that of the model's run, or 0.1 without one.
+        fps: frame rate, overriding that of the files.
+        camera: camera to use if the data have several.
+        name: name of the model in tables; None uses that of its run.
+        seed: seed of the run; None uses its own.
 
     Raises:
-        DilaError: model, data or pins cannot be read or do not fit, or the model was trained on what it is judged on.
+        DilaError: model, data or pins cannot be read or do not match, or the model was trained on episodes to be
+            evaluated.
     """
     settings = settings or Settings()
     world = World(*load_pretrained(model, device=device))
@@ -288,7 +291,7 @@ def open_bench(
     share = (trained.held_out if trained else HELD_OUT) if held_out is None else held_out
     train, held = split_episodes(corpus, share)
     if not held:
-        raise DilaError(f"{data}: no episode is held out; give more than one recording, and --held-out above 0")
+        raise DilaError(f"{data}: no episode is held out; give more than one recording and --held-out above 0")
     if isinstance(pins, str | Path):
         pins = read_pins(pins)
     if trained:
@@ -304,7 +307,9 @@ def open_bench(
         pins = make_pins(held_frames, world.stride, settings.frames, settings.clips)
     check_pins(pins, held_frames, world.stride)
     if settings.context >= pins.frames:
-        raise DilaError(f"context = {settings.context} leaves nothing to imagine of clips of {pins.frames} frames")
+        raise DilaError(
+            f"context = {settings.context} leaves no frame to predict in clips of {pins.frames} frames; give fewer"
+        )
     return Bench(
         world,
         _subject(model, world, trained.run if trained else {}, name, seed),
@@ -321,37 +326,42 @@ def open_bench(
 
 
 def _open_source(source: str, data: str, share: float, trained: Trained | None) -> Sequence[Episode]:
-    """What `data` are not, and the model was not trained on."""
+    """Open the held-out episodes of ``source``, which must differ from ``data`` and from the training episodes."""
     if at_home(source).resolve() == at_home(data).resolve():
-        raise DilaError(f"--source: {source} is what is judged; leave it out, and scenes and actions are both of it")
+        raise DilaError(
+            f"--source: {source} is the evaluated data, which supplies the actions by default; omit --source"
+        )
     _, held = split_episodes(open_corpus(source), share)
     if not held:
-        raise DilaError(f"--source: no episode of {source} is held out; give more than one, and --held-out above 0")
+        raise DilaError(f"--source: no episode of {source} is held out; give more than one and --held-out above 0")
     if trained:
         trained.refuse(source, held)
     return held
 
 
 def borrow_decoder(path: str | Path, world: World, device: str) -> FrameDecoder:
-    """The decoder of another trained model, to draw what this one predicts.
+    """Return the decoder of another trained model, for a model without one.
 
     Raises:
-        DilaError: it has none, or sees other features: another encoder, or other statistics of the same.
+        DilaError: the other model has no decoder, another encoder, or other normalisation statistics.
     """
     other, encoder = load_pretrained(path, device=device), world.encoder
     if other.decoder is None:
-        raise DilaError(f"{path} has no decoder to lend; train one with: dila train-decoder")
+        raise DilaError(f"--decoder: {path} has no decoder; train one with: dila train-decoder")
     mine, theirs = (getattr(e, "statistics", None) for e in (encoder, other.encoder))
     alike = (mine is None) == (theirs is None)
     if mine is not None and theirs is not None:
         alike = all(torch.allclose(getattr(mine, n), getattr(theirs, n), rtol=0.02, atol=0.02) for n in ("mean", "var"))
     if encoder.config() != other.encoder.config() or not alike:
-        raise DilaError(f"{path} sees other features than this model, so its decoder cannot draw them; give another")
+        raise DilaError(
+            f"--decoder: {path} has another encoder or other feature statistics than this model; give a decoder for "
+            "the same features"
+        )
     return other.decoder
 
 
 def _subject(path: str | Path, world: World, run: Mapping[str, Any], name: str | None, seed: int | None) -> Subject:
-    """Who a model is: from the run that it is part of, unless said otherwise."""
+    """Identity of a model; ``name`` and ``seed`` override those of its run."""
     parameters = sum(p.numel() for p in world.model.parameters()) if isinstance(world.model, nn.Module) else 0
     return Subject(
         name or str(run.get("name") or Path(path).name),
@@ -365,8 +375,8 @@ def _subject(path: str | Path, world: World, run: Mapping[str, Any], name: str |
 
 
 def _hash_decoder(decoder: FrameDecoder) -> str:
-    """Short hash of all that its pictures depend on, besides features."""
-    config = {name: value for name, value in decoder.config().items() if name != WEIGHTS}  # where they lie
+    """Short hash of the config and weights of a decoder."""
+    config = {name: value for name, value in decoder.config().items() if name != WEIGHTS}  # WEIGHTS is a path
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16)
     weights = decoder.state_dict() if isinstance(decoder, nn.Module) else {}
     for name, tensor in sorted(weights.items()):

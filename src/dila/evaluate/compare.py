@@ -1,10 +1,10 @@
-"""Which model is better, and is that more than chance? Many results to one table.
+"""Combine many results into one table, and test whether models differ.
 
-Results of one name are seeds of one model: their mean, with Student's 95% interval over seeds. Two models are compared
-where they were judged on the same pinned clips: each clip's value is averaged over a model's seeds, and the differences
-are tested by sign flips of whole episodes and by Wilcoxon's signed-rank test of the episodes' means. P-values of the
-former are adjusted for the number of comparisons of a score (Holm). The tests ask whether models differ on more clips
-like these, not on more seeds: that is what the interval over seeds says.
+Results with the same name are seeds of one model: the table has their mean with Student's 95% interval over seeds. Two
+models are compared if they were evaluated on the same pinned clips: each clip's value is averaged over a model's seeds,
+and the differences are tested by sign flips of whole episodes and by Wilcoxon's signed-rank test of the episode means.
+P-values of the sign flips are corrected for the number of comparisons of a score (Holm). The tests generalise to more
+clips like these, the intervals to more seeds.
 """
 
 import json
@@ -24,7 +24,7 @@ from dila.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class Cell:
-    """One model's number over its seeds."""
+    """Mean score of one model over its seeds."""
 
     model: str
     seeds: int
@@ -32,13 +32,13 @@ class Cell:
     low: float | None
     high: float | None
     interval: str
-    """What the interval is over: seeds, or the episodes of the only one."""
+    """What the interval is over: "seeds", or "episodes" for a single seed; empty without an interval."""
     by_step: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Test:
-    """Two models on the same clips: the first minus the second."""
+    """Paired test of two models on the same clips: the first minus the second."""
 
     first: str
     second: str
@@ -48,17 +48,17 @@ class Test:
     p_permutation: float | None
     p_wilcoxon: float | None
     p_holm: float | None
-    """The sign flips', adjusted for all tests of this score."""
+    """`p_permutation` with Holm's correction over all tests of this score."""
     episodes: int
     seeds: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A score of a table for every model."""
+    """One score of a table, for all models."""
 
     what: str
-    """The table, then the data and the settings where there are several."""
+    """Title: the table, with the data and settings if there are several."""
     score: str
     better: Better
     cells: tuple[Cell, ...]
@@ -67,31 +67,31 @@ class Row:
 
     @property
     def table(self) -> str:
-        """The table's name alone."""
+        """Name of the table."""
         return self.what.split(" on ")[0].split(",")[0]
 
 
 def find_results(paths: Sequence[str | Path]) -> dict[Path, list[Result]]:
-    """Results in files, or in ``evaluation.json`` anywhere under folders, by the file they are in.
+    """Read the results of files, and of every ``evaluation*.json`` below folders, by file.
 
     Raises:
-        DilaError: a path holds none.
+        DilaError: a folder contains no such file, or a file cannot be read.
     """
     found: dict[Path, list[Result]] = {}
     for path in map(Path, paths):
         files = sorted(path.rglob("evaluation*.json")) if path.is_dir() else [path]
         if not files:
-            raise DilaError(f"{path} holds no evaluation.json; make one with: dila eval all {path} DATA")
+            raise DilaError(f"{path} contains no evaluation.json; make one with: dila eval all {path} DATA")
         for file in files:
             found[file] = read_results(file)
     return found
 
 
 def distinct(found: Mapping[Path, Sequence[Result]]) -> list[Result]:
-    """The results in files, those that are in several once.
+    """Return the results of all files without duplicates.
 
     Raises:
-        DilaError: two models, or one made with two decoders or on two splits, have one name and seed.
+        DilaError: results of two models, decoders or splits have the same name and seed.
     """
     kept: dict[Any, Result] = {}
     seen: dict[Any, tuple[Path, Any]] = {}
@@ -104,15 +104,15 @@ def distinct(found: Mapping[Path, Sequence[Result]]) -> list[Result]:
             first, its = seen.setdefault(key, (file, told))
             if its != told:
                 raise DilaError(
-                    f"{first} and {file} hold different models, decoders or training episodes under one name and seed, "
-                    f"{subject.name} {subject.seed}; tell them apart with --name or --run-seed of dila eval"
+                    f"{first} and {file} have the same name and seed ({subject.name} {subject.seed}) but different "
+                    "models, decoders or training episodes; evaluate one with another --name or --run-seed"
                 )
         kept.setdefault((group, subject.name, hashes_of(result)), result)
     return list(kept.values())
 
 
 def compare(results: Sequence[Result]) -> list[Row]:
-    """A row for each score of each table on each data set, clips and settings, in the order in which they come."""
+    """Return one row per score, table, data set, pinned clips and settings, in order of appearance."""
     rows = []
     groups: dict[_Group, list[Result]] = {}
     for result in results:
@@ -125,13 +125,13 @@ def compare(results: Sequence[Result]) -> list[Row]:
 
 
 class _Group(NamedTuple):
-    """Results that are compared: what is alike in them."""
+    """What results must have in common to be compared."""
 
     what: str
     data: str
     pins: str
     settings: str
-    """Those that the table reads, as JSON."""
+    """The settings that the table reads, as JSON."""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _group(result: Result) -> _Group:
 
 
 def _title(group: _Group, groups: Sequence[_Group]) -> str:
-    """The table, the data where there are several, and what else tells it from others of the same table and data."""
+    """The table, the data if there are several, and the settings that differ between groups of this table and data."""
     several = len({other.data for other in groups}) > 1
     beside = [other.told for other in groups if other[:2] == group[:2]]
     differing = {name: value for name, value in group.told.items() if any(other.get(name) != value for other in beside)}
@@ -181,7 +181,7 @@ def _cell(model: str, scores: Sequence[Score]) -> Cell:
 
 
 def _tests(by_model: dict[str, list[tuple[Result, Score]]]) -> list[Test]:
-    """Every pair of models that has values of the same rows."""
+    """Test every pair of models that have values for the same rows."""
     tests = []
     names = list(by_model)
     for i, first in enumerate(names):
@@ -198,7 +198,7 @@ def _tests(by_model: dict[str, list[tuple[Result, Score]]]) -> list[Test]:
 
 
 def _mean_values(told: Sequence[tuple[Result, Score]], rows: tuple[str, ...]) -> Float[Tensor, " N"] | None:
-    """Each row's value over the seeds; None unless every seed has just these rows."""
+    """Mean over the seeds of each row's value; None unless every seed has exactly these rows."""
     if not rows or any(result.rows != rows or len(score.values) != len(rows) for result, score in told):
         return None
     return torch.tensor([score.values for _, score in told], dtype=torch.float64).mean(0)

@@ -1,4 +1,4 @@
-"""A corpus on one page: a contact sheet of episodes that lie evenly over it."""
+"""Contact sheet of a corpus: evenly spaced frames of evenly spaced episodes."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from dila.shapes import Tensor
 
 
 class Shown(NamedTuple):
-    """What is on a sheet."""
+    """Contents of a contact sheet."""
 
     path: Path
     episodes: tuple[str, ...]
     skipped: dict[str, str]
-    """Episodes that were to be on it and cannot be read, with the reason."""
+    """Episodes that could not be read, with the reason."""
 
 
 def draw_corpus(
@@ -31,19 +31,19 @@ def draw_corpus(
     fps: int | float | None = None,
     camera: str | None = None,
 ) -> Shown:
-    """Write a contact sheet: a row an episode with its id and the times of its pictures above.
+    """Write a contact sheet with one row per episode, headed by its id and the timestamps of its frames.
 
     Args:
-        path: as `dila.data.open_corpus` takes it.
-        out: the .png to write.
-        episodes: rows at most; evenly spread over the corpus, first and last among them.
-        moments: pictures of each at most, first and last frame among them.
-        size: pixels of a picture's longer side; the aspect is kept.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone.
+        path: anything that `dila.data.open_corpus` accepts.
+        out: the .png file to write.
+        episodes: maximum number of rows, spread evenly over the corpus, including the first and last episode.
+        moments: maximum number of frames per row, including the first and last frame.
+        size: longer side of a frame in pixels; the aspect ratio is kept.
+        fps: frame rate, overriding that of the files.
+        camera: camera to show if there are several.
 
     Raises:
-        DilaError: nothing readable, no such camera, an argument below 1, or a suffix other than .png.
+        DilaError: nothing is readable, there is no such camera, an argument is below 1, or the suffix is not .png.
     """
     if min(episodes, moments, size) < 1:
         raise DilaError(f"episodes = {episodes}, moments = {moments} and size = {size} must all be at least 1")
@@ -60,7 +60,7 @@ def draw_corpus(
         except DilaError as error:
             skipped[episode.id] = str(error)
     if not rows:
-        raise DilaError(f"{path} has nothing to show: {next(iter(skipped.values()))}")
+        raise DilaError(f"none of the chosen episodes of {path} can be read: {next(iter(skipped.values()))}")
     write_sheet(out, _alike(rows), moments)
     return Shown(Path(out), tuple(ids), skipped)
 
@@ -72,6 +72,6 @@ def _headed(episode: Episode, index: np.ndarray) -> str:
 
 
 def _alike(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All clips of one length: short ones end early."""
+    """Pad all clips to the same length with blank frames."""
     length = max(map(len, rows.values()))
     return {label: F.pad(clip, (0, 0) * 3 + (0, length - len(clip)), value=PAPER) for label, clip in rows.items()}

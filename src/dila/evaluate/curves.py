@@ -1,4 +1,4 @@
-"""Curves as a PNG, drawn with Pillow, which the core has."""
+"""Curves as a PNG, drawn with Pillow, because the core install has no matplotlib."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from dila.evaluate.plots import INKS
 from dila.files import replacing
 
 SIZE, MARGIN = (640, 400), 50
-"""Pixels; wider where names are long."""
+"""In pixels; the picture is wider if names are long."""
 _SIDES = (0, 4, 3, 5, 6)
-"""Of the marks of series one after another; 0 is a dot."""
+"""Number of sides of the marker of each series; 0 is a dot."""
 _INK, _PAPER, _RULE = "#1d2430", "#ffffff", "#d7dce5"
 
 
@@ -21,16 +21,16 @@ def write_curves(
     success: int | float | None = None,
     unit: str = "in the task's units",
 ) -> None:
-    """Write the distance to a goal over the actions done, each curve with its name at its end; whole or not at all.
+    """Plot the distance to the goal over the executed actions, and write it atomically. Names stand at the curve ends.
 
     Args:
-        path: .png.
-        curves: by name; of any lengths, from action 0 on.
-        success: below which the goal is reached, to be marked.
-        unit: of the distances.
+        path: the .png file to write.
+        curves: distances by name, from action 0 on; lengths may differ.
+        success: distance below which the goal is reached, marked by a line.
+        unit: unit of the distances.
 
     Raises:
-        DilaError: it cannot be written.
+        DilaError: the file cannot be written.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -51,8 +51,8 @@ def write_curves(
     for i in _ticks(last):
         if i <= last and i.is_integer():
             pen.text((place(i, 0)[0], SIZE[1] - MARGIN + 6), f"{i:g}", fill=_INK, font=font, anchor="mt")
-    pen.text((MARGIN + wide / 2, SIZE[1] - 8), "actions done", fill=_INK, font=font, anchor="mb")
-    pen.text((8, MARGIN - 14), f"left to the goal, {unit}", fill=_INK, font=font, anchor="lb")
+    pen.text((MARGIN + wide / 2, SIZE[1] - 8), "actions executed", fill=_INK, font=font, anchor="mb")
+    pen.text((8, MARGIN - 14), f"distance to the goal, {unit}", fill=_INK, font=font, anchor="lb")
     if success is not None:
         pen.line([place(0, success), place(last, success)], fill=_INK)
         pen.text((place(0, 0)[0] + 4, place(0, success)[1] - 2), "success", fill=_INK, font=font, anchor="lb")
@@ -77,7 +77,7 @@ def write_curves(
 
 
 def _ticks(top: int | float) -> list[float]:
-    """Round numbers from 0 to ``top`` or the next above it, some five of them."""
+    """Return about five round numbers from 0 to ``top`` or just above it."""
     rough = top / 4
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)

@@ -1,8 +1,8 @@
-"""Table 2: action cycle transfer, beside the rollout and the one-step error that the ablations are compared by.
+"""Table 2: action cycle transfer, with the rollout and one-step errors by which the ablations are compared.
 
-The latent actions of clip A are rolled out on the first frame of clip B, of another episode; inferred again from what
-was imagined there, and rolled out on A's first frame; the result is compared with A. What z carries besides the action,
-B's appearance among it, is lost or spoilt on the way.
+The latent actions of clip A are rolled out from the first frame of clip B, which is of another episode. Latent actions
+are inferred again from the predicted clip and rolled out from A's first frame, and the result is compared with A. If z
+encodes more than the action, such as the appearance of B, the result differs from A.
 """
 
 import time
@@ -24,10 +24,10 @@ from dila.shapes import Features, Float, Tensor
 
 
 def measure_cycle(bench: Bench) -> Result:
-    """Cycle transfer over pairs of pinned clips, each with one of another episode.
+    """Measure cycle transfer from every pinned clip to one of another episode and back.
 
     Raises:
-        DilaError: all clips are of one episode.
+        DilaError: all clips are of the same episode.
     """
     began = time.monotonic()
     judge, other = make_judge(bench), partners(bench.pins.owners)
@@ -58,17 +58,17 @@ def measure_cycle(bench: Bench) -> Result:
 
 
 def one_step(model: LatentActionModel, e: Features, z: Float[Tensor, "B K Dz"]) -> Float[Tensor, "B K H W D"]:
-    """Every frame predicted from the true frames before it: by a DiLA at once, else by the verbs that any model has."""
+    """Predict every frame from the true frames before it; in parallel for a DiLA, else with the protocol's methods."""
     if isinstance(model, DiLA):
         return model.predict(model.observe(e), e, z).e_hat
     return torch.stack([model.step(model.start(e[:, : k + 1]), z[:, k])[1] for k in range(z.shape[1])], dim=1)
 
 
 def partners(owners: Sequence[int]) -> list[int]:
-    """For each clip the place of one of another episode, the same whenever it is asked for.
+    """Return, for each clip, the index of a clip of another episode; deterministic.
 
     Raises:
-        DilaError: there is one episode only.
+        DilaError: there is only one episode.
     """
     count, half = len(owners), len(owners) // 2
     found = []
@@ -76,7 +76,7 @@ def partners(owners: Sequence[int]) -> list[int]:
         others = ((place + half + i) % count for i in range(count))
         other = next((i for i in others if owners[i] != owners[place]), None)
         if other is None:
-            raise DilaError("all pinned clips are of one episode; hold out more, or pin more clips")
+            raise DilaError("all pinned clips are of the same episode; hold out more episodes, or pin more clips")
         found.append(other)
     return found
 
@@ -99,7 +99,7 @@ def _pixels(bench: Bench, judge: Judge, a: Features, o: Pictures, made: Cycle) -
 def _draw(
     bench: Bench, places: Sequence[int], other: Sequence[int], a: Features, b: Features, made: Cycle
 ) -> dict[str, str]:
-    """The first of the pinned clips."""
+    """Draw the first of the pinned clips."""
     written: dict[str, str] = {}
     for row, place in enumerate(place for place in places if place < bench.settings.pictures):
         o_a, o_b = bench.pictures(place), bench.pictures(other[place])
@@ -107,7 +107,7 @@ def _draw(
         rows = {
             "A": o_a,
             "A's actions in B's scene": bench.world.draw(there, o_b),
-            "read again there, back in A's scene": bench.world.draw(back, o_a),
+            "inferred again from that, in A's scene": bench.world.draw(back, o_a),
         }
-        written |= bench.show(f"cycle_{place}", rows, f"{bench.rows[place]}: there and back again")
+        written |= bench.show(f"cycle_{place}", rows, f"{bench.rows[place]}: cycle transfer")
     return written

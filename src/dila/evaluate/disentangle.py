@@ -1,8 +1,9 @@
-"""Figure 5: what structure, content, its memory and the latent action hold, by probes for every known factor.
+"""Figure 5: what structure, content, content memory and latent action encode, by probes for every known factor.
 
-Of one frame, s, c, c_mem and the raw features e are asked for positions, sizes, angles, shapes, textures and colours;
-of one transition, z and the differences of the others are asked for their changes, z also for what it should not hold.
-Numbers give R², classes the accuracy from chance (0) to no error (1), all on held-out episodes.
+Positions, sizes, angles, shapes, textures and colours are predicted from s, c, c_mem and the raw features e of one
+frame, and from z, which should not encode them. Their changes are predicted from z and from the differences of the
+others over one transition. Numbers are scored by R², classes by accuracy rescaled from chance (0) to no error (1), all
+on held-out episodes.
 """
 
 import time
@@ -27,16 +28,16 @@ from dila.shapes import Features, Int, Tensor
 
 PARTS = ("s", "c", "c_mem")
 FLOOR = -0.2
-"""Of R² in pictures: a probe that goes astray on held-out episodes says no more at -5."""
+"""Lowest R² shown in plots; how far below it a failed probe lies carries no information."""
 
 
 class Side(NamedTuple):
-    """What is asked for what, of one side's clips."""
+    """Inputs and targets of the probes, of training or of held-out clips."""
 
     parts: dict[str, Tensor]
-    """Of some moments of each clip, a row each: what a frame has, what changes to the next (d...), and z between."""
+    """One row per frame of `_moments`: parts of the frame, their change to the next frame (d...), and z between."""
     columns: dict[str, Tensor]
-    """Of all frames of the clips, ``B T A``."""
+    """True values of all frames of the clips, ``B T A``."""
     episode: Int[Tensor, " N"]
     notes: list[str]
 
@@ -45,7 +46,7 @@ def measure_disentangle(bench: Bench) -> Result:
     """Probe every part of a DiLA for every known factor.
 
     Raises:
-        DilaError: the model has no structure and content, or the data no columns.
+        DilaError: the model is not a DiLA, or no known factor of the data varies.
     """
     began = time.monotonic()
     model = dila_of(bench, "disentangle")
@@ -53,16 +54,16 @@ def measure_disentangle(bench: Bench) -> Result:
     episode, moments = torch.cat([train.episode, -1 - held.episode]), _moments(bench)
     notes = list(train.notes)
     for where, side in zip(("training", "held-out"), sides, strict=True):
-        notes += [f"of the {where} episodes {told}" for told in bench.unknown(side.columns)]
+        notes += [f"{where} episodes: {told}" for told in bench.unknown(side.columns)]
     scores: list[Score] = []
 
     def ask(title: str, factor: Factor, names: Iterable[str], ys: Sequence[Tensor]) -> None:
-        """Score a factor by each part; one that cannot be scored on these episodes is left out."""
+        """Score a factor from each part; omit one that cannot be scored on these episodes."""
         y = torch.cat([y[:, moments].flatten(0, 1) for y in ys])
         known = is_known(y)
         for name in names:
             x = torch.cat([side.parts[name] for side in sides])[known]
-            with suppress(DilaError):  # it does not vary among the held-out episodes, or training has none of its class
+            with suppress(DilaError):  # constant in the held-out episodes, or fewer than two classes in training
                 scores.append(_probe(f"{title}/{name}", factor, x, y[known], episode[known], bench.settings.seed))
 
     for factor in bench.factors(train.columns):
@@ -72,27 +73,27 @@ def measure_disentangle(bench: Bench) -> Result:
             moved = [name for name in train.parts if name.startswith("d") or name == "z"]
             ask(f"change of {factor.name}", factor, moved, [factor.change(side.columns) for side in sides])
     if not scores:
-        raise DilaError("no known factor varies in these data; record them with their true states")
+        raise DilaError("disentangle needs a known factor that varies, but these data have none; record true states")
     return bench.finish("disentangle", began, scores, rows=(), notes=notes, pictures=_draw(bench, scores))
 
 
 def dila_of(bench: Bench, what: str) -> DiLA:
-    """The model, if it is one with structure and content. Raises DilaError where it is not."""
+    """Return the model if it is a DiLA, with structure and content; raise DilaError otherwise."""
     if not isinstance(bench.world.model, DiLA):
         kind = type(bench.world.model).__name__
-        raise DilaError(f"{what} needs a model with structure and content, a DiLA, not {kind}")
+        raise DilaError(f"{what} needs a model with structure and content (DiLA), but this is {kind}")
     return bench.world.model
 
 
 def parts_of(model: DiLA, e: Features) -> dict[str, Tensor]:
-    """s, c, c_mem where the model has them, and z where it can infer it: ``B T ...``, z ``B K Dz``."""
+    """Return those of s, c and c_mem that the model has, ``B T ...``."""
     seen: Any = model.observe(e)
     parts = {name: getattr(seen, name, None) for name in PARTS}
     return {name: part.float() for name, part in parts.items() if isinstance(part, Tensor) and part.numel()}
 
 
 def _moments(bench: Bench) -> list[int]:
-    """The frames of a clip that are asked, each with its change to the next."""
+    """Frames of a clip that are probed, each with its change to the next."""
     return sorted({(bench.world.frames - 1) // 2, bench.world.frames - 2})
 
 
@@ -110,7 +111,7 @@ def _gather(bench: Bench, model: DiLA, episodes: Sequence[Episode]) -> Side:
             try:
                 told["z"] = world.model.infer(e)[:, moments].float()
             except DilaError as error:
-                notes = [f"z is left out: {error}"]
+                notes = [f"z is omitted: {error}"]
         for name, part in seen.items():
             told[name] = part[:, moments]
             told[f"d{name}"] = part[:, [t + 1 for t in moments]] - part[:, moments]
@@ -121,7 +122,7 @@ def _gather(bench: Bench, model: DiLA, episodes: Sequence[Episode]) -> Side:
 
 
 def known_columns(clips: Clip) -> dict[str, Tensor]:
-    """What is known of their frames."""
+    """Columns of true values, without the action."""
     return {name: values for name, values in clips.columns.items() if name != "action"}
 
 
@@ -140,13 +141,13 @@ def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:
         bars = groups[kind].setdefault(factor.removeprefix("change of "), {})
         bars[part] = Point(score.value, score.low, score.high)
     titles = {
-        "frames": "What a frame's parts hold (and z, of the transition after it)",
-        "changes": "What a transition's parts hold of the change",
+        "frames": "Probes for factors of a frame (from z: of the next transition)",
+        "changes": "Probes for changes of factors over a transition",
     }
     written = {}
     for kind, bars in groups.items():
         if bars:
             path = draw_bars(bench.out / f"disentangle_{kind}.png", bars, "held-out R² (classes: 0 chance, 1 perfect)",
                              titles[kind], floor=FLOOR)  # fmt: skip
-            written[path.name] = f"{titles[kind]}; cut at {FLOOR}."
+            written[path.name] = f"{titles[kind]}; bars are cut off at {FLOOR}."
     return written

@@ -1,4 +1,4 @@
-"""What is known of every frame, as factors to be probed for: numbers, angles, and classes."""
+"""Known factors of every frame, as targets of probes: numbers, angles and classes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ from dila.errors import DilaError
 from dila.shapes import Bool, Float, Tensor
 
 ANGLES = frozenset({"angle", "theta", "phi", "yaw", "pitch", "roll", "heading"})
-"""A component with one of these words in its name, or a change of one (``dangle``), is an angle in radians."""
+"""A component with one of these words in its name, also after a ``d`` (``dangle``), is an angle in radians."""
 NO_ANGLES = frozenset(
     {"rate", "dot", "vel", "velocity", "speed", "omega", "acc", "accel", "acceleration", "torque"}
     | {"sin", "sine", "cos", "cosine"}
 )
-"""Unless it has one of these as well: a rate goes further than once round, a sine is none."""
+"""Words that exclude this: a rate is not periodic, and a sine is not an angle."""
 
 WIDEST = 8
-"""A column of more components than this is one factor as a whole."""
+"""A column with more components than this is treated as one factor."""
 SKIPPED = ("action", "held_out")
 
 Kind = Literal["number", "angle", "class"]
@@ -27,7 +27,7 @@ Kind = Literal["number", "angle", "class"]
 
 @dataclass(frozen=True)
 class Factor:
-    """One quantity: a column, or a component of one."""
+    """One quantity: a column or a component of it."""
 
     name: str
     column: str
@@ -35,7 +35,7 @@ class Factor:
     kind: Kind
 
     def of(self, columns: Mapping[str, Tensor]) -> Tensor:
-        """Values ``B T A``: numbers, the sine and cosine of an angle, or a class ``B T``."""
+        """Return values ``B T A`` (numbers, or sine and cosine of an angle), or classes ``B T``."""
         values = columns[self.column][..., list(self.parts)]
         if self.kind == "class":
             return values[..., 0].long()
@@ -44,7 +44,7 @@ class Factor:
         return values.double()
 
     def change(self, columns: Mapping[str, Tensor]) -> Float[Tensor, "B K A"]:
-        """Change from frame to frame, of an angle the shorter way round."""
+        """Return the change from frame to frame; angles change the shorter way round."""
         values = columns[self.column][..., list(self.parts)].double()
         step = values[:, 1:] - values[:, :-1]
         return torch.atan2(step.sin(), step.cos()) if self.kind == "angle" else step
@@ -53,16 +53,16 @@ class Factor:
 def find_factors(
     columns: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]], of: str = "", wanted: Sequence[str] = ()
 ) -> list[Factor]:
-    """The factors in a batch of columns ``B T A`` (as clips have them), those left out that never vary where known.
+    """Return the factors in a batch of columns ``B T A`` (as in clips) whose known values vary.
 
     Args:
-        columns: of some clips.
-        names: of their components.
-        of: a column of which some components are wanted.
-        wanted: those, by name or number, each a factor; none when all are.
+        columns: columns of some clips.
+        names: names of their components.
+        of: column of which only some components are wanted.
+        wanted: these components, by name or number, each a factor; empty means all.
 
     Raises:
-        DilaError: no such component.
+        DilaError: there is no such component.
     """
     return [factor for factor in _factors(columns, names, of, wanted) if _varies(factor.of(columns))]
 
@@ -70,31 +70,33 @@ def find_factors(
 def tell_unknown(
     columns: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]], of: str = "", wanted: Sequence[str] = ()
 ) -> list[str]:
-    """A sentence for each factor with frames whose value is not finite, so not known. Arguments as `find_factors`."""
+    """Return a sentence for each factor with unknown (not finite) values. Arguments as in `find_factors`."""
     told = []
     for factor in _factors(columns, names, of, wanted):
         unknown = ~is_known(factor.of(columns).flatten(0, 1))
         if unknown.any():
             count = f"{int(unknown.sum())} of {len(unknown)}" if not unknown.all() else "all"
-            told.append(f"{factor.name} is not known in {count} frames, which are left out of its probes")
+            told.append(f"{factor.name} is unknown in {count} frames, which its probes exclude")
     return told
 
 
 def is_known(values: Tensor) -> Bool[Tensor, " N"]:
-    """Which rows of values are finite throughout."""
+    """Return which rows have only finite values."""
     return values.reshape(len(values), -1).isfinite().all(1)
 
 
 def known_rows(y: Float[Tensor, "N A"], factors: Sequence[Factor]) -> Bool[Tensor, " N"]:
-    """Which rows of what is probed for are known.
+    """Return which rows of the targets are known.
 
     Raises:
-        DilaError: none is.
+        DilaError: no row is known.
     """
     rows = is_known(y)
     if not rows.any():
         names = ", ".join(factor.name for factor in factors)
-        raise DilaError(f"{names} of column {factors[0].column!r} is not known of any transition; probe for another")
+        raise DilaError(
+            f"column {factors[0].column!r} has no known value of {names} in any transition; probe for another column"
+        )
     return rows
 
 
@@ -117,10 +119,10 @@ def _factors(
 
 
 def components(column: str, wanted: Sequence[str], width: int, names: Mapping[str, tuple[str, ...]]) -> list[Factor]:
-    """The wanted components of a column, all when there are none, each a factor under its own name.
+    """Return the wanted components of a column (all if empty), each as a factor under its own name.
 
     Raises:
-        DilaError: no such component.
+        DilaError: there is no such component.
     """
     numbers = tuple(map(str, range(width)))
     known = names.get(column, numbers)

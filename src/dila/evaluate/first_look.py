@@ -1,8 +1,8 @@
-"""Is this model any good? Two numbers with their baselines, and something to look at.
+"""Is this model any good? Two metrics with their baselines, and pictures.
 
-Rollouts: the feature error of imagined frames, one context frame and the clip's own latent actions, over the error of
-repeating the context frame (below 1 is better than that). Probe: how well a linear map reads the true change of a
-known quantity off z, on held-out episodes, against shuffled labels and against raw feature differences.
+Rollouts: feature error of predicted frames, given one context frame and the clip's own latent actions, over the error
+of repeating the context frame (1 is no better than that). Probe: R² of a linear probe from z to the true change of a
+known quantity, on held-out episodes, against shuffled labels and raw feature differences.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,38 +30,39 @@ from dila.shapes import Features, Tensor, UInt8
 from dila.vision import FeatureCache, FrozenEncoder
 
 PART = 8
-"""Clips that go through the model at once."""
+"""Number of clips per forward pass."""
 
 PAIRS = 3000
-"""Transitions of training episodes that the probe is fitted to, at most."""
+"""Maximum number of training transitions that the probe is fitted on."""
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Errors as ratios to repeating the context frame, on held-out clips."""
+    """Feature errors on held-out clips, as ratios to the error of copying a frame."""
 
     pooled: float
+    """Of rollouts from one frame, over repeating that frame, over all horizons together."""
     by_horizon: tuple[float, ...]
     one_step: float
-    """Teacher-forced, over repeating the frame before, over all places of a clip together."""
+    """Of teacher-forced predictions, over repeating the previous frame, over all transitions of a clip together."""
     first_step: float
-    """The same of the first alone, where models that begin with the first frame or with the frame before are alike."""
+    """The same for the first transition only, which is also comparable between models with different contexts."""
     clips: int
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Linear probes to the change of one quantity a transition, and their controls."""
+    """Linear probes for the change of a quantity over a transition, with their controls."""
 
     target: str
     z: ProbeResult
     shuffled: ProbeResult
     features: ProbeResult
-    """From raw feature differences: what is there before any learning."""
+    """From raw feature differences: what can be predicted without any learning."""
 
     @property
     def scores(self) -> dict[str, float]:
-        """R² of each, under the names of reports and cards."""
+        """R² of each, under the names used in reports and model cards."""
         return {
             "probe_r2": self.z.r2,
             "probe_r2_chance": self.shuffled.r2,
@@ -69,14 +70,14 @@ class Probes:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as plain numbers, lists and objects."""
+        """Return all fields as JSON values."""
         return {"target": self.target} | {name: getattr(self, name).to_json() for name in ("z", "shuffled", "features")}
 
 
 def split_features(
     world: World, corpus: Corpus, held_out: float, cache_dir: str | Path
 ) -> tuple[Sequence[Episode], Sequence[Episode]]:
-    """Training and held-out episodes of a corpus, as features."""
+    """Return training and held-out episodes of a corpus, as features."""
     cache = FeatureCache(cast(FrozenEncoder, world.encoder), cache_dir, progress=False)
     train, held = split_episodes(corpus, held_out)
     return cache.episodes(train), cache.episodes(held)
@@ -84,7 +85,7 @@ def split_features(
 
 @torch.no_grad()
 def measure_rollouts(world: World, episodes: Sequence[Episode], horizon: int = 8, clips: int = 64) -> Rollouts:
-    """Rollout errors of clips spread over ``episodes``, whose frames are features (see `dila.vision.FeatureCache`).
+    """Measure rollout errors of clips spread over ``episodes`` of features (see `dila.vision.FeatureCache`).
 
     Raises:
         DilaError: no episode is long enough.
@@ -114,12 +115,12 @@ def measure_probe(
     factors: Sequence[Factor],
     target: str,
 ) -> Probes:
-    """Probes from z to the change of what is known of frames, fitted on ``train`` and scored on ``held``.
+    """Probe z for the change of known factors; fitted on ``train``, scored on ``held``.
 
-    Transitions of which it is not known (NaN) are left out.
+    Transitions with unknown values (NaN) are excluded.
 
     Raises:
-        DilaError: there is no such column, nothing of it is known, or as `probe`.
+        DilaError: there is no such column, none of its values is known, or as in `probe`.
     """
     both = _both(world, train, held, factors, inputs_of(world))
     return Probes(target, both.ask("z"), both.ask("z", chance), both.ask("features"))
@@ -128,12 +129,12 @@ def measure_probe(
 def measure_z_probe(
     world: World, train: Sequence[Episode], held: Sequence[Episode], factors: Sequence[Factor]
 ) -> ProbeResult:
-    """The probe from z alone: `measure_probe` without its controls, which are the same for all models."""
+    """Probe z only: `measure_probe` without its controls, which are the same for all models."""
     return _both(world, train, held, factors, {"z": partial(infer, world, world.model)}).ask("z")
 
 
 def draw_rollouts(world: World, frames: Sequence[Episode], out: Path, horizon: int = 8, clips: int = 3) -> list[Path]:
-    """Contact sheets of true and imagined frames; ``frames`` are episodes of pictures."""
+    """Write contact sheets of true and predicted frames; ``frames`` are episodes of frames, not features."""
     written = []
     for number, o in enumerate(_some_clips(world, frames, horizon + 1, clips)):
         imagined = torch.cat([world.features(o[:1]), world.rollout(o)])
@@ -144,7 +145,7 @@ def draw_rollouts(world: World, frames: Sequence[Episode], out: Path, horizon: i
 
 
 def draw_transfer(world: World, frames: Sequence[Episode], out: Path, horizon: int = 12) -> Path:
-    """A clip: what happened in one scene, and the same latent actions in another."""
+    """Write a video of a clip and of its latent actions in another scene."""
     source, target = _some_clips(world, frames, horizon + 1, 2)
     moved = world.draw(world.transfer(source, target).e, target)
     rows = {"source": source[1:], "target": target[:1].expand(horizon, -1, -1, -1), "its actions here": moved}
@@ -154,7 +155,7 @@ def draw_transfer(world: World, frames: Sequence[Episode], out: Path, horizon: i
 
 
 def draw_rebinding(world: World, frames: Sequence[Episode], out: Path, horizon: int = 12) -> Path:
-    """A clip: the structure of one scene drawn with the content of another."""
+    """Write a video of the structure of one clip with the content of another."""
     structure, content = _some_clips(world, frames, horizon + 1, 2)
     bound = world.draw(world.rebind(structure, content[:1]).e, structure)
     rows = {"structure from": structure[1:], "content from": content[:1].expand(horizon, -1, -1, -1), "rebound": bound}
@@ -165,7 +166,7 @@ def draw_rebinding(world: World, frames: Sequence[Episode], out: Path, horizon: 
 
 @torch.no_grad()
 def draw_structure(world: World, frames: Sequence[Episode], out: Path, horizon: int = 8) -> Path:
-    """A contact sheet: frames, and their structure's three main components as red, green and blue."""
+    """Write a contact sheet of frames, and of the first three principal components of s and e as RGB."""
     (o,) = _some_clips(world, frames, horizon, 1)
     e: Features = world.features(o)[None]
     with world.running():
@@ -182,7 +183,7 @@ def draw_structure(world: World, frames: Sequence[Episode], out: Path, horizon: 
 
 
 def to_json(rollouts: Rollouts, probes: Probes) -> dict[str, Any]:
-    """The numbers under the names of the report."""
+    """Return the numbers under the names used in the report."""
     return {
         "rollout_error_vs_copy_last": rollouts.pooled,
         "rollout": asdict(rollouts),
@@ -198,7 +199,7 @@ def _both(
     factors: Sequence[Factor],
     inputs: Mapping[str, Read],
 ) -> Transitions:
-    """Of both parts."""
+    """Transitions of training and held-out episodes, joined."""
     return joined(*(gather(world, part, factors, PAIRS, inputs) for part in (train, held)))
 
 

@@ -1,13 +1,13 @@
-"""Table 1 and figures 7, 9, 10: the future imagined from a few frames under the clip's own latent actions.
+"""Table 1 and figures 7, 9, 10: rollouts from a few context frames under the clip's own latent actions.
 
-Everything is judged twice, in the features that the model predicts and in pixels, and beside what needs no model: the
-last context frame repeated. In pixels five comparisons keep the model's error and its decoder's apart:
+Errors are measured in the features that the model predicts and in pixels. The baseline repeats the last context frame.
+In pixels, five comparisons separate the model's error from the decoder's:
 
 =================  ==============================================================================================
-imagined           imagined frames against true ones, at the decoder's size: the published comparison
+imagined           imagined frames against true frames, at the decoder's resolution, as published
 imagined_drawn     imagined frames against the true features drawn by the same decoder: the model's error alone
-decoder            the true features drawn, against true frames: the decoder's error alone
-copying            the last true context frame repeated, against true frames
+decoder            true features drawn by the decoder against true frames: the decoder's error alone
+copying            the last context frame repeated, against true frames
 copying_drawn      the same, both drawn by the decoder
 =================  ==============================================================================================
 """
@@ -33,14 +33,14 @@ PAIRS = {
     "copying": ("copied", "true"),
     "copying_drawn": ("copied_drawn", "drawn"),
 }
-"""The five comparisons of the head of this file: which of what `look` gives is compared with which."""
+"""The five comparisons above, as pairs of keys of `look`."""
 
 
 def measure_generation(bench: Bench) -> Result:
     """Roll out every pinned clip from its context.
 
     Raises:
-        DilaError: what reading, imagining or `Bench` raise.
+        DilaError: a clip cannot be read, or the I3D file cannot be used.
     """
     began = time.monotonic()
     context = bench.settings.context
@@ -67,7 +67,7 @@ def measure_generation(bench: Bench) -> Result:
 
 
 def make_judge(bench: Bench) -> Judge | None:
-    """The judge of pictures at the decoder's size, or None where the model draws nothing."""
+    """Return a judge at the decoder's resolution, or None if the model has no decoder."""
     decoder = bench.world.decoder
     if decoder is None:
         return None
@@ -77,14 +77,14 @@ def make_judge(bench: Bench) -> Judge | None:
 
 
 def imagine(world: World, e: Features, context: int) -> Float[Tensor, "B K H W D"]:
-    """The frames after the context, under the latent actions inferred from the whole clip."""
+    """Roll out the frames after the context, under the latent actions inferred from the whole clip."""
     with world.running():
         z = infer_long(world.model, e, world.frames)[:, context - 1 :]
         return rollout(world.model, e[:, :context], z).float()
 
 
 def feature_errors(e_hat: Float[Tensor, "B K H W D"], e: Features, context: int) -> dict[str, Float[Tensor, "B K"]]:
-    """Squared errors in features of imagining and of copying the last context frame."""
+    """Return squared feature errors of the rollout and of repeating the last context frame."""
     true, last = e[:, context:].float(), e[:, context - 1 : context].float()
     return {
         "feature_mse/imagined": (e_hat - true).square().mean((2, 3, 4)).cpu(),
@@ -93,7 +93,7 @@ def feature_errors(e_hat: Float[Tensor, "B K H W D"], e: Features, context: int)
 
 
 def look(world: World, judge: Judge, e_hat: Features, batch: Batch, context: int) -> dict[str, Seen]:
-    """What was imagined, what was true, and both as the decoder draws them; the last context frame as well."""
+    """Return imagined frames, true frames, true features drawn by the decoder, and the repeated context frame."""
     assert world.decoder is not None
     e, steps = batch.e, e_hat.shape[1]
     with torch.no_grad():
@@ -119,7 +119,7 @@ def _scores(told: Mapping[str, Tensor], bench: Bench) -> list[Score]:
 
 
 def _strips(bench: Bench, batch: Batch, e_hat: Features) -> dict[str, str]:
-    """Strips and clips of the first pinned clips of different episodes: true frames over imagined ones."""
+    """Write strips and videos of the first pinned clips of different episodes: true frames above imagined ones."""
     if bench.world.decoder is None:
         return {}
     written: dict[str, str] = {}
@@ -136,12 +136,12 @@ def _strips(bench: Bench, batch: Batch, e_hat: Features) -> dict[str, str]:
                 torch.cat([given, e_hat[row]]), o
             ),
         }
-        caption = f"{bench.rows[place]}: what happened, and what was imagined under its latent actions"
+        caption = f"{bench.rows[place]}: true frames, and the rollout under its latent actions"
         written |= bench.show(f"rollout_{number}", rows, caption)
     return written
 
 
 def _first_of_each(owners: Sequence[int], count: int) -> list[int]:
-    """The first row of each of some episodes, spread over all."""
+    """Return the first row of each of ``count`` episodes, spread over all."""
     first = [owners.index(owner) for owner in sorted(set(owners))]
     return [first[i] for i in spread(len(first), count)]

@@ -1,9 +1,9 @@
-"""Figures 3 and 8: action transfer. The actions of some clips in the scenes of others, as a grid and a video.
+"""Figures 3 and 8: action transfer. The latent actions of source clips in the scenes of others, as a grid and a video.
 
-Rows are the clips whose actions are taken, columns the scenes; the first column shows the source, the first row the
-scenes as they were. ``z_cosine`` says how well the actions inferred from an imagined clip agree with those that were
-put in, against those of another source: high for both would mean that z says nothing of the action. It is of more clips
-than are drawn, as many as are pinned, one an episode, each in the scenes of the next few and never in its own.
+Rows of the grid are sources, columns are scenes; the first column shows the sources, the first row the scenes.
+``z_cosine`` compares the actions inferred again from a transferred clip with those of its source, and with those of
+another source: if both are high, z does not distinguish actions. It is measured on more clips than are drawn: as many
+as are pinned, one per episode, each in the next few scenes and never in its own.
 """
 
 import time
@@ -29,7 +29,7 @@ GAP = 3
 
 
 class Shot(NamedTuple):
-    """A clip, its episode, what rows call it, and which frames it is of."""
+    """Features of a clip, its episode, its name in rows of results, and its frame indices."""
 
     e: Float[Tensor, "T H W D"]
     episode: str
@@ -38,10 +38,10 @@ class Shot(NamedTuple):
 
 
 def measure_transfer(bench: Bench) -> Result:
-    """Transfer between clips of different episodes, or from another data set, ``--source``.
+    """Measure and draw transfer between clips of different episodes, or from another data set (``--source``).
 
     Raises:
-        DilaError: too few episodes or clips.
+        DilaError: there are too few episodes or clips.
     """
     began = time.monotonic()
     count = max(2, bench.settings.pictures)
@@ -60,7 +60,7 @@ def measure_transfer(bench: Bench) -> Result:
         score_rows("z_cosine/another_source", torch.cat(wrong), owners, "lower"),
     ]
     names = tuple(f"source {sources[i].name} in scene {scenes[j].name}" for i, there in enumerate(where) for j in there)
-    pictures, notes = {}, ("pictures are left out: the model has no decoder (dila train-decoder)",)
+    pictures, notes = {}, ("pictures are omitted: the model has no decoder (dila train-decoder)",)
     if bench.world.decoder is not None:
         shown = [scenes[i] for i in spread(len(scenes), count + 1)]
         given = [sources[i] for i in spread(len(sources), count)]
@@ -69,7 +69,7 @@ def measure_transfer(bench: Bench) -> Result:
 
 
 def _where(sources: int, scenes: int, count: int, same: bool) -> list[list[int]]:
-    """The scenes of each source: so many after its own place, and never that where both are the same clips."""
+    """Indices of the scenes of each source: the ``count`` after its own, which is excluded if both are the same."""
     return [[(i + k) % scenes for k in range(1, min(count, scenes - same) + 1)] for i in range(sources)]
 
 
@@ -79,7 +79,7 @@ def _infer(bench: Bench, e: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B K Dz
 
 
 def _imagine(bench: Bench, z: Float[Tensor, "K Dz"], scenes: Sequence[Tensor]) -> Float[Tensor, "S T H W D"]:
-    """What these actions do in each scene, after its first frame."""
+    """Roll out these actions from the first frame of each scene; the frame is included."""
     first = torch.stack([scene[:1] for scene in scenes]).to(bench.device)
     with bench.world.running():
         made = rollout(bench.world.model, first, z.expand(len(scenes), -1, -1)).float()
@@ -87,23 +87,26 @@ def _imagine(bench: Bench, z: Float[Tensor, "K Dz"], scenes: Sequence[Tensor]) -
 
 
 def _scenes(bench: Bench) -> list[Shot]:
-    """A clip of each of as many held-out episodes as clips are pinned, `Bench.pins.frames` long."""
+    """One clip of each of up to `Settings.clips` held-out episodes, `Bench.pins.frames` long."""
     cut = Clips(bench.held, bench.pins.frames, bench.world.stride)
     places: dict[int, list[int]] = {}
     for item in range(len(cut)):
         places.setdefault(cut.index_of(item)[0], []).append(item)
     if len(places) < 2:
-        raise DilaError("transfer needs clips of two episodes; hold out more")
+        raise DilaError("transfer needs clips of at least two held-out episodes; raise --held-out or record more")
     items = list(places.values())
     return [_shot(cut, items[i][len(items[i]) // 2]) for i in spread(len(items), bench.settings.clips)]
 
 
 def _sources(bench: Bench) -> list[Shot]:
-    """As many clips of the other data set, spread over it, shortened to what it allows."""
+    """Up to `Settings.clips` clips spread over the other data set; shorter if its episodes are short."""
     frames = longest(bench.source, bench.world.stride, bench.pins.frames)
     cut = Clips(bench.source, frames, bench.world.stride)
     if len(cut) < 2:
-        raise DilaError(f"{bench.settings.source} has one held-out clip of {frames} frames; transfer needs two")
+        raise DilaError(
+            f"--source: {bench.settings.source} has only one held-out clip of {frames} frames, but transfer needs two; "
+            "give more episodes"
+        )
     shots = [_shot(cut, i) for i in spread(len(cut), bench.settings.clips)]
     return [shot._replace(e=bench.world.encoder.encode(shot.e[None])[0]) for shot in shots]
 
@@ -129,10 +132,8 @@ def _draw(bench: Bench, sources: Sequence[Shot], scenes: Sequence[Shot]) -> dict
         others = [(j, clip) for j, clip in enumerate(row) if bench.settings.source or j != i]
         strips |= {f"source {i + 1}'s actions in scene {j + 1}": clip for j, clip in others[:2]}
     write_sheet(sheet, strips, columns=min(9, len(blank)))
-    caption = (
-        "Left: the clips whose actions are taken. Top: the scenes. Inside: imagined from each scene's first frame."
-    )
-    return {sheet.name: "Actions of one clip in the scene of another.", video.name: caption}
+    caption = "Left: the sources of the actions. Top: the scenes. Inside: rollouts from each scene's first frame."
+    return {sheet.name: "Latent actions of one clip in the scenes of others.", video.name: caption}
 
 
 def _pictures(bench: Bench, episodes: Sequence[Episode], shot: Shot) -> UInt8[Tensor, "T 3 Y X"]:
@@ -141,7 +142,7 @@ def _pictures(bench: Bench, episodes: Sequence[Episode], shot: Shot) -> UInt8[Te
 
 
 def _tiled(rows: Sequence[Sequence[UInt8[Tensor, "T 3 _ _"]]]) -> UInt8[Tensor, "T 3 _ _"]:
-    """Clips beside and under one another, all as large as the largest, with a gap."""
+    """Tile clips in a grid with gaps, each fitted to the size of the largest."""
     size = [max(clip.shape[side] for row in rows for clip in row) for side in (-2, -1)]
     padded = [torch.cat([F.pad(fitted(clip, size), (GAP,) * 4, value=PAPER) for clip in row], dim=3) for row in rows]
     return torch.cat(padded, dim=2)

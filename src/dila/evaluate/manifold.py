@@ -1,9 +1,10 @@
-"""Figure 6: the shape of the set of latent actions, on data whose transforms are known.
+"""Figure 6: the geometry of the latent actions, on data with known transforms.
 
-Two planes, PCA and (where umap-learn is installed) UMAP, coloured by kind of transform and by each true parameter, with
-the direction in which z moves as a parameter grows. Numbers: the true parameters read off z by a ridge probe (from all
-kinds, and on compositions by a probe that only saw single transforms), how far neighbours in z are neighbours in truth,
-and correlations of decoded directions and turns with the true ones, around the circle.
+Two projections, PCA and (if umap-learn is installed) UMAP, are coloured by kind of transform and by each true
+parameter; arrows on PCA show how z moves as a parameter grows. Metrics: R² of a ridge probe from z to the true
+parameters (fitted on all kinds; and, for compositions, fitted on single transforms only), trustworthiness (whether
+neighbours in z are neighbours in truth), and angular correlations of decoded directions and rotations with the true
+ones.
 """
 
 import time
@@ -35,14 +36,14 @@ from dila.evaluate.result import Result, Score
 from dila.shapes import Int, Tensor
 
 SHOWN = 2000
-"""Latent actions of held-out episodes in a plane, at most."""
+"""Maximum number of latent actions of held-out episodes in a plot."""
 UNTOLD = 0.1
-"""Correlation below which a parameter has no arrow."""
+"""Correlation below which a parameter gets no arrow."""
 _POINTS = "Latent actions of held-out episodes"
 
 
 def measure_manifold(bench: Bench) -> Result:
-    """Draw and measure z of held-out episodes against a column of true values, ``action`` unless told otherwise.
+    """Plot and measure z of held-out episodes against a column of true values (``action`` by default).
 
     Raises:
         DilaError: the data have no such column, or it does not vary.
@@ -59,21 +60,21 @@ def measure_manifold(bench: Bench) -> Result:
     scores += _topology(held, plane.points, "pca")
     pictures = {} if constant else _draw_plane(bench, held, names, plane, "pca")
     still = [name for name, moves in zip(names, varies(held.y).tolist(), strict=True) if not moves]
-    notes = [f"truth is without {', '.join(still)}: constant in the held-out episodes"] if still else []
+    notes = [f"true parameters omitted, because constant in the held-out episodes: {', '.join(still)}"] if still else []
     if constant:
-        notes.append("planes of z are left out: z is constant in the held-out episodes")
+        notes.append("plots of z are omitted: z is constant in the held-out episodes")
     else:
         try:
             points = umap(z, bench.settings.seed)
             scores += _topology(held, points, "umap")
             pictures |= _draw_plane(bench, held, names, plane._replace(points=points), "umap")
         except MissingExtra as error:
-            notes.append(f"UMAP is left out: {error}")
+            notes.append(f"UMAP is omitted: {error}")
     return bench.finish("manifold", began, scores, rows=(), notes=notes, pictures=pictures)
 
 
 def _kinds(batch: Clip) -> Int[Tensor, " N"]:
-    """Of transform; all alike where the data know none."""
+    """Kind of transform of each transition; all 0 if the data have no such column."""
     return batch.columns.get("kind", torch.zeros(*batch.index.shape, 1))[:, :-1, 0].long().flatten()
 
 
@@ -98,7 +99,7 @@ def _turns(decoded: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> list[Sc
 
 
 def _direction(decoded: Tensor, true: Tensor, names: Sequence[str]) -> list[Score]:
-    """Of movement, where the first two parameters are a movement in the plane."""
+    """Score directions of movement, if the first two parameters are a movement in the plane."""
     if len(names) < 2 or not (names[0].endswith("x") and names[1].endswith("y")):
         return []
     moves = true[:, :2].norm(dim=1) > 0.25 * true[:, :2].norm(dim=1).amax().clamp_min(1e-12)
@@ -107,7 +108,7 @@ def _direction(decoded: Tensor, true: Tensor, names: Sequence[str]) -> list[Scor
 
 
 def _composed(train: Transitions, held: Transitions, seed: int) -> list[Score]:
-    """Compositions read by a probe that was fitted to single transforms alone."""
+    """Score compositions with a probe that was fitted on single transforms only."""
     composed = torch.tensor(["+" in kind for kind in KINDS])
     single, held = train.at(~composed[train.x["kind"]]), held.at(composed[held.x["kind"]])
     if not len(held.y) or len(single.episode.unique()) < 4:
@@ -137,7 +138,7 @@ def _draw_plane(bench: Bench, held: Transitions, names: Sequence[str], plane: Pl
         first, second = (f"PC {i + 1} of z ({100 * share:.0f}% of its variance)" for i, share in enumerate(plane.share))
         labels, arrows = (first, second), _arrows(held, names, plane)
     written: dict[str, str] = {}
-    told = "; arrows: as a parameter grows, where z tells of it" if kind == "pca" else ""
+    told = "; arrows: the direction of z as a parameter grows, if they are correlated" if kind == "pca" else ""
     what = "change of " if bench.settings.change else ""
     if many:
         by_kind = {KINDS[int(k)]: points[(kinds == k).numpy()] for k in kinds.unique()}
@@ -159,9 +160,10 @@ def _draw_plane(bench: Bench, held: Transitions, names: Sequence[str], plane: Pl
 
 
 def _arrows(held: Transitions, names: Sequence[str], plane: Plane) -> list[Arrow]:
-    """Where z goes as a parameter grows: the regression of z on it, in the plane.
+    """Directions in which z moves as a parameter grows: the regression of z on it, projected to the plane.
 
-    As long as the place along the arrow and the parameter are correlated: what z does not tell has none.
+    The length is proportional to the correlation between the parameter and the position along the arrow; parameters
+    that z does not encode get no arrow.
     """
     y = held.y.double() - held.y.double().mean(0)
     z = held.x["z"].double() - held.x["z"].double().mean(0)

@@ -1,13 +1,13 @@
-"""Figure 4: rebinding and motion isolation, with numbers.
+"""Figure 4: rebinding and motion isolation, with metrics.
 
-Rebinding draws the structure of clip A with the content of clip B, of another episode. Is A's layout kept? A linear
-probe, fitted on true frames of training episodes, reads the true state off what was drawn; it should agree with A's
-state (``layout_r2/structure_clip``; on true frames it is as good as it can be) and lie nearer to it than to B's:
-``layout_distance`` is 1 when it is A's, 0 when it is B's, about a half when it is neither's. Raw features (``e``) ask
-for many rows; the structure that the model sees in what it drew (``s``) for fewer, but those are the model's own eyes.
-Is B's look kept? Means and spreads of the channels over the picture are compared: ``look_distance`` is 0 when they are
-B's, 1 when they are A's. Isolation freezes A's structure: ``motion_left`` is the motion still drawn, as a share of the
-clip's own.
+Rebinding combines the structure of clip A with the content of clip B, which is of another episode. Is A's layout kept?
+A linear probe, fitted on true frames of training episodes, predicts the state from the rebound clip. The prediction
+should agree with A's state (``layout_r2/structure_clip``; ``layout_r2/true_frames`` is the upper bound) and be nearer
+to it than to B's: ``layout_distance`` is 1 at A's state, 0 at B's, about 0.5 if it is unrelated to both. The probe from
+raw features (``e``) needs many rows; the one from the structure of the rebound clip (``s``) needs fewer, but depends on
+the model under test. Is B's appearance kept? ``look_distance`` compares means and standard deviations of the feature
+channels: 0 if they are B's, 1 if they are A's. Isolation freezes A's structure: ``motion_left`` is the remaining
+motion over that of the clip.
 """
 
 import time
@@ -34,11 +34,11 @@ def measure_motion(bench: Bench) -> Result:
     """Rebind every pinned clip with the content of another, and freeze its structure.
 
     Raises:
-        DilaError: the model has no structure and content, there is one episode only, or clips are of two frames.
+        DilaError: the model has no structure and content, there is only one episode, or clips have only two frames.
     """
     began = time.monotonic()
     if bench.pins.frames < 3:
-        raise DilaError("motion needs clips of three frames or more; pin longer ones")
+        raise DilaError("motion needs clips of at least three frames; pin longer clips")
     model = dila_of(bench, "motion")
     other = partners(bench.pins.owners)
     kept: list[dict[str, Tensor]] = []
@@ -62,12 +62,12 @@ def measure_motion(bench: Bench) -> Result:
         score_ratio("motion_left", rows["left"], rows["own"], bench.owners),
         *_layout(bench, model, rows),
     ]
-    notes = [f"of the pinned clips {told}" for told in bench.unknown(_columns(rows, "a "))]
+    notes = [f"pinned clips: {told}" for told in bench.unknown(_columns(rows, "a "))]
     return bench.finish("motion", began, scores, notes=notes, pictures=pictures)
 
 
 def statistics(e: Features) -> Float[Tensor, "B F"]:
-    """Mean and spread of every channel over all frames and places of a clip."""
+    """Mean and standard deviation of every channel over all frames and cells of a clip."""
     return torch.cat([e.float().mean((1, 2, 3)), e.float().std((1, 2, 3), correction=0)], dim=-1)
 
 
@@ -82,7 +82,7 @@ def _left(still: Float[Tensor, "B K H W D"], e: Features) -> dict[str, Tensor]:
 
 
 def _layout(bench: Bench, model: DiLA, rows: dict[str, Tensor]) -> list[Score]:
-    """How well a probe of true frames reads A's and B's states off the rebound clips; none without states."""
+    """Score the states predicted from rebound clips by a probe of true frames; empty if the data have no state."""
     inputs, columns, episode = _training(bench, model)
     a, b = (_columns(rows, side) for side in ("a ", "b "))
     known = bench.factors(a)
@@ -105,14 +105,14 @@ def _layout(bench: Bench, model: DiLA, rows: dict[str, Tensor]) -> list[Score]:
 
 
 def _columns(rows: dict[str, Tensor], side: str) -> dict[str, Tensor]:
-    """What is known of the clips of one side."""
+    """Columns of the clips with this prefix."""
     return {name.removeprefix(side): values for name, values in rows.items() if name.startswith(side)}
 
 
 def _nearer(name: str, read: Tensor, a: Tensor, b: Tensor, owners: Tensor) -> Score:
-    """The distance of what was read from B's state, as a share of that from either, over frames where both are known.
+    """Distance of the prediction from B's state over the sum of its distances from both, where both are known.
 
-    R² against B's would not do: of another clip it has no bound below, and noise scores less than A's very layout.
+    R² against B's state would not do: it has no lower bound, and noise would score lower than exactly A's layout.
     """
     told = is_known(a) & is_known(b)
     if not told.any():
@@ -122,7 +122,7 @@ def _nearer(name: str, read: Tensor, a: Tensor, b: Tensor, owners: Tensor) -> Sc
 
 
 def _training(bench: Bench, model: DiLA) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """Features and structure of training clips, their columns, and their episodes: one row a frame but the first."""
+    """Features and structure of training clips, their columns, and episodes: one row per frame except the first."""
     frames = min(4, bench.world.frames)
     cut = Clips(bench.train, frames, bench.world.stride, hop=frames)
     batch = collate_clips([cut[i] for i in spread(len(cut), -(-bench.settings.pairs // (frames - 1)))])
@@ -137,7 +137,7 @@ def _flat(maps: Float[Tensor, "B K H W D"]) -> Float[Tensor, "N HWD"]:
 
 
 def _r2(predicted: Tensor, true: Tensor) -> float | None:
-    """Over the frames whose truth is known; None where there are none."""
+    """R² over the frames with known truth; None if there are none."""
     told = is_known(true)
     if not told.any():
         return None
@@ -147,7 +147,7 @@ def _r2(predicted: Tensor, true: Tensor) -> float | None:
 
 
 def _draw(bench: Bench, places: Sequence[int], other: Sequence[int], bound: Tensor, still: Tensor) -> dict[str, str]:
-    """The first of the pinned clips."""
+    """Draw the first of the pinned clips."""
     written: dict[str, str] = {}
     world = bench.world
     for row, place in enumerate(place for place in places if place < bench.settings.pictures):
@@ -155,6 +155,6 @@ def _draw(bench: Bench, places: Sequence[int], other: Sequence[int], bound: Tens
         rebound = {"structure from": a, "content from": b, "rebound": world.draw(bound[row], a)}
         frozen = {"true": a, "structure frozen": world.draw(still[row], a)}
         written |= bench.show(f"rebind_{place}", rebound, "The structure of one clip with the content of another.")
-        told = "The structure of the first frame: what still moves is content."
+        told = "The structure of the first frame throughout: the remaining motion comes from content."
         written |= bench.show(f"isolate_{place}", frozen, told)
     return written

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: numbers, tables, pictures and clips, everything inside the file."""
+"""Self-contained HTML page of numbers, tables, pictures and videos, all embedded in the file."""
 
 import base64
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ img, video { max-width: 100%; border: 1px solid #e3e7ee; border-radius: 4px }
 
 @dataclass(frozen=True)
 class Tile:
-    """A number to see first."""
+    """A headline number."""
 
     value: str
     meaning: str
@@ -37,7 +37,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head."""
+    """Rows below a header."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -45,7 +45,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture (.png, .gif) or a clip (.mp4)."""
+    """A picture (.png, .gif) or a video (.mp4)."""
 
     path: Path
     caption: str
@@ -53,7 +53,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what it says, and what it shows."""
+    """A heading with a text, and tables or figures."""
 
     title: str
     text: str
@@ -61,10 +61,10 @@ class Section:
 
 
 def write_page(path: Path, title: str, subtitle: str, tiles: Sequence[Tile], sections: Sequence[Section]) -> None:
-    """Write the page, whole or not at all. Pictures and clips are embedded, so the file can be sent as it is.
+    """Write the page atomically. Pictures and videos are embedded, so the file can be shared alone.
 
     Raises:
-        DilaError: it cannot be written.
+        DilaError: the file cannot be written.
     """
     body = [f"<h1>{escape(title)}</h1><p class=note>{escape(subtitle)}</p>"]
     body.append("<div class=tiles>" + "".join(map(_tile, tiles)) + "</div>")

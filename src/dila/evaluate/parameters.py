@@ -1,4 +1,4 @@
-"""How large each model is (paper table 8): counted on torch's meta device, so that nothing is made."""
+"""Parameter counts of all models (paper table 8), on torch's meta device, so that no memory is allocated."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,14 @@ TABLE_8 = {
     ("adaworld", PUBLISHED): 500_000_000,
     ("villax", PUBLISHED): 239_000_000,
 }
-"""As the paper's table 8 has them: Moto's with its frozen part, DiLA's without (500M of encoder and pixel decoder)."""
+"""As in the paper's table 8: Moto with its frozen part, DiLA without (500M of encoder and pixel decoder)."""
 
 TOLD = {("moto", PUBLISHED): 120_000_000, ("adaworld", PUBLISHED): 474_708_032}
-"""Trainable parameters where another source is closer: Moto's own paper, and the sum over AdaWorld's released code at
-its released settings (width 1,024, 16 layers and 16, z of 32), which has no biases on queries, keys and values."""
+"""Trainable parameters for which another source is more precise: Moto's own paper, and the sum over AdaWorld's
+released code at its released settings (width 1,024, 16 + 16 layers, z of 32; queries, keys and values without bias)."""
 
 FROZEN = {("moto", PUBLISHED): 303_301_632}
-"""Parameters that a published model reads through and does not train: ViT-MAE-L without its decoder."""
+"""Frozen parameters of published models: ViT-MAE-L without its decoder."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,26 @@ class Size:
     model: str
     size: str
     features: tuple[int, int, int]
-    """Rows, columns and channels of what it reads and predicts."""
+    """Rows, columns and channels of the features it reads and predicts."""
     action_dim: int
     parameters: int
-    """Trainable ones."""
+    """Trainable parameters."""
     frozen: int
-    """Of networks that belong to the published model and stay as they are."""
+    """Parameters of the published model's frozen networks."""
     published: int | None
-    """Trainable ones as its authors or their code have them, or the paper's number where that is all there is."""
+    """Trainable parameters according to its authors or their code, or else to the paper's table 8."""
     table_8: int | None
-    """As the paper has it."""
+    """Number in the paper's table 8."""
 
 
 def sizes() -> list[Size]:
-    """All models at all their sizes."""
+    """Return all models at all their sizes."""
     named: dict[str, dict[str, Any]] = {"dila": {size: make() for size, make in PRESETS.items()}} | BASELINES
     return [_size(model, size, config) for model, its in named.items() for size, config in its.items()]
 
 
 def count(config: AnyConfig) -> int:
-    """Trainable parameters of the model that a config makes."""
+    """Number of trainable parameters of the model with this config."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build(config).parameters() if parameter.requires_grad)
 

@@ -1,7 +1,7 @@
-"""Does our model give the released model's own numbers? Compares with a folder of recorded ones.
+"""Compare the numbers of our model with those recorded from the released model.
 
-The folder holds ``weights.safetensors`` (a released state dict, keys led by ``weights/``), ``io.safetensors`` (inputs,
-every intermediate output, losses, gradients) and ``config.json`` (sizes and the released loss weights).
+The folder contains ``weights.safetensors`` (a released state dict, keys prefixed by ``weights/``), ``io.safetensors``
+(inputs, all intermediate outputs, losses, gradients) and ``config.json`` (sizes and the released loss weights).
 """
 
 import json
@@ -36,7 +36,7 @@ _PHASES: dict[str, Objective] = {
 
 
 class Recording(NamedTuple):
-    """A folder of recorded numbers."""
+    """The model and the recorded numbers of a folder."""
 
     model: DiLA
     io: dict[str, Tensor]
@@ -44,24 +44,24 @@ class Recording(NamedTuple):
 
 
 def compare(folder: str | Path, device: str = "cpu") -> dict[str, float]:
-    """Largest relative error of each recorded output, loss and gradient: ``max|ours - theirs| / max|theirs|``.
+    """Return the relative error of each recorded output, loss and gradient: ``max|ours - theirs| / max|theirs|``.
 
-    Gradient norms recorded in the config are compared too, under ``grad_norm/``, relative to the largest of a phase.
+    Gradient norms recorded in the config are compared too, under ``grad_norm/``, relative to the largest of the phase.
 
     Raises:
-        DilaError: a file of the folder is missing or damaged, or an item has a name that we cannot compute.
+        DilaError: a file of the folder is missing or damaged, or contains an unknown item.
     """
     recording = read_recording(folder, device)
     ours = dict(_outputs(recording)) | dict(_losses_and_gradients(recording))
     norms = _recorded_norms(recording.config)
     if unknown := sorted((recording.io.keys() | norms.keys()) - ours.keys() - _INPUTS):
-        raise DilaError(f"{folder} has items this comparison does not know: {', '.join(unknown)}")
+        raise DilaError(f"{folder} contains items that cannot be compared: {', '.join(unknown)}; remove them")
     errors = {name: _error(name, ours[name], theirs) for name, theirs in recording.io.items() if name not in _INPUTS}
     return errors | {name: abs(float(ours[name]) - norm) / largest for name, (norm, largest) in norms.items()}
 
 
 def _recorded_norms(config: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Each gradient norm of the config, with the largest of its phase."""
+    """Gradient norms in the config, each with the largest norm of its phase."""
     norms = {}
     for phase, recorded in config.get("grad_norms", {}).items():
         known = {name: norm for name, norm in recorded.items() if norm is not None}
@@ -71,33 +71,33 @@ def _recorded_norms(config: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def _weights(config: dict[str, Any]) -> dict[str, float]:
-    """Weight of each of the released terms in the recorded total; our defaults where the config names none."""
+    """Weight of each released loss term in the recorded total; our default if the config has none."""
     recorded, weights = config.get("loss_weights", {}), asdict(Weights())
     return {name: recorded.get(f"{released}_loss", weights[name]) for name, released in _RELEASED_LOSS.items()}
 
 
 def read_recording(folder: str | Path, device: str = "cpu") -> Recording:
-    """The model and the recorded numbers of a folder. Raises DilaError naming what is missing or damaged."""
+    """Load the model and the recorded numbers of a folder. Raises DilaError if a file is missing or damaged."""
     folder = Path(folder)
     if missing := [name for name in _FILES if not (folder / name).is_file()]:
-        raise DilaError(f"{folder} lacks {', '.join(missing)}: a parity folder holds {', '.join(_FILES)}")
+        raise DilaError(f"{folder} lacks {', '.join(missing)}; a parity folder contains {', '.join(_FILES)}")
     try:
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "weights.safetensors")
         io = load_file(folder / "io.safetensors")
     except (SafetensorError, ValueError) as error:
-        raise DilaError(f"{folder} cannot be read ({error}): copy it anew") from error
+        raise DilaError(f"{folder} cannot be read ({error}); copy it again") from error
     state = {name.removeprefix("weights/"): tensor.float() for name, tensor in weights.items()}
     io = {name.removeprefix("io/"): tensor.float().to(device) for name, tensor in io.items()}
     if "x" not in io:
-        raise DilaError(f"{folder}/io.safetensors lacks 'x', the input features [B, T, D, H, W]")
+        raise DilaError(f"{folder}/io.safetensors lacks 'x', the input features [B, T, D, H, W]; record them")
     model = from_released(state, (io["x"].shape[3], io["x"].shape[4]), str(folder / "weights.safetensors"))
     return Recording(model.to(device), io, config)
 
 
 def _error(name: str, ours: Tensor, theirs: Tensor) -> float:
     if ours.numel() != theirs.numel():
-        raise DilaError(f"the recorded {name} has shape {list(theirs.shape)} where ours has {list(ours.shape)}")
+        raise DilaError(f"the recorded {name} has shape {list(theirs.shape)}, but ours has {list(ours.shape)}")
     ours, theirs = ours.detach().float().reshape(theirs.shape), theirs.float()
     if not (ours.isfinite().all() and theirs.isfinite().all()):
         return float("inf")
@@ -155,7 +155,7 @@ def _outputs(recording: Recording) -> Iterator[tuple[str, Tensor]]:
 
 
 def _memory_by_step(model: DiLA, c: Content, frames: int) -> Float[Tensor, "B K H W Dc"]:
-    """Content memory of the last frames, read one by one after the others were read at once."""
+    """Content memory of the last frames, read one by one after the others were read in parallel."""
     _, state = model.memory(c[:, :-frames])
     read = []
     for t in range(c.shape[1] - frames, c.shape[1]):
@@ -170,7 +170,7 @@ def _rollout_contexts(io: dict[str, Tensor]) -> list[int]:
 
 
 def _rollout(model: DiLA, context: Features, z: LatentActions, name: str) -> dict[str, Tensor]:
-    """The released ``autoregressive_forward``: context frames after the first are predicted again before it goes on."""
+    """The released ``autoregressive_forward``, which also predicts the context frames after the first."""
     seen, state = model.observe(context), model.start(context)
     last = context.shape[1] - 1
     s_hat, e_hat, c_mem = [], [], []
@@ -190,7 +190,7 @@ def _rollout(model: DiLA, context: Features, z: LatentActions, name: str) -> dic
 
 
 def _prediction(model: DiLA, context: Features, z: LatentActions) -> dict[str, Tensor]:
-    """The released ``prediction``: go on from the last context frame."""
+    """The released ``prediction``, which continues from the last context frame."""
     imagined = [(state.s, e) for state, e in steps(model, model.start(context), z)]
     s_hat, e_hat = (torch.stack(part, 1) for part in zip(*imagined, strict=True))
     return {"prediction/embedding_gen": _first(e_hat), "prediction/structure_gen": s_hat}

@@ -1,4 +1,4 @@
-"""Pinned clips: a small file of episodes, first frames and fingerprints, so that every model is judged on the same.
+"""Pinned clips: a file of episodes, first frames and fingerprints, so that all models are evaluated on the same clips.
 
 ::
 
@@ -6,7 +6,7 @@
      "clips": [{"episode": "episode_00003.mp4", "start": 12}, ...],
      "fingerprints": {"episode_00003.mp4": "..."}}
 
-The clips are spread evenly over the held-out episodes: nothing is drawn, so the same data give the same pins.
+The clips are spread evenly over the held-out episodes, without random sampling: the same data give the same pins.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Pin:
-    """A clip: the episode's id and its first raw frame."""
+    """A clip: the episode's id and the index of its first raw frame."""
 
     episode: str
     start: int
 
     @property
     def name(self) -> str:
-        """What a result calls its row."""
+        """Name of its row in results."""
         return f"{self.episode}@{self.start}"
 
 
@@ -46,9 +46,9 @@ class Pins:
 
     Args:
         stride: seconds between frames.
-        frames: of each clip.
-        clips: in the order of results' rows.
-        fingerprints: of the episodes, as their reader gives them.
+        frames: frames per clip.
+        clips: the clips, in the order of results' rows.
+        fingerprints: fingerprint of each episode, see `dila.protocols.Episode.fingerprint`.
     """
 
     stride: float
@@ -58,21 +58,21 @@ class Pins:
 
     @property
     def hash(self) -> str:
-        """Changes with any clip and with any bit of the data that the fingerprints see."""
+        """Hash of the clips and of the fingerprints of their episodes."""
         told = json.dumps(to_json(self), sort_keys=True)
         return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
     @property
     def owners(self) -> list[int]:
-        """The episode of each clip as a number."""
+        """Episode number of each clip."""
         return numbered([pin.episode for pin in self.clips])
 
 
 def make_pins(episodes: Sequence[Episode], stride: float, frames: int = 16, clips: int = 64) -> Pins:
-    """Pin clips spread over the episodes, shortened to what the longest allows.
+    """Pin clips spread over the episodes, shortened as in `longest`.
 
     Raises:
-        DilaError: no episode has even two frames at this stride.
+        DilaError: no episode has two frames at this stride.
     """
     frames = longest(episodes, stride, frames)
     cut = Clips(episodes, frames, stride)
@@ -85,44 +85,44 @@ def make_pins(episodes: Sequence[Episode], stride: float, frames: int = 16, clip
 
 
 def longest(episodes: Sequence[Episode], stride: float, frames: int) -> int:
-    """How many frames, at most `frames`, a clip can have if at least half of the episodes are to give one."""
+    """Largest number of frames per clip, up to `frames`, for which at least half of the episodes are long enough."""
     spans = sorted(_frames_at(episode, stride) for episode in episodes)
     return max(2, min(frames, spans[len(spans) // 2])) if spans else frames
 
 
 def write_pins(path: Path, pins: Pins) -> None:
-    """Write pins, whole or not at all."""
+    """Write pins atomically."""
     write_json(path, {"format": FORMAT, "hash": pins.hash, **to_json(pins)})
 
 
 def read_pins(path: str | Path) -> Pins:
-    """The pins in a file.
+    """Read the pins of a file.
 
     Raises:
-        DilaError: it is missing, damaged or was edited.
+        DilaError: the file is missing, damaged or was edited.
     """
     stored = read_object(at_home(path), "make pins with: dila eval pin")
     if stored.pop("format", None) != FORMAT:
-        raise DilaError(f"{path} holds no pins of format {FORMAT}; make them with: dila eval pin")
+        raise DilaError(f"{path} is not a pin file of format {FORMAT}; make one with: dila eval pin")
     told = stored.pop("hash", None)
     pins = from_json(Pins, stored, str(path))
     if told != pins.hash:
-        raise DilaError(f"{path} was edited: its hash does not fit; make it anew with: dila eval pin")
+        raise DilaError(f"{path} was edited: its hash does not match its clips; make it again with: dila eval pin")
     return pins
 
 
 def check_pins(pins: Pins, episodes: Sequence[Episode], stride: float) -> None:
-    """Raise DilaError where data or model are not what the pins were made for."""
+    """Raise DilaError if the pins do not match the data or the model's stride."""
     if abs(pins.stride - stride) > 1e-6:
         raise DilaError(
-            f"the pins are {pins.stride:g} s apart and the model's frames {stride:g} s; pin clips for this model"
+            f"the pins have a stride of {pins.stride:g} s, but the model has {stride:g} s; pin clips for this model"
         )
     known = {episode.id: episode for episode in episodes}
     if missing := [name for name in pins.fingerprints if name not in known]:
-        raise DilaError(f"{missing[0]} is pinned but is no held-out episode of these data; pin clips of these data")
+        raise DilaError(f"{missing[0]} is pinned but is not a held-out episode of these data; pin clips of these data")
     for name, told in pins.fingerprints.items():
         if known[name].fingerprint() != told:
-            raise DilaError(f"{name} has changed since it was pinned; restore it, or make the pins anew")
+            raise DilaError(f"{name} has changed since it was pinned; restore it, or pin clips again: dila eval pin")
 
 
 def _frames_at(episode: Episode, stride: float) -> int:

@@ -1,11 +1,11 @@
-"""Planning measured (paper table 4): a model between a random policy and the true simulator, on the same episodes.
+"""Planning evaluation (paper table 4): a model against a random policy and the true simulator, on the same episodes.
 
 ::
 
-    out/plan.json              the settings, against which a later call is checked
-    out/episodes/ARM_SEED.json one episode: scores, costs, actions
-    out/videos/ARM_SEED.mp4    the goal, what happened, and what was imagined
-    out/report.json            success with its interval, progress, and where the model stands between the two bounds
+    out/plan.json              settings; later calls must use the same
+    out/episodes/ARM_SEED.json one episode: scores, costs, actions, and the seconds of each plan
+    out/videos/ARM_SEED.mp4    the goal, the true frames, and the imagined frames
+    out/report.json            success with its interval, progress, and the share of the gap between the two bounds
     out/curves.png             mean score by step of each arm
 """
 
@@ -58,10 +58,10 @@ PLANNERS: dict[PlannerName, Any] = {
     "icem": icem(),
     "gradient": Gradient(),
 }
-"""``vp2`` is MPPI exactly as there, for a sum of squared pixels; ``mppi`` measures costs in units of their spread."""
+"""``vp2`` is MPPI exactly as in VP2, for a sum of squared pixels; ``mppi`` scales costs by their standard deviation."""
 
 SMALLEST = 8
-"""Pixels a side below which a picture shows nothing of a board or a desk."""
+"""Minimum picture size in pixels; below it nothing of the environments is visible."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Planning:
         execute: actions of a plan that are executed before the next plan.
 
     Raises:
-        DilaError: what no plan can be made with.
+        DilaError: a setting is out of range, or settings contradict each other.
     """
 
     environment: Positional[str]
@@ -123,51 +123,51 @@ class Planning:
         at_least(0, seed=self.seed)
         at_least(SMALLEST, size=self.size)
         if self.seconds is not None and not 0 < self.seconds < inf:
-            raise DilaError(f"--seconds {self.seconds:g} must be a number above 0; leave it out to count iterations")
+            raise DilaError(f"--seconds {self.seconds:g} must be a number above 0; omit it to count iterations")
         if not self.arms:
-            raise DilaError("--arms names nothing to run; give some of random, model and simulator")
+            raise DilaError("--arms is empty; give one or more of random, model and simulator")
         if self.planner == "gradient" and "simulator" in self.arms:
             raise DilaError(
                 "--planner gradient needs a cost with a gradient, which a simulator does not have; "
                 "give --arms random model"
             )
-        _ = self.loop, self.search  # a planner knows how many samples it needs
+        _ = self.loop, self.search  # their constructors check the rest
 
     @property
     def search(self) -> Planner:
-        """The planner with the numbers asked for."""
+        """The planner with these settings."""
         wanted = {"samples": self.samples, "iterations": self.iterations, "std": self.std}
         return replace(PLANNERS[self.planner], **{name: value for name, value in wanted.items() if value is not None})
 
     @property
     def loop(self) -> Loop:
-        """How long and how far."""
+        """Settings of the control loop."""
         return Loop(self.steps, self.horizon, self.context, self.seconds, self.execute)
 
     @property
     def blind(self) -> Blind:
-        """What acts in the random arm."""
+        """The planner of the random arm."""
         return Blind() if self.std is None else Blind(self.std)
 
 
 def measure_planning(
     world: World, actions: ActionSpace, plan: Planning, out: str | Path, *, progress: bool = True
 ) -> dict[str, Any]:
-    """Run what is missing of the episodes, and write the report; interrupted, it goes on.
+    """Run the episodes that ``out`` lacks, and write the report; call it again to resume.
 
     Args:
         world: an adapted model.
-        actions: of its adaptation.
+        actions: action space of its adaptation.
         plan: settings.
-        out: folder.
-        progress: show a bar.
+        out: output folder.
+        progress: show a progress bar.
 
     Returns:
-        What ``report.json`` holds.
+        The contents of ``report.json``.
 
     Raises:
-        DilaError: ``out`` holds other settings or another model's episodes, an unknown environment, or actions of
-            another size.
+        DilaError: ``out`` contains episodes of other settings or of another model, the environment is unknown, or its
+            actions differ from those of the model.
     """
     out = at_home(out)
     with alone(out):
@@ -188,7 +188,7 @@ def measure_planning(
 
 
 def summarise(plan: Planning, episodes: dict[Arm, list[dict[str, Any]]]) -> dict[str, Any]:
-    """The report, from the episodes of each arm."""
+    """Build the report from the episodes of each arm."""
     arms = {arm: _summary(each) for arm, each in episodes.items()}
     normalised = {}
     if set(arms) == set(ARMS):
@@ -199,7 +199,7 @@ def summarise(plan: Planning, episodes: dict[Arm, list[dict[str, Any]]]) -> dict
 
 
 class _Bench:
-    """Everything that the episodes of all arms share."""
+    """What the episodes of all arms share: environments, action limits and the model."""
 
     def __init__(self, world: World, actions: ActionSpace, plan: Planning):
         self.world, self.plan = world, plan
@@ -209,8 +209,8 @@ class _Bench:
         ]
         if "simulator" in plan.arms and not isinstance(self.environments[0], Simulated):
             raise DilaError(
-                f"{plan.environment} cannot be put back, for which the arm simulator needs state, restore, advance, "
-                "picture and score; give --arms random model"
+                f"the arm simulator needs an environment with state, restore, advance, picture and score, which "
+                f"{plan.environment} lacks; give --arms random model"
             )
         self.taken = taken(plan.environment, actions, self.environments[0])
         self.seen = seen(plan.environment, actions, self.taken)
@@ -235,7 +235,7 @@ class _Bench:
             write_json(_file(out, arm, seed), _told(seed, seconds, episode))
 
     def draw(self, path: Path, episode: Episode) -> None:
-        """The goal, what happened, and where it was imagined: each frame a step before, and where each plan ends."""
+        """Write a video of the goal, the true frames, each frame as imagined one step before, and the ends of plans."""
         rows: dict[str, Tensor] = {
             "goal": episode.goal.expand(len(episode.frames), -1, -1, -1), "happened": episode.frames,
         }  # fmt: skip
@@ -251,14 +251,14 @@ class _Bench:
 
 
 class _Unasked(Simulation):
-    """For who asks for no cost: nothing has to be put back."""
+    """Dynamics of the random arm, whose planner evaluates no cost; needs no environment that can be restored."""
 
     def costs(self, now: Now, cost: FrameCost) -> CostOf:
         return lambda candidates: torch.zeros(candidates.shape[:2])
 
 
 def cost_maker(eyes: Imagination, name: CostName) -> CostMaker:
-    """The cost of that name, from the pictures of goals."""
+    """Return a function from pictures of goals to the cost of this name."""
 
     def make(goals: UInt8[Tensor, "B 3 Y X"]) -> FrameCost:
         clip = goals[:, None]
@@ -270,12 +270,12 @@ def cost_maker(eyes: Imagination, name: CostName) -> CostMaker:
 
 
 def _tasks(plan: Planning) -> list[FromTo] | None:
-    """VP2's starts and goals, where they were asked for, each once."""
+    """Read VP2's starts and goals, of which each may be used once; None without ``goals``."""
     if plan.goals is None:
         return None
     tasks = read_tasks(plan.goals)
     if plan.episodes > len(tasks):
-        raise DilaError(f"episodes = {plan.episodes}, but {plan.goals} holds {len(tasks)}; ask for no more")
+        raise DilaError(f"--episodes {plan.episodes} exceeds the {len(tasks)} episodes of {plan.goals}; give fewer")
     return tasks
 
 
@@ -284,19 +284,19 @@ def _ends(limits: Limits) -> dict[str, list[float]]:
 
 
 def _settle(out: Path, plan: Planning, hashes: dict[str, str]) -> None:
-    """Write ``plan.json``, or check that finished episodes differ in their number and the arms alone."""
+    """Write ``plan.json``; if there are finished episodes, check that only the number of episodes and arms changed."""
     path, described = out / "plan.json", hashes | json.loads(json.dumps(to_json(plan)))
     if path.is_file() and any((out / "episodes").glob("*.json")):
-        stored = read_object(path, f"choose another folder, or remove {out} to plan anew")
+        stored = read_object(path, f"choose another folder, or remove {out} to start again")
         free = {"episodes", "arms"}
         if other := [key for key in described if key not in free and stored.get(key) != described[key]]:
             told = ", ".join(f"{key} = {stored.get(key)!r} (now {described[key]!r})" for key in other)
-            raise DilaError(f"{out} holds a plan with {told}; choose another folder")
+            raise DilaError(f"{out} contains episodes with {told}; choose another folder")
     write_json(path, described)
 
 
 def _hashes(world: World, actions: ActionSpace) -> dict[str, str]:
-    """Of all that episodes depend on beside the settings: those of two models are not to be mixed."""
+    """Hashes of the model, decoder and actions, so that episodes of different models are not mixed."""
     decoder = world.decoder
     tensors: dict[str, Any] = decoder.state_dict() if isinstance(decoder, nn.Module) else {}
     return {
@@ -311,7 +311,7 @@ def _seeds(plan: Planning) -> range:
 
 
 def _groups(plan: Planning) -> Iterator[Sequence[int]]:
-    """Seeds that are planned together; each is planned as it would be alone."""
+    """Yield groups of seeds that are planned in parallel; each episode is the same as if planned alone."""
     seeds = _seeds(plan)
     return (seeds[start : start + plan.together] for start in range(0, len(seeds), plan.together))
 
@@ -321,11 +321,14 @@ def _file(out: Path, arm: Arm, seed: int) -> Path:
 
 
 def _read(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
-    path, mend = _file(out, arm, seed), "remove it, and the same command makes it again"
+    path, mend = _file(out, arm, seed), "remove it and run the same command again"
     told = read_object(path, mend)
     lists = [told.get("scores"), told.get("plan_seconds"), [told.get("seconds")]]
     if not all(each and isinstance(each, list) and all(isinstance(x, int | float) for x in each) for each in lists):
-        raise DilaError(f"{path} does not hold the scores of an episode and its seconds; {mend}")
+        raise DilaError(
+            f"{path} lacks the scores or seconds of an episode; if your environment returns no score, add it to reset "
+            f"and step, else {mend}"
+        )
     return told
 
 
@@ -337,7 +340,7 @@ def _told(seed: int, seconds: float, episode: Episode) -> dict[str, Any]:
 
 
 def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Success and progress by the best moment of each episode, as VP2 has it."""
+    """Summarise episodes; success and progress use the best score of each episode, as in VP2."""
     best = [min(each["scores"]) for each in episodes]
     reached = sum(score < SUCCESS for score in best)
     return {
@@ -354,6 +357,6 @@ def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _mean_scores(scores: list[list[float]]) -> list[float]:
-    """By step; an episode that ended early stays where it was."""
+    """Mean score by step; an episode that ended early keeps its last score."""
     longest = max(map(len, scores))
     return [fmean(each[min(step, len(each) - 1)] for each in scores) for step in range(longest)]

@@ -1,4 +1,4 @@
-"""Plots of results as PNG: bars with intervals, curves with bands, points with arrows. Axes are labelled."""
+"""Plots of results as PNG: bars with intervals, curves with bands, points with arrows."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +13,8 @@ from dila.errors import MissingExtra
 from dila.files import replacing
 
 INKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1d2430", "#661100")
-"""One colour a series, told apart by people who see red and green alike: those of Okabe and Ito (2008), with a brown
-for their yellow, which is faint on white."""
+"""One colour per series, safe for colour-blind readers: those of Okabe and Ito (2008), with brown instead of yellow,
+which is faint on white."""
 _MARKS, _DASHES = "os^DvPX*", ("-", "--", ":")
 _SMALL = {"linestyle": "", "markersize": 3.5, "markeredgewidth": 0, "alpha": 0.5}
 _DARK = "#1d2430"
@@ -32,7 +32,7 @@ _STYLE: Any = {
 
 
 class Point(NamedTuple):
-    """A value with its interval, which may be missing."""
+    """A value with an optional interval."""
 
     value: float | None
     low: float | None = None
@@ -40,7 +40,7 @@ class Point(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """A direction from the middle of a plot, with its name."""
+    """A named arrow from the origin."""
 
     name: str
     x: float
@@ -48,7 +48,7 @@ class Arrow(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One score of several models, see `draw_panels`."""
+    """One score of several models; see `draw_panels`."""
 
     label: str
     points: Mapping[str, Point]
@@ -58,13 +58,13 @@ class Panel(NamedTuple):
 
 
 def draw_panels(path: Path, names: Mapping[str, str], panels: Sequence[Panel]) -> Path:
-    """Models below each other, two scores side by side: each point with its interval, the values behind it small.
+    """Draw one panel per score, two per row, with models below each other: means with intervals, seeds as small points.
 
     Args:
-        path: .png.
-        names: of the models, and what each is called.
-        panels: a score each; its ``line`` marks a value, such as that of copying. One far from all models is told at
-            the edge, or else it would leave them no room.
+        path: the .png file to write.
+        names: title of each model.
+        panels: one per score; ``line`` marks a value, such as that of copying. If it is far from all models, it is
+            given as text at the edge, so that the axis need not include it.
     """
     rows = -(-len(panels) // 2)
     with _sheet(path, (7.2, rows * (0.7 + 0.28 * len(names)))) as figure:
@@ -96,7 +96,7 @@ def _model(axes: Any, row: int, panel: Panel, name: str) -> None:
 
 
 def draw_lines(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], x: str) -> Path:
-    """Lines of points (x, y) by name, two panels side by side, each under what it is of; a name looks alike in all."""
+    """Draw lines of points (x, y) by name, two titled panels per row; a name has the same style in all panels."""
     rows, names = -(-len(panels) // 2), list(dict.fromkeys(name for lines in panels.values() for name in lines))
     with _sheet(path, (7.2, 2.3 * rows + 0.2 * len(names))) as figure:
         for place, (label, lines) in enumerate(panels.items()):
@@ -114,7 +114,7 @@ def draw_lines(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[int,
 
 
 def _mark(axes: Any, line: float) -> None:
-    """A dashed line at a value; where that is far from what is drawn, an arrow to it at the edge."""
+    """Draw a dashed line at a value, or text at the edge if the value is far outside of the axis."""
     low, high = axes.get_xlim()
     if low - 0.3 * (high - low) < line < high + 0.3 * (high - low):
         axes.axvline(line, color=_DARK, linewidth=0.8, linestyle="--")
@@ -125,7 +125,7 @@ def _mark(axes: Any, line: float) -> None:
 
 
 def _look(series: int) -> dict[str, Any]:
-    """Colour, mark and dash of a series: no two alike of up to twenty-four."""
+    """Colour, marker and dash of a series, distinct for up to 24 series."""
     count = len(INKS)
     mark, dash = _MARKS[series % count], _DASHES[series // count % len(_DASHES)]
     return {"color": INKS[series % count], "marker": mark, "linestyle": dash}
@@ -139,9 +139,9 @@ def draw_bars(
     line: float | None = None,
     floor: float | None = None,
 ) -> Path:
-    """Bars side by side: ``groups[place on the axis][series]``.
+    """Draw grouped bars: ``groups[place on the axis][series]``.
 
-    ``line`` marks a value, such as that of copying. What goes below ``floor`` is cut there, and marked.
+    ``line`` marks a value, such as that of copying. Bars and intervals below ``floor`` are cut off there, and marked.
     """
     names = list(groups)
     series = list(dict.fromkeys(name for bars in groups.values() for name in bars))
@@ -151,7 +151,7 @@ def draw_bars(
             told = [(place, bars) for place, bars in enumerate(groups.values()) if name in bars]
             points = [bars[name] for _, bars in told]
             heights = [0.0 if point.value is None else _above(point.value, floor) for point in points]
-            # Only a group's own bars take room, side by side around its middle.
+            # Series that a group lacks leave no gap: its bars are centred.
             places = [place + (list(bars).index(name) - (len(bars) - 1) / 2) * width for place, bars in told]
             axes.bar(places, heights, 0.92 * width, label=name, color=INKS[i % len(INKS)])
             axes.errorbar(places, heights, _reach(points, heights, floor), fmt="none", ecolor=_DARK, elinewidth=0.8)
@@ -166,7 +166,7 @@ def draw_bars(
         if floor is not None and cut:
             axes.plot(cut, [floor] * len(cut), "v", color=_DARK, markersize=5, clip_on=False)
             axes.set_ylim(bottom=floor)
-        _dress(axes, f"▼ goes on below {floor:g}" if cut else "", label, title, len(series) > 1, line)
+        _dress(axes, f"▼ continues below {floor:g}" if cut else "", label, title, len(series) > 1, line)
     return path
 
 
@@ -180,7 +180,7 @@ def draw_curves(
     line: float | None = None,
     log_x: bool = False,
 ) -> Path:
-    """Curves over a common axis, ``labels`` for x and y, with bands where there are intervals."""
+    """Draw curves over a common axis, with ``labels`` for x and y, and bands for those with intervals."""
     with _figure(path, (5.6, 3.4)) as axes:
         for i, (name, values) in enumerate(curves.items()):
             look = _look(i)
@@ -204,7 +204,7 @@ def draw_points(
     arrows: Sequence[Arrow] = (),
     colours: tuple[np.ndarray, str] | None = None,
 ) -> Path:
-    """Points ``N 2`` by class, or all of them coloured by a value with its name; arrows start in the middle."""
+    """Draw points ``N 2`` by class, or coloured by a value (values and their label), with arrows from the origin."""
     with _figure(path, (5.6, 4.6)) as axes:
         if colours:
             every = np.concatenate(list(points.values()))
@@ -223,7 +223,7 @@ def draw_points(
 
 
 def _point(axes: Any, arrows: Sequence[Arrow]) -> None:
-    """Arrows with their names beyond their tips; one that would lie on another stands above or below it."""
+    """Draw arrows with names beyond their tips; overlapping names are moved up or down."""
     if not arrows:
         return
     tips = np.array([[arrow.x, arrow.y] for arrow in arrows])
@@ -275,14 +275,14 @@ def _dress(axes: Any, x: str, y: str, title: str, legend: bool, line: float | No
 
 @contextmanager
 def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
-    """Axes to draw on, written to the path when all went well."""
+    """Yield axes; write the figure to the path unless an error occurs."""
     with _sheet(path, size) as figure:
         yield figure.add_subplot()
 
 
 @contextmanager
 def _sheet(path: Path, size: tuple[float, float]) -> Iterator[Any]:
-    """A figure, written to the path when all went well. Raises DilaError when that cannot be written."""
+    """Yield a figure; write it to the path unless an error occurs. Raises DilaError if the path cannot be written."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg

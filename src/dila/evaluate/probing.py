@@ -1,8 +1,8 @@
-"""Table 3: how well true actions, which training never saw, are read off the latent ones.
+"""Table 3: how well true actions, which training never saw, are predicted from latent actions.
 
-Probes are fitted on training episodes and scored on held-out ones: ridge regression (the paper's linear probe) and a
-small network. Beside z stand its controls: the same probe with shuffled labels, raw feature differences (what is there
-before any learning), and z of an untrained model of the same config. A learning curve says how many labels are needed.
+Probes are fitted on training episodes and scored on held-out ones: ridge regression (the paper's linear probe) and an
+MLP. Controls: the same probe with shuffled labels, raw feature differences (what can be predicted without learning),
+and z of an untrained model of the same config. A learning curve shows how many labels are needed.
 """
 
 import time
@@ -26,29 +26,29 @@ from dila.protocols import Episode, LatentActionModel
 from dila.shapes import Bool, Float, Int, Tensor
 
 CURVE = (50, 100, 200, 400, 800, 1600, 3200)
-"""Sizes of the learning curve, as far as `Settings.pairs` goes."""
+"""Training set sizes of the learning curve, up to `Settings.pairs`."""
 STILL = 1e-6
-"""A number that spreads no more than this is constant."""
+"""Standard deviation up to which a number counts as constant."""
 FITS: dict[str, Fit | None] = {"ridge": None, "mlp": fit_mlp}
 
 Read = Callable[[Clip], Tensor]
-"""What a batch of clips has to say of its transitions, a row each, clip after clip."""
+"""Function from a batch of clips to probe inputs, one row per transition, clip after clip."""
 
 
 class Transitions(NamedTuple):
-    """One row a transition."""
+    """Probe inputs and targets, one row per transition."""
 
     x: Mapping[str, Tensor]
-    """What is probed, by name."""
+    """Inputs by name."""
     y: Float[Tensor, "N Dy"]
     episode: Int[Tensor, " N"]
 
     def at(self, rows: Tensor) -> "Transitions":
-        """Those of some rows."""
+        """Select rows."""
         return Transitions({name: part[rows] for name, part in self.x.items()}, self.y[rows], self.episode[rows])
 
     def ask(self, name: str, by: Callable[..., ProbeResult] = probe, **options: Any) -> ProbeResult:
-        """What is read off an input, where the held-out episodes are those of `joined`. Options and errors of `by`."""
+        """Probe an input; held-out episodes are numbered as in `joined`. Options and errors are those of `by`."""
         return by(self.x[name], self.y, self.episode, held_out=self.episode < 0, **options)
 
 
@@ -64,7 +64,7 @@ def measure_probe(bench: Bench) -> Result:
     train, held = gather_sides(bench, factors, inputs_of(bench.world, untrained))
     scores = _score_inputs(joined(train, held), target_names(factors, bench.settings.change), bench.settings.seed)
     scores += _curves(train, held, bench)
-    notes = [] if untrained else ["no untrained control: this model cannot be made anew from its config"]
+    notes = [] if untrained else ["the untrained control is omitted: this model cannot be built from its config alone"]
     sizes = tuple(size for size in CURVE if size <= len(train.y))
     rows = tuple(bench.held[number].id for number in sorted(set(held.episode.tolist())))
     return bench.finish("probe", began, scores, rows=rows, steps=sizes, notes=notes)
@@ -73,16 +73,16 @@ def measure_probe(bench: Bench) -> Result:
 def gather_sides(
     bench: Bench, factors: Sequence[Factor], inputs: Mapping[str, Read], held: int | None = None
 ) -> tuple[Transitions, Transitions]:
-    """Transitions of training and of held-out episodes.
+    """Gather transitions of training and of held-out episodes.
 
     Args:
-        bench: all there is.
-        factors: their truth, as `wanted_components` has it.
-        inputs: to be probed.
-        held: how many held-out ones at most; as many as to train on, and at least 400, when None.
+        bench: model, data and settings.
+        factors: targets, from `wanted_components`.
+        inputs: probe inputs by name.
+        held: maximum number of held-out transitions; None means `Settings.pairs`, and at least 400.
 
     Raises:
-        DilaError: as `gather`, or the truth does not vary.
+        DilaError: as in `gather`, or no target varies in the held-out episodes.
     """
     settings = bench.settings
     sides = ((bench.train, settings.pairs), (bench.held, held or max(settings.pairs, 400)))
@@ -92,7 +92,7 @@ def gather_sides(
 
 
 def inputs_of(world: World, untrained: LatentActionModel | None = None) -> dict[str, Read]:
-    """z, z of an untrained model where there is one, and raw feature differences."""
+    """Return readers of z, of z of an untrained model if given, and of raw feature differences."""
     control = {"untrained": partial(infer, world, untrained)} if untrained else {}
     return {
         "z": partial(infer, world, world.model),
@@ -102,7 +102,7 @@ def inputs_of(world: World, untrained: LatentActionModel | None = None) -> dict[
 
 
 def infer(world: World, model: LatentActionModel, batch: Clip) -> Float[Tensor, "N Dz"]:
-    """z of every transition, by a model beside which `world` is."""
+    """Return z of every transition by a model, which need not be that of ``world``, on its device."""
     with world.running():
         return model.infer(batch.frames.to(world.device)).float().cpu().flatten(0, 1)
 
@@ -115,10 +115,10 @@ def gather(
     inputs: Mapping[str, Read],
     change: bool = True,
 ) -> Transitions:
-    """At most so many transitions, each once, spread over the episodes; those left out whose target is not known.
+    """Gather up to ``pairs`` transitions with known targets, each once, spread over the episodes.
 
     Raises:
-        DilaError: there is no such column, or none is known.
+        DilaError: there is no such column, or no target is known.
     """
     cut = Clips(episodes, world.frames, world.stride, hop=max(1, world.frames - 1))
     _check_column(cut, factors[0].column)
@@ -130,7 +130,7 @@ def gather(
         parts.append(Transitions(x, y.flatten(0, 1), owners(batch, y.shape[1])))
         starts.append(batch.index[:, :-1].flatten())
     rows = _stacked(parts)
-    # Windows share transitions where the raw frames of one and the hop have a divisor in common.
+    # If the raw frames of a transition and the hop have a common divisor, windows share transitions.
     _, first = np.unique(np.stack([rows.episode, torch.cat(starts)]), axis=1, return_index=True)
     rows = rows.at(torch.from_numpy(np.sort(first)))
     rows = rows.at(known_rows(rows.y, factors))
@@ -138,26 +138,26 @@ def gather(
 
 
 def targets(columns: Mapping[str, Tensor], factors: Sequence[Factor], change: bool) -> Float[Tensor, "B K A"]:
-    """What is to be read off a transition: its action (the mean of the raw ones in it), or a state or its change.
+    """Targets of each transition: its action (the mean of its raw actions), or the state before it, or its change.
 
-    A state's angle is its sine and cosine, and changes the shorter way round; what an action does to one is a number.
+    Angles of a state are given as sine and cosine, and change the shorter way round. Actions are always plain numbers.
     """
     if factors[0].column != "action":
         told = [factor.change(columns) if change else factor.of(columns)[:, :-1] for factor in factors]
         return torch.cat(told, dim=-1)
     if change:
-        raise DilaError("the change of an action says nothing of a transition; probe for --column state --change")
+        raise DilaError("--change does not apply to actions; give --column state --change, or omit --change")
     return columns["action"].double().mean(2)[..., [part for factor in factors for part in factor.parts]]
 
 
 def target_names(factors: Sequence[Factor], change: bool) -> list[str]:
-    """What the numbers of `targets` are called."""
+    """Names of the numbers of `targets`."""
     told = [[f"sin {f.name}", f"cos {f.name}"] if _on_circle(f, change) else [f.name] for f in factors]
     return [name for names in told for name in names]
 
 
 def radians(y: Float[Tensor, "N A"], factors: Sequence[Factor], change: bool) -> dict[str, Float[Tensor, " N"]]:
-    """The angles among `targets`, by name."""
+    """Return the angles among `targets` in radians, by name."""
     told, place = {}, 0
     for factor in factors:
         circle = _on_circle(factor, change)
@@ -168,39 +168,39 @@ def radians(y: Float[Tensor, "N A"], factors: Sequence[Factor], change: bool) ->
 
 
 def wanted_components(bench: Bench) -> list[Factor]:
-    """The components that the settings ask for, of the held-out clips.
+    """Return the components that the settings select, as in the held-out clips.
 
     Raises:
-        DilaError: no such column or component, or a column of classes, of which there is no difference.
+        DilaError: there is no such column or component, or the column contains classes.
     """
     cut, settings = Clips(bench.held, bench.world.frames, bench.world.stride), bench.settings
     _check_column(cut, settings.column)
     width = cut.column_shapes[settings.column][-1]
     if width == 1 and not cut[0].columns[settings.column].is_floating_point():
         raise DilaError(
-            f"column {settings.column!r} of {bench.data} holds classes, no numbers; dila eval disentangle scores them"
+            f"column {settings.column!r} of {bench.data} contains classes, not numbers; use dila eval disentangle"
         )
     return components(settings.column, settings.components, width, bench.names)
 
 
 def varies(y: Float[Tensor, "N A"]) -> Bool[Tensor, " A"]:
-    """Which numbers do, among the rows."""
+    """Return which components vary over the rows."""
     return y.double().std(0, correction=0) > STILL
 
 
 def _check_varies(bench: Bench, factors: Sequence[Factor], y: Float[Tensor, "N A"]) -> None:
-    """Raise DilaError where none of what is to be read off the held-out episodes varies among them."""
+    """Raise DilaError if no target varies in the held-out episodes."""
     if not varies(y).any():
         names = ", ".join(factor.name for factor in factors)
         told = f"the change of {names}" if bench.settings.change else names
         raise DilaError(
             f"column {bench.settings.column!r} of {bench.data}: {told} is constant in the held-out episodes; choose "
-            "other --components, or hold out more"
+            "other --components, or hold out more episodes"
         )
 
 
 def untrained_like(model: LatentActionModel, seed: int) -> LatentActionModel | None:
-    """A model of the same config with weights as at the start of training, on the same device; None if none can be."""
+    """Return a freshly initialised model of the same config on the same device; None if it needs more than a config."""
     config = getattr(model, "config", None)
     if config is None or not isinstance(model, nn.Module):
         return None
@@ -209,17 +209,17 @@ def untrained_like(model: LatentActionModel, seed: int) -> LatentActionModel | N
         torch.manual_seed(seed)
         try:
             return type(model)(config).eval().to(device)  # pyright: ignore[reportCallIssue]
-        except TypeError:  # it is made of more than its config
+        except TypeError:  # the constructor needs more than a config
             return None
 
 
 def owners(batch: Clip, rows: int) -> Int[Tensor, " N"]:
-    """The episode of each row, where a clip has so many."""
+    """Episode number of each row, with ``rows`` rows per clip."""
     return torch.as_tensor(batch.episode).repeat_interleave(rows)
 
 
 def joined(train: Transitions, held: Transitions) -> Transitions:
-    """Rows of both sides; held-out episodes have numbers below 0."""
+    """Concatenate both sides; held-out episodes get negative numbers."""
     return _stacked([train, held._replace(episode=-1 - held.episode)])
 
 
@@ -238,7 +238,7 @@ def _check_column(cut: Clips, column: str) -> None:
 
 
 def _on_circle(factor: Factor, change: bool) -> bool:
-    """Whether a target is told by its sine and cosine."""
+    """Whether a target is represented by its sine and cosine."""
     return factor.kind == "angle" and not change and factor.column != "action"
 
 
@@ -254,8 +254,8 @@ def _score_inputs(both: Transitions, names: Sequence[str], seed: int) -> list[Sc
 
 
 def score_probe(name: str, result: ProbeResult) -> list[Score]:
-    """R² and MSE of a probe, the latter with its values of each held-out episode."""
-    # Held-out episodes are numbered backwards by `joined`, so that theirs come out in falling order.
+    """Return R² and MSE of a probe, the latter with one value per held-out episode."""
+    # `joined` numbers held-out episodes -1, -2, ..., so the values are in descending order of episode.
     values = tuple(reversed(result.mse_by_episode))
     return [
         score_r2(f"r2/{name}", result),
@@ -264,12 +264,12 @@ def score_probe(name: str, result: ProbeResult) -> list[Score]:
 
 
 def score_r2(name: str, result: ProbeResult, better: Better = "higher") -> Score:
-    """R² of a probe with its interval."""
+    """Return R² of a probe with its interval."""
     return Score(name, result.r2, *edges(result.r2_interval), better)
 
 
 def _curves(train: Transitions, held: Transitions, bench: Bench) -> list[Score]:
-    """R² of the ridge probe by the number of pairs that it is fitted to; those are spread over all episodes."""
+    """R² of the ridge probe by number of training transitions, which are spread over all episodes."""
     sizes = [size for size in CURVE if size <= len(train.y)]
     curves = []
     for name in train.x:

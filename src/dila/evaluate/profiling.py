@@ -1,4 +1,4 @@
-"""Where the time of a piece of work goes: by part of the model, forward and backward, and by operation."""
+"""Time profile of a piece of work: by part of the model (forward and backward), and by operation."""
 
 import os
 from collections import defaultdict
@@ -17,29 +17,29 @@ from dila.evaluate.speed import Work, apart, make, ready
 _PART, _BACKWARD, _OPTIMISER = "part of the model: ", "autograd::engine::evaluate_function", "Optimizer.step"
 REST = "the rest"
 OPERATIONS = 12
-"""So many are told, the costliest."""
+"""Number of operations reported, slowest first."""
 
 
 class Spent(NamedTuple):
-    """Time of the device, or of the processor where there is none."""
+    """GPU time of a part or operation; CPU time on a CPU."""
 
     name: str
     calls: int
     seconds: float
     share: float
-    """Of all the time that was seen, 0 to 1."""
+    """Share of the total profiled time, 0 to 1."""
 
 
 class Profile(NamedTuple):
-    """Both views of one run, most first."""
+    """Profile of one run by part and by operation, slowest first."""
 
     parts: tuple[Spent, ...]
     operations: tuple[Spent, ...]
 
 
 def profile_apart(work: Work, device: torch.device) -> Profile:
-    """`take_profile` of the work in a fresh process. What would run as a CUDA graph runs without, which hides it."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler tells of its beginning and end, between the rows
+    """Run `take_profile` in a fresh process, without CUDA graphs, which hide individual operations."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # keep the profiler's log lines out of the printed table
     return apart(_profile, work, device)
 
 
@@ -52,13 +52,13 @@ def _profile(work: Work, device: torch.device) -> Profile:
 def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device) -> Profile:
     """Run once to warm up, and once under PyTorch's profiler (https://docs.pytorch.org/docs/stable/profiler.html).
 
-    What runs backward is counted to the part whose forward made it. Its own cost makes a run of many small operations
-    longer than it is, so shares tell more than seconds.
+    Backward time is attributed to the part whose forward pass created the operation. The profiler's overhead inflates
+    runs of many small operations, so shares are more reliable than seconds.
 
     Args:
         run: the work.
-        model: whose children are the parts.
-        device: whose time counts.
+        model: its children are the parts.
+        device: device whose time is measured.
     """
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
@@ -68,14 +68,14 @@ def take_profile(run: Callable[[], Any], model: nn.Module, device: torch.device)
             run()
             if cuda:
                 torch.cuda.synchronize(device)
-    # What the device ran is told with what launched it.
+    # Device time is included in the CPU event that launched it.
     events = [event for event in seen.events() or [] if event.device_type == DeviceType.CPU]
     return Profile(_parts(events, cuda), _operations(seen, cuda)[:OPERATIONS])
 
 
 @contextmanager
 def _marked(model: nn.Module) -> Iterator[None]:
-    """Each call of a child of the model as a range of its own."""
+    """Wrap each call of a child of the model in its own profiler range."""
     children = dict(model.named_children())
     own = {name: child.__dict__["forward"] for name, child in children.items() if "forward" in child.__dict__}
     for name, child in children.items():
@@ -85,7 +85,7 @@ def _marked(model: nn.Module) -> Iterator[None]:
     finally:
         for child in children.values():
             del child.forward
-        for name, forward in own.items():  # of layers that are recomputed
+        for name, forward in own.items():  # layers with recomputation override forward on the instance
             children[name].forward = forward
 
 

@@ -1,4 +1,4 @@
-"""One self-contained page from any results: tables over models, paired tests, curves, pictures and clips."""
+"""Self-contained page of any results: tables over models, paired tests, curves, pictures and videos."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,21 @@ from dila.train.log import FILE, read_log
 
 ABOUT = {
     "generation": "Frames imagined from the context under the clip's own latent actions (table 1).",
-    "cycle": "Latent actions taken to another scene, read again there and brought back (table 2).",
-    "probe": "True actions read off latent ones, on held-out episodes, beside their controls (table 3).",
-    "disentangle": "What structure, content, memory and latent action hold of the known factors (figure 5).",
-    "motion": "Structure of one clip with the content of another, and structure held still (figure 4).",
-    "manifold": "The set of latent actions against the true parameters of the transforms (figure 6).",
-    "transfer": "The actions of one clip in the scenes of others (figures 3 and 8).",
-    "sceptic": "A background that moves independently of the action: what z and s hold of either.",
+    "cycle": "Latent actions transferred to another scene, inferred again there, and transferred back (table 2).",
+    "probe": "True actions predicted from latent actions on held-out episodes, with controls (table 3).",
+    "disentangle": "What structure, content, content memory and latent action encode of the known factors (figure 5).",
+    "motion": "Structure of one clip with the content of another, and frozen structure (figure 4).",
+    "manifold": "Latent actions against the true parameters of the transforms (figure 6).",
+    "transfer": "The latent actions of one clip in the scenes of others (figures 3 and 8).",
+    "sceptic": "A background that moves independently of the action: what z and s encode of each.",
 }
 LEARNING = (
-    ("train", "total", "loss of training"),
+    ("train", "total", "training loss"),
     ("evaluation", "rollout_ratio", "error of held-out rollouts over copying ↓"),
     ("train", "rank_z", "effective rank of z"),
     ("train", "scale_z", "scale of z"),
 )
-"""What is drawn of a run's log: kind of record, number, title."""
+"""Plots of a run's log: kind of record, key, title."""
 HEADLINES = (
     ("generation", "feature_error_over_copying", "rollout error in features, over repeating the last frame"),
     ("generation", "ssim/imagined", "SSIM of imagined frames"),
@@ -38,34 +38,34 @@ HEADLINES = (
     ("sceptic", "selectivity/z", "R² for the action minus that for the background's motion"),
 )
 NO_MODEL = ("copying", "decoder", "shuffled", "untrained", "features")
-"""Sides that say nothing of a model: not tested on the page."""
+"""Baselines and controls, whose scores say nothing about a model: not tested on the page."""
 CLIPS = 12
-"""Pictures and films of a table, at most, over all models."""
+"""Maximum number of pictures and videos per table, over all models."""
 _SPELT = {"r2": "R²", "mse": "MSE", "ssim": "SSIM", "psnr": "PSNR", "lpips": "LPIPS", "fvd": "FVD"}
 _BETTER = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
 
 def write_report(path: Path, found: Mapping[Path, Sequence[Result]], against: str | None = None) -> list[Row]:
-    """Write the page, whole or not at all, and return the comparison that it shows.
+    """Write the page atomically, and return the comparison that it shows.
 
     Args:
-        path: of the page.
-        found: results by the file that they are in.
-        against: the model that the others are tested against on the page; the first when None. The comparison returned
-            holds the tests of all pairs.
+        path: the .html file to write.
+        found: results by file.
+        against: model that the others are tested against on the page; None means the first. The returned comparison
+            contains the tests of all pairs.
 
     Raises:
-        DilaError: there are no results, none of the model ``against``, or two models of one name and seed.
+        DilaError: there are no results, none of the model ``against``, or two models with the same name and seed.
         MissingExtra: matplotlib or scipy is not installed.
     """
     results = distinct(found)
     if not results:
-        raise DilaError("there are no results to report; make some with: dila eval")
+        raise DilaError("there are no results to report; evaluate a model first: dila eval")
     rows = compare(results)
     models = list(dict.fromkeys(result.subject.name for result in results))
     against = against or models[0]
     if against not in models:
-        raise DilaError(f"--against: there is no result of {against}; there are some of {', '.join(models)}")
+        raise DilaError(f"--against: there is no result of {against}; choose one of {', '.join(models)}")
     with tempfile.TemporaryDirectory() as folder:
         sections = [_models(results), *_learning(found, Path(folder))]
         for what in dict.fromkeys(row.what for row in rows):
@@ -82,7 +82,7 @@ def write_report(path: Path, found: Mapping[Path, Sequence[Result]], against: st
 
 
 def _tiles(rows: Sequence[Row], *, several: bool) -> list[Tile]:
-    """The best model of each headline, by its name where the page has ``several``."""
+    """Best score of each headline, with the name of its model if the page has ``several``."""
     tiles = []
     for what, name, meaning in HEADLINES:
         row = next((row for row in rows if row.table == what and row.score == name), None)
@@ -110,11 +110,11 @@ def _models(results: Sequence[Result]) -> Section:
         for name, members in told.items()
     ]
     head = ["model", "parameters", "encoder", "seeds", "data", "pinned clips"]
-    return Section("Models", "Everything is on held-out episodes.", [Table(head, rows)])
+    return Section("Models", "All scores are of held-out episodes.", [Table(head, rows)])
 
 
 def _learning(found: Mapping[Path, Sequence[Result]], folder: Path) -> list[Section]:
-    """How the first seed of each model learned, where its log lies beside its results."""
+    """Training curves of the first seed of each model whose log is in the folder of its results."""
     runs: dict[str, Path] = {}
     for file, members in found.items():
         if members and (file.parent / FILE).is_file():
@@ -128,7 +128,7 @@ def _learning(found: Mapping[Path, Sequence[Result]], folder: Path) -> list[Sect
     if not panels:
         return []
     path = draw_lines(folder / "learning.png", panels, "step")
-    text = "What the runs logged as they learned (log.jsonl beside the results). A z that died has no scale."
+    text = "From the logs of the runs (log.jsonl in the folder of the results). A collapsed z has a scale of about 0."
     return [Section("Training", text, [Figure(path, "Loss and z of training batches, rollouts of held-out clips.")])]
 
 
@@ -140,7 +140,7 @@ def _numbers(records: Sequence[Mapping[str, Any]], kind: str, number: str) -> li
 def _section(
     rows: Sequence[Row], models: Sequence[str], against: str, folder: Path, pictures: Mapping[str, Sequence[Figure]]
 ) -> Section:
-    """All rows of one title."""
+    """Section with all rows of one title."""
     shown: list[Table | Figure] = [_table(rows, models)]
     tests = [
         (row, test)
@@ -157,7 +157,7 @@ def _section(
     text = ABOUT.get(rows[0].table, "")
     if (left := len(turns) - CLIPS) > 0:
         text += (
-            f" {left} of {len(turns)} pictures are left out here, the models taking turns; all lie beside the results."
+            f" {left} of {len(turns)} pictures are omitted here (models alternate); all are in the results' folders."
         )
     return Section(rows[0].what, text, [*shown, *turns[:CLIPS]])
 
@@ -186,7 +186,7 @@ def _test_table(tests: Sequence[tuple[Row, Test]]) -> Table:
 
 
 def _curves(rows: Sequence[Row], folder: Path) -> list[Figure]:
-    """One plot a score that has steps: of every model, and of what stands beside it."""
+    """One plot per score that has steps, with all models and baselines."""
     families: dict[str, list[Row]] = {}
     for row in rows:
         if any(len(cell.by_step) > 1 for cell in row.cells):
@@ -206,7 +206,7 @@ def _curves(rows: Sequence[Row], folder: Path) -> list[Figure]:
 
 
 def _lines(members: Sequence[Row]) -> dict[str, Sequence[float]]:
-    """Of one model every side; of several each one's own sides, and those that say nothing of a model once."""
+    """Curves by name: for one model every side; for several, each model's own sides, and baselines once."""
     several = len({cell.model for row in members for cell in row.cells}) > 1
     lines: dict[str, Sequence[float]] = {}
     for row in members:
@@ -223,7 +223,7 @@ def _lines(members: Sequence[Row]) -> dict[str, Sequence[float]]:
 
 
 def _bars(rows: Sequence[Row], folder: Path) -> list[Figure]:
-    """The headline of a table as bars over models."""
+    """Bar plots of a table's headline scores over models."""
     wanted = [name for table, name, _ in HEADLINES if table == rows[0].table]
     figures = []
     for row in rows:
@@ -240,7 +240,7 @@ def _bars(rows: Sequence[Row], folder: Path) -> list[Figure]:
 
 
 def _pictures(found: Mapping[Path, Sequence[Result]], what: str) -> dict[str, list[Figure]]:
-    """Of the first seed of each model; of what is both a sheet and a film, the film."""
+    """Pictures of the first seed of each model; a video replaces the contact sheet of the same name."""
     each: dict[str, list[Figure]] = {}
     for file, members in found.items():
         for result in members:
@@ -266,12 +266,12 @@ def _notes(results: Sequence[Result]) -> Section:
         for note in result.notes:
             notes.setdefault((result.what, note), {})[result.subject.name] = None
     rows = [[what, ", ".join(models), note] for (what, note), models in notes.items()]
-    return Section("Left out", "What could not be measured, and why." if rows else "Nothing.",
+    return Section("Omitted", "What could not be measured, and why." if rows else "Nothing.",
                    [Table(["table", "models", "note"], rows)] if rows else [])  # fmt: skip
 
 
 def _title(score: str, row: Row) -> str:
-    """A score in words, and which way is good."""
+    """Name of a score in words, with an arrow for the better direction."""
     words = " ".join(_SPELT.get(word, word) for word in score.replace("/", " / ").replace("_", " ").split())
     return words + _BETTER[row.better]
 
@@ -281,7 +281,7 @@ def _side(row: Row) -> str:
 
 
 def _says_nothing(row: Row) -> bool:
-    """Whether its side says nothing of a model; a score without sides, such as ``features_drift``, always does."""
+    """Whether the score is of a baseline or control; scores without a side, such as ``features_drift``, are not."""
     return row.score.partition("/")[2].split("/")[0].removesuffix("_drawn") in NO_MODEL
 
 

@@ -1,6 +1,6 @@
-"""What an evaluation leaves behind: one JSON file that says what was measured, on what, by which model, how sure.
+"""Results of evaluations: one JSON file with scores, intervals, model, data and settings.
 
-Every table and figure writes the same shape, so that any runs can be compared and reported without knowing the table.
+All tables and figures share this format, so that any runs can be compared and reported without knowing the table.
 """
 
 import re
@@ -23,16 +23,16 @@ Better = Literal["higher", "lower", "neither"]
 
 @dataclass(frozen=True)
 class Score:
-    """One number.
+    """One score.
 
     Args:
-        name: what, ``metric/of what``.
-        value: the number; None where it could not be had.
-        low: of its 95% interval over episodes, no lower than such a score can be.
-        high: of the same, no higher.
-        better: which way is good.
-        values: of each of `Result.rows`, where there is one a row: what paired tests are made of.
-        by_step: by frames ahead, or along `Result.steps`.
+        name: ``metric/side``, where side is what was measured or a control.
+        value: the score; None if it could not be computed.
+        low: lower end of its 95% interval over episodes, clipped to the range of the score.
+        high: upper end, clipped likewise.
+        better: which direction is better.
+        values: one value for each of `Result.rows`, for paired tests; may be empty.
+        by_step: values by rollout horizon, or along `Result.steps`; may be empty.
     """
 
     name: str
@@ -50,16 +50,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Subject:
-    """Who was measured.
+    """The evaluated model.
 
     Args:
-        name: shared by the seeds of a run.
-        seed: of the run.
-        path: of the folder.
+        name: name of the model, shared by its seeds.
+        seed: seed of the run.
+        path: folder of the model.
         weights: hash of weights and encoder.
-        parameters: how many.
-        encoder: name of it.
-        decoder: hash of what draws, its own or a borrowed one; empty where nothing does, and in older results.
+        parameters: number of parameters.
+        encoder: name of the encoder.
+        decoder: hash of the decoder, its own or that of ``--decoder``; empty without one, and in older results.
     """
 
     name: str
@@ -76,20 +76,20 @@ class Result:
     """A table or figure of one model.
 
     Args:
-        what: the table, such as ``generation``.
+        what: name of the table, such as ``generation``.
         subject: the model.
         data: path of the data.
-        pins: hash of the clips it is made on; only results with the same one are compared clip by clip.
-        settings: what it was made with.
-        scores: the numbers.
-        rows: what `Score.values` belong to, as the table has it: ``episode@first frame``, or an episode.
-        steps: what `Score.by_step` is along; frames ahead when empty.
-        notes: what was left out and why, in sentences.
-        pictures: files beside the JSON, relative to it, with a caption each.
-        seconds: that it took.
-        dila_version: that made it.
-        version: of the table's code, see `dila.evaluate.tables.Table`.
-        split: hash of the episodes that probes are fitted and judged on; empty in older results.
+        pins: hash of the pinned clips; only results with the same hash are compared clip by clip.
+        settings: settings of the evaluation.
+        scores: the scores.
+        rows: names of the rows of `Score.values`: ``episode@first frame``, or an episode.
+        steps: axis of `Score.by_step`; empty means frames ahead.
+        notes: sentences about what was omitted, and why.
+        pictures: captions by file name; the files are in ``pictures/`` beside the JSON file, or next to it.
+        seconds: duration of the evaluation.
+        dila_version: version of DiLA.
+        version: version of the table's code, see `dila.evaluate.tables.Table`.
+        split: hash of the episodes that probes are fitted and scored on; empty in older results.
     """
 
     what: str
@@ -108,12 +108,12 @@ class Result:
     version: int = 1
 
     def score(self, name: str) -> Score:
-        """The score of this name. Raises KeyError."""
+        """Return the score with this name. Raises KeyError if there is none."""
         return {score.name: score for score in self.scores}[name]
 
 
 def possible(name: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
-    """An interval as far as a score of this name can be there: Student's knows no bounds, and an R² has one."""
+    """Clip an interval to the range of the score, which Student's interval can exceed (R² is at most 1)."""
     if high is not None and _AT_MOST_1.search(name):
         high = min(high, 1.0)
     if low is not None and _AT_LEAST_0.search(name):
@@ -122,19 +122,19 @@ def possible(name: str, low: float | None, high: float | None) -> tuple[float | 
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
-    """Write the results of one model, whole or not at all."""
+    """Write the results of one model atomically."""
     write_json(path, {"format": FORMAT, "results": [to_json(result) for result in results]})
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """The results in a file that `write_results` wrote.
+    """Read a file written by `write_results`.
 
     Raises:
-        DilaError: it is missing, damaged, or something else.
+        DilaError: the file is missing, damaged, or in another format.
     """
     stored = read_object(at_home(path), "evaluate again")
     if stored.get("format") != FORMAT or "results" not in stored:
-        raise DilaError(f"{path} is no result of dila eval of format {FORMAT}; evaluate again")
+        raise DilaError(f"{path} is not a result of dila eval in format {FORMAT}; evaluate again")
     return [from_json(Result, each, f"{path}: results[{i}]") for i, each in enumerate(stored["results"])]
 
 
@@ -145,7 +145,7 @@ def score_rows(
     better: Better = "higher",
     by_step: bool = True,
 ) -> Score:
-    """A score with one value a row (and step), its mean, and the interval of that over episodes."""
+    """Return a score with one value per row (and step): its mean, with the interval over episodes."""
     values = values.detach().cpu().double()
     rows = values.reshape(len(values), -1).mean(1)
     steps = tuple(_rounded(values.mean(0).reshape(-1))) if by_step and values.ndim > 1 else ()
@@ -159,7 +159,7 @@ def score_ratio(
     episode: Int[Tensor, " N"],
     better: Better = "lower",
 ) -> Score:
-    """A score that is a sum over rows over another sum, with its interval over episodes; no value a row."""
+    """Return a score that is a ratio of two sums over rows, with its interval over episodes; no values per row."""
     top, bottom = (part.detach().cpu().double().reshape(len(part), -1) for part in (numerator, denominator))
     interval = ratio_interval(top.mean(1), bottom.mean(1), episode)
     steps = tuple(_rounded(top.mean(0) / bottom.mean(0).clamp_min(1e-30))) if top.shape[1] > 1 else ()
@@ -168,18 +168,18 @@ def score_ratio(
 
 
 def numbered(names: Sequence[str]) -> list[int]:
-    """Each name's number, in the order in which they come: episodes as intervals and tests take them."""
+    """Number names in order of first appearance, for example to turn episode ids into episode numbers."""
     places = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return [places[name] for name in names]
 
 
 def edges(interval: Interval | None) -> tuple[float | None, float | None]:
-    """Low and high of an interval, where there is one."""
+    """Return low and high of an interval, or None twice."""
     return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def print_scores(results: Iterable[Result]) -> None:
-    """A line a score."""
+    """Print one line per score."""
     for result in results:
         print(f"{result.what}: {result.subject.name}, {len(result.rows)} rows, {result.seconds:.0f} s")
         for score in result.scores:
@@ -191,5 +191,5 @@ def print_scores(results: Iterable[Result]) -> None:
 
 
 def _rounded(values: Tensor) -> list[float]:
-    """Eight digits: enough to compare to 1e-6, and a file that can be read."""
+    """Round to eight digits: enough to compare results to 1e-6, and still readable."""
     return [float(f"{value:.8g}") for value in values.tolist()]

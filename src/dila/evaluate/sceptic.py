@@ -1,11 +1,11 @@
-"""The test that could sink the method: a background that moves independently of the action.
+"""The sceptic's test: does z encode the action, or whatever moves? The background moves independently of the action.
 
-On such a recording (``dila data record primitives --moving-background``, or ``objects3d``) a probe asks z for the
-action and for the background's own motion, beside what raw feature differences hold of both: a latent action that only
-explains what moves is full of the background, one that carries the action has it and not the other. The same is asked
-of s about the places of object and background. With ``--still``, the same recording without the moving background
-(object and transform are the same to the bit), z of both is compared transition by transition: what the background
-alone moves.
+On such a recording (``dila data record primitives --moving-background``, or ``objects3d``), probes predict the action
+and the background's motion from z, and from raw feature differences as a control. A latent action that merely explains
+changes encodes the background's motion; one that encodes the action predicts the action only. Likewise, the positions
+of object and background are predicted from s. With ``--still``, the same recording without the moving background
+(object and transform are bit-identical), z of both recordings is compared transition by transition, which shows how
+much the background alone changes z.
 """
 
 import time
@@ -32,10 +32,10 @@ COLUMN = "background"
 
 
 def measure_sceptic(bench: Bench) -> Result:
-    """Ask z and s for what they should hold and for what they should not.
+    """Probe z and s for the object and for the background.
 
     Raises:
-        DilaError: the data have no background that moves, or ``--still`` is no twin of them.
+        DilaError: the data have no moving background, or ``--still`` is not the same recording.
     """
     began = time.monotonic()
     untrained = untrained_like(bench.world.model, bench.settings.seed)
@@ -45,12 +45,12 @@ def measure_sceptic(bench: Bench) -> Result:
     if bench.settings.still:
         scores += _twins(bench)
     else:
-        notes.append("the twin comparison is left out: give --still, the same recording without the moving background")
+        notes.append("the twin comparison is omitted: it needs --still, the same recording without moving background")
     return bench.finish("sceptic", began, scores, rows=(), notes=notes, pictures=_draw(bench, scores))
 
 
 def _gather(bench: Bench, episodes: Sequence[Episode], untrained: object) -> dict[str, Tensor]:
-    """Inputs and targets, a row a transition (of s, a row a clip's middle frame)."""
+    """Inputs and targets, one row per transition (for s and e, one row per clip: its middle frame)."""
     world = bench.world
     cut = Clips(episodes, world.frames, world.stride, hop=max(1, world.frames // 2))
     if COLUMN not in cut.column_shapes or "action" not in cut.column_shapes or "state" not in cut.column_shapes:
@@ -63,7 +63,7 @@ def _gather(bench: Bench, episodes: Sequence[Episode], untrained: object) -> dic
     middle = world.frames // 2
     for batch in sample(cut, -(-bench.settings.pairs // 3)):
         e = batch.frames.to(bench.device)
-        # Three transitions of a clip: rows of one clip resemble each other, and raw differences are wide.
+        # Three transitions per clip: rows of one clip are correlated, and raw differences take much memory.
         few = [0, (world.frames - 1) // 2, world.frames - 2]
         with world.running():
             rows = {"z": world.model.infer(e).float().cpu()[:, few]}
@@ -115,7 +115,7 @@ def _asked(
         )
         both = joined(*sides)
         if float(both.y.std(0).max()) < 1e-6:
-            raise DilaError(f"nothing moves in column {title!r} of {bench.data}; record with --moving-background")
+            raise DilaError(f"{title!r} is constant in {bench.data}; record the data with --moving-background")
         better = "higher" if "background" not in title else "lower"
         told = {name: both.ask(name, seed=bench.settings.seed) for name in inputs}
         scores += [score_r2(f"r2/{title}/{name}", its, better) for name, its in told.items()]
@@ -123,11 +123,13 @@ def _asked(
 
 
 def _twins(bench: Bench) -> list[Score]:
-    """z of the same object and transform before a background that moves and before one that stands still."""
+    """Compare z of the same object and transform in front of a moving and of a still background."""
     path = str(bench.settings.still)
     twins = {episode.id: episode for episode in open_corpus(path).episodes}
     if missing := [e.id for e in bench.held_frames if e.id not in twins]:
-        raise DilaError(f"{path} lacks {missing[0]}; record it with the seed and the number of {bench.data}")
+        raise DilaError(
+            f"--still: {path} lacks {missing[0]}; record it with the seed and number of episodes of {bench.data}"
+        )
     world = bench.world
     moving = Clips(bench.held, world.frames, world.stride, hop=world.frames)
     still = Clips([twins[e.id] for e in bench.held], world.frames, world.stride, hop=world.frames)
@@ -135,7 +137,10 @@ def _twins(bench: Bench) -> list[Score]:
     for i in spread(len(moving), bench.settings.clips):
         one, other = moving[i], still[i]
         if not torch.allclose(one.columns["state"], other.columns["state"], atol=1e-5):
-            raise DilaError(f"{path} has other transforms than {bench.data}; record it with the same seed and kind")
+            raise DilaError(
+                f"--still: the transforms of {path} differ from those of {bench.data}; record it with the same seed "
+                "and kind"
+            )
         with world.running():
             for side, e in ((z, one.frames[None]), (z_still, world.encoder.encode(other.frames[None]))):
                 side.append(world.model.infer(e.to(bench.device)).float().cpu()[0])
@@ -154,6 +159,6 @@ def _draw(bench: Bench, scores: Sequence[Score]) -> dict[str, str]:
         if score.name.startswith("r2/"):
             _, title, part = score.name.split("/")
             groups.setdefault(title, {})[part] = Point(score.value, score.low, score.high)
-    title = "The action, and what moves by itself"
+    title = "The action, and the independent background"
     path: Path = draw_bars(bench.out / "sceptic.png", groups, "held-out R²", title, floor=FLOOR)
-    return {path.name: "Of a transition: the action, the background's motion. Of a frame: the places of both."}
+    return {path.name: "Per transition: the action and the background's motion. Per frame: the positions of both."}

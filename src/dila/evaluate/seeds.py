@@ -1,7 +1,7 @@
-"""Is one model better than another, over seeds? Paired tests by seed, and what they say of a claim.
+"""Paired tests of models over seeds, and the verdict on a claim that one is better.
 
-`dila.evaluate.compare` asks whether models differ on more clips like those they were judged on; here it is whether
-they would if they were trained again. Both read the same `Result`.
+`dila.evaluate.compare` tests whether models differ on more clips like those of the evaluation; this module tests
+whether they would differ if trained again. Both read the same `Result`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Verdict = Literal["holds", "reversed", "open"]
 
 @dataclass(frozen=True)
 class SeedTest:
-    """A model against another over the seeds that both have: `first` minus `second`."""
+    """Paired test of two models over their common seeds: `first` minus `second`."""
 
     score: str
     better: Better
@@ -27,21 +27,21 @@ class SeedTest:
     high: float
     p: float
     p_holm: float
-    """Adjusted for all that are tested against `second` in this score."""
+    """`p` with Holm's correction over all models tested against `second` in this score."""
     seeds: int
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one model is better than another in a score.
+    """A claim that one model is better than another in a score.
 
     Args:
-        text: what is claimed.
-        source: where.
-        score: in which it is judged here.
-        best: the model that is claimed to be better.
-        other: than this one.
-        published: the numbers behind it, in words.
+        text: the claim.
+        source: where it is made.
+        score: score by which it is judged here.
+        best: the model claimed to be better.
+        other: the model claimed to be worse.
+        published: the published numbers, in words.
     """
 
     text: str
@@ -53,7 +53,7 @@ class Claim:
 
 
 def pair_seeds(results: Sequence[Result], against: str) -> list[SeedTest]:
-    """Every model against one, score by score in the order in which they come; those with two seeds in common."""
+    """Test every model against one in every score, if they have at least two seeds in common."""
     tests: list[SeedTest] = []
     for score, better in _scores(results).items():
         models = by_seed(results, score)
@@ -69,7 +69,7 @@ def pair_seeds(results: Sequence[Result], against: str) -> list[SeedTest]:
 
 
 def by_seed(results: Sequence[Result], score: str) -> dict[str, dict[int, float]]:
-    """The values of a score by model and seed."""
+    """Return the values of a score by model and seed."""
     values: dict[str, dict[int, float]] = {}
     for result in results:
         for told in result.scores:
@@ -79,9 +79,9 @@ def by_seed(results: Sequence[Result], score: str) -> dict[str, dict[int, float]
 
 
 def judge(claim: Claim, tests: Sequence[SeedTest]) -> tuple[SeedTest, Verdict] | None:
-    """The test of a claim, the better model first, and what it says; None where there is no such test.
+    """Return the test of a claim, with ``claim.best`` as `first`, and the verdict; None if there is no such test.
 
-    A claim holds, or the reverse of it does, where the adjusted test finds the difference; else it is open.
+    The claim holds or is reversed if the corrected test is significant; else it is open.
     """
     pair = {claim.best, claim.other}
     test = next((t for t in tests if t.score == claim.score and {t.first, t.second} == pair), None)
@@ -94,7 +94,7 @@ def judge(claim: Claim, tests: Sequence[SeedTest]) -> tuple[SeedTest, Verdict] |
 
 
 def _turned(test: SeedTest, first: str) -> SeedTest:
-    """The same test with this model first."""
+    """Return the same test with this model first."""
     if test.first == first:
         return test
     return replace(

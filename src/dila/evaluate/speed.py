@@ -1,6 +1,6 @@
-"""What work costs: seconds, operations, share of what the machine can do, and memory, by size of the work.
+"""Cost of a piece of work: seconds, operations, share of the machine's peak, and memory.
 
-Each measurement is one `Work` in one process, so that its peak of memory is its own; `dila bench` starts the processes.
+Each `Work` is measured in its own process, so that its peak memory is its own; `dila bench` starts the processes.
 """
 
 import gc
@@ -44,17 +44,17 @@ class Work:
     """One piece of work on random features.
 
     Args:
-        kind: "train" and "train_rollout", an optimiser step of the first and the second stage; "rollout", features
-            under latent actions; "plan", costs of candidates in structure space from one context of two frames;
-            "label", latent actions of clips.
-        preset: the model's sizes.
-        precision: "bf16" is autocast.
-        batch: clips.
-        frames: of a clip; of a rollout or plan, frames imagined.
-        candidates: of a plan.
-        recompute: training keeps each layer's input alone and runs the layer again backward.
-        compiled: layers through torch.compile.
-        graph: on CUDA, as a CUDA graph; of a training step forward and backward, see `dila.train.recorded`.
+        kind: "train" and "train_rollout" are an optimiser step of the first and second stage; "rollout" predicts
+            features under latent actions; "plan" computes costs of candidates in structure space from one context of
+            two frames; "label" infers latent actions of clips.
+        preset: size of the model.
+        precision: "bf16" means autocast.
+        batch: number of clips.
+        frames: frames per clip; for rollouts and plans, predicted frames.
+        candidates: candidates of a plan.
+        recompute: training recomputes activations in the backward pass (gradient checkpointing).
+        compiled: compile layers with torch.compile.
+        graph: on CUDA, use a CUDA graph; in training for forward and backward, see `dila.train.recorded`.
     """
 
     kind: Kind
@@ -69,30 +69,30 @@ class Work:
 
 
 class Measured(NamedTuple):
-    """What a piece of work cost."""
+    """Measured cost of a piece of work."""
 
     seconds: float
-    """The fastest of the repeats."""
+    """Minimum over the repeats."""
     tflop: float
-    """Products and convolutions of one run, forward and backward, in 10^12 operations."""
+    """Matrix products and convolutions of one run, forward and backward, in 10^12 operations."""
     peak_gib: float
-    """Of memory, over the whole process (CPU) or the device (CUDA)."""
+    """Peak memory of the whole process (CPU) or of the device (CUDA)."""
 
 
 class Ready(NamedTuple):
-    """Work that only has to be called, and what it gives."""
+    """A prepared piece of work."""
 
     run: Callable[[], Any]
     check: Callable[[], Tensor]
-    """Its numbers without dropout, to be compared between implementations."""
+    """Returns its numbers without dropout, to compare implementations."""
 
 
 CONTEXT = 2
-"""Frames that a plan starts from."""
+"""Number of context frames of a plan."""
 
 
 def make(work: Work, device: torch.device) -> tuple[DiLA, Tensor]:
-    """The model and the features, the same for the same work whatever the precision."""
+    """Return model and features, deterministic and independent of the precision."""
     torch.manual_seed(0)
     model = DiLA(preset(work.preset))
     _wake(model)
@@ -103,13 +103,13 @@ def make(work: Work, device: torch.device) -> tuple[DiLA, Tensor]:
 
 
 def actions(work: Work, model: DiLA, e: Tensor) -> Float[Tensor, "B K Dz"]:
-    """Latent actions to follow: of each clip, or of each candidate of a plan."""
+    """Random latent actions of each clip, or of each candidate of a plan."""
     count = work.candidates if work.kind == "plan" else work.batch
     return torch.randn(count, work.frames, model.config.action_dim, generator=torch.Generator().manual_seed(1)).to(e)
 
 
 def ready(work: Work, model: DiLA, e: Tensor) -> Ready:
-    """The work as this package does it."""
+    """Prepare the work as the package does it elsewhere."""
     if work.kind in ("train", "train_rollout"):
         return _training(work, model, e)
     if work.compiled:
@@ -136,7 +136,7 @@ def ready(work: Work, model: DiLA, e: Tensor) -> Ready:
 def plan_costs(
     model: DiLA, context: Float[Tensor, "1 T H W D"], z: Float[Tensor, "S K Dz"], goal: Float[Tensor, "H W Ds"]
 ) -> Float[Tensor, " S"]:
-    """Squared distance of each candidate's structures to a goal: one context for all, nothing drawn."""
+    """Return the squared distance of each candidate's structure to a goal, from one shared context."""
     layout = Layout(model)
     state, found = layout.start(context), []
     for part in in_turn(z, at_once(context)):
@@ -146,12 +146,12 @@ def plan_costs(
 
 
 def measure(work: Work, device: torch.device, repeats: int = 3) -> Measured:
-    """Run the work, once to warm up, ``repeats`` times on the clock, and once to count, as nothing but single calls."""
+    """Run the work once to warm up, ``repeats`` times for timing, and once (eagerly) to count operations."""
     run = ready(work, *make(work, device)).run
     run()
     seconds = min(timed(run, device) for _ in range(repeats))
     peak = peak_gib(device)
-    if work.compiled or work.graph:  # which the counter does not see into
+    if work.compiled or work.graph:  # the counter cannot see operations inside
         del run
         gc.collect()
         run = ready(replace(work, compiled=False, graph=False), *make(work, device)).run
@@ -159,10 +159,10 @@ def measure(work: Work, device: torch.device, repeats: int = 3) -> Measured:
 
 
 def count_tflop(run: Callable[[], Any]) -> float:
-    """Products and convolutions of one run, in 10^12 operations: what PyTorch's counter does not know or counts amiss.
+    """Count matrix products and convolutions of one run, in 10^12 operations, with corrections to PyTorch's counter.
 
-    It knows CUDA's attention alone, and counts the gradient of a convolution by groups as if it had none, a depthwise
-    one many hundred times over.
+    That counter covers attention on CUDA only, and ignores groups in the gradient of a convolution, which makes a
+    depthwise one several hundred times too expensive.
     """
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -182,24 +182,24 @@ def count_tflop(run: Callable[[], Any]) -> float:
 
 
 def _convolution_backward(g: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any) -> int:
-    """The gradients of input and weight, where they are asked for, cost what the convolution itself costs."""
+    """Each requested gradient (input, weight) costs as much as the forward convolution."""
     asked = rest[-1]
     return 2 * prod(g) * prod(weight[1:]) * sum(asked[:2])
 
 
 def measure_apart(work: Work, device: torch.device, repeats: int = 3) -> Measured:
-    """`measure` in a fresh process, whose peak of memory is that of this work alone."""
+    """Run `measure` in a fresh process, so that the peak memory is that of this work alone."""
     return apart(measure, work, device, repeats)
 
 
 def apart(call: Callable[..., Made], *arguments: Any) -> Made:
-    """What the call gives in a fresh process."""
+    """Run a call in a fresh process and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(call, *arguments).result()
 
 
 def grown(work: Work) -> dict[str, list[Work]]:
-    """The same work along each dimension that it grows in."""
+    """Return the same work at several sizes of each dimension that it scales with."""
     along: dict[str, tuple[int, ...]] = {"batch": (1, 2, 4), "frames": (4, 8, 16)}
     if work.kind == "plan":
         along = {"candidates": (16, 64, 256), "frames": (5, 10, 20)}
@@ -207,16 +207,16 @@ def grown(work: Work) -> dict[str, list[Work]]:
 
 
 class Reading(NamedTuple):
-    """What comes into a model, in one process."""
+    """Throughput of reading and encoding in one process."""
 
     decoded: float
-    """Frames a second of the example clip."""
+    """Decoded frames per second of the example clip."""
     encoded: float
-    """Frames a second of the embedded encoder, at 128 pixels."""
+    """Frames per second of the embedded encoder at 128 pixels."""
 
 
 def measure_reading(device: torch.device, repeats: int = 3) -> Reading:
-    """Decode the example clip, and encode it."""
+    """Measure decoding and encoding of the example clip."""
     (episode,) = open_corpus(example_clips()[0]).episodes
     index = list(range(len(episode.times)))
     frames = episode.read(index)
@@ -228,7 +228,7 @@ def measure_reading(device: torch.device, repeats: int = 3) -> Reading:
 
 
 def matmul_peak(precision: Precision, device: torch.device, size: int = 2048) -> float:
-    """10^12 operations a second of a large square product: what the machine can do."""
+    """Return 10^12 operations per second of a large square matrix product, the machine's practical peak."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a = torch.randn(size, size, device=device, dtype=dtype)
     run = lambda: [a @ a for _ in range(10)]  # noqa: E731
@@ -237,15 +237,15 @@ def matmul_peak(precision: Precision, device: torch.device, size: int = 2048) ->
 
 
 def peak_gib(device: torch.device) -> float:
-    """The most memory that this process has held so far."""
+    """Peak memory of this process so far, or of its CUDA device."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def describe(work: Work, measured: Measured, peak: float) -> dict[str, Any]:
-    """One JSON row."""
+    """Return a measurement as one JSON row."""
     rate = measured.tflop / measured.seconds
     return asdict(work) | measured._asdict() | {"tflop_per_second": rate, "share_of_matmul_peak": rate / peak}
 
@@ -283,14 +283,14 @@ def _autocast(work: Work, e: Tensor) -> Callable[[], AbstractContextManager[Any]
 
 @torch.no_grad()
 def _wake(model: DiLA) -> None:
-    """Maps that start at zero would make every candidate the same."""
+    """Randomise parameters that start at zero, which would give all candidates the same future."""
     for parameter in model.parameters():
         if not parameter.any():
             parameter.normal_(std=0.02)
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call, all its work on the device done."""
+    """Return the seconds of one call, including its work on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Every table and figure by its name, and all of them for one model, skipping what is done."""
+"""All tables and figures by name, and their evaluation for one model, which skips existing results."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -33,19 +33,19 @@ def _of_source(row: str) -> str:
 
 
 class Table(NamedTuple):
-    """How a table is made, and what it depends on besides the model and the pinned clips."""
+    """How a table is measured, and what it depends on besides the model and the pinned clips."""
 
     measure: Callable[[Bench], Result]
     reads: tuple[str, ...]
-    """Settings that its scores depend on."""
+    """Names of the `Settings` that its scores depend on."""
     draws: bool = False
-    """Whether the decoder draws for it, as many pictures as the settings say."""
+    """Whether it uses the decoder, for scores or for `Settings.pictures`."""
     splits: bool = False
-    """Whether it reads episodes that are not pinned, to fit probes or to be judged."""
+    """Whether it reads episodes that are not pinned, to fit probes or for evaluation."""
     owner: Callable[[str], str] = _of_clip
-    """The episode of a row; of a transfer, that of its source."""
+    """Maps a row to its episode; for transfer, that of the source."""
     version: int = 1
-    """Raised where its code comes to give other numbers, so that older results are made again."""
+    """Increased when its code gives different numbers, so that older results are recomputed."""
 
 
 PROBED = ("column", "components", "pairs", "seed")
@@ -62,7 +62,7 @@ TABLES: dict[str, Table] = {
 
 
 def settings_of(result: Result) -> dict[str, Any]:
-    """The settings that a result's scores depend on; all, where it is of no table of `TABLES`."""
+    """Return the settings that a result's scores depend on; all if its table is not in `TABLES`."""
     table = TABLES.get(result.what)
     if table is None:
         return result.settings
@@ -71,28 +71,28 @@ def settings_of(result: Result) -> dict[str, Any]:
 
 
 def owners_of(result: Result) -> list[str]:
-    """The episode of each row; what a row of no table of `TABLES` has before its last @, if it has one."""
+    """Return the episode of each row; if the table is not in `TABLES`, the part of the row before its last @."""
     table = TABLES.get(result.what)
     return [(table.owner if table else _of_clip)(row) for row in result.rows]
 
 
 def hashes_of(result: Result) -> tuple[str, ...]:
-    """Hashes of what a result was made with: the model, and the decoder and the episodes where its table reads them."""
+    """Return hashes of the model, and of the decoder and the episodes if the table of a result uses them."""
     table = TABLES.get(result.what)
     decoder = result.subject.decoder if table and table.draws else ""
     return result.subject.weights, decoder, result.split if table and table.splits else ""
 
 
 def measure_some(bench: Bench, names: Sequence[str], out: Path, progress: bool = False) -> list[Result]:
-    """Measure these tables one after the other into one JSON, which is written after each.
+    """Measure tables one after the other into one JSON file, which is written after each.
 
-    The file holds the latest result of each table, of one model on one set of pinned clips. What is there already is
-    not made again if the same version of its table made it with what that reads, and goes by the model's present name
-    and seed. A table that a model or data set cannot have (a probe without columns, structure of a model that has none)
-    is written without scores and with the reason as its note, unless it is the only one.
+    The file contains the latest result of each table, for one model on one set of pinned clips. Existing results are
+    kept if the version of their table and everything that it reads are unchanged; the model's name and seed in them are
+    updated. A table that cannot be measured (a probe without columns, or structure of a model that has none) is written
+    without scores, with the reason as its note, unless it is the only one.
 
     Raises:
-        DilaError: the file holds results of another model or on other clips, or the only table cannot be had.
+        DilaError: the file contains results of another model or on other clips, or the only table cannot be measured.
     """
     load_plugins()
     done = _keep(bench, out)
@@ -112,7 +112,7 @@ def measure_some(bench: Bench, names: Sequence[str], out: Path, progress: bool =
 
 
 def _keep(bench: Bench, out: Path, *made: Result) -> dict[str, Result]:
-    """Write what is in the file now, and what was made; another process may be writing other tables of the model."""
+    """Merge new results into the file and return all; other processes may be writing other tables of the model."""
     with alone(out, wait=True):
         done = {result.what: result for result in (*_kept(bench, out), *made)}
         if done:
@@ -121,23 +121,25 @@ def _keep(bench: Bench, out: Path, *made: Result) -> dict[str, Result]:
 
 
 def _kept(bench: Bench, out: Path) -> list[Result]:
-    """What is in the file, under the model's present name."""
+    """Read the results of the file, with the model's current name, seed and path."""
     results = read_results(out) if out.is_file() else []
     mine = bench.subject
     for result in results:
         if result.subject.weights != mine.weights:
             raise DilaError(
-                f"{out} holds results of {result.subject.name}, a model of other weights than {mine.path}; "
+                f"{out} contains results of {result.subject.name}, whose weights differ from those of {mine.path}; "
                 "give another --out"
             )
         if result.pins != bench.pins.hash:
-            raise DilaError(f"{out} holds results on other clips; give another --out, or the --pins of those")
+            raise DilaError(
+                f"{out} contains results on other clips; give another --out, or the --pins of those results"
+            )
     named = {"name": mine.name, "seed": mine.seed, "path": mine.path}
     return [replace(result, subject=replace(result.subject, **named)) for result in results]
 
 
 def _is_done(bench: Bench, result: Result) -> bool:
-    """Whether a result has scores, by the table's present code, and all that it reads is as the bench has it."""
+    """Whether a result has scores, and its table's version and everything that it reads are unchanged."""
     new = bench.finish(result.what, time.monotonic(), ())
     pictures = not TABLES[result.what].draws or result.settings.get("pictures") == new.settings["pictures"]
     told = [(settings_of(each), hashes_of(each)) for each in (result, new)]

@@ -1,4 +1,4 @@
-"""What a model was trained on, as far as its run or its notes tell, so that it is not judged on that."""
+"""Training episodes of a model, as far as its run or its notes record them, so that it is not evaluated on them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,16 +14,16 @@ from dila.train.register import TrainedOn, read_trained
 
 
 class Trained(NamedTuple):
-    """A run and what its folder tells; or a model without its run, and what its notes tell."""
+    """Training episodes of a run; or of a model without its run, from its notes (``config.json``)."""
 
     folder: str | Path
     run: dict[str, Any]
-    """``run.json``; of a model without its run only the share held out."""
+    """``run.json``; without a run only the held-out share."""
     on: TrainedOn
 
     @classmethod
     def find(cls, model: str | Path) -> "Trained | None":
-        """The run in a folder, or the one whose checkpoint this is, or what the notes of a model tell."""
+        """Find the run in a folder, or the run of a checkpoint, or else the notes of a model; None if there is none."""
         if found := find_run(at_home(model)):
             return cls(*found, read_trained(found[0]))
         seen = read_seen(model)
@@ -31,13 +31,13 @@ class Trained(NamedTuple):
 
     @property
     def held_out(self) -> float:
-        """Share of the episodes held out; the usual one where it held out none, as other data need it."""
+        """Held-out share of the episodes; the default if training held out none, because evaluation needs some."""
         return held_out_of(self.run)
 
     def refuse(self, data: str, judged: Sequence[Episode]) -> None:
-        """Raise DilaError where the model was trained on episodes to be judged, in its run or in one that led to it.
+        """Raise DilaError if the model, or one that it started from, was trained on episodes to be evaluated.
 
-        They are known by place and length, copies by what they were converted from, and by the contents of the file.
+        Episodes are recognised by path and length, by the recording they were converted from, and by file contents.
         """
         line = list(self._line())
         hashes = _hashes(judged) if any(trained.on.hashes for trained in line) else {}
@@ -48,15 +48,15 @@ class Trained(NamedTuple):
                 e.id for e in judged if hashes.get(e.id) in trained.on.hashes or trained.on.places & {*places[e.id]}
             ]
             if seen:
-                begun = "" if trained is self else f" began from {trained.folder}, which"
+                begun = "" if trained is self else f" started from {trained.folder}, which"
                 raise DilaError(
-                    f"{self.folder}{begun} was trained on {len(seen)} of the {len(judged)} episodes to be judged, the "
-                    f"first {seen[0]}; give the data and the --held-out of its training, {trained.held_out:g}, and "
+                    f"{self.folder}{begun} was trained on {len(seen)} of the {len(judged)} episodes to be evaluated "
+                    f"(first: {seen[0]}); give its training data with the same --held-out {trained.held_out:g} and "
                     "pins made with them, or other data"
                 )
 
     def _line(self) -> Iterator["Trained"]:
-        """This and what it began from, as far back as can be found."""
+        """Yield this and its predecessors (``start``), as far back as they can be found."""
         met: set[str] = set()
         trained: Trained | None = self
         while trained is not None and str(Path(trained.folder).absolute()) not in met:
@@ -67,7 +67,7 @@ class Trained(NamedTuple):
 
 
 def _hashes(episodes: Sequence[Episode]) -> dict[str, str]:
-    """By id, of those whose files can be read; others are not judged."""
+    """Content hashes by episode id; unreadable episodes, which are not evaluated either, are omitted."""
     found: dict[str, str] = {}
     for episode in episodes:
         with suppress(DilaError, OSError):
@@ -76,9 +76,9 @@ def _hashes(episodes: Sequence[Episode]) -> dict[str, str]:
 
 
 def _places(root: str, episode: Any) -> Iterator[str]:
-    """Where an episode lies, its recording, and the recording that it is a copy of."""
+    """Yield paths of an episode, of its recording, and of the recording that it was converted from."""
     ids = dict.fromkeys((episode.id, getattr(episode, "recording", episode.id)))
     origin = getattr(episode, "origin", None)
     for path in (*(f"{root}/{one}" for one in ids), *([f"{origin.data}/{origin.recording}"] if origin else [])):
-        parts = path.split("/")  # without its first parts too: a part of a data set is then seen as well as all
+        parts = path.split("/")  # every suffix, so that moved folders and parts of a data set are recognised as well
         yield from ("/".join(parts[start:]) for start in range(len(parts)))

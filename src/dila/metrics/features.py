@@ -1,13 +1,13 @@
-"""How well features are predicted. Layouts are those of `dila.shapes`.
+"""Errors of predicted features, in the layouts of `dila.shapes`.
 
-Errors are given as ratios to what needs no model: 1 is as bad as copying a frame, 0 is perfect.
+Errors are ratios to the error of copying a frame: 1 is as bad as copying, 0 is perfect.
 """
 
 from dila.shapes import Features, Float, Tensor
 
 
 def rollout_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, " K"]:
-    """Squared error of a rollout from the first frame over that of copying the first frame, by horizon.
+    """Return the squared error of a rollout from the first frame over that of copying this frame, by horizon.
 
     Args:
         e_hat: predicted frames 1..K.
@@ -17,12 +17,12 @@ def rollout_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tenso
 
 
 def pooled_rollout_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, ""]:
-    """As `rollout_ratio`, over all horizons together: total error over the total error of copying."""
+    """Return `rollout_ratio` over all horizons together: total error over the total error of copying."""
     return _pooled(e_hat, e[:, 1:], e[:, :1])
 
 
 def one_step_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, " K"]:
-    """Squared error of teacher-forced predictions over that of copying the frame before, by place in the clip.
+    """Return the squared error of teacher-forced predictions over that of copying the previous frame, by frame.
 
     Args:
         e_hat: predicted frames 1..K.
@@ -32,7 +32,7 @@ def one_step_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tens
 
 
 def pooled_one_step_ratio(e_hat: Float[Tensor, "B K H W D"], e: Features) -> Float[Tensor, ""]:
-    """As `one_step_ratio`, over all places together: total error over the total error of copying."""
+    """Return `one_step_ratio` over all frames together: total error over the total error of copying."""
     return _pooled(e_hat, e[:, 1:], e[:, :-1])
 
 
@@ -44,5 +44,5 @@ def _pooled(e_hat: Tensor, e: Tensor, copied: Tensor) -> Tensor:
 def _ratio(e_hat: Tensor, e: Tensor, copied: Tensor) -> Tensor:
     dims = (0, *range(2, e.ndim))
     error = (e_hat.float() - e.float()).square().mean(dims)
-    # Where nothing moves copying is perfect; the bound keeps the ratio finite.
+    # Copying has no error if nothing moves; the bound keeps the ratio finite.
     return error / (copied.float() - e.float()).square().mean(dims).clamp_min(1e-8)

@@ -1,6 +1,6 @@
-"""How alike two pictures are: PSNR and SSIM as published, a perceptual distance of our own, LPIPS where it is there.
+"""Image metrics: PSNR and SSIM as published, our own perceptual distance, and LPIPS if installed.
 
-Pictures are uint8 or floats in [0, 1], ``... 3 Y X``; a number is given for each picture.
+Pictures are uint8 or floats in [0, 1], ``... 3 Y X``; every metric returns one number per picture.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,22 +15,22 @@ from dila.errors import check_unit_range
 from dila.shapes import Float, Tensor, UInt8
 
 PERFECT = 1e-10
-"""Squared error below which PSNR no longer rises: 100 dB."""
+"""Mean squared error at which PSNR saturates, at 100 dB."""
 
 _SIGMA, _REACH, _K1, _K2 = 1.5, 5, 0.01, 0.03
 _PLANES = 32
-"""Planes of colour compared at a time, so that they stay in a CPU's cache."""
+"""Number of colour planes compared at a time, so that they fit into a CPU's cache."""
 _WEIGHTS = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
-"""Torchvision's networks under LPIPS, and the files in torch's hub folder that it takes them from."""
+"""Torchvision's networks that LPIPS builds on, with their weight files in torch's hub folder."""
 
 Pictures = Float[Tensor, "... 3 Y X"] | UInt8[Tensor, "... 3 Y X"]
 
 
 def in_unit_range(pictures: Pictures) -> Float[Tensor, "... 3 Y X"]:
-    """Pictures as floats in [0, 1], which uint8 is brought to.
+    """Return pictures as floats in [0, 1]; uint8 is divided by 255.
 
     Raises:
-        DilaError: floats of another range.
+        DilaError: floats are in another range.
     """
     if not pictures.is_floating_point():
         return pictures.float() / 255
@@ -40,15 +40,15 @@ def in_unit_range(pictures: Pictures) -> Float[Tensor, "... 3 Y X"]:
 
 
 def psnr(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
-    """Peak signal to noise in dB, of a range of 1."""
+    """Peak signal-to-noise ratio in dB, with a data range of 1."""
     return -10 * (in_unit_range(x) - in_unit_range(y)).square().mean((-3, -2, -1)).clamp_min(PERFECT).log10()
 
 
 def ssim(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
-    """Structural similarity (Wang et al. 2004): Gaussian of 1.5 over 11 pixels, pictures mirrored at their edges.
+    """Structural similarity (Wang et al. 2004): Gaussian with sigma 1.5 over 11 pixels, mirrored at the edges.
 
-    The numbers are torchmetrics' ``StructuralSimilarityIndexMeasure(data_range=1)``. Pictures smaller than 11 pixels
-    are enlarged to that.
+    Equals torchmetrics' ``StructuralSimilarityIndexMeasure(data_range=1)``. Pictures smaller than 11 pixels are
+    enlarged to 11 pixels.
     """
     x, y = torch.broadcast_tensors(in_unit_range(x), in_unit_range(y))
     planes = [_large_enough(part.reshape(-1, *part.shape[-3:])).flatten(0, 1) for part in (x, y)]
@@ -57,7 +57,7 @@ def ssim(x: Pictures, y: Pictures) -> Float[Tensor, "..."]:
 
 
 def _plane_ssim(x: Float[Tensor, "N Y X"], y: Float[Tensor, "N Y X"]) -> Float[Tensor, " N"]:
-    """Of each plane of colour."""
+    """SSIM of each colour plane."""
     rows, columns = (_blurring(size, x.device) for size in x.shape[-2:])
     mean_x, mean_y, xx, yy, xy = (rows @ part @ columns.T for part in (x, y, x * x, y * y, x * y))
     var_x, var_y = (xx - mean_x.square()).clamp_min(0), (yy - mean_y.square()).clamp_min(0)
@@ -69,14 +69,14 @@ def _plane_ssim(x: Float[Tensor, "N Y X"], y: Float[Tensor, "N Y X"]) -> Float[T
 def feature_distance(
     x: Float[Tensor, "... H W D"], y: Float[Tensor, "... H W D"], parts: Sequence[int] = ()
 ) -> Float[Tensor, "..."]:
-    """Squared distance of unit vectors of features, averaged over places and parts: 0 alike, 2 at right angles.
+    """Squared distance of unit-norm features, averaged over cells and parts: 0 if equal, 2 if orthogonal, at most 4.
 
-    As LPIPS (Zhang et al. 2018) but with any encoder and no learned weights, so not LPIPS and never called so.
+    Like LPIPS (Zhang et al. 2018), but with any encoder and without learned weights, so it must not be called LPIPS.
 
     Args:
         x: features of some pictures.
         y: features of others.
-        parts: channels of each part that is a vector of its own, such as an encoder's taps; all as one when empty.
+        parts: channels of each part that is normalised by itself, such as an encoder's taps; empty means one part.
     """
     sizes = list(parts) or [x.shape[-1]]
     distances = [
@@ -89,20 +89,20 @@ def feature_distance(
 def find_lpips(
     device: torch.device | str, net: Literal["alex", "vgg"] = "alex"
 ) -> Callable[[Pictures, Pictures], Tensor] | str:
-    """The published LPIPS, or a sentence that says why it cannot be had here. Nothing is downloaded.
+    """Return the published LPIPS, or a sentence that says why it is unavailable. Nothing is downloaded.
 
     Args:
-        device: where it runs.
-        net: AlexNet, with which scores are published, or VGG16, the usual one in losses.
+        device: device of the network.
+        net: AlexNet, used for published scores, or VGG16, usual in losses.
     """
     try:
         import lpips
-    except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch raises RuntimeError
-        return f"LPIPS is left out: it needs the extra lpips ({str(error).splitlines()[0]})"
+    except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
+        return f"LPIPS is unavailable: it needs the extra lpips ({str(error).splitlines()[0]})"
     title, file = _WEIGHTS[net]
     weights = Path(torch.hub.get_dir()) / "checkpoints" / file
     if not weights.is_file():
-        return f"LPIPS is left out: torchvision's {title} is not at {weights}"
+        return f"LPIPS is unavailable: the weights of torchvision's {title} are not at {weights}"
     network: Any = lpips.LPIPS(net=net, verbose=False).to(device).eval().requires_grad_(False)
 
     def distance(x: Pictures, y: Pictures) -> Tensor:
@@ -121,9 +121,9 @@ def _large_enough(x: Float[Tensor, "N 3 Y X"]) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _blurring(size: int, device: torch.device) -> Float[Tensor, "N N"]:
-    """The Gaussian along one axis, mirrored at its ends, as a matrix.
+    """Gaussian blur along one axis, mirrored at both ends, as a matrix.
 
-    On a CPU the product with it takes a tenth of the time of a convolution of single planes.
+    On a CPU, multiplying by it takes a tenth of the time of a convolution.
     """
     place = torch.arange(-_REACH, _REACH + 1)
     kernel = torch.exp(-place.square() / (2 * _SIGMA**2))

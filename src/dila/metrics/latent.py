@@ -1,4 +1,4 @@
-"""Is the latent action space alive? Numbers that fall when z collapses, for training logs and results."""
+"""Metrics that fall when the latent actions collapse, for training logs and results."""
 
 import torch
 
@@ -8,7 +8,7 @@ from dila.shapes import Float, Tensor
 def effective_rank(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, ""]:
     """exp of the entropy of the normalised singular values of centred z (Roy and Vetterli 2007): 1 to Dz.
 
-    It is 0 for actions that are all the same, NaN where one is not finite.
+    0 if all actions are equal, NaN if one is not finite.
     """
     flat = z.detach().reshape(-1, z.shape[-1]).cpu().double()
     if not flat.isfinite().all():
@@ -22,5 +22,5 @@ def effective_rank(z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, ""]:
 
 
 def scale(x: Float[Tensor, "*batch C"]) -> Float[Tensor, ""]:
-    """Standard deviation over everything but the channels, averaged over them; 0 where nothing varies."""
+    """Standard deviation over all axes but the channels, averaged over the channels; 0 if nothing varies."""
     return x.detach().float().flatten(0, -2).std(dim=0, correction=0).mean()

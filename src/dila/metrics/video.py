@@ -1,7 +1,7 @@
-"""How alike two sets of clips are: the Fréchet distance between Gaussians of their features.
+"""Fréchet distance between two sets of clips: between Gaussians fitted to their features.
 
-The published FVD (Unterthiner et al. 2018) is this distance on features of an I3D network; on any other features it has
-another name. With fewer clips than a few hundred it is biased upwards, so only sets of the same size compare.
+The published FVD (Unterthiner et al. 2018) is this distance on features of an I3D network; on other features it has
+another name. With fewer than a few hundred clips it is biased upwards, so compare only sets of the same size.
 """
 
 from pathlib import Path
@@ -16,20 +16,22 @@ from dila.shapes import Float, Frames, Pixels, Tensor
 
 I3D_SIDE = 224
 I3D_FRAMES = 10
-"""Fewer frames than this do not survive the strides of I3D."""
+"""Minimum number of frames, due to the strides of I3D."""
 
 
 def frechet_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> float:
-    """Squared distance of the means plus ``tr(Sx + Sy - 2 (Sx Sy)^1/2)``, in double precision.
+    """Return the squared distance of the means plus ``tr(Sx + Sy - 2 (Sx Sy)^1/2)``, in double precision.
 
-    The trace of the root is the nuclear norm of the product of the centred features, so no root of a matrix is taken
-    and the cost grows with the smaller of clips and channels.
+    The trace of the square root is computed as the nuclear norm of the product of the centred features, so that no
+    matrix square root is needed and the cost grows with the smaller of the numbers of clips and channels.
 
     Raises:
-        DilaError: fewer than two clips on a side.
+        DilaError: a set has fewer than two clips.
     """
     if min(len(x), len(y)) < 2:
-        raise DilaError(f"a Fréchet distance needs two clips on each side, not {len(x)} and {len(y)}; take more clips")
+        raise DilaError(
+            f"the Fréchet distance needs at least two clips per set, but there are {len(x)} and {len(y)}; give more"
+        )
     x, y = x.detach().cpu().double(), y.detach().cpu().double()
     shift = (x.mean(0) - y.mean(0)).square().sum()
     a, b = (_root(part - part.mean(0)) for part in (x, y))
@@ -38,32 +40,34 @@ def frechet_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> float:
 
 
 def motion_features(e: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B F"]:
-    """One vector a clip from its frames' features: mean, spread over places, and mean change from frame to frame."""
+    """Return one vector per clip: mean and spatial standard deviation of its features, and mean change per frame."""
     e = e.float()
     change = (e[:, 1:] - e[:, :-1]).abs().mean((1, 2, 3)) if e.shape[1] > 1 else torch.zeros_like(e[:, 0, 0, 0])
     return torch.cat([e.mean((1, 2, 3)), e.std((2, 3), correction=0).mean(1), change], dim=-1)
 
 
 class I3D:
-    """The I3D network of the published FVD as TorchScript (``i3d_torchscript.pt``, which must be brought along)."""
+    """I3D network of the published FVD as TorchScript (``i3d_torchscript.pt``, which is not included)."""
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu"):
         if not Path(path).is_file():
-            raise DilaError(f"{path} does not exist; give the TorchScript file of I3D, or leave it out")
+            raise DilaError(f"--i3d: {path} does not exist; give the TorchScript file of I3D, or omit the flag")
         try:
             self.network: Any = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise DilaError(f"{path} is no TorchScript file: {str(error).splitlines()[0]}") from error
+            raise DilaError(
+                f"--i3d: {path} is not a TorchScript file ({str(error).splitlines()[0]}); give the published I3D"
+            ) from error
         self.device = device
 
     def __call__(self, clips: Frames | Pixels) -> Float[Tensor, "B F"]:
-        """Features of clips, uint8 or in [0, 1].
+        """Return features of clips, uint8 or in [0, 1].
 
         Raises:
-            DilaError: fewer than `I3D_FRAMES` frames.
+            DilaError: clips have fewer than `I3D_FRAMES` frames.
         """
         if clips.shape[1] < I3D_FRAMES:
-            raise DilaError(f"I3D needs clips of {I3D_FRAMES} frames, not {clips.shape[1]}; imagine more frames")
+            raise DilaError(f"I3D needs clips of at least {I3D_FRAMES} frames, not {clips.shape[1]}; raise --frames")
         frames = in_unit_range(clips.to(self.device)).flatten(0, 1)
         frames = F.interpolate(frames, (I3D_SIDE, I3D_SIDE), mode="bilinear", align_corners=False)
         video = (2 * frames - 1).unflatten(0, clips.shape[:2]).transpose(1, 2)
@@ -71,6 +75,6 @@ class I3D:
 
 
 def _root(x: Float[Tensor, "N D"]) -> Tensor:
-    """A matrix of at most D rows with the covariance of centred ``x`` as its square."""
+    """Return a matrix A of at most D rows such that ``A.T @ A`` is the covariance of centred ``x``."""
     rows = x / (len(x) - 1) ** 0.5
     return torch.linalg.qr(rows).R if len(x) > x.shape[1] else rows

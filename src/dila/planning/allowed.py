@@ -1,6 +1,6 @@
-"""Actions that may be planned: those that the environment takes, and of them those that the model has seen.
+"""Limits of planned actions: the range of the environment, and the part of it that the model has seen.
 
-An environment says of its actions what it can: ``limits`` (`Limits`), ``repeats`` (raw steps that one is held for),
+An environment may describe its actions: ``limits`` (`Limits`), ``repeats`` (raw steps that an action is held for),
 ``names`` of the components, and ``relative``, the components of the recordings' state that they are relative to.
 """
 
@@ -16,22 +16,22 @@ from dila.planning.planner import Limits
 
 
 def taken(name: str, actions: ActionSpace, environment: Any) -> Limits:
-    """Limits of an environment; of the data where it says none.
+    """Return the action limits of an environment; those of the data if it has none.
 
     Args:
-        name: of the environment.
-        actions: of the model.
-        environment: see the module.
+        name: name of the environment.
+        actions: action space that the model was adapted to.
+        environment: environment with the optional attributes above.
 
     Raises:
-        DilaError: its actions are others than those that the model was adapted to.
+        DilaError: its actions differ from those that the model was adapted to.
     """
     limits: Limits = getattr(environment, "limits", None) or Limits(*actions.limits())
     dim, repeats = len(limits.low), getattr(environment, "repeats", actions.repeats)
     if (len(actions.names), actions.repeats) != (dim, repeats):
         raise DilaError(
-            f"the model was adapted to actions of {len(actions.names)} numbers, {actions.repeats} to a transition, but "
-            f"{name} takes {dim}, {repeats} to a transition; adapt it to recordings of {name}"
+            f"the model was adapted to actions of {len(actions.names)} components, {actions.repeats} per transition, "
+            f"but {name} takes {dim} components, {repeats} per transition; adapt it to recordings of {name}"
         )
     relative = getattr(environment, "relative", None)
     if relative is not None and _others(actions.relative, relative):
@@ -50,23 +50,23 @@ def taken(name: str, actions: ActionSpace, environment: Any) -> Limits:
 
 
 def seen(name: str, actions: ActionSpace, limits: Limits) -> Limits:
-    """What the environment takes and the model has seen as well.
+    """Return the limits of the environment intersected with the range of actions that the model has seen.
 
     Raises:
-        DilaError: there is no such action.
+        DilaError: the intersection is empty.
     """
     least, greatest = actions.limits()
     low, high = torch.maximum(limits.low, least), torch.minimum(limits.high, greatest)
     if (low > high).any():
         raise DilaError(
-            f"the model has seen actions from {least.tolist()} to {greatest.tolist()}, but {name} takes those from "
+            f"the model has seen actions from {least.tolist()} to {greatest.tolist()}, but {name} takes actions from "
             f"{limits.low.tolist()} to {limits.high.tolist()}; adapt it to recordings of {name}"
         )
     return Limits(low, high)
 
 
 def _others(known: Sequence[str], own: Sequence[str]) -> bool:
-    """Whether components are others; names that only number them, as those of some data sets do, say nothing of it."""
+    """Whether components differ. Names that only number them, as in some data sets, match any names of equal count."""
     numbered = all(re.fullmatch(r"[a-z]*_?\d+", name) for name in known)
     return tuple(known) != tuple(own) and not (len(known) == len(own) and numbered)
 

@@ -1,8 +1,7 @@
-"""The cross-entropy method, and the sample-efficient one of Pinneri et al. 2020, iCEM (https://arxiv.org/abs/2008.06389).
+"""The cross-entropy method (CEM), and iCEM of Pinneri et al. 2020 (https://arxiv.org/abs/2008.06389).
 
-A Gaussian over plans is fitted to the best of its own samples, again and again. iCEM draws noise with a coloured
-spectrum, keeps some of the best from one iteration and one step to the next, draws fewer candidates each time, and
-executes the best candidate seen.
+CEM repeatedly fits a Gaussian over plans to the best of its samples (elites). iCEM uses coloured noise, keeps some
+elites over iterations and steps, shrinks the number of samples, and executes the best candidate seen.
 """
 
 from collections.abc import Sequence
@@ -31,20 +30,20 @@ from dila.shapes import Float, Int, Tensor
 
 @dataclass(frozen=True)
 class CEM:
-    """The plain method by its defaults, but for a little momentum and a floor; `icem` gives iCEM's.
+    """CEM. The defaults are the plain method with a little momentum and a minimum deviation; `icem` returns iCEM.
 
     Args:
-        samples: candidates of an environment in the first iteration.
-        elites: the best, which the Gaussian is fitted to.
-        iterations: of a plan.
-        std: deviation at the beginning, in shares of half the action's range; one number, or one a component.
-        floor: deviation that is never fallen below, in the same unit.
+        samples: candidates per environment in the first iteration, but at least twice ``elites``.
+        elites: number of best candidates that the Gaussian is fitted to.
+        iterations: iterations per plan.
+        std: initial standard deviation, as a fraction of half the action's range: one number, or one per component.
+        floor: minimum standard deviation, in the same unit.
         momentum: share of the old Gaussian in the new one.
-        exponent: of the noise's spectrum; 0 is white, larger is smoother.
-        keep: share of the elites that are candidates again in the next iteration and, a step later, of the next plan.
-        shrink: each iteration has so many times fewer candidates, though never fewer than twice the elites.
-        best: the plan is the best candidate seen instead of the mean, which is a candidate of the last iteration; of
-            a plan by time, which knows no last one, from iteration ``iterations`` on.
+        exponent: exponent of the noise spectrum; 0 is white, larger is smoother.
+        keep: share of the elites that are candidates again in the next iteration and, shifted, in the next plan.
+        shrink: factor by which the number of candidates falls in each iteration, to no fewer than twice the elites.
+        best: return the best candidate seen instead of the mean, and make the mean a candidate of the last iteration
+            (with a time limit, of every iteration from number ``iterations`` on).
     """
 
     samples: int = 200
@@ -62,7 +61,7 @@ class CEM:
         check_search(self.samples, self.iterations)
         if not 2 <= self.elites <= self.samples or self.shrink < 1 or not 0 <= self.keep <= 1:
             raise DilaError(
-                f"elites = {self.elites} should be from 2 to samples = {self.samples}, shrink = {self.shrink} at "
+                f"elites = {self.elites} must be from 2 to samples = {self.samples}, shrink = {self.shrink} at "
                 f"least 1 and keep = {self.keep} from 0 to 1"
             )
 
@@ -93,14 +92,14 @@ class CEM:
             found = torch.where(better[:, None, None], best_of(candidates, costs), found)
             lowest = torch.minimum(lowest, least[-1])
             mean = self.momentum * mean + (1 - self.momentum) * elites.mean(1)
-            # A component without deviation, as VP2's gripper, stays without.
+            # A component with a standard deviation of 0, such as VP2's gripper, keeps it.
             narrowed = torch.maximum(elites.std(1), torch.minimum(floor, begun))
             std = self.momentum * std + (1 - self.momentum) * narrowed
             kept = elites[:, : round(self.keep * self.elites)] if self.keep else None
         return Plan(found if self.best else mean, torch.stack(least), kept, mean)
 
     def _order(self, costs: Float[Tensor, "B S"]) -> Int[Tensor, "B E"]:
-        """The elites from the best on; where fewer costs are finite, those again and again."""
+        """Indices of the elites, best first; if fewer candidates have a finite cost, these are repeated."""
         finite = costs.isfinite().sum(1, keepdim=True)
         return costs.argsort(1).gather(1, torch.arange(self.elites) % finite)
 
@@ -118,5 +117,5 @@ class CEM:
 
 
 def icem(**changed: object) -> CEM:
-    """iCEM: coloured noise, elites kept, fewer candidates each iteration, the best one executed."""
+    """Return iCEM: coloured noise, kept elites, fewer candidates in each iteration, best candidate executed."""
     return replace(CEM(exponent=2.0, keep=0.3, shrink=1.25, best=True), **changed)  # type: ignore[arg-type]

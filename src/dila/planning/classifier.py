@@ -1,4 +1,4 @@
-"""A learned goal: a small classifier of frames where it is reached, from examples (as VP2's for RoboDesk)."""
+"""Learned goals: a small classifier of frames in which the goal is reached, from examples (as VP2's for RoboDesk)."""
 
 from typing import NamedTuple
 
@@ -10,16 +10,16 @@ from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
 HIDDEN = 16
-"""Channels that a cell is brought to."""
+"""Hidden channels per cell."""
 HELD_OUT = 0.2
-"""Share of the examples of either kind that the accuracy is of."""
+"""Share of the examples of each class on which accuracy is measured."""
 
 
 class GoalClassifier(nn.Module):
-    """Logit that a goal is reached, from a map of features or structure: what a cell says, weighed by where it is.
+    """Logit that a goal is reached, from a map of features or structure: an MLP over all cells.
 
     Args:
-        grid: rows and columns.
+        grid: rows and columns of the map.
         dim: channels of the map.
     """
 
@@ -33,12 +33,12 @@ class GoalClassifier(nn.Module):
         self.place = nn.Sequential(nn.Flatten(), nn.Linear(grid[0] * grid[1] * HIDDEN, 32), nn.SiLU(), nn.Linear(32, 1))
 
     def forward(self, maps: Float[Tensor, "N H W C"]) -> Float[Tensor, " N"]:
-        """Logits."""
+        """Return logits."""
         return self.place(self.cell((maps.float() - self.mean) / self.std)).squeeze(1)
 
 
 class Fitted(NamedTuple):
-    """A classifier, and the share of held-out examples that it is right about."""
+    """A classifier and its accuracy on held-out examples."""
 
     classifier: GoalClassifier
     accuracy: float
@@ -47,19 +47,21 @@ class Fitted(NamedTuple):
 def fit_classifier(
     reached: Float[Tensor, "P H W C"], missed: Float[Tensor, "M H W C"], steps: int = 300, seed: int = 0
 ) -> Fitted:
-    """Learn from examples.
+    """Train a classifier.
 
     Args:
-        reached: maps where the goal is reached.
-        missed: maps where it is not.
-        steps: of AdamW, all examples at once.
-        seed: of weights and of what is held out.
+        reached: maps in which the goal is reached.
+        missed: maps in which it is not.
+        steps: steps of full-batch AdamW.
+        seed: seed of the weights and of the held-out examples.
 
     Raises:
-        DilaError: fewer than two examples of either kind.
+        DilaError: there are fewer than two examples of a class.
     """
     if min(len(reached), len(missed)) < 2:
-        raise DilaError(f"{len(reached)} reached and {len(missed)} missed examples are too few; give 2 or more of each")
+        raise DilaError(
+            f"{len(reached)} reached and {len(missed)} missed examples are too few; give at least 2 of each"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         parts = [x[torch.randperm(len(x))].float() for x in (reached, missed)]
@@ -72,7 +74,7 @@ def fit_classifier(
     made.mean.copy_(x.mean((0, 1, 2)))
     made.std.copy_(x.std((0, 1, 2)).clamp_min(1e-6))
     adam = torch.optim.AdamW(made.parameters(), lr=3e-3, weight_decay=1e-2)
-    balance = torch.tensor(sizes[1] / sizes[0])  # as many votes for either kind
+    balance = torch.tensor(sizes[1] / sizes[0])  # equal total weight for both classes
     for _ in range(steps):
         loss = F.binary_cross_entropy_with_logits(made(x), y, pos_weight=balance)
         adam.zero_grad()

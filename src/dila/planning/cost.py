@@ -1,12 +1,12 @@
-"""What a future is judged by, frame by frame; lower is better.
+"""Costs of predicted frames; lower is better.
 
-A cost says what it `needs` of a frame, and only that is computed: "structure" alone costs a fifteenth of the model,
-"features" the whole of it, "pixels" the decoder as well, and "score", the environment's own distance to the goal, only
-a simulator has. Frames are judged as they come, so that no future is held in memory whole.
+A cost declares what it `needs` of a frame, and only that is computed: "structure" takes a fifteenth of the model,
+"features" all of it, "pixels" the decoder as well; "score", the environment's own distance to the goal, is available in
+simulators only. Costs are computed frame by frame, so that no future is kept in memory.
 
-Goals are tensors with a clip of one or more frames, ``B G ...``: an image is a clip of one, which every imagined frame
-is compared with. A longer clip begins with the frame after the first action: what k + 1 actions have made since the
-episode began is compared with its frame k, and with its last one after that.
+Goals are clips of one or more frames, ``B G ...``. A goal of one frame is compared with every predicted frame. Frame k
+of a longer goal is compared with the frame after the first k + 1 actions of the episode, its last frame with all later
+ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ from dila.shapes import Float, Tensor
 
 Need = Literal["structure", "features", "pixels", "score"]
 VP2_SIZE = 64
-"""Pixels a side that VP2 compares at."""
+"""Picture size, in pixels, at which VP2 compares."""
 
 
 class Moment(NamedTuple):
-    """Frame k of the futures of S candidates in B environments; what no cost needs is None."""
+    """Frame k of the futures of S candidates in B environments; fields that no cost needs are None."""
 
     k: int
     structure: Float[Tensor, "B S H W Ds"] | None = None
@@ -35,33 +35,33 @@ class Moment(NamedTuple):
     """In [0, 1]."""
     score: Float[Tensor, "B S"] | None = None
     step: int = 0
-    """Actions of the episode that were done before these futures begin."""
+    """Number of actions executed in the episode before these futures begin."""
 
 
 @runtime_checkable
 class FrameCost(Protocol):
-    """One number a candidate and frame."""
+    """Function from a frame of each candidate to one number."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What of a frame it looks at."""
+        """Fields of `Moment` that the cost reads."""
         ...
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
-        """The cost of one frame of each candidate."""
+        """Return the cost of this frame for each candidate."""
         ...
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Mean squared distance to the structure of a goal: nothing is drawn.
+    """Mean squared distance to the structure of a goal; no features are decoded.
 
     Args:
         goal: structure, ``B G H W Ds``.
-        region: weight of each cell of the grid, ``H W``; None weighs all alike.
+        region: weight of each cell of the grid, ``H W``; None weighs all cells equally.
 
     Raises:
-        DilaError: the region weighs nothing.
+        DilaError: the weights do not sum to a positive finite number.
     """
 
     goal: Tensor
@@ -79,7 +79,7 @@ class Structure:
 
 @dataclass(frozen=True)
 class Features:
-    """Mean squared distance to the frozen features of a goal; arguments as `Structure`, ``B G H W D``."""
+    """Mean squared distance to the frozen features of a goal, ``B G H W D``; arguments and errors as in `Structure`."""
 
     goal: Tensor
     region: Tensor | None = None
@@ -96,14 +96,14 @@ class Features:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Squared distance to a goal's pixels, summed over the picture as VP2 has it.
+    """Squared distance to a goal's pixels, summed over the picture as in VP2.
 
     Args:
         goal: pictures, uint8 or in [0, 1], ``B G 3 Y X``, of any size.
-        size: pixels a side at which pictures are compared.
+        size: size, in pixels, at which pictures are compared.
 
     Raises:
-        DilaError: pictures of another shape or range.
+        DilaError: the goal has another shape or range.
     """
 
     goal: Tensor
@@ -112,7 +112,7 @@ class Pixels:
 
     def __post_init__(self):
         if self.goal.ndim != 5 or self.goal.shape[2] != 3:
-            raise DilaError(f"a goal of Pixels should be B G 3 Y X, not {list(self.goal.shape)}; one picture is G = 1")
+            raise DilaError(f"a goal of Pixels must be B G 3 Y X, not {list(self.goal.shape)}; one picture is G = 1")
         object.__setattr__(self, "goal", in_unit_range(self.goal))
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
@@ -124,12 +124,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Classified:
-    """Minus the logit that the goal is reached, by a classifier of frames.
+    """Negative logit that the goal is reached, from a classifier of frames.
 
     Args:
-        classifier: what is needed of N frames (``N H W D`` or ``N 3 Y X``) to N logits, such as `GoalClassifier`.
-        on: what it looks at.
-        size: pixels a side that it is shown, of pictures; None shows them as they are.
+        classifier: function from N frames (``N H W D`` or ``N 3 Y X``) to N logits, such as `GoalClassifier`.
+        on: its input.
+        size: size, in pixels, to which pictures are resized first; None keeps theirs.
     """
 
     classifier: Callable[[Tensor], Tensor]
@@ -138,7 +138,7 @@ class Classified:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it looks at."""
+        """See `FrameCost`."""
         return frozenset({self.on})
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
@@ -151,12 +151,12 @@ class Classified:
 
 @dataclass(frozen=True)
 class Reach:
-    """Something should be found in a region: the least squared distance there to what it looks like.
+    """Distance of an object from a region: the minimum squared distance of the cells there to the object's vector.
 
     Args:
-        thing: features or structure of it, one vector, ``D``.
-        region: true where it should be, ``H W``.
-        on: of which the vector is.
+        thing: features or structure of the object, one vector, ``D``.
+        region: mask of the cells where it should be, ``H W``.
+        on: whether ``thing`` is "features" or "structure".
 
     Raises:
         DilaError: the region is empty.
@@ -171,7 +171,7 @@ class Reach:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it looks at."""
+        """See `FrameCost`."""
         return frozenset({self.on})
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
@@ -182,7 +182,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Score:
-    """The environment's own distance to the goal: the truth, for simulators alone."""
+    """The environment's own distance to the goal, for simulators only."""
 
     needs: frozenset[Need] = frozenset({"score"})
 
@@ -194,11 +194,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Called:
-    """A function of one's own.
+    """Your own function as a cost.
 
     Args:
-        function: from a `Moment` to ``B S``.
-        needs: what it looks at.
+        function: function from a `Moment` to ``B S``.
+        needs: fields of `Moment` that it reads.
     """
 
     function: Callable[[Moment], Tensor]
@@ -211,13 +211,13 @@ class Called:
 
 @dataclass(frozen=True)
 class Sum:
-    """Several costs by weights."""
+    """Weighted sum of costs."""
 
     parts: Sequence[tuple[float, FrameCost]]
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What any of them looks at."""
+        """See `FrameCost`."""
         return frozenset().union(*(cost.needs for _, cost in self.parts))
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
@@ -227,14 +227,14 @@ class Sum:
 
 @dataclass(frozen=True)
 class Later:
-    """A cost when so many actions of the episode are done: goals that are clips have moved on by as many frames."""
+    """A cost after ``step`` actions of the episode: goals that are clips advance by as many frames."""
 
     cost: FrameCost
     step: int
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the cost looks at."""
+        """See `FrameCost`."""
         return self.cost.needs
 
     def __call__(self, moment: Moment) -> Float[Tensor, "B S"]:
@@ -243,28 +243,30 @@ class Later:
 
 
 def vp2(goal: Pictures, classifier: Callable[[Tensor], Tensor]) -> Sum:
-    """VP2's objective of RoboDesk: half the squared pixels, less ten times the logits of the goal's classifier."""
+    """Return VP2's objective for RoboDesk: half the squared pixel distance, minus ten times the classifier's logit."""
     return Sum([(0.5, Pixels(goal)), (10.0, Classified(classifier, "pixels", VP2_SIZE))])
 
 
 Over = Literal["mean", "sum", "last"]
-"""How the costs of the K frames of a future become one number; VP2's is the sum."""
+"""How the costs of the K frames of a future are combined; VP2 uses the sum."""
 
 
 def total(frames: Sequence[Float[Tensor, "B S"]], over: Over) -> Float[Tensor, "B S"]:
-    """One number a candidate from those of its frames."""
+    """Combine the costs of the frames of each candidate into one number."""
     table = torch.stack(list(frames))
     return {"mean": table.mean(0), "sum": table.sum(0), "last": table[-1]}[over]
 
 
 def _at(goal: Tensor, moment: Moment) -> Tensor:
-    """Of goals ``B G ...`` those of a moment, ``B 1 ...``."""
+    """Select the goal frames of a moment, ``B 1 ...``, from goals ``B G ...``."""
     return goal[:, min(moment.step + moment.k, goal.shape[1] - 1)][:, None]
 
 
 def _check_region(region: Tensor | None) -> None:
     if region is not None and not 0 < float(region.float().sum()) < torch.inf:
-        raise DilaError("region weighs no cell of the grid, or not by numbers; give one above 0 where it should look")
+        raise DilaError(
+            "the weights of region must sum to a positive finite number; give positive weights to some cells"
+        )
 
 
 def _map_distance(
@@ -273,7 +275,7 @@ def _map_distance(
     if goal.ndim != maps.ndim or goal.shape[2:] != maps.shape[2:] or len(goal) not in (1, len(maps)):
         raise DilaError(
             f"a goal of {len(goal)} x {list(goal.shape[2:])} cannot be compared with futures of {len(maps)} x "
-            f"{list(maps.shape[2:])}; give B G H W C, made by Imagination.structure for Structure and by "
+            f"{list(maps.shape[2:])}; give B G H W C, from Imagination.structure for Structure or from "
             "Imagination.see for Features"
         )
     squared = (maps.float() - goal.to(maps.device, torch.float32)).square().mean(-1)
@@ -284,7 +286,7 @@ def _map_distance(
 
 
 def _resized(pictures: Float[Tensor, "B S 3 _ _"], size: int) -> Float[Tensor, "B S 3 Y X"]:
-    """Bilinear without antialiasing, as VP2 brings its predictions to their size."""
+    """Resize bilinearly without antialiasing, as VP2 resizes its predictions."""
     if pictures.shape[-1] == size and pictures.shape[-2] == size:
         return pictures
     flat = F.interpolate(pictures.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)

@@ -1,7 +1,7 @@
-"""Where candidates are tried out: in the imagination of a model, or in copies of the simulator itself.
+"""Dynamics that candidates are evaluated in: a world model, or the simulator itself.
 
-Both turn what is the case now and a cost into a function from candidates to their costs, which is all that a planner
-sees. The context is read once for all candidates of all environments.
+Both turn the current state and a cost into a function from candidates to their costs, which is all that a planner sees.
+The context is encoded once for all candidates.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,42 +24,42 @@ from dila.planning.planner import CostOf
 from dila.shapes import Features, Float, LatentActions, Structure, Tensor, UInt8
 
 _MOST = 1024
-"""Futures imagined at once."""
+"""Maximum number of futures per forward pass."""
 _ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
-"""Numbers in one frame's features of all futures that are imagined at once. More are slower on a processor, whose
-caches they leave, and memory would grow with the number of candidates."""
+"""Maximum number of values in one frame's features of all futures of a forward pass. More do not fit into the caches of
+a CPU, and memory would grow with the number of candidates."""
 
 ToLatent = Callable[[Tensor], Tensor]
-"""Real actions ``B K Da`` to latent ones ``B K Dz``."""
+"""Function from real actions ``B K Da`` to latent actions ``B K Dz``."""
 
 
 class Now(NamedTuple):
-    """What is the case in B environments."""
+    """Current state of B environments."""
 
     frames: UInt8[Tensor, "B T 3 Y X"]
-    """The last frames, the present one at the end."""
+    """The last frames, up to the current one."""
     environments: Sequence[Any]
 
 
 def at_once(e: Features) -> int:
-    """How many futures to imagine at once from such frames on their device; the rest waits its turn."""
+    """Number of futures per forward pass, given features of the context."""
     numbers = _ON_A_CPU if e.device.type == "cpu" else _ELSEWHERE
     return max(1, min(_MOST, numbers // e[0, 0].numel()))
 
 
 def in_turn(candidates: Tensor, count: int, axis: int = 0) -> tuple[Tensor, ...]:
-    """The candidates in parts as alike as can be, of so many at the most."""
+    """Split candidates into parts of about equal size, of at most ``count``."""
     return candidates.chunk(ceil(candidates.shape[axis] / count), axis)
 
 
 class Imagination:
-    """Futures in a world model.
+    """Dynamics of a world model.
 
     Args:
         world: model, encoder and decoder.
-        to_latent: actions of the environment to latent actions; the model's own action encoder when None.
-        over: how the costs of a future's frames become one.
-        chunk: futures at once, instead of `at_once`.
+        to_latent: function from actions of the environment to latent actions; None uses the model's action encoder.
+        over: how the costs of the frames of a future are combined.
+        chunk: futures per forward pass; None uses `at_once`.
 
     Raises:
         DilaError: the model has no action encoder.
@@ -71,44 +71,44 @@ class Imagination:
         self.to_latent = to_latent or _own_encoder(world.model)
 
     def see(self, frames: UInt8[Tensor, "B T 3 Y X"]) -> Features:
-        """Features of frames.
+        """Return features of frames.
 
         Raises:
-            DilaError: frames of another shape.
+            DilaError: the frames have another shape.
         """
         if frames.ndim != 5 or frames.shape[2] != 3:
-            raise DilaError(f"frames should be B T 3 Y X, not {list(frames.shape)}; one picture is a clip of T = 1")
+            raise DilaError(f"frames must be B T 3 Y X, not {list(frames.shape)}; one picture is a clip of T = 1")
         with self.world.running():
             return self.world.encoder.encode(frames)
 
     def structure(self, frames: UInt8[Tensor, "B T 3 Y X"]) -> Structure:
-        """Structure of frames, such as a goal's."""
+        """Return the structure of frames, such as those of a goal."""
         with self.world.running():
             return self.layout().read(self.see(frames)).float()
 
     def layout(self) -> Layout:
-        """The model as it moves structure alone.
+        """Return the model restricted to structure.
 
         Raises:
-            DilaError: it has no structure.
+            DilaError: the model has no structure.
         """
         return _layout(self.world.model)
 
     def costs(self, now: Now, cost: FrameCost) -> CostOf:
-        """The cost of candidates ``B S K Da`` that begin now; what it does not need is not computed.
+        """Return a function from candidates ``B S K Da`` to costs; only what the cost needs is computed.
 
         Raises:
-            DilaError: the cost needs what only a simulator has, or what this model has not.
+            DilaError: the cost needs a simulator's score, or a decoder or structure that the model lacks.
         """
         if "score" in cost.needs:
-            raise DilaError("a model cannot know the environment's own score; choose another cost, or a simulator")
+            raise DilaError("a model does not know the environment's own score; choose another cost, or a simulator")
         if "pixels" in cost.needs and self.world.decoder is None:
-            raise DilaError("this model has no decoder, which a cost of pixels needs: dila train-decoder")
+            raise DilaError("a cost of pixels needs a decoder, which this model lacks; train one: dila train-decoder")
         model: Any = self.world.model
         if cost.needs == {"structure"}:
             model = _layout(model)
         elif "structure" in cost.needs:
-            _layout(model)  # says it of a model that has none
+            _layout(model)  # raises if the model has no structure
         e = self.see(now.frames)
         with self.world.running():
             state = model.start(e)
@@ -120,11 +120,11 @@ class Imagination:
         return of
 
     def in_turn(self, candidates: Float[Tensor, "B S K Da"], e: Features) -> tuple[Float[Tensor, "B _ K Da"], ...]:
-        """Candidates on the device of the context's features, in parts of as many futures as are imagined at once."""
+        """Move candidates to the device of the context's features, and split them into parts for one forward pass."""
         return in_turn(candidates.to(e.device), max(1, (self.chunk or at_once(e)) // len(e)), axis=1)
 
     def imagine(self, now: Now, actions: Float[Tensor, "B K Da"]) -> Float[Tensor, "B K H W D"]:
-        """Features of the frames under these actions: what a plan looks like."""
+        """Return features of the frames under these actions, for example of a plan."""
         e = self.see(now.frames)
         with self.world.running():
             return rollout(self.world.model, e, self.to_latent(actions.to(e.device))).float()
@@ -141,7 +141,7 @@ class Imagination:
         return total(costs, self.over)
 
     def _moment(self, cost: FrameCost, k: int, reached: Any, made: Tensor) -> tuple[Tensor | None, ...]:
-        """Structure, features and pixels of N futures."""
+        """Structure, features and pixels of one frame of N futures, each if the cost needs it."""
         structure = reached.s if "structure" in cost.needs else None
         features = made if "features" in cost.needs else None
         pixels = None
@@ -153,27 +153,31 @@ class Imagination:
 
 @dataclass(frozen=True)
 class Simulation:
-    """Futures in the simulator itself: what a perfect model would know.
+    """Dynamics of the simulator itself, the upper bound for any model.
 
     Args:
-        eyes: what turns pictures into the features and structure that a cost needs; None where it needs neither.
-        over: how the costs of a future's frames become one.
+        eyes: model that computes features and structure of pictures; None if the cost needs neither.
+        over: how the costs of the frames of a future are combined.
     """
 
     eyes: Imagination | None = None
     over: Over = "mean"
 
     def costs(self, now: Now, cost: FrameCost) -> CostOf:
-        """The cost of candidates ``B S K Da`` that begin now; each environment is put back as it was after every one.
+        """Return a function from candidates ``B S K Da`` to costs; environments are restored after each candidate.
 
         Raises:
-            DilaError: an environment that cannot be put back, or a cost that needs eyes where there are none.
+            DilaError: an environment is not `Simulated`, or the cost needs ``eyes`` and there are none.
         """
         for environment in now.environments:
             if not isinstance(environment, Simulated):
-                raise DilaError(f"{type(environment).__name__} cannot be put back to a state; plan with a model")
+                raise DilaError(
+                    f"{type(environment).__name__} lacks state, restore, advance, picture or score; plan with a model"
+                )
         if cost.needs - {"score", "pixels"} and self.eyes is None:
-            raise DilaError(f"a cost of {', '.join(sorted(cost.needs))} in a simulator needs the model's eyes")
+            raise DilaError(
+                f"a cost of {', '.join(sorted(cost.needs))} in a simulator needs a model; give it as eyes of Simulation"
+            )
 
         def of(candidates: Tensor) -> Tensor:
             tried = [
@@ -215,7 +219,7 @@ class Simulation:
     def _seen(
         self, now: Now, pictures: UInt8[Tensor, "B S K 3 Y X"], cost: FrameCost
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Features and structure of the futures, a few at a time; the frames before them are read once."""
+        """Features and structure of the futures, in parts; the context is encoded once."""
         if self.eyes is None or not cost.needs & {"features", "structure"}:
             return None, None
         e, past = self.eyes.see(now.frames), None
@@ -239,7 +243,7 @@ class _Future(NamedTuple):
 def _look(
     eyes: Imagination, pictures: UInt8[Tensor, "B S K 3 Y X"], past: BackboneCache | None, cost: FrameCost
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Features, where the cost needs them, and structure, where there is a past of each of the B."""
+    """Features, if the cost needs them, and structure, if the past of each environment is given."""
     shape, e, s = pictures.shape[:2], eyes.see(pictures.flatten(0, 1)), None
     if past is not None:
         with eyes.world.running():
@@ -249,11 +253,11 @@ def _look(
 
 def _layout(model: Any) -> Layout:
     if not isinstance(model, DiLA):
-        raise DilaError(f"a cost of structure needs a DiLA, not {type(model).__name__}; choose features or pixels")
+        raise DilaError(f"a cost of structure needs a DiLA, not a {type(model).__name__}; choose features or pixels")
     return Layout(model)
 
 
 def _own_encoder(model: Any) -> ToLatent:
     if getattr(model, "action_encoder", None) is None:
-        raise DilaError("this model knows latent actions alone; give it real ones with: dila adapt MODEL DATA")
+        raise DilaError("this model has no action encoder; adapt it to real actions with: dila adapt MODEL DATA")
     return model.encode_actions

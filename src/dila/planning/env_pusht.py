@@ -1,8 +1,9 @@
-"""Push-T to plan in: reach a place with the agent, or push the block to a pose (`dila.data.pusht`, the same pictures).
+"""Planning in Push-T: reach a position with the agent, or push the block to a pose (pictures as in `dila.data.pusht`).
 
-An action is the displacement [x, y], in units of the board (0..512), from the agent to the target that it is drawn to,
-in every raw step anew: held, it moves the agent steadily. (The simulator's own action, the target's place on the board,
-says nothing of a motion to who does not know where the agent is.) Facts: agent [x, y], block [x, y, angle].
+An action is the displacement [x, y], in units of the board (0..512), from the agent to the target that it is pulled
+towards, applied anew in every raw step: a held action moves the agent steadily. (The simulator's own action, the
+absolute target position, does not determine a motion without the agent's position.) Facts: agent [x, y], block [x, y,
+angle].
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from dila.planning.planner import Limits
 from dila.shapes import Tensor, UInt8
 
 LIMIT = 150.0
-"""Of a displacement: 60 a step, the fastest of the recordings."""
+"""Maximum displacement per axis; it moves the agent by 60 per step, the fastest in the recordings."""
 BARS = (
     ((-60.0, 0.0), (60.0, 0.0), (60.0, 30.0), (-60.0, 30.0)),
     ((-15.0, 30.0), (15.0, 30.0), (15.0, 120.0), (-15.0, 120.0)),
@@ -42,11 +43,11 @@ class PushTBody:
         self.env: Any = make_pusht(10**9)
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Agent and block at random, apart."""
+        """Place agent and block at random, apart from each other."""
         reset_clear(self.env, rng, goal=True)
 
     def snapshot(self) -> _Snapshot:
-        """Places and velocities. What the physics engine remembers of contacts is left out: it is worth little."""
+        """Return positions and velocities, without the physics engine's cached contacts, which matter little."""
         agent, block = self.env.unwrapped.agent, self.env.unwrapped.block
         return _Snapshot(
             (tuple(agent.position), tuple(agent.velocity)),
@@ -54,7 +55,7 @@ class PushTBody:
         )
 
     def restore(self, snapshot: _Snapshot) -> None:
-        """The angle first: turning moves the block about its middle."""
+        """Restore a snapshot; the angle first, because setting it also moves the block."""
         agent, block = self.env.unwrapped.agent, self.env.unwrapped.block
         agent.position, agent.velocity = snapshot.agent
         block.angle = snapshot.block[1]
@@ -64,16 +65,16 @@ class PushTBody:
         space.reindex_shapes_for_body(block)
 
     def facts(self) -> np.ndarray:
-        """Agent [x, y], block [x, y, angle]."""
+        """Return agent [x, y] and block [x, y, angle]."""
         agent, block = self.env.unwrapped.agent, self.env.unwrapped.block
         return np.array([*agent.position, *block.position, block.angle])
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """As recorded."""
+        """Render as in the recordings."""
         return picture(self.env, size)
 
     def act(self, action: np.ndarray) -> None:
-        """One step of 0.1 s; the simulator's own `step` without its reward, which costs more than the physics."""
+        """Advance by 0.1 s, like the simulator's `step` but without its reward, which is slower than the physics."""
         env = self.env.unwrapped
         agent = env.agent
         target = np.clip(np.asarray(agent.position) + np.clip(action, -LIMIT, LIMIT), 0, BOARD)
@@ -83,7 +84,7 @@ class PushTBody:
             env.space.step(env.dt)
 
     def close(self) -> None:
-        """Give the environment back."""
+        """Close the environment."""
         self.env.close()
 
 
@@ -97,7 +98,7 @@ def _moved(first: np.ndarray, now: np.ndarray) -> bool:
 
 
 def _stage_push(body: PushTBody, rng: np.random.Generator) -> Staged | None:
-    """From just before the block is touched to 1.2 s later, if it went somewhere and stayed on the board."""
+    """Stage an episode from 0.3 s before the block is touched to 1.2 s after, if it moved and stayed on the board."""
     body.reset(rng)
     driver = Driver(rng, "push")
     staged = driven(body, lambda: _drive(body, driver), 60, _moved, lead=3, ahead=12)
@@ -109,7 +110,7 @@ def _stage_push(body: PushTBody, rng: np.random.Generator) -> Staged | None:
 
 
 def _stage_reach(body: PushTBody, rng: np.random.Generator) -> Staged | None:
-    """Somewhere else on the board, where the way has touched nothing."""
+    """Stage an episode from a random position to where a script takes the agent in 1.4 s without touching the block."""
     body.reset(rng)
     start, first = body.snapshot(), body.facts()
     driver = Driver(rng, "random")
@@ -120,12 +121,12 @@ def _stage_reach(body: PushTBody, rng: np.random.Generator) -> Staged | None:
 
 
 def keypoint_distance(facts: np.ndarray, goal: np.ndarray) -> float:
-    """Mean distance of the corners of the block to those of the goal, in shares of the board."""
+    """Mean distance of the block's corners from those of the goal, in board widths."""
     return float(np.linalg.norm(_corners(facts[2:]) - _corners(goal[2:]), axis=1).mean()) / BOARD
 
 
 def reach_distance(facts: np.ndarray, goal: np.ndarray) -> float:
-    """Distance of the agent to its goal, in shares of the board."""
+    """Distance of the agent from its goal, in board widths."""
     return float(np.linalg.norm(facts[:2] - goal[:2])) / BOARD
 
 

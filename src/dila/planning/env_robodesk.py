@@ -1,9 +1,9 @@
-"""RoboDesk's tasks of VP2 to plan in (`dila.data.sim_robodesk`, the same pictures and actions).
+"""Planning in RoboDesk: the tasks of VP2 (pictures and actions as in `dila.data.sim_robodesk`).
 
-VP2 knows success alone; here a score is what is left to do as a share, at least `SUCCESS` until RoboDesk's own success
-holds and 0 from then on, so that there is progress to speak of. An episode begins `LEAD` steps before its script gets
-there, or a little earlier if next to nothing is left by then, and its goal is where the script got: slide and blocks
-are pushed, buttons pressed, and the drawer, where it stands open a hand's breadth, is pushed out from within.
+VP2 measures success only. Here the score is the share of the task that is left to do: at least `SUCCESS` until
+RoboDesk's own success condition holds, then 0. An episode starts `LEAD` steps before its script succeeds, or earlier if
+almost nothing is left to do by then; its goal is the state after the script succeeded. Slide and blocks are pushed,
+buttons are pressed, and the drawer is pushed open from inside, in episodes in which it starts slightly open.
 """
 
 from collections.abc import Callable
@@ -20,53 +20,54 @@ from dila.planning.environment import SUCCESS, Staged, Task, driven
 
 COLOURS = ("red", "green", "blue")
 OPEN, PRESSED, LOW, STAY = 0.55, -0.00453, 0.6, 0.01
-"""RoboDesk's thresholds: of the slide, of a light, of a block below the table, of blocks that did not move."""
+"""RoboDesk's thresholds: slide open, button pressed, block below the table, block not moved."""
 PULLED = 0.2
+"""Metres that the drawer must be open."""
 LEAD = 12
-"""Steps before the success at which an episode begins, at the latest."""
+"""Minimum number of steps between the start of an episode and the script's success."""
 
 ARM = 9
-"""Joints of the arm, which come first."""
+"""Number of joints of the arm, which come first in the state."""
 LOWEST = 0.8
-"""Where the fingers touch the desk."""
+"""Height of the hand at which the fingers touch the desk."""
 AJAR = 0.085
-"""Metres that the drawer stands open where the fingers find room behind its front."""
+"""Metres that the drawer must be open for the fingers to fit behind its front."""
 PATIENCE = 140
-"""Steps that a script has at most."""
+"""Maximum number of steps of a script."""
 
 Legs = Callable[[RoboDesk, np.random.Generator], list[Leg]]
-"""Places that they take without ``copy`` move with the thing."""
+"""Makes the legs of a script. MuJoCo's arrays are views: positions taken without ``copy`` follow the object."""
 
 
 class DeskBody(SimulatorBody):
-    """An arm at a desk. Facts are the simulator's state, the three lights, and where the blocks stood at the reset."""
+    """A robot arm at a desk. Facts: the simulator's state, the three lights, and the blocks' positions at reset."""
 
     width = 76
-    """Of VP2's states, the hand's three included, which follow from the others."""
+    """Length of VP2's states, including the hand's position, which follows from the rest."""
 
     def __init__(self) -> None:
         super().__init__(RoboDesk(), lambda sim: (sim.physics.model.ptr, sim.physics.data.ptr))
         self.stood = np.zeros(9)
 
     def reset(self, rng: np.random.Generator) -> None:
-        """As the recordings begin."""
+        """Reset as in the recordings."""
         super().reset(rng)
         self.stood = self._blocks()
 
     def facts(self) -> np.ndarray:
-        """See the class."""
+        """Return the facts; see the class."""
         desk: Any = self.simulator
         lights = [float(desk.physics.named.data.qpos[f"{colour}_light"][0]) for colour in COLOURS]
         return np.concatenate([desk.state(), lights, self.stood])
 
     def restore(self, snapshot: tuple[np.ndarray, list[dict[str, Any]]]) -> None:
-        """And the arm's inner model, which inverse kinematics is solved in."""
+        """Restore a snapshot, and the copy of the physics in which inverse kinematics is solved."""
         super().restore(snapshot)
         desk: Any = self.simulator
         desk.env.physics_copy.data.qpos[:] = desk.physics.data.qpos[:]
 
     def put(self, state: np.ndarray) -> None:
-        """Into a state of VP2 (`dila.planning.vp2_files`); the blocks stand where they are from now on."""
+        """Set a state of VP2 (`dila.planning.vp2_files`); its block positions count as those at reset."""
         physics: Any = self.simulator.physics  # type: ignore[attr-defined]
         arm, things = ARM, physics.model.nq - ARM
         physics.reset()
@@ -84,28 +85,28 @@ class DeskBody(SimulatorBody):
 
 SLIDE, DRAWER = 13, 12
 BLOCKS = {"ball": 17, "upright_block": 24, "flat_block": 31}
-"""Places of things in the simulator's state, see its names; lights and standing places come after."""
+"""Indices into the facts: the simulator's state (see its names), then lights, then block positions at reset."""
 LIGHTS: dict[str, int] = dict(zip(COLOURS, (38, 39, 40), strict=True))
 STOOD = dict(zip(BLOCKS, (41, 44, 47), strict=True))
 
 
 def slide_left(facts: np.ndarray, goal: np.ndarray) -> float:
-    """Of the slide's way."""
+    """Share of the slide's distance that is left."""
     return _left(OPEN - facts[SLIDE], OPEN)
 
 
 def drawer_left(facts: np.ndarray, goal: np.ndarray) -> float:
-    """Of the drawer's way, which is negative."""
+    """Share of the drawer's distance that is left; its position is negative when open."""
     return _left(PULLED + facts[DRAWER], PULLED)
 
 
 def button_left(facts: np.ndarray, goal: np.ndarray, *, colour: str) -> float:
-    """Of the light's way that the button moves."""
+    """Share of the button's travel that is left, measured by the position of its light."""
     return _left(facts[LIGHTS[colour]] - PRESSED, -PRESSED)
 
 
 def block_left(facts: np.ndarray, goal: np.ndarray, *, block: str) -> float:
-    """Of the block's way to where it lies after the fall; all of it as soon as another block has moved."""
+    """Share of the block's horizontal distance to the goal that is left; 1 if another block has moved, 0 if it fell."""
     others = [name for name in BLOCKS if name != block]
     if any(np.linalg.norm(_block(facts, name) - _stood(facts, name)) > STAY for name in others):
         return 1.0
@@ -128,13 +129,13 @@ def _stood(facts: np.ndarray, name: str) -> np.ndarray:
 
 
 def _slide_legs(desk: RoboDesk, rng: np.random.Generator) -> list[Leg]:
-    """Against the side of the handle, to the right."""
+    """Push the side of the handle to the right."""
     handle = desk.physics.named.data.site_xpos["slide_handle"].copy()
     return [*_to(handle - 0.1 * EAST), Leg(lambda: handle + 0.7 * EAST, 100, 1.0)]
 
 
 def _drawer_legs(desk: RoboDesk, rng: np.random.Generator) -> list[Leg]:
-    """Behind the front and towards the arm, which climbs as it comes nearer: down again, and on."""
+    """Push the front from behind, towards the arm; the hand rises as it comes nearer, so lower it again repeatedly."""
     handle = desk.physics.named.data.geom_xpos["drawer_handle"]
 
     def over(height: float) -> Callable[[], np.ndarray]:
@@ -148,7 +149,7 @@ def _drawer_legs(desk: RoboDesk, rng: np.random.Generator) -> list[Leg]:
 
 
 def _block_legs(desk: RoboDesk, rng: np.random.Generator, *, block: str) -> list[Leg]:
-    """From its left, and after it to the right wherever it turns, until it falls off the desk."""
+    """Push the block from its left, and follow it to the right until it falls off the desk."""
     place = desk.physics.named.data.xpos[block]
 
     def through() -> np.ndarray:
@@ -158,7 +159,7 @@ def _block_legs(desk: RoboDesk, rng: np.random.Generator, *, block: str) -> list
 
 
 def _button_legs(desk: RoboDesk, rng: np.random.Generator, *, colour: str) -> list[Leg]:
-    """From the front, down through it."""
+    """Press the button from the front, downwards."""
     button = desk.physics.named.data.xpos[f"{colour}_button"].copy()
     return [*_to(button - 0.04 * NORTH), Leg(lambda: button + 0.04 * NORTH - 0.02 * UP, 16, 0.8)]
 
@@ -169,7 +170,7 @@ def _to(place: np.ndarray) -> list[Leg]:
 
 
 def _scripted(desk: Any, legs: Legs) -> Any:
-    """The `RoboDesk` with one plan alone, for a `Driver`, that may leave the room over the desk."""
+    """Copy of the `RoboDesk` with a single plan, for a `Driver`; the hand may leave the space above the desk."""
     alone = copy(desk)
     alone.plan = partial(legs, desk)
     alone.strays = lambda: None

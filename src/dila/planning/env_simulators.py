@@ -1,10 +1,10 @@
-"""The MuJoCo simulators of `dila.data` to plan in: point maze, Fetch push, robosuite push, VP2's robosuite.
+"""Planning in the MuJoCo simulators of `dila.data`: point maze, Fetch push, robosuite push, VP2's robosuite.
 
-Pictures and actions are those of their recordings. A snapshot is MuJoCo's full integration state, and what the arm's
-controller keeps of its own. Starts and goals come from the recordings' scripts (`dila.planning.environment.driven`).
+Pictures and actions are those of the recordings. A snapshot is MuJoCo's full integration state plus the internal state
+of the arm's controllers. Starts and goals come from the recordings' scripts (`dila.planning.environment.driven`).
 
-Scores: in the maze, metres to the goal over 8, the width of the maze; of pushes, metres from the object to its goal, of
-several the largest (VP2's robosuite).
+Scores: in the maze, the distance to the goal in maze widths (8 m); in pushes, the distance of the object from its goal
+in metres, the largest if there are several objects.
 """
 
 import copy
@@ -25,18 +25,18 @@ from dila.planning.planner import Limits
 from dila.shapes import Tensor, UInt8
 
 MAZE = 8.0
-"""Metres: as long as the maze is wide."""
+"""Width of the maze in metres."""
 NEAR = 2 * SUCCESS
-"""A goal nearer than this to the start would be no task."""
+"""Minimum initial score of an episode, so that there is something to do."""
 
 
 class SimulatorBody:
-    """A simulator of `dila.data`; see `dila.planning.environment.Body`.
+    """A simulator of `dila.data` as a `dila.planning.environment.Body`.
 
     Args:
-        simulator: its own, for several environments are planned at once.
-        locate: from the simulator to its ``MjModel`` and ``MjData``.
-        beside: from the simulator to the objects that keep numbers beside MuJoCo's: controllers, grippers.
+        simulator: the simulator, not shared with other environments.
+        locate: returns its ``MjModel`` and ``MjData``.
+        beside: returns objects with numeric state outside of MuJoCo, such as controllers and grippers.
     """
 
     relative: tuple[str, ...] = ()
@@ -54,11 +54,11 @@ class SimulatorBody:
         self.limits = Limits.unit(len(self.names))
 
     def reset(self, rng: np.random.Generator) -> None:
-        """As the recordings begin."""
+        """Reset as in the recordings."""
         self.simulator.reset(rng)
 
     def snapshot(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        """MuJoCo's integration state, and the numbers beside it."""
+        """Return MuJoCo's integration state, and the numeric state outside of it."""
         mujoco: Any = importlib.import_module("mujoco")
         model, data = self.locate(self.simulator)
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -67,7 +67,7 @@ class SimulatorBody:
         return state, [copy.deepcopy(_numbers(thing)) for thing in self.beside(self.simulator)]
 
     def restore(self, snapshot: tuple[np.ndarray, list[dict[str, Any]]]) -> None:
-        """The state, all that follows from it, and the state again, whose warm start that has moved."""
+        """Restore a snapshot; the state is set twice, because `mj_forward` changes its solver warm start."""
         mujoco: Any = importlib.import_module("mujoco")
         model, data = self.locate(self.simulator)
         state, numbers = snapshot
@@ -79,24 +79,24 @@ class SimulatorBody:
             vars(thing).update(copy.deepcopy(its))
 
     def facts(self) -> np.ndarray:
-        """The simulator's state."""
+        """Return the simulator's state."""
         return self.simulator.state()
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """As recorded."""
+        """Render as in the recordings."""
         return self.simulator.picture(size)
 
     def act(self, action: np.ndarray) -> None:
-        """One raw step."""
+        """Advance by one raw step."""
         self.simulator.step(np.clip(action, -1, 1).astype(np.float32))
 
     def close(self) -> None:
-        """Give the drawing context back."""
+        """Close the simulator and its rendering context."""
         self.simulator.close()
 
 
 def _numbers(thing: Any) -> dict[str, Any]:
-    """The attributes that are numbers."""
+    """Attributes of an object that are numbers, arrays or None."""
     return {
         name: value for name, value in vars(thing).items() if isinstance(value, int | float | np.ndarray | type(None))
     }
@@ -110,17 +110,17 @@ class MazeBody(SimulatorBody):
 
 
 class FetchBody(SimulatorBody):
-    """An arm and a cube."""
+    """A robot arm and a cube."""
 
     def __init__(self) -> None:
         super().__init__(FetchPush(), lambda sim: (sim.env.model, sim.env.data))
 
 
 class RobosuiteBody(SimulatorBody):
-    """An arm and two cubes.
+    """A robot arm and two cubes.
 
     Args:
-        simulator: an arm with other things.
+        simulator: a simulator with other objects; None means two cubes.
     """
 
     def __init__(self, simulator: Push | None = None) -> None:
@@ -132,15 +132,16 @@ class RobosuiteBody(SimulatorBody):
 
 
 class ThingsBody(RobosuiteBody):
-    """VP2's: an arm, two boxes, a cylinder and a ball."""
+    """VP2's scene: a robot arm, two boxes, a cylinder and a ball."""
 
     width = 71
+    """Length of VP2's states."""
 
     def __init__(self) -> None:
         super().__init__(PushThings())
 
     def put(self, state: np.ndarray) -> None:
-        """Into a state of VP2 (`dila.planning.vp2_files`), the arm at rest with its controller."""
+        """Set a state of VP2 (`dila.planning.vp2_files`), and reset the goals of the arm's controllers to it."""
         sim: Any = self.simulator.env.sim  # type: ignore[attr-defined]
         positions, speeds = sim.model.nq, sim.model.nv
         sim.reset()
@@ -161,7 +162,7 @@ def _stage(
     least: float,
     far: Callable[[np.ndarray, np.ndarray], float],
 ) -> Staged | None:
-    """Drive by the recordings' script until a thing moves."""
+    """Run the recordings' script until one of ``things`` has moved; None if it fails or the goal is too near."""
     body.reset(rng)
     driver = Driver(body.simulator, rng, "scripted")
     places = [body.simulator.names["state"].index(thing) for thing in things]
@@ -186,12 +187,12 @@ def _fetch_distance(facts: np.ndarray, goal: np.ndarray) -> float:
 
 
 def _farthest(facts: np.ndarray, goal: np.ndarray) -> float:
-    """Of cubes or things, which begin at 5 and take 7 numbers each, see the names of the state."""
+    """Largest distance of an object from its goal; in the state, objects start at index 5 and take 7 numbers each."""
     return float(max(np.linalg.norm(facts[i : i + 3] - goal[i : i + 3]) for i in range(5, len(facts), 7)))
 
 
 def _farthest_on_the_table(facts: np.ndarray, goal: np.ndarray) -> float:
-    """Nothing where something has fallen."""
+    """`_farthest`, or 0 if an object has fallen off the table in the goal."""
     return _farthest(facts, goal) if goal[7::7].min() > TABLE else 0.0
 
 

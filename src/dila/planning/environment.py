@@ -1,9 +1,8 @@
-"""Environments to plan in: Gymnasium's verbs, a goal that a script has shown to be near, and a way back to any state.
+"""Environments for planning: Gymnasium's methods, a goal that a script has reached, and states that can be restored.
 
-An environment is a `Body`, what moves and is seen, under a `Task`, where to begin and where to get. A task begins
-where its script was a moment before things happened, and its goal is what the script then did: so every goal can be
-reached in about the time that there is. One action is all that happens between two frames of the model: it is held for
-the raw steps in between.
+An environment is a `Body` (a simulator) under a `Task` (start, goal and score). An episode starts a moment before its
+script achieved something, and the goal is the state after that, so every goal can be reached in the available time. An
+action is held for all raw steps between two frames of the model.
 """
 
 from collections.abc import Callable
@@ -18,53 +17,53 @@ from dila.planning.planner import Limits
 from dila.shapes import Tensor, UInt8
 
 SUCCESS = 0.05
-"""A score below this has reached the goal (VP2)."""
+"""Score below which the goal is reached (VP2)."""
 TRIES = 50
-"""Scripts that are run until one makes a start and a goal."""
+"""Maximum number of attempts of a script to find a start and a goal."""
 
 
 @runtime_checkable
 class Body(Protocol):
-    """A simulator that can be put back. Actions are those of one raw step (`dila.planning.allowed`)."""
+    """A simulator whose state can be restored. Actions are those of one raw step (`dila.planning.allowed`)."""
 
     limits: Limits
 
     @property
     def fps(self) -> int | float:
-        """Raw steps a second."""
+        """Raw steps per second."""
         ...
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Begin anew; everything that is random comes from `rng`."""
+        """Reset; all randomness comes from `rng`."""
         ...
 
     def snapshot(self) -> Any:
-        """Everything that the future depends on."""
+        """Return the full state, everything that the future depends on."""
         ...
 
     def restore(self, snapshot: Any) -> None:
-        """Put it back."""
+        """Restore a snapshot."""
         ...
 
     def facts(self) -> np.ndarray:
-        """What is the case, as numbers that a task is scored by."""
+        """Return the numbers that a task is scored by."""
         ...
 
     def picture(self, size: int) -> UInt8[Tensor, "3 Y X"]:
-        """What the camera sees now."""
+        """Render the current state."""
         ...
 
     def act(self, action: np.ndarray) -> None:
-        """One raw step."""
+        """Execute one raw step."""
         ...
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release resources."""
         ...
 
 
 class Staged(NamedTuple):
-    """Snapshots of where an episode begins and of its goal."""
+    """Snapshots of the start of an episode and of its goal."""
 
     start: Any
     goal: Any
@@ -72,11 +71,11 @@ class Staged(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """Where to begin, where to get, and how far that is.
+    """Start, goal and score of an episode.
 
     Args:
-        stage: script that begins anew and finds start and goal; None when this time nothing came of it.
-        score: from the facts now and those of the goal to a distance, 0 at the goal, `SUCCESS` near enough.
+        stage: script that resets the body and finds a start and a goal; returns None if this attempt failed.
+        score: distance from the current facts to those of the goal; below `SUCCESS` the goal is reached.
     """
 
     stage: Callable[[Any, np.random.Generator], Staged | None]
@@ -88,70 +87,70 @@ Picture = UInt8[Tensor, "3 Y X"] | np.ndarray
 
 
 def as_tensor(picture: Any) -> UInt8[Tensor, "3 Y X"]:
-    """What an environment shows, copied, as some environments draw over their last one.
+    """Return an environment's picture as a tensor, copied, because some environments reuse their buffer.
 
     Raises:
-        DilaError: it is no such picture.
+        DilaError: the picture is not uint8 ``3 Y X``.
     """
     shown = torch.from_numpy(picture.copy()) if isinstance(picture, np.ndarray) else picture
     if not isinstance(shown, Tensor) or shown.dtype != torch.uint8 or shown.ndim != 3 or shown.shape[0] != 3:
         told = f"{picture.dtype} {list(picture.shape)}" if isinstance(shown, Tensor) else type(picture).__name__
         raise DilaError(
-            f"an environment's picture should be a tensor or NumPy array of uint8 3 Y X, not {told}; bring it to that "
-            "in reset, step and picture, and the goal too"
+            f"an environment's picture must be a tensor or NumPy array of uint8 3 Y X, not {told}; convert pictures in "
+            "reset, step and picture, and the goal"
         )
     return shown.clone() if shown is picture else shown
 
 
 @runtime_checkable
 class Environment(Protocol):
-    """Gymnasium's verbs as far as the loop uses them; an observation is a picture."""
+    """The part of Gymnasium's interface that the control loop uses; observations are pictures."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Picture, dict[str, Any]]:
-        """Begin: the first picture; in the second part ``goal`` (a picture), and ``score`` where there is one."""
+        """Start an episode; returns the first picture and a dict with ``goal`` (a picture) and optionally ``score``."""
         ...
 
     def step(self, action: np.ndarray) -> tuple[Picture, float, bool, bool, dict[str, Any]]:
-        """Picture, a reward that nothing reads, whether the episode is over, in either, and ``score`` as in reset."""
+        """Return picture, reward (unused), terminated, truncated (either ends the episode) and a dict as in reset."""
         ...
 
 
 @runtime_checkable
 class Simulated(Protocol):
-    """An environment that can be put back: what planning in the true simulator needs."""
+    """An environment whose state can be restored, for planning in the true simulator."""
 
     def state(self) -> Any:
-        """Everything that the future depends on."""
+        """Return the full state, everything that the future depends on."""
         ...
 
     def restore(self, state: Any) -> None:
-        """Put it back."""
+        """Restore a state."""
         ...
 
     def advance(self, action: np.ndarray) -> None:
-        """`step` without looking."""
+        """Execute an action without rendering."""
         ...
 
     def picture(self) -> Picture:
-        """What the camera sees now."""
+        """Render the current state."""
         ...
 
     def score(self) -> float:
-        """Distance to the goal; 0 is there."""
+        """Return the distance to the goal; 0 at the goal."""
         ...
 
 
 class GoalEnvironment:
-    """A body under a task: an `Environment`, and `Simulated`.
+    """A body under a task, as an `Environment` that is also `Simulated`.
 
     Args:
-        body: what moves.
-        task: where to get.
+        body: the simulator.
+        task: the task.
         repeats: raw steps that an action is held for.
-        size: pixels a side of pictures.
-        given: from a seed to start and goal; the task's script makes them where it is None.
+        size: size of pictures in pixels.
+        given: function from a seed to start and goal; None uses the task's script.
     """
 
     def __init__(
@@ -172,7 +171,7 @@ class GoalEnvironment:
         """See `Environment`.
 
         Raises:
-            DilaError: the script came to nothing in many tries.
+            DilaError: the script found no start and goal in `TRIES` attempts.
         """
         staged = self.given(seed)
         self.body.restore(staged.goal)
@@ -185,11 +184,10 @@ class GoalEnvironment:
         for _ in range(TRIES):
             if (staged := self.task.stage(self.body, rng)) is not None:
                 return staged
-        raise DilaError(f"no start and goal were found in {TRIES} tries from seed {seed}; choose another seed")
+        raise DilaError(f"no start and goal found in {TRIES} attempts from seed {seed}; choose another seed")
 
     def step(self, action: np.ndarray) -> tuple[Tensor, float, bool, bool, dict[str, Any]]:
-        """See `Environment`: minus the score as the reward, and whether the goal is reached as ``is_success``, which
-        ends nothing (VP2 counts the best moment of all)."""
+        """See `Environment`. The reward is minus the score; ``is_success`` does not end the episode, as in VP2."""
         self.advance(action)
         score = self.score()
         return self.picture(), -score, False, False, {"score": score, "is_success": score < SUCCESS}
@@ -217,7 +215,7 @@ class GoalEnvironment:
         return float(self.task.score(self.body.facts(), self.goal))
 
     def close(self) -> None:
-        """Give back what the body holds."""
+        """Close the body."""
         self.body.close()
 
 
@@ -230,16 +228,19 @@ def driven(
     ahead: int,
     worth: Callable[[np.ndarray], bool] = lambda facts: True,
 ) -> Staged | None:
-    """Let a script drive until something happened: start ``lead`` raw steps before that, goal ``ahead`` after.
+    """Run a script until an event; stage an episode from ``lead`` raw steps before it to ``ahead`` after it.
 
     Args:
-        body: begun.
-        drive: the next action.
-        steps: to wait for it.
-        happened: from the facts of the beginning and those now.
-        lead: raw steps.
-        ahead: raw steps.
-        worth: from facts to whether an episode may start there; it starts so much earlier that it may.
+        body: the body, reset.
+        drive: returns the next action of the script.
+        steps: maximum number of raw steps until the event.
+        happened: whether the event has happened, given the first and the current facts.
+        lead: minimum number of raw steps from the start to the event.
+        ahead: raw steps from the event to the goal.
+        worth: whether an episode may start at these facts; the latest such state is chosen.
+
+    Returns:
+        None if the event did not happen, or no state may be the start.
     """
     snapshots, passed = [body.snapshot()], [body.facts()]
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Every environment to plan in by its name, and how one is made at a model's stride; yours by ``module:function``."""
+"""Environments by name, built for a model's stride; your own by ``module:function``."""
 
 from collections.abc import Sequence
 
@@ -22,28 +22,26 @@ ENVIRONMENTS: dict[str, tuple[str, str]] = {
     "robodesk-upright-block": ("dila.planning.env_robodesk:DeskBody", "dila.planning.env_robodesk:UPRIGHT_OFF"),
     "robodesk-flat-block": ("dila.planning.env_robodesk:DeskBody", "dila.planning.env_robodesk:FLAT_OFF"),
 }
-"""Body and task of each, by module and name; imported when used."""
+"""Body and task of each environment, as ``module:name``; imported when used."""
 
 
 def make_environment(name: str, stride: float, size: int = 128, tasks: Sequence[FromTo] | None = None) -> Environment:
-    """The environment of that name, whose actions are held for one stride of the model.
+    """Build an environment whose actions are held for one stride of the model.
 
     Args:
-        name: one of `ENVIRONMENTS`, or ``module:function`` of one's own, which is called with stride and size.
+        name: one of `ENVIRONMENTS`, or ``module:function`` of your own, which is called with stride and size.
         stride: seconds between two frames of the model.
-        size: pixels a side.
-        tasks: VP2's starts and goals, by seed (`dila.planning.vp2_files`); the script's when None.
+        size: size of pictures in pixels.
+        tasks: VP2's starts and goals, by seed (`dila.planning.vp2_files`); None uses the task's script.
 
     Raises:
-        MissingExtra: its simulator is not installed.
-        DilaError: an unknown name, a stride that is no multiple of the simulator's step, tasks for another one, or a
-            function of one's own that makes no `Environment`.
+        MissingExtra: the simulator is not installed.
+        DilaError: the name is unknown, the stride is not a multiple of the simulator's step, the tasks are of another
+            simulator, or your function returns no `Environment`.
     """
     if ":" in name:
         if tasks is not None:
-            raise DilaError(
-                f"goals: VP2 has tasks for robodesk-... and robosuite-vp2, not for {name}; leave the flag out"
-            )
+            raise DilaError(f"--goals: VP2 has tasks for robodesk-... and robosuite-vp2, not for {name}; omit the flag")
         return _own(name, stride, size)
     load_plugins()
     if name not in ENVIRONMENTS:
@@ -60,26 +58,28 @@ def _own(address: str, stride: float, size: int) -> Environment:
     try:
         make = named(address)
     except (ImportError, AttributeError, ValueError) as error:
-        raise DilaError(f"{address}: {error}; give MODULE:FUNCTION, of a module in this folder or installed") from error
+        raise DilaError(
+            f"{address} cannot be imported ({error}); give MODULE:FUNCTION of a module in this folder or installed"
+        ) from error
     made = make(stride, size)
     if not isinstance(made, Environment):
         raise DilaError(
-            f"{address} made an object of type {type(made).__name__}, which lacks reset or step; see your own "
-            "environment in docs/planning.md"
+            f"{address} returned an object of type {type(made).__name__}, which lacks reset or step; see 'Your own "
+            "environment' in docs/planning.md"
         )
     return made
 
 
 def held_steps(name: str, body: Body, stride: float) -> int:
-    """Raw steps of a stride.
+    """Number of raw steps per stride.
 
     Raises:
-        DilaError: they are no whole number.
+        DilaError: it is not a whole number.
     """
     repeats = stride * body.fps
     if round(repeats) < 1 or abs(repeats - round(repeats)) > 0.01:
         raise DilaError(
-            f"{name} makes {body.fps:g} steps a second, of which the model's stride of {stride:g} s is no multiple; "
-            "plan with a model of another stride"
+            f"the model's stride of {stride:g} s is not a multiple of a step of {name}, which has {body.fps:g} steps "
+            "per second; plan with a model of another stride"
         )
     return round(repeats)

@@ -1,4 +1,4 @@
-"""Planning by gradients: actions are moved downhill through the model, from several beginnings at once."""
+"""Planning by gradient descent on the actions, through the model, from several initial plans in parallel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from dila.planning.planner import (
 
 @dataclass(frozen=True)
 class Gradient:
-    """Adam (Kingma and Ba 2015) on the actions, which are brought back within their limits after every step.
+    """Adam (Kingma and Ba 2015) on the actions, which are clipped to their limits after every step.
 
     Args:
-        samples: beginnings: the plan before, and random ones about it.
-        iterations: steps downhill.
-        rate: of Adam, in shares of half the action's range.
-        std: deviation of the beginnings, in the same unit; one number, or one a component.
-        memory: of their noise, see `MPPI`.
+        samples: initial plans: the previous plan, and random perturbations of it.
+        iterations: steps of Adam.
+        rate: learning rate, as a fraction of half the action's range.
+        std: standard deviation of the perturbations, in the same unit: one number, or one per component.
+        memory: correlation of their noise over actions, see `MPPI`.
     """
 
     samples: int = 16
@@ -55,15 +55,15 @@ class Gradient:
         warm: Plan | None = None,
         seconds: float | None = None,
     ) -> Plan:
-        """See `dila.planning.planner.Planner.plan`; the best candidate ever seen is the plan.
+        """See `dila.planning.planner.Planner.plan`; returns the best candidate of all steps.
 
         Raises:
-            DilaError: as there; or the cost has no gradient, as that of a simulator.
+            DilaError: as there, or the cost has no gradient, as in a simulator.
         """
         std, mean = deviations(self.std, limits), beginning(warm, batch, horizon, limits)
         noise = smooth_noise((batch, self.samples, horizon, len(std)), self.memory, generator)
         noise[:, 0] = 0
-        # In units of half the range, so that one rate serves all components.
+        # In units of half the range, so that one learning rate suits all components.
         half = limits.half.clamp_min(1e-12)
         unit = ((limits.clip(mean[:, None] + noise * std) - limits.middle) / half).requires_grad_(True)
         adam = torch.optim.Adam([unit], lr=self.rate)
@@ -84,14 +84,14 @@ class Gradient:
     def _descend(
         self, cost: CostOf, candidates: torch.Tensor, unit: torch.Tensor, adam: torch.optim.Adam
     ) -> torch.Tensor:
-        """One step; the costs before it. A candidate without a finite gradient stays."""
+        """Take one step and return the costs before it. Gradients that are not finite count as 0."""
         costs = asked(cost, candidates)
         if not costs.requires_grad:
             raise DilaError(
-                "the gradient planner needs a cost with a gradient; plan with mppi or cem in a simulator, and outside "
-                "torch.inference_mode in a model"
+                "the gradient planner needs a cost with a gradient; use mppi or cem in a simulator, and do not plan "
+                "under torch.inference_mode"
             )
-        # Of the actions alone: the model's weights are none of a plan's business.
+        # With respect to the actions only, not to the model's weights.
         (gradient,) = torch.autograd.grad(costs.sum(), unit)
         unit.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
         adam.step()

@@ -1,4 +1,4 @@
-"""The receding horizon: look, plan, do the first actions, look again, in several environments at once."""
+"""Model-predictive control: observe, plan, execute the first actions, and repeat, in several environments at once."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,22 +15,22 @@ from dila.planning.planner import Limits, Plan, Planner
 from dila.shapes import Float, Tensor, UInt8
 
 CostMaker = Callable[[UInt8[Tensor, "B 3 Y X"]], FrameCost]
-"""From the pictures of the goals to the cost."""
+"""Function from pictures of the goals to the cost."""
 
 
 @dataclass(frozen=True)
 class Loop:
-    """How the loop goes.
+    """Settings of the control loop.
 
     Args:
-        steps: actions of an episode; VP2 makes 14 plans.
-        horizon: actions ahead that a plan looks.
-        context: frames that a plan begins from; fewer at the first.
-        seconds: for each plan; without, the planner's own number of iterations.
-        execute: actions of a plan that are done before the next is made.
+        steps: actions per episode; VP2 makes 14 plans.
+        horizon: planning horizon, in actions.
+        context: number of frames that a plan starts from; fewer at the start of an episode.
+        seconds: time limit per plan; None uses the planner's number of iterations.
+        execute: actions of a plan that are executed before the next plan.
 
     Raises:
-        DilaError: none of something, or more actions to do than are planned.
+        DilaError: a number is below 1, or ``execute`` exceeds the horizon.
     """
 
     steps: int = 15
@@ -41,26 +41,30 @@ class Loop:
 
     def __post_init__(self):
         if min(self.steps, self.horizon, self.context) < 1:
-            raise DilaError(f"steps = {self.steps}, horizon = {self.horizon} and context = {self.context} start at 1")
+            raise DilaError(
+                f"steps = {self.steps}, horizon = {self.horizon} and context = {self.context} must be at least 1"
+            )
         if not 1 <= self.execute <= self.horizon:
-            raise DilaError(f"execute = {self.execute} should be from 1 to horizon = {self.horizon}, all of a plan")
+            raise DilaError(
+                f"execute = {self.execute} must be from 1 to horizon = {self.horizon}, the length of a plan"
+            )
 
 
 class Episode(NamedTuple):
-    """What came of one environment: T + 1 frames, T actions; fewer than asked for where it ended by itself."""
+    """Record of one episode: T + 1 frames and T actions, fewer than `Loop.steps` if the environment ended it."""
 
     frames: UInt8[Tensor, "T1 3 Y X"]
     goal: UInt8[Tensor, "3 Y X"]
     scores: list[float]
-    """At every frame, the start included; empty where the environment tells none."""
+    """Score at every frame, including the first; empty if the environment returns none."""
     costs: list[float]
-    """Of every plan, the least among its candidates; empty where the planner asked for none."""
+    """Lowest cost among the candidates of each plan; empty if the planner evaluates none."""
     actions: Float[Tensor, "T Da"]
     imagined: Float[Tensor, "T K H W D"] | None
-    """Features of the frames that the plan expects at each action, from that action's on; the last is repeated where
-    some of the plan are done."""
+    """Predicted features of the frames from each action to the end of its plan; the last frame is repeated for actions
+    after the first of a plan."""
     seconds: list[float]
-    """That each plan took, looking included, in all environments planned at once."""
+    """Duration of each plan, including encoding, for all environments that were planned at once."""
 
 
 def control(
@@ -74,25 +78,27 @@ def control(
     *,
     show: Imagination | None = None,
 ) -> list[Episode]:
-    """One episode in each environment, the same alone and beside others; it ends early where its environment says so.
+    """Run one episode in each environment, until `Loop.steps` or the environment ends it.
+
+    An episode does not depend on those that run beside it.
 
     Args:
-        environments: B of them, of one kind.
-        seeds: of each environment's start and goal, and of what its plans try.
-        planner: the search.
-        dynamics: where candidates are tried.
-        cost: made from the goals of the environments, and again of the others when one has ended; goals that are clips
-            move on with the episode.
-        limits: of actions.
-        loop: how long and how far.
-        show: keep what each plan looks like in this imagination.
+        environments: B environments of the same kind.
+        seeds: seed of each environment's start and goal, and of the random numbers of its plans.
+        planner: the planner.
+        dynamics: model or simulator that evaluates candidates.
+        cost: makes the cost from the goals of the environments; called again when an environment has ended. Goals that
+            are clips advance with the episode.
+        limits: action limits.
+        loop: settings of the loop.
+        show: model with which to record the predicted features of each plan.
 
     Raises:
-        DilaError: not one seed for each environment, one that shows something else than pictures, has no goal, or tells
-            its score at times only.
+        DilaError: the numbers of seeds and environments differ, or an environment returns no valid picture, no goal, or
+            a score in only some of its calls.
     """
     if len(seeds) != len(environments) or not seeds:
-        raise DilaError(f"{len(seeds)} seeds for {len(environments)} environments; give one for each")
+        raise DilaError(f"there are {len(seeds)} seeds for {len(environments)} environments; give one for each")
     runs = [_Run(environment, seed) for environment, seed in zip(environments, seeds, strict=True)]
     going, judge, warm = runs, cost(torch.stack([run.goal for run in runs])), None
     for step in range(0, loop.steps, loop.execute):
@@ -119,14 +125,16 @@ def control(
 
 
 class _Run:
-    """An episode while it lasts."""
+    """A running episode."""
 
     def __init__(self, environment: Environment, seed: int):
         self.environment, self.name = environment, type(environment).__name__
         self.generator = torch.Generator().manual_seed(seed)
         picture, info = environment.reset(seed=seed)
         if "goal" not in info:
-            raise DilaError(f"reset of {self.name} told no goal; give its picture as goal in the info that it returns")
+            raise DilaError(
+                f"reset of {self.name} returned no goal; add its picture as 'goal' to the returned info dict"
+            )
         self.goal, self.frames = as_tensor(info["goal"]), [as_tensor(picture)]
         self.scores = [float(info["score"])] if "score" in info else []
         self.costs: list[float] = []
@@ -136,7 +144,7 @@ class _Run:
         self.over = False
 
     def follow(self, plan: Plan, look: Float[Tensor, "K H W D"] | None, count: int) -> None:
-        """Do so many actions of a plan, fewer where the environment ends."""
+        """Execute ``count`` actions of a plan, fewer if the environment ends."""
         if len(plan.costs):
             self.costs.append(float(plan.costs.min()))
         for i, action in enumerate(plan.actions[0, :count]):
@@ -149,7 +157,9 @@ class _Run:
     def _step(self, action: Float[Tensor, " Da"]) -> None:
         picture, _, terminated, truncated, info = self.environment.step(action.numpy().copy())
         if ("score" in info) != bool(self.scores):
-            raise DilaError(f"{self.name} told a score in one of reset and step alone; give it in both, or in neither")
+            raise DilaError(
+                f"{self.name} returned a score in only one of reset and step; return it in both, or in neither"
+            )
         self.actions.append(action)
         self.frames.append(as_tensor(picture))
         self.scores += [float(info["score"])] if self.scores else []

@@ -1,7 +1,7 @@
-"""Model-predictive path integral control, as the VP2 benchmark has it (https://arxiv.org/abs/2304.13723).
+"""Model-predictive path integral control (MPPI), as in the VP2 benchmark (https://arxiv.org/abs/2304.13723).
 
-Candidates are the present plan and noise that remembers; the new plan is their mean, weighed by exp(gain of reward).
-Nothing else is learnt between iterations: the deviation stays.
+Candidates are the current plan plus correlated noise; the new plan is their mean, weighted by exp(gamma * reward). The
+standard deviation is constant over iterations.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,17 @@ from dila.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class MPPI:
-    """The defaults are VP2's (200 samples, one iteration a step).
+    """MPPI. The defaults are VP2's (200 samples, one iteration per step).
 
     Args:
-        samples: candidates of an environment.
-        iterations: updates of a plan.
-        gamma: of the weights exp(gamma (R - max R)) with R = -cost.
-        std: deviation of the noise, in shares of half the action's range; one number, or one a component.
-        memory: of the noise from one action to the next.
-        relative: measure costs in units of their standard deviation among the candidates, so that one gamma serves
-            every cost; VP2 does not, whose gamma belongs to its sum of squared pixels. Infinite costs do not count.
+        samples: candidates per environment.
+        iterations: updates per plan.
+        gamma: factor in the weights exp(gamma (R - max R)) with R = -cost.
+        std: standard deviation of the noise, as a fraction of half the action's range; one number, or one per
+            component.
+        memory: correlation of the noise from one action to the next.
+        relative: divide costs by their standard deviation over the candidates (infinite ones excluded), so that one
+            gamma suits every cost; VP2 does not, and its gamma suits its sum of squared pixels.
     """
 
     samples: int = 200
@@ -77,6 +78,6 @@ class MPPI:
 
 
 def _spread(costs: Float[Tensor, "B S"]) -> Float[Tensor, "B 1"]:
-    """Standard deviation of the finite costs of each environment, of which there is one or more."""
+    """Standard deviation of the finite costs of each environment, of which there is at least one."""
     finite = [row[row.isfinite()] for row in costs]
     return torch.stack([row.std(correction=min(1, len(row) - 1)) for row in finite])[:, None].clamp_min(1e-12)

@@ -1,7 +1,7 @@
-"""What a planner is: candidates in, the best actions out. It knows a cost, never a model or a simulator.
+"""Interface of planners, which depend on a cost function only, not on a model or a simulator.
 
-Candidates are ``B S K Da``: B environments planned at once, S candidates of each, K actions of Da numbers. Everything
-random comes from generators on the CPU, so a seed means the same plan on every device.
+Candidates are ``B S K Da``: B environments planned at once, S candidates of each, K actions of Da numbers. All
+randomness comes from generators on the CPU, so a seed gives the same plan on every device.
 """
 
 import time
@@ -17,10 +17,10 @@ from dila.errors import DilaError
 from dila.shapes import Float, Tensor
 
 Generators = torch.Generator | Sequence[torch.Generator]
-"""One for all environments, or one for each, whose plan is then the same whatever is planned beside it."""
+"""One generator for all environments, or one for each; then a plan does not depend on those planned beside it."""
 
 CostOf = Callable[[Tensor], Tensor]
-"""Costs ``B S`` of candidates ``B S K Da``; lower is better, and infinity is for what must never be done."""
+"""Function from candidates ``B S K Da`` to costs ``B S``; lower is better, and infinity forbids a candidate."""
 
 
 Numbers = Tensor | np.ndarray | Sequence[float]
@@ -28,14 +28,14 @@ Numbers = Tensor | np.ndarray | Sequence[float]
 
 @dataclass(frozen=True, init=False)
 class Limits:
-    """The least and the greatest of each component of an action.
+    """Minimum and maximum of each component of an action.
 
     Args:
-        low: as a tensor, an array, such as that of Gymnasium's ``Box``, or a list.
-        high: the same.
+        low: minimum, as a tensor, an array (such as that of Gymnasium's ``Box``) or a list.
+        high: maximum, likewise.
 
     Raises:
-        DilaError: of other components, a least that is above its greatest, or one that is infinite.
+        DilaError: the numbers of components differ, a minimum exceeds its maximum, or one is not finite.
     """
 
     low: Float[Tensor, " Da"]
@@ -45,51 +45,51 @@ class Limits:
         for name, numbers in (("low", low), ("high", high)):
             given = numbers if isinstance(numbers, Tensor) else np.array(numbers)
             object.__setattr__(self, name, torch.as_tensor(given, dtype=torch.float32, device="cpu"))
-        told = f"low = {self.low.tolist()} should be nowhere above high = {self.high.tolist()}"
+        told = f"low = {self.low.tolist()} must not exceed high = {self.high.tolist()}"
         if self.low.ndim != 1 or self.low.shape != self.high.shape or not (self.low <= self.high).all():
-            raise DilaError(f"{told}; give each component of an action its least and its greatest")
+            raise DilaError(f"{told}; give one minimum and one maximum per component of an action")
         if not (self.low.isfinite() & self.high.isfinite()).all():
-            raise DilaError(f"{told}, and both finite; give a range that is worth searching, such as that of the data")
+            raise DilaError(f"{told}, and both must be finite; give a range such as that of the data")
 
     @classmethod
     def unit(cls, dim: int) -> "Limits":
-        """From -1 to 1."""
+        """Return limits of -1 and 1."""
         return cls(-torch.ones(dim), torch.ones(dim))
 
     @property
     def middle(self) -> Float[Tensor, " Da"]:
-        """Where plans begin."""
+        """Middle of the range, the initial plan."""
         return (self.low + self.high) / 2
 
     @property
     def half(self) -> Float[Tensor, " Da"]:
-        """Half the range: the unit of a planner's deviations."""
+        """Half the range, the unit of a planner's standard deviations."""
         return (self.high - self.low) / 2
 
     def clip(self, a: Float[Tensor, "*batch Da"]) -> Float[Tensor, "*batch Da"]:
-        """Actions brought within."""
+        """Clip actions to the limits."""
         return torch.minimum(torch.maximum(a, self.low), self.high)
 
 
 class Plan(NamedTuple):
-    """What a planner found."""
+    """Result of a planner."""
 
     actions: Float[Tensor, "B K Da"]
-    """To be executed from the first on."""
+    """The planned actions, in order."""
     costs: Float[Tensor, "I B"]
-    """The least cost among the candidates of each iteration; of `Gradient` before each step, and after the last."""
+    """Lowest cost among the candidates of each iteration; for `Gradient`, before each step and after the last."""
     kept: Float[Tensor, "B E K Da"] | None = None
-    """Good candidates that the next plan begins with; only of planners that keep some."""
+    """Candidates to reuse in the next plan, from planners that keep some."""
     mean: Float[Tensor, "B K Da"] | None = None
-    """Where the next plan's search begins, a step later; None where that is at the actions."""
+    """Mean from which the next plan's search starts, shifted by one step; None means the actions."""
 
     def of(self, environments: list[int]) -> "Plan":
-        """The plans of these environments alone."""
+        """Return the plans of these environments only."""
         kept, mean = (None if part is None else part[environments] for part in (self.kept, self.mean))
         return Plan(self.actions[environments], self.costs[:, environments], kept, mean)
 
     def later(self, steps: int) -> "Plan":
-        """The plan so many steps on, as long as it is: its last action is repeated to the end."""
+        """Return the plan shifted by ``steps``, with the same length; its last action is repeated at the end."""
         parts = (self.actions, self.kept, self.mean)
         actions, kept, mean = (part if part is None else shifted(part, part.shape[-2], steps) for part in parts)
         assert actions is not None
@@ -98,7 +98,7 @@ class Plan(NamedTuple):
 
 @runtime_checkable
 class Planner(Protocol):
-    """A search over actions: `MPPI`, `CEM`, `Gradient`, or the blind `Blind`."""
+    """A search over actions: `MPPI`, `CEM`, `Gradient`, or the random `Blind`."""
 
     def plan(
         self,
@@ -111,26 +111,27 @@ class Planner(Protocol):
         warm: Plan | None = None,
         seconds: float | None = None,
     ) -> Plan:
-        """The best actions found for ``batch`` environments.
+        """Return the best actions found for ``batch`` environments.
 
         Args:
-            cost: of candidates.
-            horizon: K.
-            limits: of actions.
-            generator: of everything random, on the CPU: one, or one for each environment, as the loop gives them.
-            batch: B.
-            warm: the plan before, whose first action has been executed; its horizon may have been another.
-            seconds: stop after the iteration during which they are up; without, after the planner's own number.
+            cost: cost of candidates.
+            horizon: number of actions K.
+            limits: action limits.
+            generator: source of randomness, on the CPU: one generator, or one for each environment.
+            batch: number of environments B.
+            warm: previous plan, whose first action has been executed; its horizon may differ.
+            seconds: time limit; the iteration during which it expires is finished. None uses the planner's number of
+                iterations.
 
         Raises:
-            DilaError: a cost is NaN, all those of an environment are infinite, or ``warm`` is of another batch.
+            DilaError: a cost is NaN, all costs of an environment are infinite, or ``warm`` is of another batch.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Blind:
-    """The lower bound: the proposals of `MPPI`, one drawn and executed, no cost asked.
+    """Lower bound: one random proposal of `MPPI`, without evaluating a cost.
 
     Args:
         std: see `MPPI`.
@@ -151,34 +152,36 @@ class Blind:
         warm: Plan | None = None,
         seconds: float | None = None,
     ) -> Plan:
-        """Random actions; see `Planner.plan`."""
+        """Return random actions; see `Planner.plan`."""
         std = deviations(self.std, limits)
         noise = smooth_noise((batch, 1, horizon, len(std)), self.memory, generator)[:, 0]
         return Plan(limits.clip(limits.middle + noise * std), torch.zeros(0, batch))
 
 
 def check_search(samples: int, iterations: int) -> None:
-    """Raises DilaError for a search that tries nothing."""
+    """Raise DilaError if there are no samples or no iterations."""
     if min(samples, iterations) < 1:
-        raise DilaError(f"samples = {samples} and iterations = {iterations} should be at least 1")
+        raise DilaError(f"samples = {samples} and iterations = {iterations} must be at least 1")
 
 
 def deviations(std: float | Sequence[float], limits: Limits) -> Float[Tensor, " Da"]:
-    """Standard deviations in the units of the actions, from shares of half their range.
+    """Convert standard deviations from fractions of half the range to the units of the actions.
 
     Raises:
-        DilaError: a number for each component of another action, or one that is no deviation.
+        DilaError: the number of components differs, or a number is negative or not finite.
     """
     shares = torch.tensor(std, dtype=torch.float32)
     if not ((shares >= 0) & shares.isfinite()).all():
-        raise DilaError(f"std = {std} should be 0 or more, and finite")
+        raise DilaError(f"std = {std} must be 0 or more, and finite")
     if shares.ndim and shares.shape != limits.low.shape:
-        raise DilaError(f"std has {len(shares)} numbers for actions of {len(limits.low)}; give one, or one for each")
+        raise DilaError(
+            f"std has {len(shares)} numbers, but actions have {len(limits.low)} components; give one, or one for each"
+        )
     return shares.expand_as(limits.low) * limits.half
 
 
 def smooth_noise(shape: tuple[int, int, int, int], memory: float, generator: Generators) -> Float[Tensor, "B S K Da"]:
-    """Noise that remembers: n[0] is standard normal, n[i] = memory n[i-1] + (1 - memory) normal (VP2's sampler)."""
+    """Correlated noise: n[0] is standard normal, n[i] = memory n[i-1] + (1 - memory) normal (VP2's sampler)."""
     white = _normal(shape, generator)
     steps = [white[:, :, 0]]
     for i in range(1, shape[2]):
@@ -190,7 +193,7 @@ def _normal(shape: tuple[int, int, int, int], generator: Generators) -> Float[Te
     if isinstance(generator, torch.Generator):
         return torch.randn(shape, generator=generator)
     if len(generator) != shape[0]:
-        raise DilaError(f"{len(generator)} generators for {shape[0]} environments; give one, or one for each")
+        raise DilaError(f"there are {len(generator)} generators for {shape[0]} environments; give one, or one for each")
     drawn = torch.empty(shape)
     for its, own in zip(drawn, generator, strict=True):
         its.normal_(generator=own)
@@ -200,81 +203,82 @@ def _normal(shape: tuple[int, int, int, int], generator: Generators) -> Float[Te
 def coloured_noise(
     shape: tuple[int, int, int, int], exponent: float, generator: Generators
 ) -> Float[Tensor, "B S K Da"]:
-    """Noise of unit variance with the spectrum 1 / f^exponent over the actions of a candidate; 0 is white.
+    """Noise of unit variance with the power spectrum 1 / f^exponent over the actions of a candidate; 0 is white.
 
-    White noise filtered in the frequency domain over twice the length, of which half is kept, so that a candidate's
-    end does not resemble its beginning.
+    White noise of twice the length is filtered in the frequency domain, and half of it is kept, because filtered noise
+    is periodic: a candidate's end would resemble its beginning.
     """
     batch, samples, horizon, dim = shape
     white = _normal((batch, samples, 2 * horizon, dim), generator)
     frequency = torch.fft.rfftfreq(2 * horizon).clamp_min(1 / (2 * horizon))
     gain = frequency ** (-exponent / 2)
-    twice = torch.full_like(gain, 2.0)  # but the first and the last, every frequency stands for two of the spectrum
+    twice = torch.full_like(gain, 2.0)  # all frequencies but the first and last occur twice in the full spectrum
     twice[0] = twice[-1] = 1.0
     gain = gain / ((gain.square() * twice).sum() / (2 * horizon)).sqrt()
     return torch.fft.irfft(torch.fft.rfft(white, dim=2) * gain[:, None], n=2 * horizon, dim=2)[:, :, :horizon]
 
 
 def shifted(actions: Float[Tensor, "*batch J Da"], horizon: int, by: int = 1) -> Float[Tensor, "*batch K Da"]:
-    """A plan so many steps later, of so many actions: the first ones are gone, the last one is repeated to the end."""
+    """Shift a plan by ``by`` steps to ``horizon`` actions: the first are dropped, the last is repeated at the end."""
     return actions[..., torch.arange(by, by + horizon).clamp_max(actions.shape[-2] - 1), :]
 
 
 def beginning(warm: Plan | None, batch: int, horizon: int, limits: Limits) -> Float[Tensor, "B K Da"]:
-    """The mean that a search begins at: that of the plan before, a step later, or the middle of the range.
+    """Return the initial mean of a search: that of the previous plan, shifted by a step, or the middle of the range.
 
     Raises:
-        DilaError: no action to plan, or the plan before is of another batch or other actions.
+        DilaError: the horizon is below 1, or the previous plan has another batch size or number of components.
     """
     if horizon < 1:
-        raise DilaError(f"horizon = {horizon} should be at least 1: a plan is of so many actions")
+        raise DilaError(f"horizon = {horizon}, the number of planned actions, must be at least 1")
     if warm is None:
         return limits.middle.expand(batch, horizon, -1).clone()
     before = warm.actions if warm.mean is None else warm.mean
     count, _, dim = before.shape
     if (count, dim) != (batch, len(limits.low)):
         raise DilaError(
-            f"warm is a plan of {count} environments and actions of {dim} numbers, not of {batch} and "
-            f"{len(limits.low)}; give the plan of the same environments, or none"
+            f"warm is a plan of {count} environments and actions of {dim} components, not of {batch} and "
+            f"{len(limits.low)}; give the previous plan of the same environments, or None"
         )
     return shifted(before, horizon)
 
 
 def asked(cost: CostOf, candidates: Float[Tensor, "B S K Da"]) -> Float[Tensor, "B S"]:
-    """What the cost says of candidates.
+    """Evaluate the cost of candidates, and check it.
 
     Raises:
-        DilaError: not one number for each, or one that nothing can be compared with.
+        DilaError: the costs have another shape, or one is NaN or minus infinity.
     """
     costs = cost(candidates)
     if costs.shape != candidates.shape[:2]:
         raise DilaError(
-            f"a cost gave numbers {list(costs.shape)} for candidates {list(candidates.shape[:2])}; give one for each"
+            f"the cost returned shape {list(costs.shape)} for candidates {list(candidates.shape[:2])}; return one "
+            "number per candidate"
         )
     if wrong := int((costs.isnan() | costs.isneginf()).sum()):
         raise DilaError(
-            f"the cost of {wrong} of {costs.numel()} candidates is NaN or minus infinity; give a number, or infinity "
-            "for what must never be done"
+            f"the cost of {wrong} of {costs.numel()} candidates is NaN or minus infinity; return a finite number, or "
+            "infinity to forbid a candidate"
         )
     return costs
 
 
 def possible(least: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """The least cost of each environment, which has to be a finite one.
+    """Return the lowest costs of environments after checking that they are finite.
 
     Raises:
         DilaError: all candidates of an environment have an infinite cost.
     """
     if least.isinf().any():
         raise DilaError(
-            f"all candidates of environment {int(least.isinf().nonzero()[0])} have an infinite cost, so there is "
-            "nothing to do; give more samples, a larger std, or a finite cost to what may be done"
+            f"all candidates of environment {int(least.isinf().nonzero()[0])} have an infinite cost; give more samples "
+            "or a larger std, or return finite costs for allowed candidates"
         )
     return least
 
 
 def rounds(iterations: int, seconds: float | None) -> Iterator[int]:
-    """Numbers of iterations: so many, or until the time is up, at least one."""
+    """Count iterations, up to ``iterations``, or until ``seconds`` have passed, but at least one."""
     if seconds is None:
         yield from range(iterations)
         return
@@ -286,5 +290,5 @@ def rounds(iterations: int, seconds: float | None) -> Iterator[int]:
 
 
 def best_of(candidates: Float[Tensor, "B S K Da"], costs: Float[Tensor, "B S"]) -> Float[Tensor, "B K Da"]:
-    """The cheapest candidate of each environment."""
+    """Return the candidate with the lowest cost of each environment."""
     return candidates[torch.arange(len(costs)), costs.argmin(1)]
