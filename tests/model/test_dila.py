@@ -216,7 +216,7 @@ def test_a_state_keeps_no_more_memory_alive_than_it_is(model, clip, frames):
 
 def test_actions_of_another_width_are_refused(model, clip):
     for each in (model, Layout(model)):
-        with pytest.raises(DilaError, match="z should be of 8 numbers an action, as this model's are, not of 3"):
+        with pytest.raises(DilaError, match="z has 3 numbers per action, but this model's latent actions have 8"):
             rollout(each, clip(1), torch.randn(2, 3, 3))
 
 

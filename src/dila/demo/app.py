@@ -52,7 +52,7 @@ def prepare(world: World, clips: list[Path], folder: Path) -> Stage:
         DilaError: no clips, or a model that cannot draw.
     """
     if world.decoder is None:
-        raise DilaError("this model has no decoder to draw frames with; train one with: dila train-decoder")
+        raise DilaError("this model has no decoder, so it cannot draw frames; train one with: dila train-decoder")
     shelf = shelve(clips)
     some = [read_frames(world, path) for path in list(shelf.paths.values())[:6]]
     return Stage(world, shelf, find_compass(world, some), folder)
