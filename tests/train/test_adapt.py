@@ -184,7 +184,7 @@ def test_a_way_back_is_fitted_to_finite_rows_and_to_more_than_one():
     with pytest.raises(DilaError, match="1 transitions are too few"):
         LatentToAction.fit(z[:1], a[:1], episode[:1])
     z[3], a[[3, 7], 0] = torch.nan, torch.inf
-    with pytest.raises(DilaError, match="2 of 50 transitions have NaN or infinite numbers"):
+    with pytest.raises(DilaError, match="2 of 50 transitions contain NaN or infinite numbers"):
         LatentToAction.fit(z, a, episode)
 
 
