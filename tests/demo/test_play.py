@@ -61,7 +61,7 @@ def test_a_film_has_every_picture(box, way, tmp_path):
 def test_there_is_an_end_to_it(box, way, monkeypatch):
     made, z = way
     monkeypatch.setattr(play, "LONGEST", 3)
-    with pytest.raises(DilaError, match="3 imagined frames are the most"):
+    with pytest.raises(DilaError, match="at most 3 imagined frames"):
         move(box, made, z[0])
 
 

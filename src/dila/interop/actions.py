@@ -94,7 +94,7 @@ class LatentToAction:
     def fit(
         cls, z: Float[Tensor, "N Dz"], a: Float[Tensor, "N nDa"], episode: Int[Tensor, " N"]
     ) -> tuple["LatentToAction", float]:
-        """Fit by ridge regression in double precision; also return R² on the held-out trajectories that choose its penalty.
+        """Fit by ridge regression in double precision, its penalty chosen on held-out trajectories; also return R² there.
 
         Args:
             z: latent actions.
