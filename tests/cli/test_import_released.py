@@ -63,7 +63,7 @@ def test_it_is_whole_from_anywhere_and_labels_without_its_decoder(released, rae_
 def test_statistics_of_other_features_are_refused(released, capsys):
     torch.save({"mean": torch.zeros(12), "var": torch.ones(12)}, released / "stat.pt")
     assert imported(released) == 2
-    assert "stat.pt is of features 12, but the encoder gives 4 x 4 x 24; give" in capsys.readouterr().err
+    assert "stat.pt has statistics of 12 features, but the encoder gives 4 x 4 x 24; give" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_refused_by_its_keys(released, capsys):

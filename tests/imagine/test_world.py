@@ -87,7 +87,7 @@ def test_rollout_refuses_what_it_cannot_do(world, frames_of):
     for limit in (0, -3):
         with pytest.raises(DilaError, match=f"limit = {limit} must be at least 1"):
             world.features(frames, limit=limit)
-    with pytest.raises(DilaError, match="between 1 and 5, the number of frames"):
+    with pytest.raises(DilaError, match=r"context = 6 must be at least 1 and within the video \(5 frames read\)"):
         world.transfer(frames, frames, context=6)
 
 

@@ -313,7 +313,7 @@ def _check_context(context: int, e: Tensor, left: int = 0) -> None:
             f"context = {context} must be between 1 and {e.shape[1] - left}, so that a frame is left to imagine"
         )
     if not 1 <= context <= e.shape[1]:
-        raise DilaError(f"context = {context} must be between 1 and {e.shape[1]}, the number of frames of the video")
+        raise DilaError(f"context = {context} must be at least 1 and within the video ({e.shape[1]} frames read)")
 
 
 def _alone(video: Video) -> bool:
