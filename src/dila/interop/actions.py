@@ -94,7 +94,7 @@ class LatentToAction:
     def fit(
         cls, z: Float[Tensor, "N Dz"], a: Float[Tensor, "N nDa"], episode: Int[Tensor, " N"]
     ) -> tuple["LatentToAction", float]:
-        """Fit by ridge regression in double precision. Held-out trajectories choose the penalty; also return their R².
+        """Fit by ridge regression in double precision; held-out trajectories choose the penalty. Also return their R².
 
         Args:
             z: latent actions.
