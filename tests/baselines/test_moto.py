@@ -74,9 +74,9 @@ def test_one_that_is_not_to_be_had_is_asked_for_only_when_actions_are_inferred(c
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"grid": (8, 8), "feature_dim": 48}, "patches of 8 pixels, but the features are patches of 4; set --encoder.p"),
+        ({"grid": (8, 8), "feature_dim": 48}, "patches of 8 pixels, but the features are patches of 4; set --encoder"),
         ({"reads_dim": 64}, "gives 32 channels, but the model reads 64; set --model.reads-dim 32"),
-        ({"feature_dim": 190}, "features of 190 channels are no patches of pixels"),
+        ({"feature_dim": 190}, "features of 190 channels are not square patches"),
     ],
 )
 def test_what_does_not_fit_is_told(config, changes, told):

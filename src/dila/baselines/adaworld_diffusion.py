@@ -131,7 +131,7 @@ class AdaWorldDiffusion(nn.Module):
         return encoded(self.action_encoder, a)
 
     def forward(self, e: Features) -> Foretold:
-        """Predict frames 1..K, each from the true ones before it: in training by denoising one noise level, else by sampling.
+        """Predict frames 1..K, each from the true ones before it: denoised from one level in training, else sampled.
 
         The penalty ``denoising`` is the error of the network's own output, which has the scale of the features at every
         noise level.
