@@ -10,7 +10,7 @@ from dila.shapes import Bool, Float, Tensor
 
 
 def action_encoder(width: int, action_dim: int) -> nn.Sequential:
-    """Return the map from ``width`` numbers of real actions, ``B K Da``, to z, ``B K Dz``; released in stage 3."""
+    """Return the encoder of real actions ``B K Da``, Da = ``width``, to z: Linear, SiLU, Linear, as in stage 3."""
     return nn.Sequential(nn.Linear(width, action_dim), nn.SiLU(), nn.Linear(action_dim, action_dim))
 
 
