@@ -227,5 +227,5 @@ def test_it_overfits_four_clips(name):
 
 @pytest.mark.parametrize("state", [{"e": torch.zeros(1)}, (torch.zeros(1), 3)])
 def test_a_state_that_cannot_be_repeated_is_refused(state):
-    with pytest.raises(DilaError, match=r"a model state contains a (dict|int); use only tensors, None and tuples of them"):
+    with pytest.raises(DilaError, match=r"a model state contains a (dict|int); use only tensors, None and tuples"):
         repeat_state(state, 2)

@@ -155,7 +155,7 @@ class DiLA(nn.Module):
         return s + ds_hat.squeeze(1), kept
 
     def absorb(self, state: State, e: Float[Tensor, "B H W D"], s: Float[Tensor, "B H W Ds"] | None = None) -> State:
-        """Advance to the frame with features ``e``, whatever was predicted; structure is inferred unless ``s`` is given."""
+        """Advance to the frame with features ``e``, whatever was predicted; structure is ``s``, inferred if None."""
         cache = None if self.config.quirks.single_frame_rollout else state.backbone
         h, backbone = self.backbone(e.unsqueeze(1), cache)
         c_mem, memory = self.memory(self.content(h), state.memory)

@@ -241,7 +241,7 @@ def peg(x: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
 def peg_backward(
     x: Tensor, past: Tensor | None, weight: Tensor, gy: Tensor, moves: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, past, weight and bias, given that of `peg`'s output; the first two are empty without ``moves``."""
+    """Gradients of x, past, weight and bias, given that of `peg`'s output; the first two are empty if not ``moves``."""
     x, gy = x.contiguous(), gy.contiguous()
     gx = torch.empty_like(x) if moves else x.new_empty(0)
     gpast = x.new_empty(past.shape) if moves and past is not None else x.new_empty(0)
