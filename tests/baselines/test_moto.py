@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_told(config, changes, told):
 
 def test_what_does_not_fit_is_refused_before_anything_is_encoded(config):
     assert config.for_features((2, 3), 192).grid == (2, 3)
-    with pytest.raises(DilaError, match="patches of 8 pixels, but the model draws patches of 16"):
+    with pytest.raises(DilaError, match="patches of 8 pixels, but the features are patches of 16"):
         config.for_features((2, 2), 768)
     with pytest.raises(DilaError, match="features of 272 channels are not square patches of pixels; use the"):
         config.for_features((8, 8), 272)

@@ -49,7 +49,7 @@ def test_size_length_and_resolution_have_limits(video, monkeypatch):
     with pytest.raises(DilaError, match="lasts 99 s, but at most 60 s"):
         accept(video(frames=100, size=(16, 16), fps=1))
     monkeypatch.setattr(rules, "SIDE", 60)
-    with pytest.raises(DilaError, match="is 64 x 32, but 60 pixels"):
+    with pytest.raises(DilaError, match="is 64 x 32, but at most 60 pixels"):
         accept(video(size=(32, 64)))
     monkeypatch.setattr(rules, "MEGABYTES", 0.001)
     with pytest.raises(DilaError, match=r"MB, but at most 0\.001"):

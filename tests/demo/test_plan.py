@@ -74,7 +74,7 @@ def test_a_picture_is_a_goal_whose_distance_is_told_in_structure(box, hands, cli
     made = plan_to(box, hands, goal, loop=SHORT)
     assert made.curves["planned"][0] == 1.0
     assert made.line is None
-    assert "In structure" in made.said
+    assert "distance in structure" in made.said
 
 
 def test_a_model_that_knows_nothing_of_push_t_is_refused(box, monkeypatch):

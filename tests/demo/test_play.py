@@ -54,7 +54,7 @@ def test_a_film_has_every_picture(box, way, tmp_path):
     episode = open_corpus(path).episodes[0]
     assert probe_video(path).times == pytest.approx([0, 0.67, 1.34, 2.01], rel=1e-3)
     assert (episode.read([3])[0].float() - made.now.float()).abs().mean() < 4
-    with pytest.raises(DilaError, match="move first"):
+    with pytest.raises(DilaError, match="nothing to export yet"):
         export(reset(box, made), tmp_path / "film.mp4", 0.2)
 
 

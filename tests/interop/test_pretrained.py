@@ -256,7 +256,7 @@ def test_a_damaged_file_is_named(folder):
     ("fields", "message"),
     [
         ({"format": 2, "dila_version": "9.1"}, r"format 2, written by dila 9\.1, .* pip install -U dila-wm"),
-        ({"format": None}, "no field format"),
+        ({"format": None}, "no field 'format'"),
         ({"kind": "lava"}, "kind 'lava'"),
         ({"stride": -1.0}, "stride = -1"),
         ({"stride": "fast"}, "stride = fast"),
@@ -283,7 +283,7 @@ def test_faults_of_the_config_are_one_sentence(folder, fields, message):
 def test_a_model_of_a_package_that_is_not_here_names_it(folder, module, mend):
     assert json.loads((folder / "config.json").read_text())["module"] == "dila.model.dila"
     change(folder, kind="nine", module=module)
-    with pytest.raises(DilaError, match=f"unknown kind of model, 'nine'; known are dila, .*; {mend}"):
+    with pytest.raises(DilaError, match=f"unknown model kind 'nine'; known kinds are dila, .*; {mend}"):
         load_pretrained(folder)
 
 
@@ -326,7 +326,7 @@ def test_a_folder_that_names_a_decoders_file_elsewhere_still_draws(rae, tmp_path
     torch.testing.assert_close(load_pretrained(folder).decoder.decode(e), rae.decoder.decode(e))
 
 
-@pytest.mark.parametrize(("sizes", "told"), [((24, 4), "decoder reads 24 channels"), ((40, 3), "draws 3 x 3 cells")])
+@pytest.mark.parametrize(("sizes", "told"), [((24, 4), "decoder reads 24 channels"), ((40, 3), "reads 3 x 3 cells")])
 def test_a_decoder_of_other_features_is_refused(pretrained, rae_file, tmp_path, sizes, told):
     decoder = build_decoder({"name": "rae", "weights": str(rae_file(*sizes))})
     with pytest.raises(DilaError, match=told):

@@ -179,7 +179,7 @@ def test_the_adapted_model_tells_what_the_one_before_it_was_trained_on(adapted, 
 
 def test_a_way_back_is_fitted_to_finite_rows_and_to_more_than_one():
     z, a, episode = torch.randn(50, 5), torch.randn(50, 2), torch.arange(50) // 10
-    with pytest.raises(DilaError, match="of 1 trajectory"):
+    with pytest.raises(DilaError, match="from 1 trajectory"):
         LatentToAction.fit(z, a, torch.zeros(50, dtype=torch.int64))
     with pytest.raises(DilaError, match="1 transitions are too few"):
         LatentToAction.fit(z[:1], a[:1], episode[:1])

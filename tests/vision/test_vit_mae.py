@@ -95,7 +95,7 @@ def test_what_cannot_be_had_is_told(folder, tmp_path, monkeypatch):
     with pytest.raises(DilaError, match="was not found on this disk"):
         encoder(tmp_path / "nothing")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(DilaError, match="is a bert model; the ViT-MAE encoder needs a vit_mae one"):
+    with pytest.raises(DilaError, match="is a bert model, but the ViT-MAE encoder needs a vit_mae model"):
         encoder(tmp_path)
     with pytest.raises(DilaError, match="multiple of 8"):
         encoder(folder, size=30)

@@ -48,7 +48,7 @@ _PAPERS = {
     "VillaX": "2507.23682",
 }
 """arXiv id by model class."""
-GIVE = "to load the model, set encoder.model in config.json to a folder or a Hub id, or pass load(encoder=...)"
+GIVE = "to load the model, set encoder.model in config.json to a folder or a Hub id, or give load(encoder=...)"
 """Instruction for a model whose encoder weights are a local folder."""
 _UNSAID = "Not documented."
 

@@ -252,7 +252,7 @@ def _load_encoder(
         raise
     except DilaError as error:
         local = isinstance(described["encoder"], Mapping) and "model" in described["encoder"]
-        mend = "; or change encoder.model there, or pass dila.load(..., encoder=...)" if local else ""
+        mend = "; or change encoder.model there, or give dila.load(..., encoder=...)" if local else ""
         raise DilaError(f"{folder / CONFIG}: {error}{mend}") from error
 
 
@@ -277,13 +277,13 @@ def _load_released(
 ) -> Pretrained:
     if encoder is None:
         raise DilaError(
-            f"{path} is a released file, which does not state its encoder; pass encoder=, for the original one "
+            f"{path} is a released file, which does not state its encoder; give encoder=, for the original one "
             "dila.vision.build_encoder('dinov2', dila.vision.FeatureStatistics.load('stat.pt')), or import it once "
             "with: dila import-released"
         )
     if stride is None:
         raise DilaError(
-            f"{path} is a released file, which does not state its stride; pass stride=, the seconds between frames"
+            f"{path} is a released file, which does not state its stride; give stride=, the seconds between frames"
         )
     pretrained = Pretrained(load_released(path, encoder.grid), encoder, decoder, float(stride), RELEASED_FRAMES)
     _check_fit(pretrained, str(path))
@@ -329,7 +329,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         package = str(described.get("module", "dila")).partition(".")[0]
         mend = "install a newer dila" if package == "dila" else f"import {package} first, or install it as a plugin"
         raise DilaError(
-            f"{path} has an unknown kind of model, {described['kind']!r}; known are {', '.join(MODELS)}; {mend}"
+            f"{path} has the unknown model kind {described['kind']!r}; known kinds are {', '.join(MODELS)}; {mend}"
         )
     if not all(isinstance(described[name], Mapping | None) for name in ("encoder", "decoder")):
         raise DilaError(f"{path}: encoder and decoder should be objects; copy the folder again")
