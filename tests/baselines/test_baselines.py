@@ -166,9 +166,9 @@ def test_it_overfits_eight_clips(name):
 def test_an_action_encoder_where_asked_for(name):
     model = build(config_of(name, real_action_dim=3))
     assert model.encode_actions(torch.randn(2, 4, 3)).shape == (2, 4, model.config.action_dim)
-    with pytest.raises(DilaError, match="actions are of 5 numbers, but the model's of 3"):
+    with pytest.raises(DilaError, match="actions have 5 numbers, but the model's have 3"):
         model.encode_actions(torch.randn(2, 4, 5))
-    with pytest.raises(DilaError, match="knows latent actions alone"):
+    with pytest.raises(DilaError, match="has no encoder of real actions"):
         build(config_of(name)).encode_actions(torch.randn(2, 4, 3))
 
 

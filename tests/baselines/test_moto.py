@@ -67,16 +67,16 @@ def test_one_that_is_not_to_be_had_is_asked_for_only_when_actions_are_inferred(c
     model = Moto(replace(config, reads=str(tmp_path / "none"))).eval()
     z = torch.zeros(2, model.config.action_dim)
     assert model.step(model.start(e), z)[1].shape == (2, 4, 4, 3 * PATCH**2)
-    with pytest.raises(DilaError, match="is not to be had on this disk or the Hub"):
+    with pytest.raises(DilaError, match="was not found on this disk or on the Hub"):
         model.infer(e)
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"grid": (8, 8), "feature_dim": 48}, "patches of 8 pixels, but the model draws patches of 4; set --encoder.p"),
+        ({"grid": (8, 8), "feature_dim": 48}, "patches of 8 pixels, but the features are patches of 4; set --encoder"),
         ({"reads_dim": 64}, "gives 32 channels, but the model reads 64; set --model.reads-dim 32"),
-        ({"feature_dim": 190}, "features of 190 channels are no patches of pixels"),
+        ({"feature_dim": 190}, "features of 190 channels are not square patches"),
     ],
 )
 def test_what_does_not_fit_is_told(config, changes, told):
@@ -86,9 +86,9 @@ def test_what_does_not_fit_is_told(config, changes, told):
 
 def test_what_does_not_fit_is_refused_before_anything_is_encoded(config):
     assert config.for_features((2, 3), 192).grid == (2, 3)
-    with pytest.raises(DilaError, match="patches of 8 pixels, but the model draws patches of 16"):
+    with pytest.raises(DilaError, match="patches of 8 pixels, but the features are patches of 16"):
         config.for_features((2, 2), 768)
-    with pytest.raises(DilaError, match="features of 272 channels are no patches of pixels; use the encoder pixels"):
+    with pytest.raises(DilaError, match="features of 272 channels are not square patches of pixels; use the"):
         config.for_features((8, 8), 272)
 
 

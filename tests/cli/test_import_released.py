@@ -51,8 +51,8 @@ def test_it_is_whole_from_anywhere_and_labels_without_its_decoder(released, rae_
     (released / "elsewhere").mkdir()
     monkeypatch.chdir(released / "elsewhere")
     assert main(["pack", "../model", "--out", "packed"]) == 0
-    assert f"the encoder is a folder of this machine, {released / 'dinov2'}: whoever loads the model" in caplog.text
-    assert "sets encoder.model in config.json" in (released / "elsewhere" / "packed" / "README.md").read_text()
+    assert f"the encoder's weights are in a local folder, {released / 'dinov2'}, and are not packed" in caplog.text
+    assert "set encoder.model in config.json" in (released / "elsewhere" / "packed" / "README.md").read_text()
     write_video(released / "a.mp4", torch.randint(0, 255, (12, 3, 64, 64), dtype=torch.uint8), 10)
     assert main(["rollout", "packed", "../a.mp4", "--out", "future.gif"]) == 0
     (released / "elsewhere" / "packed" / "decoder.safetensors").unlink()
@@ -63,7 +63,7 @@ def test_it_is_whole_from_anywhere_and_labels_without_its_decoder(released, rae_
 def test_statistics_of_other_features_are_refused(released, capsys):
     torch.save({"mean": torch.zeros(12), "var": torch.ones(12)}, released / "stat.pt")
     assert imported(released) == 2
-    assert "stat.pt is of features 12, but the encoder gives 4 x 4 x 24; give" in capsys.readouterr().err
+    assert "stat.pt has statistics of 12 features, but the encoder gives 4 x 4 x 24; give" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_refused_by_its_keys(released, capsys):

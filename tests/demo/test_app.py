@@ -100,7 +100,7 @@ def test_films_and_maps_come_out(address):
 def test_a_moment_is_chosen_within_the_clip(address):
     parts = json.loads(status(f"{address}/config")[1])["components"]
     ends = {part["props"]["label"]: part["props"]["maximum"] for part in parts if part["type"] == "slider"}
-    assert ends["begin at (seconds)"] == ends["at (seconds)"] == 5.6  # and not 5.6000000000000005
+    assert ends["start at (seconds)"] == ends["at (seconds)"] == 5.6  # and not 5.6000000000000005
 
 
 def test_a_page_needs_a_decoder_and_clips(box, tmp_path, monkeypatch):
@@ -226,9 +226,9 @@ def test_a_visitor_clicks_a_goal_and_watches_it_plan(address, browser):
     size = board.bounding_box()
     board.click(position={"x": size["width"] * 0.2, "y": size["height"] * 0.2})
     page.locator("#goal img").wait_for()
-    page.locator("#planned").get_by_text("Now plan").wait_for()
+    page.locator("#planned").get_by_text("Now press Plan").wait_for()
     page.get_by_role("button", name="Plan", exact=True).click()
-    playing = page.get_by_text("playing, to learn what real actions are")
+    playing = page.get_by_text("recording play to learn real actions")
     playing.first.wait_for()
     assert playing.count() == 1
     page.locator("#planned").get_by_text("boards from its goal").wait_for(timeout=240_000)

@@ -28,7 +28,7 @@ def test_a_video_within_the_limits_is_taken_and_read_at_the_models_stride(video,
 
 def test_a_gif_is_a_video_within_the_same_limits(video, box):
     assert read_frames(box, accept(video("mine.gif"))).shape == (10, 3, 64, 64)
-    with pytest.raises(DilaError, match=r"long\.gif lasts 99 s, but 60 is the most"):
+    with pytest.raises(DilaError, match=r"long\.gif lasts 99 s, but at most 60 s"):
         accept(video("long.gif", frames=100, size=(16, 16), fps=1))
 
 
@@ -38,7 +38,7 @@ def test_large_pictures_are_kept_small(video, box):
 
 def test_what_is_no_video_is_refused_by_name(tmp_path, video):
     (tmp_path / "passwords.txt").write_text("secret")
-    with pytest.raises(DilaError, match=r"passwords\.txt is no video that is taken here"):
+    with pytest.raises(DilaError, match=r"passwords\.txt is not a supported video"):
         accept(tmp_path / "passwords.txt")
     (tmp_path / "fake.mp4").write_bytes(b"no video at all" * 99)
     with pytest.raises(DilaError, match=r"^fake\.mp4 cannot be read as a video; upload another$"):
@@ -46,13 +46,13 @@ def test_what_is_no_video_is_refused_by_name(tmp_path, video):
 
 
 def test_size_length_and_resolution_have_limits(video, monkeypatch):
-    with pytest.raises(DilaError, match="lasts 99 s, but 60 is the most"):
+    with pytest.raises(DilaError, match="lasts 99 s, but at most 60 s"):
         accept(video(frames=100, size=(16, 16), fps=1))
     monkeypatch.setattr(rules, "SIDE", 60)
-    with pytest.raises(DilaError, match="is 64 x 32, but 60 pixels"):
+    with pytest.raises(DilaError, match="is 64 x 32, but at most 60 pixels"):
         accept(video(size=(32, 64)))
     monkeypatch.setattr(rules, "MEGABYTES", 0.001)
-    with pytest.raises(DilaError, match=r"MB, but 0\.001 is the most"):
+    with pytest.raises(DilaError, match=r"MB, but at most 0\.001"):
         accept(video())
 
 

@@ -75,12 +75,12 @@ def test_amounts_there_and_back(compass):
     z = compass.point([0.5, -1.0, 0.25])
     torch.testing.assert_close(compass.read(z)[:3], torch.tensor([0.5, -1.0, 0.25]), atol=1e-4, rtol=1e-4)
     assert compass.point([]).equal(compass.origin)
-    with pytest.raises(DilaError, match="5 amounts were given for 4 directions"):
+    with pytest.raises(DilaError, match="5 amounts were given, but there are only 4 directions"):
         compass.point([0.0] * 5)
 
 
 def test_nothing_to_look_at_is_refused(box):
-    with pytest.raises(DilaError, match="example clips, but there is none"):
+    with pytest.raises(DilaError, match="there are no example clips"):
         find_compass(box, [])
 
 

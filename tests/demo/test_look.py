@@ -88,5 +88,5 @@ def test_films_of_two_clips_show_what_they_say(box, clips, tmp_path):
 
 def test_a_model_without_structure_is_told(box, clips, monkeypatch):
     monkeypatch.setattr(box, "model", torch.nn.Identity())
-    with pytest.raises(DilaError, match="a DiLA's; this model is a Identity"):
+    with pytest.raises(DilaError, match="only a DiLA has structure and content, but this model is a Identity"):
         look(box, clips[0])

@@ -50,7 +50,7 @@ def test_what_was_imagined_what_happened_and_how_far_it_is(box, hands):
     told = []
     made = plan_to(box, hands, goal_at(3, 0.2, 0.2), lambda share, what: told.append(share), SHORT)
     assert told == [0, 0.5, 1.0]
-    assert list(made.rows) == ["goal", "happened", "imagined a step before", "end of each plan"]
+    assert list(made.rows) == ["goal", "true", "imagined one step before", "end of each plan"]
     assert {tuple(clip.shape) for clip in made.rows.values()} == {(2, 3, SIZE, SIZE)}
     planned, random = made.curves["planned"], made.curves["random"]
     assert len(planned) == len(random) == 3
@@ -64,8 +64,8 @@ def test_what_was_imagined_what_happened_and_how_far_it_is(box, hands):
 def test_the_step_that_reached_is_the_first_below_success_and_not_the_nearest():
     goal = Goal(3, torch.zeros(3, SIZE, SIZE, dtype=torch.uint8), (0.0, 0.0))
     said = _told(goal, {"planned": [0.4, 0.04, 0.3, 0.01], "random": [0.4, 0.4]})
-    assert "as near as 0.010: reached at step 1." in said
-    assert "not reached, which is below 0.05." in _told(goal, {"planned": [0.4, 0.05], "random": [0.4, 0.4]})
+    assert "came within 0.010: goal reached at step 1." in said
+    assert "goal not reached (below 0.05)." in _told(goal, {"planned": [0.4, 0.05], "random": [0.4, 0.4]})
 
 
 def test_a_picture_is_a_goal_whose_distance_is_told_in_structure(box, hands, clips):
@@ -74,7 +74,7 @@ def test_a_picture_is_a_goal_whose_distance_is_told_in_structure(box, hands, cli
     made = plan_to(box, hands, goal, loop=SHORT)
     assert made.curves["planned"][0] == 1.0
     assert made.line is None
-    assert "In structure" in made.said
+    assert "distance in structure" in made.said
 
 
 def test_a_model_that_knows_nothing_of_push_t_is_refused(box, monkeypatch):

@@ -54,14 +54,14 @@ def test_a_film_has_every_picture(box, way, tmp_path):
     episode = open_corpus(path).episodes[0]
     assert probe_video(path).times == pytest.approx([0, 0.67, 1.34, 2.01], rel=1e-3)
     assert (episode.read([3])[0].float() - made.now.float()).abs().mean() < 4
-    with pytest.raises(DilaError, match="move first"):
+    with pytest.raises(DilaError, match="nothing to export yet"):
         export(reset(box, made), tmp_path / "film.mp4", 0.2)
 
 
 def test_there_is_an_end_to_it(box, way, monkeypatch):
     made, z = way
     monkeypatch.setattr(play, "LONGEST", 3)
-    with pytest.raises(DilaError, match="3 imagined frames are the most"):
+    with pytest.raises(DilaError, match="at most 3 imagined frames"):
         move(box, made, z[0])
 
 

@@ -24,7 +24,7 @@ def test_without_content_there_is_nothing_to_rebind_or_isolate(world, frames):
     without = world(content=NoContent())
     assert without.rollout(frames).shape == (4, 4, 4, 12)
     assert without.transfer(frames, frames).e.shape[-1] == 12
-    with pytest.raises(DilaError, match=r"rebind needs a model with content, but this one was trained without"):
+    with pytest.raises(DilaError, match=r"rebind needs a model with content, but this one was trained with content"):
         without.rebind(frames, frames)
     with pytest.raises(DilaError, match="isolate needs a model with content"):
         without.isolate(frames)

@@ -25,7 +25,7 @@ def test_a_replayed_rollout_is_the_rollout_whatever_the_inputs_and_weights(small
             parameter.mul_(1.1)
         e, z = torch.randn_like(e), torch.randn_like(z)
         torch.testing.assert_close(replayed(e, z), rollout(model, e, z), atol=1e-4, rtol=1e-4)
-    with pytest.raises(DilaError, match="record anew"):
+    with pytest.raises(DilaError, match="record it again"):
         replayed(e[:1], z[:1])
 
 

@@ -248,7 +248,7 @@ def test_a_gap_in_time_leaves_no_action_over_it(world, tmp_path, fake_episode, f
 
 def test_nothing_usable_is_an_error(world, tmp_path, frames_of):
     write_video(tmp_path / "in" / "slow.mp4", frames_of(6, size=32), 2)
-    with pytest.raises(DilaError, match="none of the videos could be used, the first of 1"):
+    with pytest.raises(DilaError, match="no video could be used; the first of 1 was skipped because"):
         label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False)
 
 
@@ -270,6 +270,6 @@ def test_only_labels_are_written_over(held, world, videos, tmp_path):
     else:
         out.mkdir()
     before = out.is_dir() or out.read_bytes()
-    with pytest.raises(DilaError, match=r"actions\.parquet is there and holds no latent actions"):
+    with pytest.raises(DilaError, match=r"actions\.parquet exists but is not a file of latent actions"):
         label(world, tmp_path / "nothing to read", out, progress=False)
     assert (out.is_dir() or out.read_bytes()) == before

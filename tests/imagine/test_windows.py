@@ -58,7 +58,7 @@ def test_windows_of_many_clips_share_a_batch_and_stay_apart(model):
 
 
 def test_a_single_frame_is_refused(model):
-    with pytest.raises(DilaError, match="between two frames"):
+    with pytest.raises(DilaError, match="fewer than two frames"):
         infer_long(model, torch.randn(1, 1, 4, 4, 12), 8)
 
 

@@ -73,10 +73,10 @@ def test_rollout_follows_the_given_actions_or_its_own(world, frames_of):
 def test_rollout_refuses_what_it_cannot_do(world, frames_of):
     frames = frames_of(5)
     for steps in (9, 0, -1):
-        with pytest.raises(DilaError, match=f"steps = {steps} must be 1 to 4"):
+        with pytest.raises(DilaError, match=f"steps = {steps} must be between 1 and 4"):
             world.rollout(frames, steps=steps)
     for context in (5, 0):
-        with pytest.raises(DilaError, match=f"context = {context} must be 1 to 4, so that a frame is left to imagine"):
+        with pytest.raises(DilaError, match=f"context = {context} must be between 1 and 4, so that a frame is left"):
             world.rollout(frames, context=context)
     with pytest.raises(DilaError, match="context = 6"):
         world.rollout(frames, torch.zeros(3, 6), context=6)
@@ -87,7 +87,7 @@ def test_rollout_refuses_what_it_cannot_do(world, frames_of):
     for limit in (0, -3):
         with pytest.raises(DilaError, match=f"limit = {limit} must be at least 1"):
             world.features(frames, limit=limit)
-    with pytest.raises(DilaError, match="no more than the 5 frames"):
+    with pytest.raises(DilaError, match=r"context = 6 must be at least 1 and within the video \(5 frames read\)"):
         world.transfer(frames, frames, context=6)
 
 
@@ -200,11 +200,11 @@ def test_arrays_of_frames_are_taken_as_they_lie(world, frames_of):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda z: z[:, :3], "z should be of 6 numbers an action, as this model.s are, not of 3"),
+        (lambda z: z[:, :3], "z has 3 numbers per action, but this model.s latent actions have 6"),
         (lambda z: z[0], r"not Tensor of torch.float32 \[6\]"),
         (lambda z: z.double(), "not Tensor of torch.float64"),
         (lambda z: z.numpy(), "not ndarray of float32"),
-        (lambda z: torch.stack([z, z]), "z is of 2 clips, but the video is of 1"),
+        (lambda z: torch.stack([z, z]), "z has a batch of 2, but the video has 1"),
         (lambda z: z * float("nan"), "NaN or infinite"),
     ],
 )
@@ -222,7 +222,7 @@ def test_only_features_are_drawn(world, frames_of):
 
 
 def test_paths_that_are_not_one_video_are_refused(world, videos, tmp_path, frames_of):
-    with pytest.raises(DilaError, match="holds 5 videos"):
+    with pytest.raises(DilaError, match="contains 5 videos"):
         world.infer(videos)
     with pytest.raises(DilaError, match="does not exist"):
         world.infer(tmp_path / "none.mp4")

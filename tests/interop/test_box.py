@@ -47,7 +47,7 @@ def test_its_card_has_the_numbers_of_its_notes():
     assert tables[0]
     assert all(f"| {number:.3f} |" in card for table in tables for number in table.values())
     assert "## Limits" in card
-    assert "Not written down" not in card
+    assert "Not documented" not in card
 
 
 def test_a_path_called_box_goes_before_it(tmp_path, monkeypatch):

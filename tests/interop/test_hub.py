@@ -96,7 +96,7 @@ def test_the_command(hub, folder, capsys):
 
 @pytest.mark.parametrize("name", ["mine", "a/b/c", "../up/there", ""])
 def test_no_id_is_refused_before_anything_is_made(name, hub, folder):
-    with pytest.raises(DilaError, match="no id of the Hub"):
+    with pytest.raises(DilaError, match="is not a Hub id"):
         push_to_hub(folder, name)
     assert hub == []
 
@@ -106,7 +106,7 @@ def test_a_refusal_of_the_hub_is_a_sentence(hub, folder, monkeypatch):
         raise HfHubHTTPError("401 Unauthorized\nmore", response=SimpleNamespace(headers={}, request=None))
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
-    with pytest.raises(DilaError, match=r"does not take me/mine: 401 Unauthorized; .* hf auth login"):
+    with pytest.raises(DilaError, match=r"uploading me/mine to the Hub failed: 401 Unauthorized; .* hf auth login"):
         push_to_hub(Path(folder), "me/mine")
 
 
@@ -120,5 +120,5 @@ def test_no_network_is_a_sentence(hub, folder, monkeypatch, capsys):
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
     assert main(["push", str(folder), "me/mine"]) == 2
     assert capsys.readouterr().err.startswith(
-        "dila: the Hub does not take me/mine: [Errno -2] Name or service not known"
+        "dila: uploading me/mine to the Hub failed: [Errno -2] Name or service not known"
     )

@@ -79,7 +79,7 @@ def test_packed_again_it_keeps_what_was_said(run, tmp_path):
 @pytest.mark.parametrize("where", ["run", "run/checkpoints/step_0000007", "run/checkpoints/step_0000008", "."])
 def test_it_is_packed_apart_from_where_it_is_read(where, run, tmp_path):
     before = load_pretrained(run).model.state_dict()
-    with pytest.raises(DilaError, match="choose a folder apart"):
+    with pytest.raises(DilaError, match="choose a separate folder"):
         pack(run, tmp_path / where)
     assert all(tensor.equal(before[name]) for name, tensor in load_pretrained(run).model.state_dict().items())
 
@@ -96,7 +96,7 @@ def test_what_adapting_made_comes_along(pretrained, tmp_path):
 
 def test_without_decoder_the_card_says_so(pretrained):
     bare = pretrained._replace(decoder=None)
-    assert "it has no decoder" in model_card(bare, {})
+    assert "| draws with | none |" in model_card(bare, {})
 
 
 def test_the_command(run, tmp_path, capsys):
@@ -111,5 +111,5 @@ def test_the_card_names_the_model_and_what_makes_it_known(pretrained):
     own = type("Nine", (type(pretrained.model),), {"__module__": "ninelam.lam"})
     card = model_card(pretrained._replace(model=own(pretrained.model.config)), {})
     assert "(Nine): latent" in card
-    assert "import dila\nimport ninelam  # has the model\n" in card
+    assert "import dila\nimport ninelam  # defines the model\n" in card
     assert all(kind.model.__name__ in _PAPERS for kind in MODELS.values())

@@ -126,9 +126,9 @@ def test_what_does_not_fit_is_refused_in_a_sentence(imagination, info, candidate
     model = cost_model(imagination, SPACE)
     with pytest.raises(DilaError, match=r"A = 3, not .*action_block"):
         model.get_cost(info, candidates[..., :2])
-    with pytest.raises(DilaError, match="leave out the normalisation"):
+    with pytest.raises(DilaError, match="remove the normalisation"):
         model.get_cost(info | {"pixels": info["pixels"] * 4 - 2}, candidates)
-    with pytest.raises(DilaError, match="has no goal; it holds pixels"):
+    with pytest.raises(DilaError, match="has no key 'goal'; its keys are pixels"):
         model.get_cost({"pixels": info["pixels"]}, candidates)
 
 

@@ -71,7 +71,7 @@ def test_a_config_written_before_there_were_ablations_is_the_papers(small_config
 
 
 def test_tokens_that_do_not_divide_z_are_refused(small_config):
-    with pytest.raises(DilaError, match=r"action_dim = 8 does not divide into bottleneck\.tokens = 3"):
+    with pytest.raises(DilaError, match=r"action_dim = 8 must be a multiple of bottleneck\.tokens = 3"):
         replace(small_config, bottleneck=Discrete(tokens=3))
 
 
@@ -195,7 +195,7 @@ def test_without_action_the_decoder_is_shown_the_true_structure(variant, clip):
 
 def test_without_action_nothing_is_inferred_imagined_or_planned(variant, clip):
     model, e = variant("no action"), clip(4)
-    refused = pytest.raises(DilaError, match="trained without latent actions, so it has none to give or follow")
+    refused = pytest.raises(DilaError, match="trained without latent actions, so it can neither infer nor follow them")
     with refused:
         model.infer(e)
     with refused:
@@ -227,5 +227,5 @@ def test_it_overfits_four_clips(name):
 
 @pytest.mark.parametrize("state", [{"e": torch.zeros(1)}, (torch.zeros(1), 3)])
 def test_a_state_that_cannot_be_repeated_is_refused(state):
-    with pytest.raises(DilaError, match=r"a state holds a (dict|int); make it of tensors and None, in tuples"):
+    with pytest.raises(DilaError, match=r"a model state contains a (dict|int); use only tensors, None and tuples"):
         repeat_state(state, 2)

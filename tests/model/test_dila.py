@@ -216,7 +216,7 @@ def test_a_state_keeps_no_more_memory_alive_than_it_is(model, clip, frames):
 
 def test_actions_of_another_width_are_refused(model, clip):
     for each in (model, Layout(model)):
-        with pytest.raises(DilaError, match="z should be of 8 numbers an action, as this model's are, not of 3"):
+        with pytest.raises(DilaError, match="z has 3 numbers per action, but this model's latent actions have 8"):
             rollout(each, clip(1), torch.randn(2, 3, 3))
 
 
@@ -231,9 +231,9 @@ def test_every_parameter_takes_part(small_config, awake, clip):
 def test_without_real_actions_there_is_no_action_encoder(small_config):
     model = DiLA(replace(small_config, real_action_dim=None))
     assert count_parameters(DiLA(small_config)) - count_parameters(model) == (3 + 1) * 8 + (8 + 1) * 8
-    with pytest.raises(DilaError, match="knows latent actions alone; give it real ones with: dila adapt"):
+    with pytest.raises(DilaError, match="has no encoder of real actions; adapt it with: dila adapt"):
         model.encode_actions(torch.randn(1, 2, 3))
-    with pytest.raises(DilaError, match="actions are of 2 numbers, but the model's of 3"):
+    with pytest.raises(DilaError, match="actions have 2 numbers, but the model's have 3"):
         DiLA(small_config).encode_actions(torch.randn(1, 2, 2))
 
 

@@ -267,7 +267,7 @@ def test_a_checkpoint_that_is_packed_is_not_unpacked(tmp_path):
         for record in old.namelist():
             new.writestr(record, old.read(record) + bytes(10**5))
     packed.replace(whole)
-    with pytest.raises(DilaError, match="is compressed, as torch"):
+    with pytest.raises(DilaError, match="is compressed, which torch"):
         load_trainer(tmp_path)
 
 

@@ -104,8 +104,8 @@ def test_a_film_that_was_sent_is_used(page, tmp_path):
         ("page.mp4", lambda path: b"<script>alert(1)</script>" * 99, "cannot be read as a video"),
         ("empty.mp4", lambda path: b"", "cannot be read as a video"),
         ("cut.mp4", lambda path: film(path)[:600], "cannot be read as a video"),
-        ("long.mp4", lambda path: film(path, 90, (16, 16), 1), "60 is the most"),
-        ("wide.mp4", lambda path: film(path, 2, (16, 2048)), "1920 pixels a side is the most"),
+        ("long.mp4", lambda path: film(path, 90, (16, 16), 1), "at most 60 s are allowed"),
+        ("wide.mp4", lambda path: film(path, 2, (16, 2048)), "at most 1920 pixels a side are allowed"),
     ],
 )
 def test_a_file_that_is_no_fitting_film_is_refused_in_a_sentence(page, tmp_path, name, make, sentence):

@@ -179,12 +179,12 @@ def test_the_adapted_model_tells_what_the_one_before_it_was_trained_on(adapted, 
 
 def test_a_way_back_is_fitted_to_finite_rows_and_to_more_than_one():
     z, a, episode = torch.randn(50, 5), torch.randn(50, 2), torch.arange(50) // 10
-    with pytest.raises(DilaError, match="of 1 trajectory"):
+    with pytest.raises(DilaError, match="from 1 trajectory"):
         LatentToAction.fit(z, a, torch.zeros(50, dtype=torch.int64))
     with pytest.raises(DilaError, match="1 transitions are too few"):
         LatentToAction.fit(z[:1], a[:1], episode[:1])
     z[3], a[[3, 7], 0] = torch.nan, torch.inf
-    with pytest.raises(DilaError, match="2 of 50 transitions have NaN or infinite numbers"):
+    with pytest.raises(DilaError, match="2 of 50 transitions contain NaN or infinite numbers"):
         LatentToAction.fit(z, a, episode)
 
 

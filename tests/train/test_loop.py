@@ -72,7 +72,7 @@ def test_statistics_can_be_given_and_are_held_to_by_their_numbers(go, tmp_path):
 
 def test_statistics_that_do_not_fit_are_refused(go, tmp_path):
     torch.save({"mean": torch.zeros(3), "var": torch.ones(3)}, tmp_path / "stat.pt")
-    with pytest.raises(DilaError, match=r"stat\.pt is of features 3, but the encoder gives 4 x 4 x 8"):
+    with pytest.raises(DilaError, match=r"stat\.pt has statistics of 3 features, but the encoder gives 4 x 4 x 8"):
         go(small_run(statistics=str(tmp_path / "stat.pt")))
     with pytest.raises(DilaError, match="the model in start has its own statistics"):
         small_run(statistics="stat.pt", start="runs/a")

@@ -64,5 +64,5 @@ def test_lpips_that_is_not_here_is_asked_for_plainly(config, monkeypatch):
 
 def test_lpips_is_of_frames(nearness):
     features = Moto(MotoConfig((2, 2), 8, 16, 2, encoder_depth=1, decoder_depth=1))
-    with pytest.raises(DilaError, match="features of 8 channels are no patches of pixels"):
+    with pytest.raises(DilaError, match="features of 8 channels are not square patches of pixels"):
         Published(PublishedWeights(lpips=1.0))(features, Batch(torch.rand(1, 2, 2, 2, 8)))

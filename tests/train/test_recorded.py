@@ -72,7 +72,7 @@ def test_replayed_gradients_are_those_of_a_call_whatever_batch_and_weights(small
         assert (mine.grad is None) == (theirs.grad is None), name
         if mine.grad is not None:
             torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3, msg=name)
-    with pytest.raises(DilaError, match="record anew"):
+    with pytest.raises(DilaError, match="record it again"):
         recorded(Batch(e[:1], None if a is None else a[:1]))
 
 

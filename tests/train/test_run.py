@@ -62,7 +62,7 @@ def test_the_learning_rate_warms_up_and_ends_at_the_floor():
         ({"batch": 0}, "batch = 0"),
         (
             {"encoder": {"name": "patch", "seed": 20261128}},
-            r"encoder\.seed = 20261128 is not in 0 to 1,048,576; choose",
+            r"encoder\.seed = 20261128 is not between 0 and 1,048,576; choose",
         ),
         ({"seed": -5}, "seed = -5 must be at least 0"),
         ({"checkpoint_every": 0}, "checkpoint_every = 0 must be at least 1"),

@@ -106,7 +106,7 @@ def test_an_encoder_of_ones_own_is_told_what_it_lacks(tmp_path):
     class Mine:
         grid, feature_dim = (1, 1), 1
 
-    with pytest.raises(DilaError, match="a Mine has no features to cache; give an encoder that is a FrozenEncoder"):
+    with pytest.raises(DilaError, match="features of a Mine cannot be cached; give an encoder that is a FrozenEncoder"):
         FeatureCache(Mine(), tmp_path)
 
 
@@ -285,7 +285,7 @@ def test_a_shard_whose_header_does_not_fit_it_is_refused(tmp_path, place):
     header += b" " * (-len(header) % 8)
     path = tmp_path / "shard-0.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(400))
-    with pytest.raises(DilaError, match=r"cannot read .*shard-0\.safetensors: .*; delete it and cache again"):
+    with pytest.raises(DilaError, match=r"cannot read .*shard-0\.safetensors: .*; delete it and run again"):
         open_shard(str(path))
     assert stored(tmp_path) == {}
 

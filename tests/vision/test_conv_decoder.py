@@ -80,7 +80,7 @@ def test_config_builds_the_same_shape():
 
 
 def test_bad_settings_are_told():
-    with pytest.raises(DilaError, match="no smaller than its feature grid"):
+    with pytest.raises(DilaError, match="must be at least its feature grid"):
         decoder(size=2)
     with pytest.raises(DilaError, match="multiples of 8"):
         decoder(width=12)

@@ -76,7 +76,7 @@ def test_config_builds_the_same_encoder(folder):
 
 
 def test_what_cannot_be_had_is_told(folder, tmp_path, monkeypatch):
-    with pytest.raises(DilaError, match="is not to be had on this disk"):
+    with pytest.raises(DilaError, match="was not found on this disk"):
         encoder(tmp_path / "nothing")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(DilaError, match="bert model"):

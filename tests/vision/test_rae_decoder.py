@@ -147,9 +147,9 @@ def test_faults_of_a_file_are_named(tmp_path):
         load(tmp_path, published() | {"mask_token": torch.zeros(1)})
     with pytest.raises(DilaError, match=r"misshapen: decoder_norm\.bias \[3\] instead of \[16\]"):
         load(tmp_path, published() | {"decoder_norm.bias": torch.zeros(3)})
-    with pytest.raises(DilaError, match="is no RAE decoder"):
+    with pytest.raises(DilaError, match="is not an RAE decoder"):
         load(tmp_path, {"weight": torch.zeros(3)})
-    with pytest.raises(DilaError, match="5 heads do not divide"):
+    with pytest.raises(DilaError, match="heads = 5 does not divide"):
         load(tmp_path, published(), heads=5)
     with pytest.raises(DilaError, match="there is no file of RAE decoder weights"):
         build_decoder({"name": "rae", "weights": str(tmp_path / "none.pt")})

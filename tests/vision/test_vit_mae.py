@@ -87,15 +87,15 @@ def test_the_half_that_is_not_used_is_no_news_and_a_missing_weight_is_an_error(f
     weights = load_file(tmp_path / "model.safetensors")
     del weights["vit.layernorm.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DilaError, match=r"lacks 1 weight.s. of a ViT-MAE, first vit\.layernorm\.weight"):
+    with pytest.raises(DilaError, match=r"lacks 1 weight.s. of a ViT-MAE, the first vit\.layernorm\.weight"):
         encoder(tmp_path).encode(frames())
 
 
 def test_what_cannot_be_had_is_told(folder, tmp_path, monkeypatch):
-    with pytest.raises(DilaError, match="is not to be had on this disk"):
+    with pytest.raises(DilaError, match="was not found on this disk"):
         encoder(tmp_path / "nothing")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(DilaError, match="is a bert model; the ViT-MAE encoder needs a vit_mae one"):
+    with pytest.raises(DilaError, match="is a bert model, but the ViT-MAE encoder needs a vit_mae model"):
         encoder(tmp_path)
     with pytest.raises(DilaError, match="multiple of 8"):
         encoder(folder, size=30)

@@ -1,1 +1,1 @@
-"""The latent action models that DiLA is compared with, behind the same verbs; see docs/baselines.md."""
+"""The latent action models that DiLA is compared with, with the same interface; see docs/baselines.md."""

@@ -1,7 +1,7 @@
 """AdaWorld's latent action model (Gao et al. 2025, arXiv 2503.18938).
 
-A learned token before each of two frames gathers what changed; that of the second frame is a 32-dimensional Gaussian
-with a weak prior. The decoder adds z to every patch of the first frame and draws the second.
+The encoder prepends a learned token to each of two frames; that of the second frame gives a 32-dimensional Gaussian
+with a weak prior. The decoder adds z to every patch of the first frame and predicts the second.
 """
 
 from dataclasses import dataclass, replace
@@ -24,10 +24,10 @@ class AdaWorldConfig:
         grid: rows and columns of the feature grid.
         feature_dim: D.
         width: channels of all layers.
-        heads: of attention.
-        encoder_depth: layers within frames and over the two.
+        heads: attention heads.
+        encoder_depth: layers within frames and over the two frames.
         decoder_depth: layers within a frame.
-        action_dim: Dz, numbers of the Gaussian.
+        action_dim: Dz, dimension of the Gaussian.
         predicts: see `dila.baselines.frame_model.Predicts`; published with a sigmoid, on pixels in 0..1.
         real_action_dim: Da of the action encoder, or None.
     """
@@ -43,12 +43,12 @@ class AdaWorldConfig:
     real_action_dim: int | None = None
 
     def for_features(self, grid: tuple[int, int], feature_dim: int) -> "AdaWorldConfig":
-        """The same model for an encoder with this grid and this many channels."""
+        """Return the same config for an encoder with this grid and this many channels."""
         return replace(self, grid=tuple(grid), feature_dim=feature_dim)
 
 
 class AdaWorld(FrameModel):
-    """Two frames to a Gaussian: a sample in training, its mean afterwards."""
+    """Two frames to a Gaussian z: sampled in training, its mean in evaluation."""
 
     penalty = "kl"
     config: AdaWorldConfig
@@ -68,7 +68,7 @@ class AdaWorld(FrameModel):
         self.head = Head(dim, config.feature_dim, config.predicts)
 
     def squeeze(self, e: Features) -> Bottlenecked:
-        """What the second frame's token gathered of each two frames."""
+        """Return the Gaussian of the second frame's token for each pair of frames."""
         x = tokens(pairs(e))
         asking = self.asking.to(x.dtype).expand(*x.shape[:2], 1, -1)
         x = self.to_tokens(torch.cat([asking, x], dim=2)) + self._positions(x.shape[2] + 1, e)
@@ -78,7 +78,7 @@ class AdaWorld(FrameModel):
         return out._replace(z=out.z.unflatten(0, (len(e), -1)))
 
     def draw(self, e: Features, z: LatentActions) -> Features:
-        """Patches of each frame, the action added to all of them."""
+        """Predict the frame after each frame; the action is added to all of its patches."""
         x = self.to_patches(tokens(e)) + self.from_action(z).unsqueeze(2)
         x = self.fuse(x) + self._positions(x.shape[2], e)
         for layer in self.drawing:

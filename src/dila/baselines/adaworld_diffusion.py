@@ -1,9 +1,9 @@
-"""AdaWorld's world model (Gao et al. 2025, arXiv 2503.18938): the next frame by diffusion under a latent action.
+"""AdaWorld's world model (Gao et al. 2025, arXiv 2503.18938): the next frame by diffusion, given a latent action.
 
-The network is Stable Video Diffusion's from the diffusers library (extra ``diffusion``). It reads the last few frames,
-clean, and the next one, noised, with the last frame once more beside each; the latent action comes through
-cross-attention with a description of the last frame. Noise levels, preconditioning and sampler are EDM's (Karras et al.
-2022). The latent actions are those of a trained and frozen model, published AdaWorld's own.
+The network is Stable Video Diffusion's from the diffusers library (extra ``diffusion``). Its input is the last few
+frames, clean, and the next one, noised, each concatenated with the last frame; the latent action enters through
+cross-attention, with a description of the last frame. Noise levels, preconditioning and sampler are EDM's (Karras et
+al. 2022). The latent actions come from a trained, frozen model, in the paper AdaWorld's own.
 
 e      B T H W D   frozen features (published: latents of an image autoencoder)
 z      B K Dz      latent actions of the frozen model
@@ -35,18 +35,18 @@ class AdaWorldDiffusionConfig:
     Args:
         grid: rows and columns of the feature grid.
         feature_dim: D.
-        lam: sizes of AdaWorld's latent action model; of another one, only its ``action_dim`` is read.
-        context: true or predicted frames that it looks back on, at most.
-        channels: of the network at each resolution, multiples of 32.
-        heads: of attention at each resolution.
-        blocks: residual blocks at each resolution.
-        picture_dim: numbers of the description of the last frame (published: CLIP's).
+        lam: config of AdaWorld's latent action model; for another model, only its ``action_dim`` is used.
+        context: maximum number of past frames, true or predicted, that the network sees.
+        channels: channels at each resolution, multiples of 32.
+        heads: attention heads at each resolution.
+        blocks: residual blocks per resolution.
+        picture_dim: dimension of the description of the last frame (published: CLIP's).
         noise: mean and standard deviation of log sigma in training.
-        noise_limits: least and largest sigma when sampling.
-        context_noise: largest sigma on the context frames in training, so that predicted ones do not mislead.
-        drop: share of training in which description and last frame are hidden, for guidance.
-        guidance: how far sampling goes beyond what it would do without them; 1 is none, at half the cost.
-        steps: of the sampler a frame.
+        noise_limits: smallest and largest sigma in sampling.
+        context_noise: largest sigma on context frames in training, for robustness to predicted ones.
+        drop: share of training samples without description, action and last frame, for guidance.
+        guidance: strength of classifier-free guidance; 1 is none, at half the cost.
+        steps: sampler steps per frame.
         real_action_dim: Da of the action encoder, or None.
     """
 
@@ -68,17 +68,17 @@ class AdaWorldDiffusionConfig:
 
     @property
     def action_dim(self) -> int:
-        """Dz."""
+        """Dz, dimension of a latent action."""
         return self.lam.action_dim
 
     def for_features(self, grid: tuple[int, int], feature_dim: int) -> "AdaWorldDiffusionConfig":
-        """The same model for an encoder with this grid and this many channels."""
+        """Return the same config for an encoder with this grid and this many channels."""
         lam = self.lam.for_features(grid, feature_dim)
         return replace(self, grid=tuple(grid), feature_dim=feature_dim, lam=lam)
 
 
 class DiffusionState(NamedTuple):
-    """The last frames, zeros before the first, how many there are, and the seed of the next frame's noise."""
+    """The last frames, preceded by zeros if there are too few; their number; and the seed of the next frame's noise."""
 
     frames: Float[Tensor, "B C H W D"]
     length: Int[Tensor, " B"]
@@ -86,23 +86,23 @@ class DiffusionState(NamedTuple):
 
 
 class AdaWorldDiffusion(nn.Module):
-    """A `LatentActionModel` that infers by a frozen one and steps by sampling.
+    """A `LatentActionModel` that infers with a frozen model and steps by sampling.
 
-    Sampling is deterministic: the noise of each frame is drawn from a seed in the state, clip by clip, so that neither
-    the batch nor what was drawn before changes it, and candidate plans are compared under the same noise.
+    Sampling is deterministic: the noise of each frame comes from a seed in the state, separately for each clip, so it
+    depends neither on the batch nor on earlier samples, and candidate plans are compared under the same noise.
 
     Args:
         config: sizes.
-        lam: the model whose latent actions are followed; a fresh AdaWorld of ``config.lam``, to be loaded, when None.
+        lam: the model whose latent actions are used; None creates an AdaWorld of ``config.lam``, untrained.
 
     Raises:
         MissingExtra: diffusers is not installed.
     """
 
     acts = True
-    """There are latent actions to infer and to follow."""
+    """The model has latent actions."""
     layers = ()
-    """Nothing is run again by gradient checkpointing here; ``network.enable_gradient_checkpointing()`` does."""
+    """Empty: gradient checkpointing is enabled by ``network.enable_gradient_checkpointing()`` instead."""
 
     def __init__(self, config: AdaWorldDiffusionConfig, lam: LatentActionModel | None = None):
         super().__init__()
@@ -115,25 +115,25 @@ class AdaWorldDiffusion(nn.Module):
             self.lam.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "AdaWorldDiffusion":
-        """Training mode for all but the frozen model, whose actions stay certain."""
+        """Set the mode of everything except the frozen model, which stays in evaluation mode."""
         super().train(mode)
         if isinstance(self.lam, nn.Module):
             self.lam.eval()
         return self
 
     def infer(self, e: Features) -> LatentActions:
-        """Latent actions of the frozen model."""
+        """Return the latent actions of the frozen model."""
         with torch.no_grad():
             return self.lam.infer(e)
 
     def encode_actions(self, a: Actions) -> LatentActions:
-        """Latent actions of real ones. Raises DilaError for a model without ``real_action_dim``, or with another."""
+        """Return the z of real actions. Raises DilaError unless their width is the model's ``real_action_dim``."""
         return encoded(self.action_encoder, a)
 
     def forward(self, e: Features) -> Foretold:
-        """Frames 1..K, each from the true ones before it: denoised from one noise level in training, else sampled.
+        """Predict frames 1..K, each from the true ones before it: denoised from one level in training, else sampled.
 
-        The penalty ``denoising`` is the error of the network's own output, whose scale is that of the features at every
+        The penalty ``denoising`` is the error of the network's own output, which has the scale of the features at every
         noise level.
         """
         z = self.infer(e)
@@ -146,20 +146,20 @@ class AdaWorldDiffusion(nn.Module):
         return Foretold(z, self._sample(frames, length, told, noise).view_as(e[:, 1:]), {}, None)
 
     def start(self, e: Features, seed: int = 0) -> DiffusionState:
-        """Read context frames, of which the last few are kept."""
+        """Return the state after context frames; the last few are kept."""
         frames, length = _windows(e, self.config.context)
         batch = (len(e), -1)
         seeds = torch.full((len(e),), seed, dtype=torch.int64, device=e.device)
         return DiffusionState(frames.unflatten(0, batch)[:, -1], length.unflatten(0, batch)[:, -1], seeds)
 
     def step(self, state: DiffusionState, z: Float[Tensor, "B Dz"]) -> tuple[DiffusionState, Float[Tensor, "B H W D"]]:
-        """Sample the next frame, which the next step looks back on."""
+        """Sample the next frame and append it to the state."""
         e_hat = self._sample(state.frames, state.length, z, _noise(state.seed, state.frames[:, 0]))
         frames = torch.cat([state.frames[:, 1:], e_hat.unsqueeze(1)], dim=1)
         return DiffusionState(frames, (state.length + 1).clamp(max=self.config.context), state.seed + 1), e_hat
 
     def _learn(self, frames: Tensor, length: Tensor, z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames denoised from a random level, and the mean squared error of the network's output."""
+        """Return frames denoised from a random noise level, and the mean squared error of the network's output."""
         mean, std = self.config.noise
         sigma = (mean + std * torch.randn(len(target), device=target.device)).exp()
         noisy = target + _wide(sigma) * torch.randn_like(target)
@@ -172,7 +172,7 @@ class AdaWorldDiffusion(nn.Module):
         return denoised, (weight * (denoised.float() - target.float()).square()).mean()
 
     def _sample(self, frames: Tensor, length: Tensor, z: Tensor, noise: Tensor) -> Tensor:
-        """Euler's steps along EDM's noise levels, down to none."""
+        """Sample by Euler steps along EDM's noise levels, down to zero."""
         scheduler, guidance = _scheduler(self.config), self.config.guidance
         scheduler.set_timesteps(self.config.steps)
         levels = scheduler.sigmas.tolist()
@@ -190,7 +190,7 @@ class AdaWorldDiffusion(nn.Module):
     def _denoise(
         self, frames: Tensor, length: Tensor, doubt: Tensor, z: Tensor, x: Tensor, sigma: Tensor, shown: Tensor
     ) -> Tensor:
-        """What the noised frames ``x`` would be without noise: preconditioned for features of unit variance."""
+        """Denoise the frames ``x``, with preconditioning for features of unit variance."""
         scheduler, sigma = _scheduler(self.config), sigma.float()
         last = frames[:, -1] * _wide(shown)
         video = torch.cat([frames, scheduler.precondition_inputs(x, _wide(sigma)).unsqueeze(1)], dim=1)
@@ -211,7 +211,7 @@ def published() -> AdaWorldDiffusionConfig:
 
 
 def tiny() -> AdaWorldDiffusionConfig:
-    """A size that trains on two CPU cores, on 8 x 8 x 272 features of the embedded encoder."""
+    """A size that trains on two CPU cores, on the 8 x 8 x 272 features of the embedded encoder."""
     lam = BASELINES["adaworld"][TINY]
     return AdaWorldDiffusionConfig(
         (8, 8), 272, lam, context=2, channels=(32, 64), heads=(1, 2), picture_dim=64, guidance=1.0
@@ -240,7 +240,7 @@ def _network(config: AdaWorldDiffusionConfig) -> Any:
 
 
 _TIME = 256
-"""Sines and cosines of each of two numbers: how many frames there are, and how noised they are."""
+"""Dimension of the sinusoidal embedding of each of two numbers: the number of context frames and their noise level."""
 
 
 def _scheduler(config: AdaWorldDiffusionConfig) -> Any:
@@ -251,7 +251,7 @@ def _scheduler(config: AdaWorldDiffusionConfig) -> Any:
 
 
 def _windows(e: Features, count: int) -> tuple[Float[Tensor, "BT C H W D"], Int[Tensor, " BT"]]:
-    """The last ``count`` frames at each frame of a clip, zeros before the first, and how many are true."""
+    """Return the last ``count`` frames at each frame of a clip, preceded by zeros, and how many are true frames."""
     padded = F.pad(e, (0, 0) * 3 + (count - 1, 0))
     windows = rearrange(padded.unfold(1, count, 1), "b t h w d c -> (b t) c h w d")
     lengths = torch.arange(1, e.shape[1] + 1, device=e.device).clamp(max=count)
@@ -264,7 +264,7 @@ def _present(count: int, length: Int[Tensor, " B"]) -> Float[Tensor, "B C 1 1 1"
 
 
 def _noise(seed: Int[Tensor, " B"], like: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
-    """Standard normal, of each clip from its own seed, the same on every device."""
+    """Standard normal noise, for each clip from its own seed, equal on every device."""
     draws = [torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(one)) for one in seed.tolist()]
     return torch.stack(draws).to(like)
 

@@ -1,9 +1,9 @@
-"""What the baselines share: a latent action between two frames, and the next frame as a function of one frame and z.
+"""Base class of the baselines: a latent action between two frames, and the next frame from one frame and z.
 
-None of the published models carries anything from frame to frame but the frame itself, so the state of a rollout is the
-features of the last frame, predicted ones as well as true ones: that is how LAPA, Moto and AdaWorld's latent action
-model are applied again and again. Each model reads and predicts features ``B T H W D``; under the encoder "pixels" they
-are the frame's patches, and the model the published one.
+None of the published models carries anything between frames except the frame itself, so the state of a rollout is the
+features of the last frame, predicted or true; LAPA, Moto and AdaWorld's latent action model are applied repeatedly in
+the same way. Each model reads and predicts features ``B T H W D``. With the encoder "pixels", features are the frame's
+patches, and the model is the published one.
 """
 
 from abc import ABC, abstractmethod
@@ -18,8 +18,9 @@ from dila.nn.real_actions import action_encoder, encoded
 from dila.shapes import Actions, Features, Float, Int, LatentActions, Tensor
 
 Predicts = Literal["features", "change", "unit"]
-"""What the last linear map gives: the next frame; what is added to the frame before, at first nothing; or the next
-frame through a sigmoid, for pixels in 0..1."""
+"""Output of the last linear map: the next frame; the change from the previous frame, initially zero; or the next frame
+through a sigmoid, for pixels in 0..1.
+"""
 
 
 class Foretold(NamedTuple):
@@ -28,22 +29,22 @@ class Foretold(NamedTuple):
     z: LatentActions
     e_hat: Features
     penalties: dict[str, Float[Tensor, ""]]
-    """What the bottleneck asks besides a good prediction, by the name of its weight in `dila.train.published`."""
+    """Penalties of the bottleneck, by the name of their weight in `dila.train.published`."""
     codes: Int[Tensor, "B K tokens"] | None
-    """Entries of the codebook, where there is one."""
+    """Codebook entries, if there is a codebook."""
 
 
 class FrameModel(nn.Module, ABC):
-    """A latent action model by two functions: `squeeze` two frames to a latent action, `draw` a frame and z.
+    """A latent action model of two functions: `squeeze` maps two frames to z, `draw` a frame and z to the next frame.
 
     Args:
-        config: of the model; it has ``grid``, ``feature_dim``, ``action_dim`` and ``real_action_dim``.
+        config: config of the model, with ``grid``, ``feature_dim``, ``action_dim`` and ``real_action_dim``.
     """
 
     penalty: str | None = None
     """Name of the bottleneck's penalty."""
     acts = True
-    """There are latent actions to infer and to follow."""
+    """The model has latent actions."""
 
     def __init__(self, config: Any):
         super().__init__()
@@ -52,11 +53,11 @@ class FrameModel(nn.Module, ABC):
 
     @abstractmethod
     def squeeze(self, e: Features) -> Bottlenecked:
-        """The latent action of each transition, ``B K Dz``; codes are ``B K tokens``."""
+        """Return the latent action of each transition, ``B K Dz``; codes are ``B K tokens``."""
 
     @abstractmethod
     def draw(self, e: Features, z: LatentActions) -> Features:
-        """The frame that follows each of K frames under its z, whatever stands before and after it."""
+        """Predict the frame after each of K frames under its z, independently of all other frames."""
 
     def forward(self, e: Features) -> Foretold:
         """Infer the actions of a clip and predict each frame from the true one before it."""
@@ -65,27 +66,27 @@ class FrameModel(nn.Module, ABC):
         return Foretold(z, self.draw(e[:, :-1], z), penalties, codes)
 
     def infer(self, e: Features) -> LatentActions:
-        """Latent actions between consecutive frames."""
+        """Return the latent actions between consecutive frames."""
         return self.squeeze(e).z
 
     def encode_actions(self, a: Actions) -> LatentActions:
-        """Latent actions of real ones. Raises DilaError for a model without ``real_action_dim``, or with another."""
+        """Return the z of real actions. Raises DilaError unless their width is the model's ``real_action_dim``."""
         return encoded(self.action_encoder, a)
 
     def start(self, e: Features) -> Float[Tensor, "B H W D"]:
-        """The state: the last context frame."""
+        """Return the state: the last context frame."""
         return e[:, -1]
 
     def step(
         self, state: Float[Tensor, "B H W D"], z: Float[Tensor, "B Dz"]
     ) -> tuple[Float[Tensor, "B H W D"], Float[Tensor, "B H W D"]]:
-        """Draw the next frame, which is the next state."""
+        """Predict the next frame, which is also the next state."""
         e_hat = self.draw(state.unsqueeze(1), z.unsqueeze(1)).squeeze(1)
         return e_hat, e_hat
 
 
 class Head(nn.Module):
-    """The last linear map of a decoder, see `Predicts`."""
+    """The last linear map of a decoder; see `Predicts`."""
 
     def __init__(self, dim: int, feature_dim: int, predicts: Predicts):
         super().__init__()
@@ -96,7 +97,7 @@ class Head(nn.Module):
             nn.init.zeros_(self.to_features.bias)
 
     def forward(self, x: Float[Tensor, "... C"], e: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """The next frame from tokens and the frame before."""
+        """Return the next frame, from tokens and the previous frame."""
         out = self.to_features(x)
         if self.predicts == "change":
             return e + out
@@ -104,10 +105,10 @@ class Head(nn.Module):
 
 
 def pairs(e: Features) -> Float[Tensor, "BK 2 H W D"]:
-    """Each two consecutive frames as a clip of its own."""
+    """Return every two consecutive frames as a separate clip."""
     return torch.stack([e[:, :-1], e[:, 1:]], dim=2).flatten(0, 1)
 
 
 def tokens(e: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B T N D"]:
-    """Grid to tokens, row-major."""
+    """Flatten the grid to tokens, row-major."""
     return rearrange(e, "b t h w d -> b t (h w) d")

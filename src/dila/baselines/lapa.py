@@ -1,8 +1,8 @@
 """LAPA's latent action quantisation (Ye et al. 2024, arXiv 2410.11758).
 
-An encoder of spatial, then causal temporal layers reads two frames; each is brought to a few tokens by convolutions,
-their difference is quantised (NSVQ), and a spatial decoder draws the second frame from the first one's patches, which
-take no gradient, looking at the codes by cross-attention.
+An encoder of spatial, then causal temporal layers processes two frames. Convolutions reduce each frame to a few tokens,
+and the difference of these is quantised (NSVQ). A spatial decoder predicts the second frame from the patches of the
+first, which receive no gradient, and attends to the codes by cross-attention.
 """
 
 from dataclasses import dataclass, replace
@@ -28,14 +28,14 @@ class LAPAConfig:
         grid: rows and columns of the feature grid.
         feature_dim: D.
         width: channels of all layers.
-        heads: of attention.
-        head_dim: of each head.
+        heads: attention heads.
+        head_dim: channels per head.
         spatial_depth: encoder layers within frames.
         temporal_depth: encoder layers over the two frames.
         decoder_depth: decoder layers.
-        codes: of the codebook.
-        code_dim: numbers of each.
-        code_grid: rows and columns of codes; z is all of them side by side.
+        codes: size of the codebook.
+        code_dim: dimension of a code.
+        code_grid: rows and columns of codes; z is their concatenation.
         predicts: see `dila.baselines.frame_model.Predicts`.
         real_action_dim: Da of the action encoder, or None.
     """
@@ -60,7 +60,7 @@ class LAPAConfig:
         return prod(self.code_grid) * self.code_dim
 
     def for_features(self, grid: tuple[int, int], feature_dim: int) -> "LAPAConfig":
-        """The same model for an encoder with this grid and this many channels."""
+        """Return the same config for an encoder with this grid and this many channels."""
         return replace(self, grid=tuple(grid), feature_dim=feature_dim)
 
 
@@ -93,7 +93,7 @@ class LAPA(FrameModel):
         self.head = Head(dim, config.feature_dim, config.predicts)
 
     def squeeze(self, e: Features) -> Bottlenecked:
-        """The codes of the change between each two frames."""
+        """Return the codes of the change between every two frames."""
         x, bias = self.to_tokens(pairs(e)), self.bias(self.config.grid)
         for layer in self.spatial:
             x, _ = layer(x, bias)
@@ -106,8 +106,8 @@ class LAPA(FrameModel):
         return Bottlenecked(z, out.penalty, rearrange(out.codes, "(b k) n -> b k n", b=len(e)))
 
     def draw(self, e: Features, z: LatentActions) -> Features:
-        """Patches of each frame, which look at its codes."""
-        x = self.to_tokens(e).detach().flatten(0, 1).unsqueeze(1)  # every frame a clip of one
+        """Predict the frame after each frame, whose patches attend to the codes."""
+        x = self.to_tokens(e).detach().flatten(0, 1).unsqueeze(1)  # each frame as a clip of length 1
         codes = self.from_codes(rearrange(z, "b k (n d) -> (b k) 1 n d", d=self.config.code_dim))
         bias = self.bias(self.config.grid)
         for layer in self.drawing:
@@ -116,7 +116,7 @@ class LAPA(FrameModel):
 
 
 class _ToCodes(nn.Module):
-    """A frame's tokens to a few: a narrow linear map, then 3 x 3 convolutions that halve the grid."""
+    """Reduce a frame's tokens to a few: a narrow linear map, then 3 x 3 convolutions that halve the grid."""
 
     def __init__(self, config: LAPAConfig):
         super().__init__()
@@ -124,13 +124,13 @@ class _ToCodes(nn.Module):
         halvings = max(0, floor(log2(min(cells / wanted for cells, wanted in rows_cols))))
         self.narrow = nn.Linear(config.width, dim)
         halved = [part for _ in range(halvings) for part in (nn.Conv2d(dim, dim, 3, stride=2, padding=1), nn.ReLU())]
-        # Pooling does nothing where halving reaches the grid of codes, as it does in the published sizes.
+        # Pooling has no effect if halving reaches the grid of codes, as with the published sizes.
         self.convolve = nn.Sequential(
             *halved, nn.AdaptiveAvgPool2d(config.code_grid), nn.Conv2d(dim, dim, 3, padding=1)
         )
 
     def forward(self, x: Float[Tensor, "B T H W C"]) -> Float[Tensor, "B T N D"]:
-        """Each frame alone."""
+        """Process each frame independently."""
         flat = rearrange(self.narrow(x), "b t h w d -> (b t) d h w")
         return rearrange(self.convolve(flat), "(b t) d h w -> b t (h w) d", t=x.shape[1])
 
@@ -148,7 +148,7 @@ class _DrawingLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T H W C"], bias: Float[Tensor, "heads N N"], codes: Float[Tensor, "B T M C"]
     ) -> Float[Tensor, "B T H W C"]:
-        """Frames of one clip each, so that the PEG sees no other."""
+        """Process clips of length 1, so that the PEG sees no other frame."""
         x = self.peg(x)[0]
         x = x + unflatten(self.attention.space(flatten(x), bias), x)
         x = x + unflatten(self.to_codes.across(flatten(x), self.to_codes.read(codes)), x)

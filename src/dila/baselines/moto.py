@@ -1,8 +1,8 @@
 """Moto's latent motion tokeniser (Chen et al. 2024, arXiv 2412.04445).
 
-Learned queries read two frames through a few transformer layers and are quantised; a decoder adds all codes, as one
-vector, to every patch of the first frame and draws the second. As published, what is read are the tokens of a frozen
-ViT-MAE of the frames, what is drawn their patches of pixels; at the other sizes both are the run's features.
+Learned queries attend to two frames in a few transformer layers and are quantised. A decoder adds all codes, as one
+vector, to every patch of the first frame and predicts the second. As published, the input is tokens of a frozen ViT-MAE
+and the output patches of pixels; at the other sizes both are the run's features.
 """
 
 from dataclasses import dataclass, replace
@@ -28,16 +28,17 @@ class MotoConfig:
         grid: rows and columns of the feature grid.
         feature_dim: D.
         width: channels of all layers.
-        heads: of attention.
-        encoder_depth: layers that read two frames.
-        decoder_depth: layers that draw one.
-        queries: codes of a transition; z is all of them side by side.
-        codes: of the codebook.
-        code_dim: numbers of each.
-        beta: weight of what moves codes to their inputs; the commitment weighs 1 (the released quantiser's old order).
-        lift: channels that each code is brought to before all are one vector; None leaves codes as they are.
-        reads: the frozen ViT-MAE through which the queries see frames, a Hub id or a local folder; features are then
-            patches of pixels as large as its own. None shows them the features.
+        heads: attention heads.
+        encoder_depth: layers over two frames.
+        decoder_depth: layers within one frame.
+        queries: codes per transition; z is their concatenation.
+        codes: size of the codebook.
+        code_dim: dimension of a code.
+        beta: weight of the term that moves codes to their inputs; the commitment has weight 1, as in the released
+            quantiser.
+        lift: channels that each code is mapped to before concatenation; None leaves codes unchanged.
+        reads: frozen ViT-MAE that encodes the input frames, a Hub id or a local folder; features are then patches of
+            pixels of its patch size. None uses the features as input.
         reads_dim: channels of its tokens.
         predicts: see `dila.baselines.frame_model.Predicts`.
         real_action_dim: Da of the action encoder, or None.
@@ -65,11 +66,11 @@ class MotoConfig:
         return self.queries * self.code_dim
 
     def for_features(self, grid: tuple[int, int], feature_dim: int) -> "MotoConfig":
-        """The same model for an encoder with this grid and this many channels.
+        """Return the same config for an encoder with this grid and this many channels.
 
         Raises:
-            DilaError: it `reads` frames, and these channels are no pixels, or the ViT-MAE cannot be had or does not
-                fit: a run is to hear of it before its data are encoded.
+            DilaError: `reads` is set, and the channels are not pixels, or the ViT-MAE is not available or does not fit;
+                raised here so that a run fails before its data are encoded.
         """
         fitted = replace(self, grid=tuple(grid), feature_dim=feature_dim)
         if fitted.reads:
@@ -78,7 +79,7 @@ class MotoConfig:
 
 
 class Moto(FrameModel):
-    """Two frames to eight codes, and a frame under them."""
+    """Two frames to eight codes, and a frame and codes to the next frame."""
 
     penalty = "commitment"
     config: MotoConfig
@@ -101,15 +102,15 @@ class Moto(FrameModel):
         self.drawing = nn.ModuleList(vit_layer(dim, config.heads) for _ in range(config.decoder_depth))
         self.drawing_norm = nn.LayerNorm(dim)
         self.head = Head(dim, config.feature_dim, config.predicts)
-        self._eyes: ViTMAE | None = None  # no module: frozen, and in no checkpoint
+        self._eyes: ViTMAE | None = None  # not a module: frozen, and excluded from checkpoints
 
     @property
     def eyes(self) -> ViTMAE:
-        """The frozen encoder of `MotoConfig.reads`, for frames of the size whose patches the features are.
+        """The frozen encoder of `MotoConfig.reads`, at the frame size that the features are patches of.
 
         Raises:
             MissingExtra: transformers is not installed.
-            DilaError: it cannot be had, or gives other tokens than the config says.
+            DilaError: it is not available, or its tokens differ from the config.
         """
         if self._eyes is None:
             assert self.config.reads is not None, "this model reads its features"
@@ -117,7 +118,7 @@ class Moto(FrameModel):
         return self._eyes
 
     def squeeze(self, e: Features) -> Bottlenecked:
-        """What the queries keep of each two frames."""
+        """Return the codes of the queries for every two frames."""
         first, second = self.to_tokens(tokens(pairs(self._read(e)))).unbind(1)
         asked = (part.expand(len(first), -1, -1) for part in (self.queries, self.between))
         queries, between = asked
@@ -129,7 +130,7 @@ class Moto(FrameModel):
         return Bottlenecked(z, out.penalty, rearrange(out.codes, "(b k) n -> b k n", b=len(e)))
 
     def draw(self, e: Features, z: LatentActions) -> Features:
-        """Patches of each frame, the action added to all of them."""
+        """Predict the frame after each frame; the action is added to all of its patches."""
         lifted = self.lift(z.unflatten(-1, (self.config.queries, -1))).flatten(-2)
         x = self.to_patches(tokens(e)) + self.cells + self.from_codes(lifted).unsqueeze(2)
         for layer in self.drawing:
@@ -137,7 +138,7 @@ class Moto(FrameModel):
         return self.head(self.drawing_norm(x).view(*e.shape[:-1], -1), e)
 
     def _read(self, e: Features) -> Float[Tensor, "B T H W C"]:
-        """What the queries are shown of frames, drawn ones as well as true ones."""
+        """Return the encoder input for these frames, true or predicted."""
         if self.config.reads is None:
             return e
         return self.eyes.to(e.device).encode(assemble(e).float().clamp(0, 1))
@@ -148,7 +149,7 @@ def _open_eyes(config: MotoConfig, reads: str) -> ViTMAE:
     eyes = ViTMAE(ViTMAEConfig(reads, size=(config.grid[0] * patch, config.grid[1] * patch), precision="bf16"))
     if eyes.grid != config.grid:
         raise DilaError(
-            f"{reads} has patches of {eyes.described.patch_size} pixels, but the model draws patches of {patch}; "
+            f"{reads} has patches of {eyes.described.patch_size} pixels, but the features are patches of {patch}; "
             f"set --encoder.patch {eyes.described.patch_size}"
         )
     if eyes.feature_dim != config.reads_dim:

@@ -1,8 +1,8 @@
-"""Sizes of the baselines by name: ``published``, on the pixels that each was published with, and those of DiLA.
+"""Baseline configs by name: ``published``, on the pixels that each was published with, and DiLA's sizes.
 
-``small`` and ``tiny`` have the trainable parameters of DiLA's presets of these names within 10%, on the same features,
-with each model's own bottleneck and, as far as so few layers allow, its own proportions. ``tiny`` predicts the change
-of the frame, as DiLA's does, which in short runs is most of what there is to be had.
+``small`` and ``tiny`` have the number of trainable parameters of DiLA's presets of these names within 10%, on the same
+features, with each model's own bottleneck and, as far as so few layers allow, its proportions. ``tiny`` predicts the
+change of the frame, as DiLA's does, which accounts for most of the result in short runs.
 """
 
 from typing import Any
@@ -63,7 +63,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 
 
 def baseline(name: str, size: str) -> Any:
-    """The config of a baseline at a size. Raises DilaError for an unknown one."""
+    """Return the config of a baseline at a size. Raises DilaError if either is unknown."""
     if name not in BASELINES:
         raise DilaError(f"there is no baseline {name!r}: choose one of {', '.join(BASELINES)}")
     if size not in BASELINES[name]:

@@ -1,7 +1,7 @@
 """villa-X's latent action model (Chen et al. 2025, arXiv 2507.23682): the visual part of microsoft/villa-x ``lam/``.
 
-A causal spatio-temporal encoder reads the whole clip; the mean of two frames' tokens is pooled by four queries and
-quantised. The decoder puts all codes, as one token, before the patches of the first frame and draws the second.
+A causal spatio-temporal encoder processes the whole clip; the mean of two frames' tokens is pooled by four queries and
+quantised. The decoder prepends all codes, as one token, to the patches of the first frame and predicts the second.
 """
 
 from dataclasses import dataclass, replace
@@ -17,30 +17,30 @@ from dila.nn.vit import OverTime, Residual, SelfAttention, SwiGLU, mlp
 from dila.shapes import Features, Float, LatentActions, Tensor
 
 GATE = 0.1
-"""Where learned gates start: layers are almost silent at first (Touvron et al. 2021)."""
+"""Initial value of learned gates: layers start almost inactive (Touvron et al. 2021)."""
 
 
 @dataclass(frozen=True)
 class VillaXConfig:
     """Sizes; the defaults are the published model on patches of 14 pixels of frames of 224.
 
-    The released decoder is 768 wide, with which the visual part has 201 million parameters; ours is wider, to meet the
+    The released decoder has width 768, which gives the visual part 201 million parameters; ours is wider, to match the
     239 million of the paper's table 8.
 
     Args:
         grid: rows and columns of the feature grid.
         feature_dim: D.
         width: channels of the encoder.
-        heads: of its attention.
-        pool_heads: of the queries' attention to a frame.
+        heads: attention heads of the encoder.
+        pool_heads: heads of the queries' attention to a frame.
         encoder_depth: layers within frames and, causally, over time.
         decoder_width: channels of the decoder.
-        decoder_heads: of its attention.
-        decoder_hidden: channels inside its feed-forwards.
+        decoder_heads: attention heads of the decoder.
+        decoder_hidden: hidden channels of the decoder's feed-forward layers.
         decoder_depth: layers within a frame.
-        queries: codes of a transition; z is all of them side by side.
-        codes: of the codebook.
-        code_dim: numbers of each.
+        queries: codes per transition; z is their concatenation.
+        codes: size of the codebook.
+        code_dim: dimension of a code.
         beta: weight of the commitment.
         predicts: see `dila.baselines.frame_model.Predicts`.
         real_action_dim: Da of the action encoder, or None.
@@ -69,12 +69,12 @@ class VillaXConfig:
         return self.queries * self.code_dim
 
     def for_features(self, grid: tuple[int, int], feature_dim: int) -> "VillaXConfig":
-        """The same model for an encoder with this grid and this many channels."""
+        """Return the same config for an encoder with this grid and this many channels."""
         return replace(self, grid=tuple(grid), feature_dim=feature_dim)
 
 
 class VillaX(FrameModel):
-    """A clip to four codes a transition, each knowing the frames before it, and a frame under them."""
+    """A clip to four codes per transition, which depend on all earlier frames; a frame and codes to the next frame."""
 
     penalty = "commitment"
     config: VillaXConfig
@@ -96,7 +96,7 @@ class VillaX(FrameModel):
         self.head = Head(wide, config.feature_dim, config.predicts)
 
     def squeeze(self, e: Features) -> Bottlenecked:
-        """What the queries keep of the mean of each two frames."""
+        """Return the codes of the queries for the mean of every two frames."""
         x = self.to_tokens(tokens(e)) + self._cells(self.config.width, e)
         moments = sinusoids(e.shape[1], self.config.width, e.device)[:, None]
         for layer in self.reading:
@@ -106,7 +106,7 @@ class VillaX(FrameModel):
         return out._replace(z=rearrange(out.z, "b k n d -> b k (n d)"))
 
     def draw(self, e: Features, z: LatentActions) -> Features:
-        """Patches of each frame after one token of its action."""
+        """Predict the frame after each frame, from its patches and one action token."""
         x = self.to_patches(tokens(e)) + self._cells(self.config.decoder_width, e)
         x = torch.cat([self.from_codes(z).unsqueeze(2).to(x.dtype), x], dim=2)
         for layer in self.drawing:
@@ -120,8 +120,8 @@ class VillaX(FrameModel):
 class _Reading(nn.Module):
     """Attention within each frame, then over time, then an MLP.
 
-    Norms have no weights; learned shifts, scales and gates, alike for all tokens, stand in their place, and attention
-    over time goes without a norm, as in Open-Sora's layer, which is villa-X's.
+    Norms have no parameters; learned shifts, scales and gates, equal for all tokens, replace them, and attention over
+    time has no norm, as in Open-Sora's layer, which villa-X uses.
     """
 
     def __init__(self, dim: int, heads: int):
@@ -133,7 +133,7 @@ class _Reading(nn.Module):
         self.table = nn.Parameter(torch.randn(6, dim) * dim**-0.5)
 
     def forward(self, x: Float[Tensor, "B T N D"], moments: Float[Tensor, "T 1 D"] | None) -> Float[Tensor, "B T N D"]:
-        """Mix within frames and with those before; ``moments``, for attention over time alone, say which is when."""
+        """Mix within frames and over past frames; ``moments`` are position embeddings for attention over time only."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.table
         x = x + gate * self.space(self.norm(x) * (1 + scale) + shift)
         x = x + gate * self.time(x if moments is None else x + moments)
@@ -141,7 +141,7 @@ class _Reading(nn.Module):
 
 
 class _Pool(nn.Module):
-    """A few learned queries that attend to all tokens of a frame, and an MLP; norms come after each sum."""
+    """A few learned queries that attend to all tokens of a frame, then an MLP, with post-norms."""
 
     def __init__(self, dim: int, heads: int, queries: int):
         super().__init__()
@@ -152,7 +152,7 @@ class _Pool(nn.Module):
         self.norm, self.mlp, self.mlp_norm = nn.RMSNorm(dim), SwiGLU(dim, 4 * dim), nn.RMSNorm(dim)
 
     def forward(self, x: Float[Tensor, "B K N D"]) -> Float[Tensor, "B K M D"]:
-        """One vector a query."""
+        """Return one vector per query."""
         q = rearrange(self.to_q(self.queries), "m (heads d) -> heads m d", heads=self.heads)
         kv = self.to_kv(self.before(x))
         k, v = rearrange(kv, "b k n (two heads d) -> two b k heads n d", two=2, heads=self.heads)
@@ -168,7 +168,7 @@ def _drawing_layer(config: VillaXConfig) -> nn.Sequential:
 
 
 def _as_jax(module: nn.Module) -> None:
-    """Weights as of Flax's vision transformers."""
+    """Initialise weights as in Flax's vision transformers."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

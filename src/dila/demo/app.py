@@ -1,4 +1,4 @@
-"""The page: what visitors press, tied to the functions beside. Everything of a visitor's own is in their `gr.State`."""
+"""The web page: connects its controls to the functions beside. All of a visitor's state is in their `gr.State`."""
 
 import shutil
 import tempfile
@@ -24,42 +24,42 @@ from dila.shapes import Tensor, UInt8
 TITLE = "DiLA: play a latent action world model"
 HOUR = 3600
 WAITING = 128
-"""Requests in the queue at most, more than visitors whose state is kept: each waits for one thing at a time."""
+"""Maximum number of queued requests, more than the sessions kept: a visitor waits for one request at a time."""
 STEPS, FILMS = "steps", "films"
-"""Two queues, each of which runs one request at a time, so that no step waits for a film."""
+"""Two queues, each of which runs one request at a time, so that steps never wait for videos."""
 SHOWN = 400
-"""Pixels of the longer side of the picture that is played."""
-_LIMITS = f"{', '.join(SUFFIXES)}; at most {MEGABYTES} MB and {SECONDS} s. The first frames are read."
+"""Pixels of the longer side of the displayed picture."""
+_LIMITS = f"{', '.join(SUFFIXES)}; at most {MEGABYTES} MB and {SECONDS} s. Only the first frames are used."
 STYLE = """
 .now img, .pad img { image-rendering: auto; width: 100% } .pad { cursor: crosshair } footer { display: none }
 """
 
 
 class Stage(NamedTuple):
-    """What all visitors share, none of it changed after the start."""
+    """What all visitors share; constant after startup."""
 
     world: World
     shelf: Shelf
     compass: Compass
     folder: Path
-    """Where films are written before gradio takes a copy of each."""
+    """Where videos are written before gradio copies them."""
 
 
 def prepare(world: World, clips: list[Path], folder: Path) -> Stage:
     """Read the example clips and find the directions of z.
 
     Raises:
-        DilaError: no clips, or a model that cannot draw.
+        DilaError: there are no clips, or the model cannot draw.
     """
     if world.decoder is None:
-        raise DilaError("this model has no decoder to draw frames with; train one with: dila train-decoder")
+        raise DilaError("this model has no decoder, so it cannot draw frames; train one with: dila train-decoder")
     shelf = shelve(clips)
     some = [read_frames(world, path) for path in list(shelf.paths.values())[:6]]
     return Stage(world, shelf, find_compass(world, some), folder)
 
 
 def build(stage: Stage) -> Any:
-    """The page as gradio's Blocks. A tab is a function of this file and a line here.
+    """Build the page as gradio Blocks. A tab is a function of this file and an entry of `TABS`.
 
     Raises:
         MissingExtra: gradio is not installed.
@@ -82,12 +82,12 @@ def _play_tab(gr: Any, stage: Stage) -> None:
     with gr.Row():
         with gr.Column(scale=1):
             clip, upload = _picker(gr, stage, "clip")
-            start = _moment(gr, stage, clip, upload, "begin at (seconds)")
+            start = _moment(gr, stage, clip, upload, "start at (seconds)")
             begun = gr.Button("Begin", variant="primary")
             have = len(stage.compass.axes)
             others = [gr.Slider(-2, 2, 0, label=f"direction {i + 1} of z", visible=i < have) for i in (2, 3)]
         with gr.Column(scale=1):
-            gr.Markdown("Click on the pad, or press an action: one imagined frame under that latent action.")
+            gr.Markdown("Click on the pad or on an action to imagine one frame under that latent action.")
             pad = gr.Image(
                 draw_pad(stage.compass), show_label=False, interactive=False, elem_classes="pad", elem_id="pad",
                 buttons=[],
@@ -99,7 +99,7 @@ def _play_tab(gr: Any, stage: Stage) -> None:
                     buttons += [gr.Button(name, size="sm", min_width=60) for name in names[i : i + 4]]
         with gr.Column(scale=1):
             now = gr.Image(show_label=False, interactive=False, elem_classes="now", elem_id="now", buttons=[])
-            said = gr.Markdown("Begin first.", elem_id="said")
+            said = gr.Markdown("Press Begin first.", elem_id="said")
             with gr.Row():
                 back, again, save = gr.Button("Undo"), gr.Button("Reset"), gr.Button("Export mp4")
             film = _screen(gr, visible=False)
@@ -107,14 +107,14 @@ def _play_tab(gr: Any, stage: Stage) -> None:
     quiet: dict[str, Any] = {"api_name": False, "show_progress": "hidden", "concurrency_id": STEPS}
 
     def show(play: Play) -> tuple:
-        """With the film of another way put out of sight."""
+        """Update the page and hide the last exported video."""
         return play, _enlarged(play.now), f"{len(play.actions)} imagined frame(s)", gr.Video(None, visible=False)
 
     def start_playing(name: str, file: str | None, seconds: int | float, progress: Any = told) -> tuple:
         with _told(gr):
             progress(0.1, "reading")
             frames = read_frames(stage.world, stage.shelf.choose(name, file), seconds, 2)
-            progress(0.5, "looking")
+            progress(0.5, "encoding")
             return show(begin(stage.world, frames[:1]))
 
     def go(play: Play | None, z: Any) -> tuple:
@@ -140,7 +140,7 @@ def _play_tab(gr: Any, stage: Stage) -> None:
 
 
 def _pair_tab(verb: str, first: str, second: str, rows: Callable[..., Any]) -> Callable[[Any, Stage], None]:
-    """A tab of two clips and one film."""
+    """Return a tab that makes one video from two clips."""
 
     def tab(gr: Any, stage: Stage) -> None:
         with gr.Row():
@@ -184,7 +184,7 @@ def _freeze_tab(gr: Any, stage: Stage) -> None:
 def _look_tab(gr: Any, stage: Stage) -> None:
     with gr.Row():
         clip, upload = _picker(gr, stage, "clip")
-        method = gr.Radio(["PCA", "UMAP"], value="PCA", label="plane of z (the first UMAP takes minutes)")
+        method = gr.Radio(["PCA", "UMAP"], value="PCA", label="projection of z (the first UMAP takes minutes)")
     press = gr.Button("Look inside", variant="primary")
     maps = gr.Image(show_label=False, interactive=False, buttons=[])
     dots, told = gr.HTML(elem_id="plane"), gr.Progress()
@@ -193,11 +193,11 @@ def _look_tab(gr: Any, stage: Stage) -> None:
         with _told(gr):
             progress(0.1, "reading")
             frames = read_frames(stage.world, stage.shelf.choose(name, file))
-            progress(0.4, "looking")
+            progress(0.4, "encoding")
             inside = look(stage.world, frames)
-            progress(0.7, "placing z")
+            progress(0.7, "projecting z")
             method: Plane = "UMAP" if way == "UMAP" else "PCA"
-            title = f"latent actions, {way}: point at one"
+            title = f"latent actions, {way}: point at a dot"
             named = axis_names(inside.z, method)
             return sheet(inside), scatter(plane(inside.z, method), inside.frames, title, named)
 
@@ -206,7 +206,7 @@ def _look_tab(gr: Any, stage: Stage) -> None:
 
 def _plan_tab(gr: Any, stage: Stage) -> None:
     aim, taught = gr.State(None, time_to_live=HOUR), []
-    gr.Markdown("Push-T in its simulator. Click where the agent (the disc) shall go, or take a frame of a clip.")
+    gr.Markdown("Push-T in its simulator. Click where the agent (the disc) should go, or choose a frame of a clip.")
     with gr.Row():
         with gr.Column(scale=1):
             seed = gr.Slider(0, 99, 3, step=1, label="start number")
@@ -233,7 +233,7 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
             return None, _enlarged(start_picture(int(number))), None, "Now choose a goal."
 
     def shown(goal: Goal) -> tuple:
-        return goal, _enlarged(goal.picture), "Now plan: some ten seconds on a CPU."
+        return goal, _enlarged(goal.picture), "Now press Plan: it takes about ten seconds on a CPU."
 
     def click(number: int | float, event: gr.SelectData) -> tuple:  # pyright: ignore[reportInvalidTypeForm]
         with _told(gr):
@@ -260,7 +260,7 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
     seed.release(show, [seed], [aim, board, wanted, said], api_name=False, concurrency_id=STEPS)
     board.select(click, [seed], [aim, wanted, said], api_name=False, concurrency_id=STEPS)
     take.click(frame, [seed, clip, upload, at], [aim, wanted, said], api_name=False, concurrency_id=STEPS)
-    # On one of them: the line of text is too low for a bar, and three bars say no more than one.
+    # Show progress on one output only: the line of text has no room for a bar, and several bars are redundant.
     press.click(run, [aim], [said, sheet, film, chart], api_name=False, concurrency_id=FILMS, show_progress_on=sheet)
 
 
@@ -282,7 +282,7 @@ def _picker(gr: Any, stage: Stage, label: str, place: int = 0) -> tuple[Any, Any
             upload = gr.File(label=_LIMITS, file_types=list(SUFFIXES), type="filepath")
 
     def name(file: str | None) -> tuple:
-        """An upload is taken in the place of the clip, which is then not named."""
+        """Hide the clip's name while an upload replaces it."""
         return gr.Dropdown(visible=not file), gr.Accordion(label=f"{label}: {Path(file).name}" if file else own.label)
 
     upload.change(name, [upload], [clip, own], api_name=False, show_progress="hidden", concurrency_id=STEPS)
@@ -290,14 +290,14 @@ def _picker(gr: Any, stage: Stage, label: str, place: int = 0) -> tuple[Any, Any
 
 
 def _moment(gr: Any, stage: Stage, clip: Any, upload: Any, label: str) -> Any:
-    """A slider over the clip that is chosen."""
+    """Return a slider over the length of the chosen clip."""
 
     def follow(name: str, file: str | None) -> Any:
         with _told(gr):
             return gr.Slider(maximum=last_start(stage.world, stage.shelf.choose(name, file)), value=0)
 
     first: int | float = SECONDS
-    with suppress(DilaError):  # told when the clip is begun
+    with suppress(DilaError):  # the error is shown when the visitor presses Begin
         first = last_start(stage.world, stage.shelf.choose(clip.value, None))
     slider = gr.Slider(0, first, 0, step=stage.world.stride, label=label)
     for chosen in (clip, upload):
@@ -325,7 +325,7 @@ def _changed(
 
 @contextmanager
 def _told(gr: Any) -> Iterator[None]:
-    """Bad input as a sentence on the page."""
+    """Show a DilaError as a message on the page."""
     try:
         yield
     except DilaError as error:
@@ -334,12 +334,12 @@ def _told(gr: Any) -> Iterator[None]:
 
 def _begun(play: Play | None) -> Play:
     if play is None:
-        raise DilaError("there is no picture yet; choose a clip and begin")
+        raise DilaError("there is no picture yet; choose a clip and press Begin")
     return play
 
 
 def _enlarged(picture: UInt8[Tensor, "3 Y X"]) -> Any:
-    """A page shows no picture larger than it is."""
+    """Enlarge a picture, as the page does not scale pictures up."""
     return scaled(picture, SHOWN).permute(1, 2, 0).numpy()
 
 
@@ -351,9 +351,9 @@ def _opened(path: Path) -> Any:
 
 
 def _fresh(stage: Stage) -> Path:
-    """The name of a film that nobody can guess; films that gradio has long copied are removed."""
+    """Return a new path that cannot be guessed for a video; remove old videos, which gradio has copied."""
     for old in stage.folder.iterdir():
-        with suppress(FileNotFoundError):  # another visitor's film is being written meanwhile
+        with suppress(FileNotFoundError):  # removed by another request meanwhile
             if time.time() - old.stat().st_mtime > HOUR:
                 shutil.rmtree(old)
     return Path(tempfile.mkdtemp(dir=stage.folder)) / "dila.mp4"

@@ -1,4 +1,4 @@
-"""Which clips a visitor may use: those on offer, and uploads within limits."""
+"""The clips that visitors may use: those offered by the server, and uploads within limits."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,27 +17,27 @@ SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif")
 MEGABYTES = 20
 SECONDS = 60
 SIDE = 1920
-"""Pixels of an upload's longer side at most."""
+"""Maximum pixels of an upload's longer side."""
 
 FRAMES = 32
-"""Frames of a clip that are looked at, at the model's stride."""
+"""Maximum number of frames read from a clip, at the model's stride."""
 
 PART = 8
-"""Full frames decoded at once."""
+"""Number of full-size frames decoded at once."""
 
 
 class Shelf(NamedTuple):
-    """The clips on offer, by name. Visitors choose names; no path of theirs is ever opened but an upload's."""
+    """The offered clips by name. Visitors choose names; the server opens none of their paths except uploads."""
 
     paths: Mapping[str, Path]
 
     @property
     def names(self) -> list[str]:
-        """In the order in which they are offered."""
+        """Names in the order in which they are offered."""
         return list(self.paths)
 
     def choose(self, name: str | None, upload: str | None) -> Path:
-        """The upload where there is one, else the clip of that name.
+        """Return the upload if there is one, else the clip of that name.
 
         Raises:
             DilaError: the upload is refused, or there is no such clip.
@@ -50,53 +50,55 @@ class Shelf(NamedTuple):
 
 
 def shelve(clips: Sequence[str | Path]) -> Shelf:
-    """Offer these videos, and those of these folders.
+    """Offer these videos, and all videos in these folders.
 
     Raises:
-        DilaError: a path that is not there, or none with a video.
+        DilaError: a path does not exist, or there is no video.
     """
     found: dict[str, Path] = {}
     for clip in map(Path, clips):
         if not clip.exists():
-            raise DilaError(f"clips: {clip} does not exist")
+            raise DilaError(f"clips: {clip} does not exist; check the path")
         files = sorted(clip.rglob("*")) if clip.is_dir() else [clip]
         for path in files:
             if path.suffix.lower() in SUFFIXES:
                 found[_free(path.stem, found)] = path
     if not found:
-        raise DilaError(f"clips: no video ({', '.join(SUFFIXES)}) in {', '.join(map(str, clips)) or 'nothing'}")
+        raise DilaError(
+            f"clips: there is no video ({', '.join(SUFFIXES)}) in {', '.join(map(str, clips)) or 'the empty list'}"
+        )
     return Shelf(found)
 
 
 def accept(upload: str | Path) -> Path:
-    """An uploaded file that keeps to the limits.
+    """Check an uploaded file against the limits and return its path.
 
     Raises:
-        DilaError: its kind, size, length or resolution is refused, or it is no video; the limit is named.
+        DilaError: its kind, size, length or resolution is not allowed, or it is not a video; the limit is named.
     """
     path = Path(upload)
     if path.suffix.lower() not in SUFFIXES:
-        raise DilaError(f"{path.name} is no video that is taken here; upload one of {', '.join(SUFFIXES)}")
+        raise DilaError(f"{path.name} is not a supported video; upload one of {', '.join(SUFFIXES)}")
     if (size := path.stat().st_size / 2**20) > MEGABYTES:
-        raise DilaError(f"{path.name} has {size:.0f} MB, but {MEGABYTES} is the most; cut it or make it smaller")
+        raise DilaError(f"{path.name} has {size:.0f} MB, but at most {MEGABYTES} are allowed; shorten or compress it")
     try:
         info = probe_video(path)
     except DilaError as error:
         raise DilaError(f"{path.name} cannot be read as a video; upload another") from error
     if max(info.size) > SIDE:
         raise DilaError(
-            f"{path.name} is {info.size[1]} x {info.size[0]}, but {SIDE} pixels a side is the most; scale it"
+            f"{path.name} is {info.size[1]} x {info.size[0]}, but at most {SIDE} pixels a side are allowed; resize it"
         )
     if (length := float(info.times[-1]) if len(info) else 0.0) > SECONDS:
-        raise DilaError(f"{path.name} lasts {length:.0f} s, but {SECONDS} is the most; cut it")
+        raise DilaError(f"{path.name} lasts {length:.0f} s, but at most {SECONDS} s are allowed; shorten it")
     return path
 
 
 def read_frames(world: World, path: Path, start: int | float = 0, frames: int = FRAMES) -> UInt8[Tensor, "T 3 Y X"]:
-    """Frames at the model's stride, from ``start`` seconds on, as small as `World.pictures` gives them.
+    """Read frames at the model's stride, from ``start`` seconds on, at the size that `World.pictures` returns.
 
     Raises:
-        DilaError: fewer than two frames, or a video that cannot be read at that stride.
+        DilaError: there are fewer than two frames, or the video cannot be read at that stride.
     """
     episode = open_corpus(path).episodes[0]
     run = sample(episode, world.stride)[0]
@@ -108,10 +110,10 @@ def read_frames(world: World, path: Path, start: int | float = 0, frames: int = 
 
 
 def last_start(world: World, path: Path) -> float:
-    """Seconds into the clip beyond which `read_frames` goes no further, so that it has two frames.
+    """Return the latest start in seconds for `read_frames`, which leaves two frames.
 
     Raises:
-        DilaError: a video that cannot be read at the model's stride.
+        DilaError: the video cannot be read at the model's stride.
     """
     return round(_last(sample(open_corpus(path).episodes[0], world.stride)[0]) * world.stride, 3)
 

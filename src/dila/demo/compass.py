@@ -1,7 +1,7 @@
-"""What can be steered: the leading directions of z, turned to agree with the screen, and actions found by clustering.
+"""Controls over z: its leading directions, rotated to agree with the screen, and actions found by clustering.
 
-All is read off example clips and the model; no label is used. An action is called by the way in which pictures changed
-under it (right, up left, still), which is measured in pixels.
+Everything is derived from example clips and the model, without labels. An action is named by how the pictures changed
+under it (right, up left, still), measured in pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,51 +15,51 @@ from dila.imagine.world import World
 from dila.shapes import Float, Int, Tensor, UInt8
 
 AXES = 4
-"""Directions that are offered, the first two on the pad."""
+"""Maximum number of directions offered; the first two are on the pad."""
 
 CLUSTERS = 8
 REACH = 1.25
-"""Standard deviations at the edge of the pad: further out are leaps that few models have seen enough of."""
+"""Standard deviations at the edge of the pad; models have rarely seen larger actions."""
 
 USUAL = 0.85
-"""Share of the examples, the smaller movements, that named actions are made of."""
+"""Share of the examples, those with the smallest z, that named actions are derived from."""
 
 ROUNDS = 50
 _WAYS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
 _STILL = 0.35
-"""Share of the mean size of z below which a cluster counts as standing still."""
+"""A cluster whose z is smaller than this share of the mean size of z counts as standing still."""
 
 
 class Compass(NamedTuple):
-    """How to make latent actions."""
+    """Maps the visitor's controls to latent actions."""
 
     origin: Float[Tensor, " Dz"]
-    """The action of a picture that does not change."""
+    """The action inferred between two equal frames."""
     axes: Float[Tensor, "A Dz"]
     spread: Float[Tensor, " A"]
-    """Standard deviation of examples along each axis."""
+    """Standard deviation of the examples along each axis."""
     actions: Mapping[str, Float[Tensor, " Dz"]]
 
     def point(self, amounts: Sequence[int | float]) -> Float[Tensor, " Dz"]:
-        """The latent action with these amounts along the first axes, in standard deviations."""
+        """Return the latent action with these amounts along the first axes, in standard deviations."""
         reach = torch.tensor(list(amounts), dtype=torch.float32)
         if len(reach) > len(self.axes):
-            raise DilaError(f"{len(reach)} amounts were given for {len(self.axes)} directions")
+            raise DilaError(f"{len(reach)} amounts were given, but there are only {len(self.axes)} directions")
         return self.origin + (reach * self.spread[: len(reach)]) @ self.axes[: len(reach)]
 
     def read(self, z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, "*batch A"]:
-        """Amounts along the axes: what `point` undoes."""
+        """Return the amounts along the axes: the inverse of `point`."""
         return (z - self.origin) @ self.axes.T / self.spread
 
 
 def find_compass(world: World, clips: Sequence[UInt8[Tensor, "T 3 Y X"]]) -> Compass:
-    """Directions and actions of what happens in these clips.
+    """Find the directions and named actions of these clips.
 
     Raises:
-        DilaError: no clip, or fewer transitions than two.
+        DilaError: there is no clip, or there are fewer than two transitions.
     """
     if not clips:
-        raise DilaError("directions of z are found in example clips, but there is none; give one")
+        raise DilaError("there are no example clips to find the directions of z in; give at least one")
     z = torch.cat([world.infer(clip).float().cpu() for clip in clips])
     moved = torch.cat([motion(clip) for clip in clips])
     still = clips[0][:1].expand(2, -1, -1, -1).contiguous()
@@ -69,10 +69,10 @@ def find_compass(world: World, clips: Sequence[UInt8[Tensor, "T 3 Y X"]]) -> Com
 
 
 def motion(frames: UInt8[Tensor, "T 3 Y X"]) -> Float[Tensor, "K 2"]:
-    """Where to things moved between frames, right and down, in widths of the picture.
+    """Return how far things moved between frames, right and down, in widths of the picture.
 
-    What differs from the clip's median picture counts as a thing; the middle of where it appears, less the middle of
-    where it went away. Rough, but without labels and with the right sign.
+    Pixels that differ from the clip's median frame count as things. The motion is the centre of where they appeared,
+    minus the centre of where they disappeared. A rough estimate with the right sign, without labels.
     """
     grey = frames.float().mean(1) / 255
     there = (grey - grey.median(0).values).abs()
@@ -82,7 +82,7 @@ def motion(frames: UInt8[Tensor, "T 3 Y X"]) -> Float[Tensor, "K 2"]:
 
 
 def cluster(x: Float[Tensor, "N C"], count: int) -> tuple[Float[Tensor, "G C"], Int[Tensor, " N"]]:
-    """K-means, begun from points far from each other, the same each time: centres and each point's cluster."""
+    """K-means with deterministic farthest-point initialisation: return the centres and each point's cluster."""
     count = min(count, len(x))
     chosen = [int((x - x.mean(0)).norm(dim=1).argmin())]
     while len(chosen) < count:
@@ -98,9 +98,9 @@ def cluster(x: Float[Tensor, "N C"], count: int) -> tuple[Float[Tensor, "G C"], 
 
 
 def _directions(z: Float[Tensor, "N Dz"], moved: Float[Tensor, "N 2"]) -> tuple[Tensor, Tensor]:
-    """Principal axes about the origin; the first two turned to lie along right and down."""
+    """Return the principal axes about the origin, the first two rotated towards right and down, and their spread."""
     if len(z) < 2:
-        raise DilaError("directions of z are found in example clips, but these have fewer than two transitions")
+        raise DilaError("the example clips have fewer than two transitions; give longer clips or more of them")
     _, _, rows = torch.linalg.svd(z, full_matrices=False)
     axes = rows[:AXES]
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()

@@ -1,4 +1,4 @@
-"""Inside the model: structure and content as colours, latent actions on a plane with what they did."""
+"""A view into the model: structure and content as colours, and latent actions on a plane with their frames."""
 
 import base64
 from html import escape
@@ -19,7 +19,7 @@ SIZE, MARGIN, THUMBNAIL = 420, 40, 72
 
 
 class Inside(NamedTuple):
-    """What a model sees in a clip."""
+    """What the model computes from a clip."""
 
     frames: UInt8[Tensor, "T 3 Y X"]
     structure: UInt8[Tensor, "T 3 Y X"]
@@ -28,13 +28,15 @@ class Inside(NamedTuple):
 
 
 def look(world: World, frames: UInt8[Tensor, "T 3 Y X"]) -> Inside:
-    """Structure and content as the colours of their three main components, and the latent actions.
+    """Return structure and content as colours of their first three principal components, and the latent actions.
 
     Raises:
-        DilaError: the model is no DiLA.
+        DilaError: the model is not a DiLA.
     """
     if not isinstance(world.model, DiLA):
-        raise DilaError(f"structure and content are a DiLA's; this model is a {type(world.model).__name__}")
+        raise DilaError(
+            f"only a DiLA has structure and content, but this model is a {type(world.model).__name__}; load a DiLA"
+        )
     e = world.features(frames)
     with world.running():
         seen = world.model.observe(e[None])
@@ -44,12 +46,12 @@ def look(world: World, frames: UInt8[Tensor, "T 3 Y X"]) -> Inside:
 
 
 def sheet(inside: Inside) -> Any:
-    """Frames, structure and content under one another, as a PIL picture."""
+    """Draw frames, structure and content below one another, as a PIL image."""
     return contact_sheet({"frames": inside.frames, "structure s": inside.structure, "content c": inside.content})
 
 
 def plane(z: Float[Tensor, "K Dz"], method: Plane = "PCA") -> Float[Tensor, "K 2"]:
-    """Latent actions on a plane.
+    """Project latent actions to a plane.
 
     Raises:
         MissingExtra: UMAP is not installed.
@@ -64,7 +66,7 @@ def plane(z: Float[Tensor, "K Dz"], method: Plane = "PCA") -> Float[Tensor, "K 2
 
 
 def axis_names(z: Float[Tensor, "K Dz"], method: Plane = "PCA") -> tuple[str, str]:
-    """Of the plane's axes, with their shares of the variance of z where there are such."""
+    """Return the names of the plane's axes, for PCA with their shares of the variance of z."""
     if method == "UMAP":
         return ("UMAP 1", "UMAP 2")
     energy = torch.linalg.svdvals(z - z.mean(0)).square()
@@ -75,21 +77,19 @@ def axis_names(z: Float[Tensor, "K Dz"], method: Plane = "PCA") -> tuple[str, st
 
 
 def scatter(points: Float[Tensor, "K 2"], frames: UInt8[Tensor, "T 3 Y X"], title: str, names: tuple[str, str]) -> str:
-    """An SVG: a dot a transition, coloured from early (blue) to late (orange); pointed at, it shows its two frames.
+    """Return an SVG with a dot per transition, from early (blue) to late (orange); hovering shows its two frames.
 
-    ``names`` are those of the axes.
-
-    Pictures and styles are in the text itself, so that it needs nothing from anywhere.
+    ``names`` are the labels of the axes. Pictures and styles are embedded, so the SVG needs no other file.
     """
     low, high = points.amin(0), points.amax(0)
-    # One scale for both axes, or else what next to never happens looks like what always does.
+    # One scale for both axes, so that a direction of little variance is not exaggerated.
     shares = (points - (low + high) / 2) / (high - low).max().clamp_min(1e-6)
     placed = shares * (SIZE - 2 * MARGIN) + SIZE / 2
     across, down = map(escape, names)
     late = np.linspace(0, 1, max(2, len(points)))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed.tolist())
     dots = "".join(_dot(k, x, y, late[k]) for k, (x, y) in enumerate(placed.tolist()))
-    # Pictures come after all dots, or else later dots would lie on them.
+    # Pictures come after all dots, so that no dot covers them.
     pairs = "".join(_pair(k, x, y, frames[k], frames[k + 1]) for k, (x, y) in enumerate(placed.tolist()))
     rules = "".join(f"#dot{k}:hover~#pair{k}{{visibility:visible}}" for k in range(len(points)))
     return (
@@ -138,8 +138,8 @@ def _umap(z: Tensor) -> Tensor:
     try:
         from umap import UMAP
     except ImportError as error:
-        raise MissingExtra("the plane of UMAP", "umap-learn", "analysis") from error
+        raise MissingExtra("the UMAP projection", "umap-learn", "analysis") from error
     if len(z) < 8:
-        raise DilaError(f"UMAP needs eight latent actions, and here are {len(z)}; take PCA or a longer clip")
+        raise DilaError(f"UMAP needs at least 8 latent actions, but the clip has {len(z)}; use PCA or a longer clip")
     made = UMAP(n_neighbors=min(15, len(z) - 1), random_state=0, n_jobs=1).fit_transform(z.numpy())
     return torch.from_numpy(np.asarray(made, dtype=np.float32))

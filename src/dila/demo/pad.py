@@ -1,4 +1,4 @@
-"""The pad: a picture to click on, whose place is the amounts along the first two directions of z."""
+"""The pad: a picture to click on; the position gives the amounts along the first two directions of z."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from dila.demo.compass import REACH, Compass
 
 SIZE = 300
 DOT, HEIGHT = 5, 14
-"""Radius of a dot, height of a name, in pixels."""
+"""Radius of a dot, and height of a label, in pixels."""
 _PAPER, _LINE, _DOT, _INK = (247, 248, 250), (205, 211, 220), (45, 110, 220), (29, 36, 48)
 
 
@@ -17,7 +17,7 @@ Box = tuple[Number, Number, Number, Number]
 
 
 def draw_pad(compass: Compass) -> Any:
-    """Axes, a ring at one standard deviation, and a named dot for each action found; a PIL picture."""
+    """Draw axes, a ring at one standard deviation, and a labelled dot for each named action, as a PIL image."""
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.new("RGB", (SIZE, SIZE), _PAPER)
@@ -36,11 +36,11 @@ def draw_pad(compass: Compass) -> Any:
 
 
 def spaced(dots: Sequence[tuple[Number, Number]], widths: Sequence[Number]) -> list[Box]:
-    """Where names are written: each as near to its dot as it covers no dot and no name before it.
+    """Place labels, each as near to its dot as possible without covering a dot or an earlier label.
 
     Args:
-        dots: their pixels.
-        widths: of the names.
+        dots: positions of the dots in pixels.
+        widths: widths of the labels in pixels.
     """
     taken: list[Box] = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in dots]
     for (x, y), width in zip(dots, widths, strict=True):
@@ -50,7 +50,7 @@ def spaced(dots: Sequence[tuple[Number, Number]], widths: Sequence[Number]) -> l
 
 
 def _around(width: Number) -> list[tuple[Number, Number]]:
-    """From a dot to the left top of its name: below, above, beside, and then ever further off."""
+    """Return offsets from a dot to the top left of its label: below, above, beside, then farther away."""
     below, above, middle = DOT + 1, -DOT - HEIGHT - 1, -HEIGHT / 2
     sides = [(DOT + 3, middle), (-width - DOT - 3, middle)]
     near = [(-width / 2, below), (-width / 2, above), *sides]
@@ -70,12 +70,12 @@ def _shared(box: Box, other: Box) -> Number:
 
 
 def amounts(x: int | float, y: int | float) -> tuple[float, float]:
-    """What a click at this pixel asks for, in standard deviations; outside the pad counts as at its edge."""
+    """Return the amounts for a click at this pixel, in standard deviations; clicks outside count as at the edge."""
     right, down = (min(max((pixel / SIZE * 2 - 1) * REACH, -REACH), REACH) for pixel in (x, y))
     return right, down
 
 
 def place(reach: list[float]) -> tuple[float, float]:
-    """The pixel of these amounts: what `amounts` undoes."""
+    """Return the pixel of these amounts: the inverse of `amounts`."""
     x, y = (min(max((amount / REACH + 1) / 2 * SIZE, 6.0), SIZE - 6.0) for amount in reach)
     return x, y

@@ -1,7 +1,7 @@
-"""Push-T reached by planning, on the page: a visitor's goal, what the plans imagined, and what came of them.
+"""Planning Push-T on the page: a visitor's goal, the imagined outcome of the plans, and the real outcome.
 
-A model knows latent actions alone. What they are in real ones is learned on the spot from seconds of scripted play, by
-the regression that `dila adapt` begins with: the model itself stays as it is.
+A model has only latent actions. The map from real actions is learned at once from seconds of scripted play, by the
+regression that `dila adapt` begins with. The model itself is not changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,59 +30,59 @@ from dila.shapes import Float, Tensor, UInt8
 from dila.train.adapt import Adaptation, Pairs, fit_encoder, score_encoder
 
 SIZE = 128
-"""Pixels a side that the model is shown."""
+"""Side in pixels of the pictures shown to the model."""
 AGENT = 15
 """Radius of the agent, in units of the board."""
 EPISODES, PLAY_SEED = 48, 20
-"""Scripted play that real actions are learned from: so many clips, as long as the model's."""
+"""Number of scripted clips that real actions are learned from, each as long as the model's clips, and their seed."""
 FIT = 200
-"""Steps of that regression: of so little play, more are learned by heart."""
+"""Steps of that regression; more would overfit so little data."""
 KNOWN = 0.1
-"""R² of that regression below which the model is said to know no Push-T."""
+"""R² of that regression below which the model is considered not to know Push-T."""
 SEARCH = MPPI(samples=32, iterations=2, gamma=3.0, relative=True)
 LOOP = Loop(steps=10, horizon=5)
 
 Told = Callable[[int | float, str], Any]
-"""Called with the share that is done, and what is being done."""
+"""Called with the share that is done, and a description of the current work."""
 
 
 class Hands(NamedTuple):
-    """How real actions become latent ones."""
+    """The map from real to latent actions."""
 
     encoder: nn.Sequential
-    """From the displacement [x, y] that is held for a transition to z."""
+    """Maps the displacement [x, y], held for a transition, to z."""
     limits: Limits
     repeats: int
-    """Raw steps of a transition."""
+    """Raw steps per transition."""
     r2: float
-    """On play that it was not fitted to."""
+    """R² on held-out play."""
 
 
 class Goal(NamedTuple):
-    """Where to get from the start with this number."""
+    """A goal, to reach from the start with this number."""
 
     seed: int
     picture: UInt8[Tensor, "3 Y X"]
     place: tuple[float, float] | None = None
-    """Of the agent, in units of the board; None where a picture is all that is known."""
+    """Position of the agent, in units of the board; None if only a picture is given."""
 
 
 class Planned(NamedTuple):
-    """What came of it."""
+    """Outcome of planning."""
 
     rows: Rows
-    """Goal, what happened, each frame as imagined a step before, the end of each plan; T frames."""
+    """Goal, true frames, each frame as imagined one step before, imagined end of each plan; T frames."""
     curves: Mapping[str, list[float]]
-    """Distance to the goal before each step and after the last: of the model's plans, and of random actions."""
+    """Distance to the goal before each step and after the last, for the model's plans and for random actions."""
     line: float | None
-    """The distance that counts as there, where there is one."""
+    """The distance below which the goal counts as reached, if defined."""
     unit: str
-    """Of the distances."""
+    """Unit of the distances."""
     said: str
 
 
 def start_picture(seed: int) -> UInt8[Tensor, "3 Y X"]:
-    """The board as an episode begins.
+    """Return the picture of the board at the start of an episode.
 
     Raises:
         MissingExtra: gym-pusht is not installed.
@@ -92,46 +92,46 @@ def start_picture(seed: int) -> UInt8[Tensor, "3 Y X"]:
 
 
 def goal_at(seed: int, right: int | float, down: int | float) -> Goal:
-    """The agent there, all else as at the start.
+    """Return the goal with the agent at this place, and everything else as at the start.
 
     Args:
         seed: number of the start.
-        right: share of the board's width.
-        down: share of its height.
+        right: position as a share of the board's width.
+        down: position as a share of the board's height.
 
     Raises:
-        DilaError: the block is there.
+        DilaError: the block is at this place.
     """
     x, y = (float(np.clip(share * BOARD, *REACH)) for share in (right, down))
     with _board(seed) as body:
         if any(shape.point_query((x, y)).distance < AGENT for shape in body.env.unwrapped.block.shapes):
-            raise DilaError("the block is there, where the agent cannot be; click on a free place")
+            raise DilaError("the agent cannot be where the block is; click on a free place")
         body.restore(_placed(body.snapshot(), (x, y)))
         return Goal(seed, body.picture(SIZE), (x, y))
 
 
 def goal_like(seed: int, picture: UInt8[Tensor, "3 Y X"]) -> Goal:
-    """The board as in this picture, of any size."""
+    """Return the goal shown by this picture, of any size."""
     return Goal(seed, F.interpolate(picture[None], (SIZE, SIZE), mode="bilinear", antialias=True)[0])
 
 
 def learn_hands(world: World, told: Told = lambda share, what: None, episodes: int = EPISODES) -> Hands:
-    """Play for as many clips, see which z the model infers, and fit the way from the true actions to it.
+    """Record scripted play, infer its z, and fit the map from true actions to z.
 
     Args:
-        world: of any action encoder; it is not looked at.
-        told: of how far it is.
-        episodes: clips of play.
+        world: a model with its encoder; an action encoder of its own is ignored.
+        told: called with the progress.
+        episodes: number of clips to play.
 
     Raises:
         MissingExtra: gym-pusht is not installed.
-        DilaError: a stride that Push-T has not, or a model whose z says nothing about Push-T's actions.
+        DilaError: Push-T cannot run at the model's stride, or z says too little about Push-T's actions.
     """
     rng, parts = np.random.default_rng(PLAY_SEED), []
     with _board(PLAY_SEED) as body:
         repeats = held_steps("Push-T", body, world.stride)
         for number in range(episodes):
-            told(number / episodes, "playing, to learn what real actions are")
+            told(number / episodes, "recording play to learn real actions")
             frames, a = _play(body, rng, world.frames, repeats)
             parts.append((a, world.infer(frames).float().cpu(), torch.full((len(a),), number)))
     pairs = Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -140,8 +140,8 @@ def learn_hands(world: World, told: Told = lambda share, what: None, episodes: i
     r2 = score_encoder(encoder, pairs)
     if not r2 >= KNOWN:
         raise DilaError(
-            f"this model's latent actions say too little about those of Push-T (R2 {r2:.2f}, {KNOWN} is the least); "
-            "plan with one that was trained on Push-T"
+            f"this model's latent actions say too little about Push-T's actions (R² {r2:.2f}, at least {KNOWN} is "
+            "needed); use a model that was trained on Push-T"
         )
     bound = pairs.a.abs().quantile(0.99, dim=0).clamp_max(LIMIT)
     return Hands(encoder.to(world.device).requires_grad_(False), Limits(-bound, bound), repeats, r2)
@@ -150,14 +150,14 @@ def learn_hands(world: World, told: Told = lambda share, what: None, episodes: i
 def plan_to(
     world: World, hands: Hands, goal: Goal, told: Told = lambda share, what: None, loop: Loop = LOOP
 ) -> Planned:
-    """Plan in the cost of structure, act in the simulator, look again; and the same start under random actions.
+    """Plan by the structure cost and act in the simulator, with an observation per step; compare with random actions.
 
     Raises:
         MissingExtra: gym-pusht is not installed.
-        DilaError: a model without structure or decoder.
+        DilaError: the model has no structure or no decoder.
     """
     eyes = Imagination(world, hands.encoder)
-    eyes.layout()  # says it of a model that has none
+    eyes.layout()  # raises if the model has no structure
     done = iter(range(1, loop.steps + 1))
     with closing(_Watched(goal, hands.repeats, lambda: None)) as blind:
         (chance,) = control([blind], [goal.seed], Blind(), Simulation(), lambda goals: Score(), hands.limits, loop)
@@ -169,17 +169,17 @@ def plan_to(
     assert made.imagined is not None
     rows = {
         "goal": made.goal.expand(loop.steps, -1, -1, -1),
-        "happened": made.frames[1:],
-        "imagined a step before": world.draw(made.imagined[:, 0]),
+        "true": made.frames[1:],
+        "imagined one step before": world.draw(made.imagined[:, 0]),
         "end of each plan": world.draw(made.imagined[:, -1]),
     }
     curves = {name: _distances(eyes, goal, run) for name, run in (("random", chance), ("planned", made))}
-    unit = "boards" if goal.place else "in structure, of that at the start"
+    unit = "boards" if goal.place else "in structure, relative to the start"
     return Planned(rows, curves, SUCCESS if goal.place else None, unit, _told(goal, curves))
 
 
 class _Watched(GoalEnvironment):
-    """Push-T from the start with that number to a goal; tells of every step."""
+    """Push-T from the start with that number to a goal; calls ``stepped`` after every step."""
 
     def __init__(self, goal: Goal, repeats: int, stepped: Callable[[], Any]):
         super().__init__(PushTBody(), Task(self._stage, reach_distance), repeats, SIZE)
@@ -208,14 +208,14 @@ def _board(seed: int) -> Iterator[PushTBody]:
 
 
 def _placed(snapshot: Any, place: tuple[float, float]) -> Any:
-    """The agent there, at rest."""
+    """Return the snapshot with the agent at this place, at rest."""
     return snapshot._replace(agent=(place, (0.0, 0.0)))
 
 
 def _play(
     body: PushTBody, rng: np.random.Generator, frames: int, repeats: int
 ) -> tuple[UInt8[Tensor, "T 3 Y X"], Float[Tensor, "K 2"]]:
-    """One clip, and the displacement held in each of its transitions."""
+    """Record one clip; return its frames and the displacement held during each transition."""
     body.reset(rng)
     driver, pictures, actions = Driver(rng, "mixed"), [body.picture(SIZE)], []
     for _ in range(frames - 1):
@@ -228,7 +228,7 @@ def _play(
 
 
 def _distances(eyes: Imagination, goal: Goal, run: Episode) -> list[float]:
-    """In boards where the agent's place is known; else in structure, in units of the first."""
+    """Distances in boards if the agent's goal is known, else in structure relative to the first."""
     if goal.place:
         return run.scores
     apart = (eyes.structure(run.frames[None])[0] - eyes.structure(goal.picture[None, None])[0]).square().mean((1, 2, 3))
@@ -240,12 +240,12 @@ def _told(goal: Goal, curves: Mapping[str, list[float]]) -> str:
     best = min(planned)
     if not goal.place:
         return (
-            f"In structure, the nearest that it came is {best:.2f} of where it began (random actions: "
-            f"{min(random):.2f}); how far that truly is, a picture does not say."
+            f"The smallest distance in structure was {best:.2f} of the initial distance (random actions: "
+            f"{min(random):.2f}). A goal picture does not determine the true distance."
         )
     first = next((step for step, distance in enumerate(planned) if distance < SUCCESS), None)
-    reached = f"not reached, which is below {SUCCESS}" if first is None else f"reached at step {first}"
+    reached = f"goal not reached (below {SUCCESS})" if first is None else f"goal reached at step {first}"
     return (
-        f"The agent began {planned[0]:.2f} boards from its goal and came as near as {best:.3f}: {reached}. "
-        f"Random actions came as near as {min(random):.2f}."
+        f"The agent started {planned[0]:.2f} boards from its goal and came within {best:.3f}: {reached}. "
+        f"Random actions came within {min(random):.2f}."
     )

@@ -1,4 +1,4 @@
-"""A visitor's way through an imagined world, as a value: every move gives the next one, undo the one before."""
+"""A visitor's rollout as an immutable value: each move returns the next one, undo the previous one."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from dila.imagine.world import World
 from dila.shapes import Float, Tensor, UInt8
 
 LONGEST = 64
-"""Imagined frames at most."""
+"""Maximum number of imagined frames."""
 
 
 class Play(NamedTuple):
-    """The way so far. The last picture is now; the first is the true one.
+    """The rollout so far. The last picture is shown; the first is the true frame.
 
-    Only the first and the last state are kept: one is a model's whole memory of the way, megabytes that grow with it.
+    Only the first and last state are kept: a state contains the model's whole memory, megabytes that grow with length.
     """
 
     start: Any
@@ -33,26 +33,26 @@ class Play(NamedTuple):
 
 
 def begin(world: World, frames: UInt8[Tensor, "T 3 Y X"]) -> Play:
-    """Stand at the last of these true frames."""
+    """Start from the last of these true frames."""
     with world.running():
         state = world.model.start(world.features(frames)[None])
     return Play(state, state, (frames[-1],), ())
 
 
 def move(world: World, play: Play, z: Float[Tensor, " Dz"]) -> Play:
-    """One frame on under a latent action.
+    """Imagine one more frame under a latent action.
 
     Raises:
-        DilaError: as far as it goes, or an action of another size.
+        DilaError: the rollout has its maximum length, or the action has the wrong size.
     """
     if len(play.actions) >= LONGEST:
-        raise DilaError(f"{LONGEST} imagined frames are the most; undo some or begin again")
+        raise DilaError(f"a rollout has at most {LONGEST} imagined frames; undo some or press Begin")
     state, e = _step(world, play.state, z)
     return Play(play.start, state, (*play.pictures, world.draw(e, play.pictures[0])[0]), (*play.actions, z))
 
 
 def undo(world: World, play: Play) -> Play:
-    """Before the last move, by walking the way again without it; the same where there was none."""
+    """Remove the last move by repeating the rollout without it; unchanged if there is none."""
     if not play.actions:
         return play
     state = play.start
@@ -62,19 +62,19 @@ def undo(world: World, play: Play) -> Play:
 
 
 def reset(world: World, play: Play) -> Play:
-    """At the true frame again."""
+    """Return to the true frame."""
     return Play(play.start, play.start, play.pictures[:1], ())
 
 
 def film(play: Play) -> UInt8[Tensor, "T 3 Y X"]:
-    """All pictures from the true one on, at the size of the imagined ones."""
+    """Return all pictures from the true one on, at the size of the imagined ones."""
     return torch.stack([resized(play.pictures[0], play.now.shape[-2:]), *play.pictures[1:]])
 
 
 def export(play: Play, path: Path, stride: float) -> Path:
-    """Write the film as .mp4. Raises DilaError when nothing was imagined yet."""
+    """Write the rollout as .mp4. Raises DilaError if no frame was imagined yet."""
     if not play.actions:
-        raise DilaError("nothing was imagined yet; move first, then export")
+        raise DilaError("there is nothing to export yet; imagine at least one frame first")
     write_video(path, film(play), 1 / stride)
     return path
 

@@ -1,4 +1,4 @@
-"""Starting the page, with all that keeps a server from giving away more than it should."""
+"""Start the page, with settings that keep the server from exposing files."""
 
 import os
 import shutil
@@ -15,26 +15,26 @@ from dila.imagine.world import World
 from dila.train.memory import give_back
 
 SESSIONS = 64
-"""Visitors whose state is kept, the newest."""
+"""Number of most recent visitors whose state is kept."""
 
 
 @contextmanager
 def serving(world: World, clips: list[Path], host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
-    """The page while the block lasts; its address is what is given.
+    """Serve the page within the block; yield its address.
 
-    Uploads and films lie in a folder of the page's own, which ends with it. Nothing else can be read through it.
+    Uploads and videos are in a private folder, deleted at the end. The server exposes no other files.
 
     Args:
         world: with a decoder.
         clips: videos and folders of videos to offer.
-        host: address to listen on; "0.0.0.0" lets others in.
-        port: the first free one from 7860 when None.
+        host: address to listen on; "0.0.0.0" accepts other machines.
+        port: None uses the first free port from 7860 on.
 
     Raises:
-        DilaError: no clips, a model that cannot draw, or a port in use.
+        DilaError: there are no clips, the model cannot draw, or the port is in use.
         MissingExtra: gradio is not installed.
     """
-    give_back(above=1 << 20, arenas=2)  # forty threads would have an arena each, full of holes
+    give_back(above=1 << 20, arenas=2)  # each of forty threads would have its own fragmented arena
     with _own_folder() as folder:
         from dila.demo.app import STYLE, build, prepare
 
@@ -43,7 +43,7 @@ def serving(world: World, clips: list[Path], host: str = "127.0.0.1", port: int 
             page.launch(**_settings(), server_name=host, server_port=port, css=STYLE)
         except OSError as error:
             raise DilaError(
-                f"port {port or 'from 7860 on'} on {host} cannot be had: {error}; choose another --port"
+                f"port {port or '7860 or above'} on {host} is not available: {error}; choose another --port"
             ) from error
         try:
             yield page.local_url
@@ -52,7 +52,7 @@ def serving(world: World, clips: list[Path], host: str = "127.0.0.1", port: int 
 
 
 def serve(world: World, clips: list[Path], host: str, port: int | None, began: float) -> None:
-    """Serve until interrupted; ``began`` is when all this did, as `time.monotonic` tells it."""
+    """Serve until interrupted; ``began`` is the start of the program by `time.monotonic`, for the message."""
     with serving(world, clips, host, port) as address:
         print(f"ready after {time.monotonic() - began:.1f} s: {address} (Ctrl-C ends it)", flush=True)
         while True:
@@ -72,7 +72,7 @@ def _settings() -> dict[str, Any]:
 
 @contextmanager
 def _own_folder() -> Iterator[Path]:
-    """Where gradio keeps what visitors send and get, which it takes from the environment."""
+    """Create the folder in which gradio keeps uploads and outputs; gradio reads its path from the environment."""
     folder = Path(tempfile.mkdtemp(prefix="dila-demo-"))
     (folder / "films").mkdir()
     told = {"GRADIO_TEMP_DIR": str(folder / "cache"), "GRADIO_ANALYTICS_ENABLED": "False"}

@@ -1,8 +1,8 @@
-"""The same work in parts on many machines: Ray Data (extra ``cluster``) in the place of a loop.
+"""Process parts of a job in a loop here, or with Ray Data on many machines (extra ``cluster``).
 
-Each part is done by a worker that was built once and given its part as a value, and leaves its result on a disk that
-all see, whole or not at all. A worker that dies is started again and so is the part that it was at; a part that was
-done already is done over to the same file. So the parts are all there once, as after the loop.
+Each worker is created once, receives its parts by value, and writes each result atomically to a shared disk. If a
+worker dies, it is restarted together with the part it was processing; a part that was already done is written again to
+the same file. Therefore every part is written exactly once, as with the loop.
 """
 
 import os
@@ -16,15 +16,15 @@ from dila.errors import DilaError, MissingExtra
 from dila.protocols import Episode
 
 Engine = Literal["local", "ray"]
-"""Where parts are done: one after the other here, or on a Ray cluster."""
+"""Where parts are processed: ``local``, one after another in this process, or ``ray``, on a Ray cluster."""
 
 
 EPISODES_PER_PART, FRAMES_PER_PART = 32, 5000
-"""At most, but of one episode that has more frames."""
+"""Maximum size of a part; a single longer episode forms a part of its own."""
 
 
 def cut_parts(episodes: Sequence[Episode], most: int = EPISODES_PER_PART) -> list[list[Episode]]:
-    """Whole episodes by the part, in order: what an interruption can lose."""
+    """Split episodes into parts of whole episodes, in order; an interruption loses at most one part."""
     parts: list[list[Episode]] = []
     for episode in episodes:
         frames = len(episode.times) + (count_frames(parts[-1]) if parts else 0)
@@ -35,35 +35,35 @@ def cut_parts(episodes: Sequence[Episode], most: int = EPISODES_PER_PART) -> lis
 
 
 def count_frames(episodes: Sequence[Episode]) -> int:
-    """Of all of them."""
+    """Total number of frames of the episodes."""
     return sum(len(episode.times) for episode in episodes)
 
 
 @runtime_checkable
 class Work(Protocol):
-    """What is done to each part. Done twice it must leave what it leaves once."""
+    """A function applied to each part. Must be idempotent: a part may be processed twice."""
 
     def to(self, device: str) -> None:
-        """Move what is heavy, once in each process."""
+        """Move models to the device; called once per process."""
         ...
 
     def __call__(self, part: Any) -> Any:
-        """From a part to its result; both small, for they are sent."""
+        """Process a part and return its result; both are sent between machines and should be small."""
         ...
 
 
 def each_part(work: Work, parts: Sequence[Any], engine: Engine, workers: int, done: Callable[[Any], Any]) -> list[Any]:
-    """What `work` gives for each part, in the order of the parts.
+    """Return the results of `work` for all parts, in order.
 
     Args:
-        work: done to each part.
+        work: applied to each part.
         parts: anything that can be pickled.
-        engine: where.
-        workers: processes on the cluster; with ``local`` there is one, this.
-        done: called with each part that is known to be done.
+        engine: where to run.
+        workers: processes on the cluster; ignored with ``local``, which uses this process.
+        done: called with each part once it is done.
 
     Raises:
-        DilaError: as `work` does, or workers below 1.
+        DilaError: raised by `work`, or workers below 1.
         MissingExtra: Ray is not installed.
     """
     if workers < 1:
@@ -78,7 +78,7 @@ def each_part(work: Work, parts: Sequence[Any], engine: Engine, workers: int, do
 
 
 class _Worker:
-    """A process of the cluster. A refusal comes back as a value: Ray would hand over its traceback."""
+    """A process of the cluster. Returns a DilaError as a value, because Ray would show the user its traceback."""
 
     def __init__(self, work: Work):
         import torch
@@ -127,7 +127,7 @@ def _on_ray(work: Work, parts: Sequence[Any], workers: int, done: Callable[[Any]
 
 
 def _join(ray: Any, workers: int) -> None:
-    """The cluster that ``RAY_ADDRESS`` names, or one of this machine's processes."""
+    """Connect to the cluster at ``RAY_ADDRESS``, or start one of processes on this machine."""
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     if os.environ.get("RAY_ADDRESS"):
@@ -135,4 +135,4 @@ def _join(ray: Any, workers: int) -> None:
     else:
         ray.init(num_cpus=workers, **quiet)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray has one of its own, which aborts
+        signal.signal(signal.SIGTERM, before)  # Ray installs its own handler, which aborts

@@ -1,7 +1,7 @@
-"""Features of a whole corpus into the cache, ahead of training: here, or on a Ray cluster.
+"""Encode a whole corpus into the feature cache before training, here or on a Ray cluster.
 
-A worker of the cluster encodes a part of the episodes and writes shards of its own; what is in the cache already is
-left out before. Called again, only what is missing is done.
+Each worker of the cluster encodes a part of the episodes and writes its own shards. Episodes already in the cache are
+skipped, so an interrupted run can be repeated.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from dila.vision import FeatureCache, FrozenEncoder
 
 
 class Encoded(NamedTuple):
-    """What is in the cache now."""
+    """State of the cache after encoding."""
 
     folder: Path
     episodes: int
     frames: int
     new: int
-    """Episodes that were not there before."""
+    """Episodes that were added."""
     skipped: dict[str, str]
     """Episodes that could not be read, with the reason."""
 
 
 class _Part(NamedTuple):
-    """Encoding of some episodes, as it is sent to a worker."""
+    """Encodes some episodes; sent to a worker."""
 
     encoder: FrozenEncoder
     folder: Path
@@ -39,7 +39,7 @@ class _Part(NamedTuple):
         self.encoder.to(device)
 
     def __call__(self, part: Sequence[Any]) -> dict[str, str]:
-        """Fill the cache; returns what could not be read."""
+        """Add the episodes to the cache; return those that could not be read, with the reason."""
         cache = FeatureCache(self.encoder, self.folder, progress=False)
         cache.episodes(part)
         return cache.skipped
@@ -57,21 +57,21 @@ def encode_corpus(
     part: int = EPISODES_PER_PART,
     progress: bool = True,
 ) -> Encoded:
-    """Encode every episode under a path that the cache does not have.
+    """Encode every episode under a path that is not in the cache yet.
 
     Args:
-        path: as `dila.data.open_corpus` takes it.
+        path: path of the data, as for `dila.data.open_corpus`.
         encoder: without statistics: features are stored raw.
-        out: folder of the cache; with a cluster, one that all its machines see.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone.
+        out: folder of the cache; with a cluster, one that all machines share.
+        fps: frames per second, overrides what the files state.
+        camera: use only this camera of episodes recorded by several.
         engine: ``local``, or ``ray`` for a cluster.
         workers: processes on the cluster.
-        part: episodes that a worker does at a time at most, see `dila.imagine.cluster.cut_parts`.
-        progress: show a bar on standard error.
+        part: maximum number of episodes per part, see `dila.imagine.cluster.cut_parts`.
+        progress: show a progress bar on standard error.
 
     Raises:
-        DilaError: nothing readable, or no room on the disk, which is told before work starts.
+        DilaError: no readable data, or too little disk space, which is checked first.
         MissingExtra: ``ray`` is not installed.
     """
     if part < 1:
@@ -87,12 +87,12 @@ def encode_corpus(
             skipped |= failed
     kept = [episode for episode in corpus.episodes if episode.id not in skipped]
     if not kept:
-        raise DilaError(f"{path} has nothing that can be encoded: {next(iter(skipped.values()))}")
+        raise DilaError(f"{path} contains no readable video; the first was skipped: {next(iter(skipped.values()))}")
     lost = cache.missing(kept)
     if lost:
         raise DilaError(
-            f"{len(lost)} episodes, the first {lost[0].id}, did not reach {cache.folder}; give a folder that all "
-            "machines of the cluster see, and run again"
+            f"{len(lost)} episodes, the first {lost[0].id}, are missing from {cache.folder} after encoding; give a "
+            "folder that all machines of the cluster share, and run again"
         )
     new = len([episode for episode in missing if episode.id not in skipped])
     return Encoded(cache.folder, len(kept), count_frames(kept), new, skipped)

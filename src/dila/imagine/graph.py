@@ -1,7 +1,7 @@
-"""Work of fixed shape without Python: recorded once as a CUDA graph, then replayed.
+"""Record work of fixed shape as a CUDA graph and replay it without Python overhead.
 
-A rollout launches hundreds of small kernels a step, and at batch 1 the processor launches them more slowly than the
-device runs them. Replayed, the whole rollout is one launch
+A rollout launches hundreds of small kernels per step; at batch 1 the CPU launches them more slowly than the GPU runs
+them. A replay launches the whole rollout at once
 (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 """
 
@@ -17,9 +17,9 @@ Made = TypeVar("Made")
 
 
 def record(function: Callable[[], Made]) -> tuple[torch.cuda.CUDAGraph, Made]:
-    """A call as a graph, with what it gave, which every replay writes anew.
+    """Record a call as a graph; return it with the call's output, which every replay overwrites.
 
-    It is called before: layers compile, libraries choose their kernels, caches fill.
+    The function runs three times first, so that layers compile, libraries choose kernels and caches fill.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -28,51 +28,54 @@ def record(function: Callable[[], Made]) -> tuple[torch.cuda.CUDAGraph, Made]:
             function()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # Threads that read data go on meanwhile, and may ask for pinned memory.
+    # Data loading threads keep running, and may allocate pinned memory.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         made = function()
     return graph, made
 
 
 def refill(kept: Tensor, given: Tensor) -> None:
-    """Put an input where the graph reads it.
+    """Copy an input into the tensor that the graph reads.
 
     Raises:
-        DilaError: a shape that was not recorded.
+        DilaError: the shape differs from the recorded one.
     """
     if kept.shape != given.shape:
-        raise DilaError(f"recorded for shape {list(kept.shape)}, called with {list(given.shape)}; record anew")
+        raise DilaError(
+            f"the CUDA graph was recorded for shape {list(kept.shape)} but called with {list(given.shape)}; record it "
+            "again for this shape"
+        )
     kept.copy_(given)
 
 
 class Graphed:
-    """A function of CUDA tensors, recorded for the shapes of an example. It keeps no gradients.
+    """A function of CUDA tensors, recorded for the shapes of an example. Results have no gradients.
 
-    Weights are read anew in every replay, so training in place goes on being seen; the example's tensors are copied.
+    Replays read the current weights, so in-place training takes effect. The example's tensors are copied.
 
     Args:
-        function: makes no decision on values and waits for none of them: `rollout`, `plan_costs`, a model's `step`.
-        example: tensors of the shapes and types that it will be called with.
+        function: must not branch on values or synchronise: `rollout`, `plan_costs`, a model's `step`.
+        example: tensors of the shapes and types of later calls.
 
     Raises:
-        DilaError: a tensor that is not on CUDA.
+        DilaError: a tensor is not on CUDA.
     """
 
     def __init__(self, function: Callable[..., Tensor], *example: Tensor):
         if any(not part.is_cuda for part in example):
             raise DilaError(
-                "a CUDA graph is recorded of CUDA tensors; move model and inputs there, or call it directly"
+                "recording a CUDA graph needs CUDA tensors; move model and inputs to CUDA, or call it directly"
             )
-        self.function = function  # whose weights and compiled kernels the graph goes on reading
+        self.function = function  # keeps alive the weights and kernels that the graph reads
         self.inputs = tuple(part.detach().clone() for part in example)
         with torch.no_grad():
             self.graph, self.output = record(lambda: function(*self.inputs))
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The function of these inputs, in memory of its own.
+        """Return the function of these inputs, as a new tensor.
 
         Raises:
-            DilaError: a shape that was not recorded.
+            DilaError: the shape differs from the recorded one.
         """
         for kept, given in zip(self.inputs, inputs, strict=True):
             refill(kept, given)

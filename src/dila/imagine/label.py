@@ -1,27 +1,28 @@
-"""Latent actions of a folder of videos, as one Parquet file.
+"""Latent actions of a folder of videos, written to one Parquet file.
 
 =======  ===========================  =================================================================
 column   type                         meaning
 =======  ===========================  =================================================================
 file     string                       id of the video: its path relative to the folder
 frame    int64                        raw frame number in that video
-time     double                       seconds of that frame from the video's first
-next     int64                        raw number of the frame a stride later; or null
-z        fixed_size_list<float>[Dz]   the latent action that moves this frame to that one; or null
-valid    bool                         whether there is one
+time     double                       seconds of that frame since the video's first
+next     int64                        raw number of the frame one stride later; or null
+z        fixed_size_list<float>[Dz]   latent action from this frame to the next; or null
+valid    bool                         whether z exists
 =======  ===========================  =================================================================
 
-One row a sampled frame, every ``stride`` seconds, in order, so that ``next`` is the next row's; or, with
-``every_frame``, one row a frame of the video, for policies that act at its rate. The last frames of an unbroken run
-have none a stride later: there ``valid`` is false, ``next`` and ``z`` null. A video with one frame rate is unbroken; a
-gap in its times ends a run.
+There is one row per sampled frame, one every ``stride`` seconds, in order, so that ``next`` is the frame of the next
+row. With ``every_frame`` there is one row per frame of the video, for policies that act at its frame rate. The last
+frames of an unbroken run have no frame one stride later: ``valid`` is then false, and ``next`` and ``z`` are null. A
+video with a constant frame rate is one run; a gap in its timestamps ends a run.
 
-The schema's metadata has, under the key ``dila``, JSON with ``model`` (the hash of `hash_world`), ``stride`` (seconds),
-``frames`` (of a window, see `dila.imagine.windows`), ``every_frame``, ``encoder`` (its config) and ``dila_version``.
+The schema's metadata has, under the key ``dila``, JSON with ``model`` (the hash from `hash_world`), ``stride``
+(seconds), ``frames`` (per window, see `dila.imagine.windows`), ``every_frame``, ``encoder`` (its config) and
+``dila_version``.
 
-Work is done in parts, kept in a hidden folder beside the output until all are there. Called again after an
-interruption, only parts that are missing, or whose videos or model have changed, are done; the rows are those that one
-run would have given.
+Work is split into parts, kept in a hidden folder beside the output until all are done. A run after an interruption
+processes only parts that are missing, or whose videos or model have changed, and gives the same rows as one
+uninterrupted run.
 """
 
 import hashlib
@@ -55,7 +56,7 @@ _SKIPPED_KEY = b"skipped"
 
 
 class Labelled(NamedTuple):
-    """What was written."""
+    """Summary of what was written."""
 
     path: Path
     videos: int
@@ -64,7 +65,7 @@ class Labelled(NamedTuple):
     actions: int
     """Rows with a latent action."""
     skipped: dict[str, str]
-    """Videos that could not be used, with the reason; also in the sidecar ``<name>.skipped.json``, if there are any."""
+    """Videos that could not be used, with the reason; also written to ``<name>.skipped.json``, if there are any."""
 
 
 class _Run(NamedTuple):
@@ -75,15 +76,15 @@ class _Run(NamedTuple):
 
 
 class _Labels(NamedTuple):
-    """Of one episode."""
+    """Rows of one episode."""
 
     file: str
     frame: np.ndarray
     time: np.ndarray
     after: np.ndarray
-    """The frame a stride later; -1 where there is none."""
+    """The frame one stride later; -1 if there is none."""
     z: np.ndarray | None
-    """None where it has no latent action, so that nothing tells how wide one is."""
+    """None if the episode has no latent action, so that Dz is unknown."""
 
 
 def label(
@@ -100,26 +101,26 @@ def label(
     workers: int = 2,
     progress: bool = True,
 ) -> Labelled:
-    """Write the latent actions of every video under ``path`` (or of the one there) to the Parquet file ``out``.
+    """Write the latent actions of all videos under ``path`` to the Parquet file ``out``.
 
     Args:
-        world: the model with its encoder; its stride is the sampling.
+        world: the model with its encoder; its stride determines the sampling.
         path: a video, a folder of images, or a folder with any number of them at any depth.
-        out: the file to write; ends in ``.parquet``.
-        fps: frames a second, instead of what the files say.
-        camera: of episodes that several cameras saw, this one alone.
-        every_frame: label each frame of a video, not one a stride; a stride of n frames costs up to n times as much.
+        out: file to write, ending in ``.parquet``.
+        fps: frames per second, overrides what the files state.
+        camera: use only this camera of episodes recorded by several.
+        every_frame: label every frame of a video, not one per stride; a stride of n frames costs up to n times as much.
         batch: windows that go through the model at once, across videos.
-        part: videos between two saves at most, fewer where they are long (`dila.imagine.cluster.cut_parts`): what an
-            interruption can lose, and what a worker does at a time.
-        engine: ``local``, or ``ray`` for a cluster (`dila.imagine.cluster`), whose machines must all see ``out``'s
-            folder and the videos.
+        part: maximum number of videos between two saves, fewer if they are long (`dila.imagine.cluster.cut_parts`): the
+            most that an interruption can lose, and the unit of work of a worker.
+        engine: ``local``, or ``ray`` for a cluster (`dila.imagine.cluster`), whose machines must share the videos and
+            the folder of ``out``.
         workers: processes on the cluster.
-        progress: show a bar on standard error.
+        progress: show a progress bar on standard error.
 
     Raises:
-        DilaError: nothing to read there, no video that could be used, or ``out`` cannot be written, holds anything but
-            labels, or is worked on by another process.
+        DilaError: no usable video; or ``out`` cannot be written, is not a file of labels, or is in use by another
+            process.
     """
     out = at_home(out)
     _check_free(out)
@@ -139,7 +140,7 @@ def label(
         todo = [(path, episodes) for path, episodes in zip(parts, cuts, strict=True) if not path.is_file()]
         frames = sum(count_frames(episodes) for _, episodes in todo)
         with tqdm(total=frames, unit="frame", desc="labelling", disable=not progress) as bar:
-            local = engine == "local"  # where frames are counted as they pass
+            local = engine == "local"  # counts single frames; a cluster only whole parts
             work = _Part(world, batch, every_frame, bar.update if local else None)
             each_part(work, todo, engine, workers, lambda each: local or bar.update(count_frames(each[1])))
         labelled = _assemble(corpus, parts, out, about)
@@ -148,11 +149,11 @@ def label(
 
 
 def _check_free(out: Path) -> None:
-    """Labels may be written over, nothing else: the true actions of a corpus are a Parquet file as well."""
+    """Allow overwriting labels but no other file: the true actions of a corpus are Parquet files too."""
     if out.suffix != ".parquet":
-        raise DilaError(f"{out} must end in .parquet")
+        raise DilaError(f"{out} must end in .parquet; rename the output")
     if out.exists() and not _holds_labels(out):
-        raise DilaError(f"{out} is there and holds no latent actions of ours; give --out another name or remove it")
+        raise DilaError(f"{out} exists but is not a file of latent actions; choose another --out or remove it")
 
 
 def _holds_labels(path: Path) -> bool:
@@ -166,13 +167,13 @@ def _holds_labels(path: Path) -> bool:
 
 
 class _Part(NamedTuple):
-    """Labelling of some episodes, as it is sent to a worker."""
+    """Labels some episodes; sent to a worker."""
 
     world: "World"
     batch: int
     every_frame: bool = False
     passed: Callable[[int], Any] | None = None
-    """Told how many frames more have passed, each time that some have."""
+    """Called with the number of further frames that were processed."""
 
     def to(self, device: str) -> None:
         self.world.to(device)
@@ -183,7 +184,7 @@ class _Part(NamedTuple):
             _write(self.table(episodes), path)
 
     def table(self, episodes: Sequence[Episode]) -> Any:
-        """The labels of these episodes; those that could not be read are in its metadata instead."""
+        """Return the labels of these episodes; those that could not be read are listed in its metadata."""
         runs: dict[_Run, np.ndarray] = {}
         failed: dict[str, str] = {}
         found: dict[_Run, list[np.ndarray]] = {}
@@ -200,7 +201,7 @@ class _Part(NamedTuple):
     def _windows(
         self, episodes: Sequence[Episode], runs: dict[_Run, np.ndarray], failed: dict[str, str]
     ) -> Iterator[tuple[_Run, Window]]:
-        """Windows of all episodes, one after the other; notes the runs found and the episodes that cannot be read."""
+        """Yield the windows of all episodes in order; record their runs, and the episodes that cannot be read."""
         for place, episode in enumerate(episodes):
             try:
                 sampled = sample(episode, self.world.stride, self.every_frame)
@@ -212,7 +213,7 @@ class _Part(NamedTuple):
                 failed[episode.id] = str(error)
 
     def _cut(self, episode: Episode, runs: dict[_Run, np.ndarray]) -> Iterator[tuple[_Run, Window]]:
-        """Windows of the runs of one episode, whose frames are read and encoded once, in order."""
+        """Yield the windows of one episode's runs; each of its frames is read and encoded once, in order."""
         frames = np.unique(np.concatenate([np.empty(0, np.int64), *runs.values()]))
         cuts = {run: Windows(self.world.frames) for run in runs}
         reached = 0
@@ -231,7 +232,7 @@ class _Part(NamedTuple):
 
 
 def _labels(episode: Episode, runs: Sequence[tuple[np.ndarray, list[np.ndarray]]], every_frame: bool) -> _Labels:
-    """Rows of one episode; of a frame that two runs have the first counts."""
+    """Build the rows of one episode; for a frame in two runs the first run counts."""
     every = np.arange(len(episode.times))
     frames = every if every_frame else np.concatenate([index for index, _ in runs])
     after, z = np.full(len(every), -1), None
@@ -274,7 +275,7 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
     schemas = [pq.read_schema(path) for path in parts]
     for schema in schemas:
         skipped |= json.loads(schema.metadata[_SKIPPED_KEY])
-    # A part without any action does not know how wide one is.
+    # A part without any action has an arbitrary width of z.
     widths = [schema.field("z").type.list_size for schema in schemas]
     schema = schemas[int(np.argmax(widths))].with_metadata({METADATA_KEY: json.dumps(about)})
     rows = actions = 0
@@ -300,10 +301,10 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
 
 
 def _nothing(short: Sequence[str], skipped: dict[str, str]) -> str:
-    """Why no video gave a single latent action."""
+    """Say why there is no latent action in any video."""
     if skipped:
-        return f"none of the videos could be used, the first of {len(skipped)} because {next(iter(skipped.values()))}"
-    return f"{short[0]} has fewer than two frames at the model's stride, and so has every other; give longer videos"
+        return f"no video could be used; the first of {len(skipped)} was skipped because {next(iter(skipped.values()))}"
+    return f"{short[0]} and all other videos have fewer than two frames at the model's stride; give longer videos"
 
 
 def _write(table: Any, path: Path) -> None:
@@ -314,7 +315,7 @@ def _write(table: Any, path: Path) -> None:
 
 
 def _identity(about: dict[str, Any], batch: int, episodes: Sequence[Episode]) -> str:
-    """Hash of all that a part's rows depend on."""
+    """Hash of everything that determines the rows of a part."""
     digest = hashlib.blake2b(json.dumps([about, batch], sort_keys=True).encode(), digest_size=12)
     for episode in episodes:
         digest.update(f"{episode.id}\n{_fingerprint(episode)}\n".encode())
@@ -342,7 +343,7 @@ def _about(world: "World", every_frame: bool) -> dict[str, Any]:
 
 
 def hash_world(world: "World") -> str:
-    """Short hash of all that the latent actions depend on: weights, encoder, statistics, stride, frames, precision."""
+    """Short hash of what latent actions depend on: weights, encoder, statistics, stride, frames, precision."""
     eyes = world.encoder
     frozen = isinstance(eyes, FrozenEncoder)
     identity, weights = (eyes.identity(), eyes.weights()) if frozen else (eyes.config(), "")
@@ -355,7 +356,7 @@ def hash_world(world: "World") -> str:
 
 
 def hash_of(told: Any, tensors: Mapping[str, Any]) -> str:
-    """Short hash of what JSON holds and of tensors."""
+    """Short hash of a JSON value and of tensors."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(told, sort_keys=True).encode())
     digest_tensors(digest, tensors)

@@ -1,4 +1,4 @@
-"""What was imagined, to look at: contact sheets, clips side by side, and maps of features or structure as colours."""
+"""Pictures of predictions: contact sheets, clips side by side, and maps of features or structure in colour."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Rows = Mapping[str, UInt8[Tensor, "_ 3 _ _"]]
-"""Clips by their labels. They end together: a clip of imagined frames, shorter by its context, starts later."""
+"""Clips by label, aligned at their ends: a clip of predicted frames, shorter by its context, starts later."""
 
 GAP = 2
 """Pixels between pictures."""
 
 PAPER = 255
-"""Level of what lies around pictures."""
+"""Grey level of the background."""
 
 TAIL = 0.01
-"""Share of the values at either end of a principal component that is drawn in its darkest and brightest colour."""
+"""Share of a principal component's values, at either end, that is drawn in its darkest or brightest colour."""
 
 SLIMMEST = 8
-"""Longer side over shorter one at most, so that a label over a picture can be read."""
+"""Maximum aspect ratio of a picture, so that a label above it is readable."""
 
 _LINE_HEIGHT = 14
 _FONT = "DejaVuSans.ttf"
@@ -40,7 +40,7 @@ _INK = (20, 20, 20)
 
 
 class Colours(NamedTuple):
-    """The first three principal components of a map's channels, to be drawn as red, green and blue."""
+    """The first three principal components of a map's channels, drawn as red, green and blue."""
 
     mean: Float[Tensor, " D"]
     axes: Float[Tensor, "D 3"]
@@ -49,12 +49,12 @@ class Colours(NamedTuple):
 
 
 def contact_sheet(rows: Rows, columns: int = 8) -> "Image":
-    """Clips under one another, each with its label above, at no more than ``columns`` moments spread over time.
+    """Draw clips below one another, each under its label, at up to ``columns`` moments spread over time.
 
-    Pictures become as large as the largest, none is stretched. Moments where a clip has not begun are left blank.
+    Pictures are enlarged to the largest one without distortion. Moments before a clip's start are blank.
 
     Raises:
-        DilaError: no clip, or an empty one.
+        DilaError: there is no clip, or an empty one.
     """
     clips = _aligned(rows)
     length = len(next(iter(clips.values())))
@@ -64,21 +64,21 @@ def contact_sheet(rows: Rows, columns: int = 8) -> "Image":
 
 
 def write_sheet(path: str | Path, rows: Rows, columns: int = 8) -> None:
-    """Write a contact sheet as .png, or nothing at all.
+    """Write a contact sheet as .png, atomically.
 
     Raises:
-        DilaError: as `contact_sheet`, for another suffix, and when it cannot be written.
+        DilaError: as `contact_sheet`, for another suffix, or if the file cannot be written.
     """
     path = at_home(path)
     if path.suffix.lower() != ".png":
-        raise DilaError(f"{path} must end in .png to be written as a contact sheet")
+        raise DilaError(f"{path} must end in .png: contact sheets are written as PNG")
     sheet = contact_sheet(rows, columns)
     with replacing(path) as partial:
         sheet.save(partial, format="PNG")
 
 
 def side_by_side(rows: Rows) -> UInt8[Tensor, "T 3 Y X"]:
-    """One clip that shows all, left to right, each under its label. Raises DilaError as `contact_sheet`."""
+    """Return one clip with all clips from left to right, each under its label. Raises DilaError as `contact_sheet`."""
     clips = _aligned(rows)
     moments = range(len(next(iter(clips.values()))))
     width = next(iter(clips.values())).shape[2] + 2 * GAP
@@ -101,9 +101,9 @@ def write_clip(path: str | Path, rows: Rows, fps: int | float) -> None:
 def scaled(
     frames: UInt8[Tensor, "*batch 3 _ _"], side: int, like: Sequence[int] | None = None
 ) -> UInt8[Tensor, "*batch 3 Y X"]:
-    """Frames whose longer side has so many pixels, in their own aspect or in that of ``like`` (rows, columns).
+    """Resize frames to ``side`` pixels on the longer side, in their own aspect ratio or of ``like`` (rows, columns).
 
-    What was drawn from features is a square, as encoders see all video; ``like`` makes it the video's shape again.
+    Encoders see all video as squares, so drawn frames are square; ``like`` restores the video's aspect ratio.
     """
     rows, columns = frames.shape[-2:] if like is None else like
     longer = max(rows, columns)
@@ -112,7 +112,7 @@ def scaled(
 
 
 def fitted(clip: UInt8[Tensor, "T 3 _ _"], size: Sequence[int]) -> UInt8[Tensor, "T 3 Y X"]:
-    """A clip as large as it can be within so many rows and columns, with paper beside or below it."""
+    """Resize a clip to the largest size that fits ``size`` (rows, columns), and pad it at the right and bottom."""
     share = min(size[0] / clip.shape[2], size[1] / clip.shape[3])
     rows, columns = (max(1, round(side * share)) for side in clip.shape[-2:])
     page = torch.full((len(clip), 3, *size), PAPER, dtype=torch.uint8)
@@ -121,16 +121,16 @@ def fitted(clip: UInt8[Tensor, "T 3 _ _"], size: Sequence[int]) -> UInt8[Tensor,
 
 
 def fit_colours(maps: Float[Tensor, "*batch H W D"]) -> Colours:
-    """Colours fitted once over all frames, so that the same channels have the same colour at all times.
+    """Fit colours once over all frames, so that a channel has the same colour at all times.
 
-    Each component's sign is fixed by its largest weight being positive, so that fits to like data look alike.
+    The largest weight of each component is made positive, so that fits to similar data look alike.
     """
     x = maps.detach().flatten(0, -2).double().cpu()
     mean = x.mean(0)
     _, vectors = torch.linalg.eigh((x - mean).T @ (x - mean))
     axes = vectors.flip(1)[:, :3]
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    axes = F.pad(axes, (0, 3 - axes.shape[1]))  # fewer than three channels: the rest is one shade
+    axes = F.pad(axes, (0, 3 - axes.shape[1]))  # with fewer than three channels, the remaining colours are constant
     values = ((x - mean) @ axes).numpy()
     low, high = np.quantile(values, [TAIL, 1 - TAIL], axis=0)
     return Colours(mean.float(), axes.float(), torch.from_numpy(low).float(), torch.from_numpy(high).float())
@@ -139,7 +139,7 @@ def fit_colours(maps: Float[Tensor, "*batch H W D"]) -> Colours:
 def paint(
     colours: Colours, maps: Float[Tensor, "*batch H W D"], size: tuple[int, int] | None = None
 ) -> UInt8[Tensor, "*batch 3 Y X"]:
-    """Maps as RGB, enlarged to ``size`` (rows, columns) by repeating cells; at the size of their grid when None."""
+    """Draw maps as RGB, enlarged to ``size`` (rows, columns) by repeating cells; None keeps the size of the grid."""
     values = (maps.detach().float().cpu() - colours.mean) @ colours.axes
     share = (values - colours.low) / (colours.high - colours.low).clamp_min(1e-8)
     pictures = (share.clamp(0, 1) * 255).round().byte().movedim(-1, -3)
@@ -150,9 +150,9 @@ def paint(
 
 
 def _aligned(rows: Rows) -> dict[str, np.ndarray]:
-    """Clips as ``T Y X 3``, all of one size with paper beside them, and blank pictures in front of the shorter ones."""
+    """Convert clips to ``T Y X 3`` of one size, padded, with blank frames before the shorter ones."""
     if not rows or any(len(clip) == 0 for clip in rows.values()):
-        raise DilaError("there are no frames to show; give at least one clip, and none that is empty")
+        raise DilaError("there are no frames to show; give at least one clip, and no empty ones")
     length = max(len(clip) for clip in rows.values())
     size = (max(clip.shape[2] for clip in rows.values()), max(clip.shape[3] for clip in rows.values()))
     aligned = {}
@@ -183,7 +183,7 @@ def _written(label: str, width: int) -> np.ndarray:
 
 
 def _wrapped(label: str, font: Any, width: int) -> list[str]:
-    """The label in lines that fit, broken between words, and inside one that is wider than a line."""
+    """Split the label into lines that fit, at spaces, or within a word that is longer than a line."""
     lines = [""]
     for word in label.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -199,9 +199,9 @@ def _wrapped(label: str, font: Any, width: int) -> list[str]:
 
 
 def _spelt(label: str) -> tuple[str, Any]:
-    """The label and a font for it; letters that no font here has are escaped, since boxes look alike for all names.
+    """Return the label, with letters that no font here has escaped (their boxes would look alike), and a font for it.
 
-    Pillow's own font has ASCII alone; DejaVu, where the system has it, most alphabets but no Chinese or Japanese.
+    Pillow's own font has only ASCII; DejaVu, if installed, most alphabets but no Chinese or Japanese.
     """
     from PIL import ImageFont
 

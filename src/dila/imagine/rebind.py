@@ -1,4 +1,4 @@
-"""Rebinding: the layout and motion of one clip in the appearance of another (paper figure 4)."""
+"""Rebinding: the layout and motion of one clip with the appearance of another (paper figure 4)."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from dila.shapes import Features, Float, Structure, Tensor
 
 
 class Rebound(NamedTuple):
-    """Frames 1..K of the structure's clip, as the content's clip would look in them."""
+    """Frames 1..K of the structure clip, with the appearance of the content clip."""
 
     s: Structure
     e: Features
@@ -18,13 +18,13 @@ class Rebound(NamedTuple):
 def rebind(model: DiLA, structure: Features, content: Float[Tensor, "B T2 H W D"]) -> Rebound:
     """Decode the structure of one clip with the content memory and the first frame of another (equation 4).
 
-    As in training, frame k+1 is decoded with the memory of frame k. Where the content's clip is shorter (it may be a
-    single picture) its last memory is kept.
+    As in training, frame k+1 is decoded with the memory of frame k. If the content clip is shorter (even a single
+    frame), its last memory is reused.
 
     Args:
         model: a trained DiLA.
-        structure: the clip that says where things are, ``B T H W D``.
-        content: the clip that says what they are, ``B T2 H W D``.
+        structure: features of the clip that gives structure, ``B T H W D``.
+        content: features of the clip that gives content, ``B T2 H W D``.
     """
     s = model.read(structure)[:, 1:]
     c_mem = model.observe(content).c_mem

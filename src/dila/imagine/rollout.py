@@ -1,4 +1,4 @@
-"""The only autoregressive loop of the project."""
+"""The only autoregressive loop in the project."""
 
 from collections.abc import Iterator
 
@@ -12,20 +12,20 @@ from dila.shapes import Features, Float, LatentActions, Tensor
 def steps(
     model: LatentActionModel[State], state: State, z: LatentActions
 ) -> Iterator[tuple[State, Float[Tensor, "B H W D"]]]:
-    """Roll out under the latent actions; yields each new state with the features predicted for it.
+    """Roll out under the latent actions; yield each new state with the features predicted for it.
 
-    Raises DilaError if the width of z differs from the action width in the model's config, where it has one.
+    Raises DilaError if the width of z differs from the model config's ``action_dim``, if it has one.
     """
     width = getattr(getattr(model, "config", None), "action_dim", z.shape[-1])
     if z.shape[-1] != width:
-        raise DilaError(f"z should be of {width} numbers an action, as this model's are, not of {z.shape[-1]}")
+        raise DilaError(f"z has {z.shape[-1]} numbers per action, but this model's latent actions have {width}")
     for k in range(z.shape[1]):
         state, e_hat = model.step(state, z[:, k])
         yield state, e_hat
 
 
 def rollout(model: LatentActionModel[State], context: Features, z: LatentActions) -> Float[Tensor, "B K H W _"]:
-    """Predict features of the K frames after the context (paper equation 5); of a `Layout`, the structure.
+    """Predict features of the K frames after the context (paper equation 5); for a `Layout`, their structure.
 
     Args:
         model: any `LatentActionModel`.

@@ -1,10 +1,10 @@
-"""Long videos with bounded memory: frames at a stride in seconds, features chunk by chunk, windows of a trained length.
+"""Read long videos in bounded memory: sample frames at a stride, encode them in chunks, cut overlapping windows.
 
-A model is trained on clips of T frames and attends over all that it is given, so a long video is read in windows of T
-frames that overlap by half. The first window gives all its T - 1 transitions, each later one only its last T // 2: a
-transition's action is so inferred with T / 2 - 1 or more frames before it, the middle of what training showed, wherever
-it lies (only those of the video's own first frames have fewer, as in training). The last window is moved back to end
-with the video, so that every window has T frames unless the whole video is shorter.
+A model is trained on clips of T frames and attends to all frames it is given, so a long video is read in windows of T
+frames that overlap by half. The first window contributes all its T - 1 transitions, each later one only its last
+T // 2. Every action is thus inferred from at least T / 2 - 1 earlier frames, as in the middle of a training clip,
+except near the start of the video. The last window is shifted back to end with the video, so every window has T frames
+unless the whole video is shorter.
 """
 
 import math
@@ -20,39 +20,39 @@ from dila.protocols import Episode, FrameEncoder, LatentActionModel
 from dila.shapes import Features, Float, LatentActions, Tensor
 
 CHUNK = 32
-"""Frames of a video held decoded in memory at once."""
+"""Number of decoded frames of a video held in memory at once."""
 
 BATCH = 8
-"""Windows of a clip that go through the model at once."""
+"""Number of windows of a clip that go through the model at once."""
 
 Chunk = Float[Tensor, "B _ H W D"]
-"""Features of some frames of a clip; chunks of one clip can differ in length."""
+"""Features of some frames of a clip; chunks of one clip can have different lengths."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 
 
 class Window(NamedTuple):
-    """A window of features, of which the last ``keep`` transitions were in no window before it."""
+    """A window of features; its last ``keep`` transitions are in no earlier window."""
 
     e: Features
     keep: int
 
 
 def sample(episode: Episode, stride: int | float, every_frame: bool = False) -> list[np.ndarray]:
-    """Raw frame numbers at every ``stride`` seconds, as unbroken runs; a constant frame rate gives one run.
+    """Return raw frame numbers at every ``stride`` seconds, as unbroken runs; a constant frame rate gives one run.
 
-    Sample k is the frame nearest to k * stride, counted from the first frame and anew from that after a gap that no
-    transition spans. A run ends where none is within half a stride or the usual (median) time between frames, where
-    the nearest is the one taken before, where two samples lie further from a stride apart than that, or where a missing
-    frame leaves much less than one between them (`dila.data.clips.squeezed`): nothing is bridged or repeated. As in
-    `dila.data.Clips`, so that a video is sampled as in training.
+    Sample k is the frame nearest to k * stride, counted from the first frame, or from the first frame after a gap that
+    no transition spans. A run ends where no frame is within half a stride (or the median frame spacing, if that is
+    less) of the sample's time, where the nearest frame was already taken, where the distance between two samples
+    differs from the stride by more than that, or where a missing frame leaves a much shorter distance
+    (`dila.data.clips.squeezed`). Gaps are never bridged and frames never repeated. `dila.data.Clips` samples in the
+    same way, so inference matches training.
 
-    With ``every_frame`` there are runs from the first frame of no transition yet as well, and so on: together every
-    frame. Where the frame rate divides the stride, each frame is in one run; where it does not, some are in two, with
-    other frames behind them.
+    With ``every_frame``, further runs start at each frame that has no transition yet, until all frames are covered. If
+    the frame rate divides the stride, each frame is in one run; otherwise some are in two, with different successors.
 
     Raises:
-        DilaError: the episode is empty or has fewer frames a second than asked for.
+        DilaError: the episode is empty, or its frame rate is too low for the stride.
     """
     times, spacing = _clock(episode, stride)
     cut = _every if every_frame else _runs
@@ -60,7 +60,7 @@ def sample(episode: Episode, stride: int | float, every_frame: bool = False) -> 
 
 
 def _every(times: np.ndarray, spacing: float, stride: int | float) -> Iterator[np.ndarray]:
-    """Twice as many runs are tried as a stride has frames, which leaves out frames of uneven times."""
+    """Try at most twice as many runs as a stride has frames, which omits some frames of irregular timestamps."""
     free = np.ones(len(times), dtype=bool)
     for _ in range(min(len(times), 2 * math.ceil(stride / spacing - TIE))):
         first = int(free.argmax())
@@ -72,33 +72,33 @@ def _every(times: np.ndarray, spacing: float, stride: int | float) -> Iterator[n
 
 
 def _clock(episode: Episode, stride: int | float) -> tuple[np.ndarray, float]:
-    """An episode's times, and the usual one between frames."""
+    """Return an episode's timestamps and their median spacing."""
     times = np.asarray(episode.times, dtype=np.float64)
     if not len(times):
-        raise DilaError(f"{episode.id} has no frames; replace or remove it")
+        raise DilaError(f"{episode.id} has no frames; replace or remove the file")
     spacing = float(np.median(np.diff(times))) if len(times) > 1 else stride
     if stride < 0.99 * spacing:
         raise DilaError(
             f"{episode.id} has a frame every {spacing:.3g} s, which is more than the model's stride of {stride:g} s; "
-            "give video of a higher frame rate"
+            "use a video with a higher frame rate"
         )
     return times, spacing
 
 
 def _pieces(times: np.ndarray, spacing: float, stride: int | float) -> Iterator[tuple[int, np.ndarray]]:
-    """What lies between the gaps that no transition spans, each with the number of its first frame."""
+    """Split the timestamps at gaps that no transition spans; yield each piece with the number of its first frame."""
     starts = np.flatnonzero(np.diff(times, prepend=-np.inf) > _most(spacing, stride))
     yield from zip(starts.tolist(), np.split(times, starts[1:]), strict=True)
 
 
 def _most(spacing: float, stride: int | float) -> float:
-    """Seconds of the longest transition."""
-    # A stride that an even frame rate does not divide is now and then a frame longer, and that is no gap.
+    """Return the longest time between two frames of a transition, in seconds."""
+    # If a constant frame rate does not divide the stride, some transitions are one frame longer; that is not a gap.
     return max(stride + min(stride / 2, spacing) + TIE, (math.ceil(stride / spacing - TIE) + EVEN) * spacing)
 
 
 def _runs(times: np.ndarray, spacing: float, stride: int | float) -> list[np.ndarray]:
-    # The last frame stands for as long as the one before it, or else it would be "nearest" to times past the end.
+    # The last frame lasts as long as the one before it; otherwise it would be nearest to all times past the end.
     ends = np.append(times[1:] + times[:-1], 2 * times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0)) / 2
     goals = np.arange(times[0], ends[-1] + TIE, stride)
     goals = goals[goals - TIE <= ends[-1]]
@@ -115,16 +115,16 @@ def _runs(times: np.ndarray, spacing: float, stride: int | float) -> list[np.nda
 
 
 def encode(encoder: FrameEncoder, episode: Episode, index: np.ndarray) -> Iterator[Chunk]:
-    """Features of these frames, ``1 n H W D`` with n up to `CHUNK`. Raises DilaError when they cannot be read."""
+    """Encode these frames; yield ``1 n H W D`` with n up to `CHUNK`. Raises DilaError if they cannot be read."""
     for start in range(0, len(index), CHUNK):
         yield encoder.encode(episode.read(index[start : start + CHUNK].tolist())[None])
 
 
 class Windows:
-    """Cuts features that come in chunks of any length into overlapping windows.
+    """Cuts features that arrive in chunks of any length into overlapping windows.
 
     Args:
-        frames: of a window.
+        frames: frames per window.
     """
 
     def __init__(self, frames: int):
@@ -134,7 +134,7 @@ class Windows:
         self._given = 0
 
     def take(self, chunk: Chunk) -> Iterator[Window]:
-        """The windows that are whole with these features, and with more behind them."""
+        """Yield the windows that are complete with this chunk and are not the last."""
         held = chunk if self._held is None else torch.cat([self._held, chunk], dim=1)
         while held.shape[1] > self.frames:
             yield Window(held[:, : self.frames], self.frames - 1 - self._given)
@@ -142,7 +142,7 @@ class Windows:
         self._held = held
 
     def end(self) -> Iterator[Window]:
-        """The last window; none where there were fewer than two frames."""
+        """Yield the last window, if there were at least two frames."""
         held, given = self._held, self._given
         if held is not None and self._left is not None:
             lacking = self.frames - held.shape[1]
@@ -152,7 +152,7 @@ class Windows:
 
 
 def windows(chunks: Iterable[Chunk], frames: int) -> Iterator[Window]:
-    """The windows of one clip. None for fewer than two frames."""
+    """Yield the windows of one clip; none if it has fewer than two frames."""
     cut = Windows(frames)
     for chunk in chunks:
         yield from cut.take(chunk)
@@ -162,9 +162,9 @@ def windows(chunks: Iterable[Chunk], frames: int) -> Iterator[Window]:
 def infer_windows(
     model: LatentActionModel, keyed: Iterable[tuple[_Key, Window]], batch: int
 ) -> Iterator[tuple[_Key, LatentActions]]:
-    """Latent actions that each window keeps, ``B keep Dz``; windows of one length go through the model together.
+    """Yield the latent actions that each window keeps, ``B keep Dz``; windows of equal length are batched.
 
-    Those of one key come out in the order in which they went in, as long as only its first can be short.
+    The windows of one key keep their order, provided that only the first of them can be shorter.
     """
     waiting: dict[int, list[tuple[_Key, Window]]] = {}
     for key, window in keyed:
@@ -184,7 +184,7 @@ def _infer(model: LatentActionModel, group: list[tuple[_Key, Window]]) -> Iterat
 
 
 def infer_long(model: LatentActionModel, chunks: Iterable[Chunk] | Features, frames: int) -> LatentActions:
-    """Latent actions of a clip of any length, given whole or in chunks, read in windows of ``frames`` frames.
+    """Return the latent actions of a clip of any length, given whole or in chunks, in windows of ``frames`` frames.
 
     Raises:
         DilaError: fewer than two frames.
@@ -192,5 +192,5 @@ def infer_long(model: LatentActionModel, chunks: Iterable[Chunk] | Features, fra
     parts = [chunks] if isinstance(chunks, Tensor) else chunks
     z = [part for _, part in infer_windows(model, ((0, window) for window in windows(parts, frames)), BATCH)]
     if not z:
-        raise DilaError("a latent action lies between two frames, but the clip has fewer; give a longer one")
+        raise DilaError("the clip has fewer than two frames, so it has no latent action; give a longer one")
     return torch.cat(z, dim=1)

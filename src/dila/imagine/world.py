@@ -1,4 +1,4 @@
-"""A model with its encoder and decoder: from videos to latent actions, imagined futures and back to frames."""
+"""A model with its encoder and decoder: infers latent actions from video, predicts futures and draws them as frames."""
 
 import os
 from collections.abc import Iterator
@@ -25,13 +25,14 @@ from dila.protocols import Episode, FrameDecoder, FrameEncoder, LatentActionMode
 from dila.shapes import Float, Tensor, UInt8
 
 Video = str | Path | Tensor | np.ndarray
-"""A video file or a folder of images, read at the model's stride; or uint8 frames, ``T 3 Y X`` or ``B T 3 Y X``, a
-tensor or a NumPy array, taken to be that stride apart."""
+"""A video file or a folder of images, read at the model's stride; or uint8 frames, ``T 3 Y X`` or ``B T 3 Y X``, as a
+tensor or a NumPy array, assumed to be one stride apart.
+"""
 
 DEFAULT_FRAMES = 16
 
 SHOWN = 256
-"""Pixels of the longer side of a picture that is looked at, at most."""
+"""Maximum pixels of the longer side of a displayed picture."""
 
 Model = TypeVar("Model", bound=LatentActionModel[Any])
 
@@ -44,10 +45,10 @@ class World(Generic[Model]):
 
     Args:
         model: any `LatentActionModel`, which is set to evaluation mode; `rebind` and `isolate` need a DiLA.
-        encoder: maps frames to the features that the model reads.
+        encoder: maps frames to the model's input features.
         decoder: maps features to frames, for `draw`.
         stride: seconds between frames.
-        frames: clip length that the model was trained on; long videos are read in windows of this length.
+        frames: clip length that the model was trained on; long videos are processed in windows of this length.
         bf16: run the model under bfloat16 autocast.
     """
 
@@ -69,10 +70,10 @@ class World(Generic[Model]):
         if isinstance(model, nn.Module):
             model.eval()
 
-    # Seeing
+    # Reading videos
 
     def features(self, video: Video, limit: int | None = None) -> Float[Tensor, "*batch T H W D"]:
-        """Compute features of the whole video, or of its first ``limit`` frames. All are held in memory.
+        """Return features of the whole video, or of its first ``limit`` frames. All are held in memory.
 
         Raises:
             DilaError: the limit is below 1, or the input is not a video.
@@ -81,7 +82,7 @@ class World(Generic[Model]):
         return _first_if(_alone(video), self._features(video, limit))
 
     def pictures(self, video: Video, limit: int | None = None) -> UInt8[Tensor, "*batch T 3 Y X"]:
-        """The frames that `features` sees, to look at: in their own shape, no longer side above `SHOWN` pixels.
+        """Return the frames that `features` reads, for display: in their own aspect ratio, at most `SHOWN` pixels long.
 
         Raises:
             DilaError: as `features`.
@@ -94,7 +95,7 @@ class World(Generic[Model]):
         return torch.cat([_small(episode.read(part)) for part in parts])
 
     def infer(self, video: Video) -> Float[Tensor, "*batch K Dz"]:
-        """Infer latent actions between consecutive frames. A long file is read in pieces, in bounded memory."""
+        """Return the latent actions between consecutive frames. A long file is read in pieces, with bounded memory."""
         with self.running():
             chunks = self._chunks(video, least=2) if _is_path(video) else self._features(video, least=2)
             return _first_if(_alone(video), infer_long(self.model, chunks, self.frames))
@@ -104,7 +105,7 @@ class World(Generic[Model]):
     def rollout(
         self, video: Video, z: Float[Tensor, "*given J Dz"] | None = None, steps: int | None = None, context: int = 1
     ) -> Float[Tensor, "*batch K H W D"]:
-        """Imagine the frames after the first ``context`` frames of the video; returns their features.
+        """Imagine the frames after the first ``context`` frames of the video; return their features.
 
         Args:
             video: the frames to start from; if ``z`` is given, frames after the context are not used.
@@ -113,7 +114,7 @@ class World(Generic[Model]):
             context: number of true frames that the model sees.
 
         Raises:
-            DilaError: fewer actions than steps or fewer frames than context; or actions that do not fit the model.
+            DilaError: fewer actions than steps, fewer frames than context, or actions that do not fit the model.
         """
         with self.running():
             e = self._features(video, max(1, context)) if z is not None else self._features(video, least=2)
@@ -124,7 +125,9 @@ class World(Generic[Model]):
                 followed = self._actions(z, len(e)).to(e.device)
             steps = followed.shape[1] if steps is None else steps
             if not 0 < steps <= followed.shape[1]:
-                raise DilaError(f"steps = {steps} must be 1 to {followed.shape[1]}, as many as latent actions follow")
+                raise DilaError(
+                    f"steps = {steps} must be between 1 and {followed.shape[1]}, the number of latent actions"
+                )
             return _first_if(_alone(video), rollout(self.model, e[:, :context], followed[:, :steps]).float())
 
     def transfer(self, source: Video, target: Video, context: int = 1) -> Transfer:
@@ -165,14 +168,14 @@ class World(Generic[Model]):
 
         Args:
             e: features.
-            like: frames ``... Y X`` in whose shape to draw, for a video that the encoder saw squeezed to a square; as
-                the decoder draws when None.
+            like: frames ``... Y X`` whose shape the result is resized to, for a video that is not square; None keeps
+                the decoder's own size.
 
         Raises:
             DilaError: the model has no decoder, or the features do not fit its encoder.
         """
         if self.decoder is None:
-            raise DilaError("this model has no decoder to draw frames with; train one with: dila train-decoder")
+            raise DilaError("this model has no decoder, so it cannot draw frames; train one with: dila train-decoder")
         clips = self._seen(e)
         with self.running():
             drawn = [self.decoder.decode(part.float()).mul(255).round().byte().cpu() for part in clips.split(CHUNK, 1)]
@@ -180,17 +183,17 @@ class World(Generic[Model]):
         return frames if like is None else scaled(frames, max(frames.shape[-2:]), like.shape[-2:])
 
     def label(self, path: str | Path, out: str | Path, **options: Any) -> Labelled:
-        """Latent actions of all videos under a path, as one Parquet file: see `dila.imagine.label`."""
+        """Write the latent actions of all videos under a path to one Parquet file: see `dila.imagine.label`."""
         return label(self, path, out, **options)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model's parameters."""
         held = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
         return next((parameter.device for parameter in held), torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> "World[Model]":
-        """Move model, encoder and decoder, in place; one that cannot be moved stays."""
+        """Move model, encoder and decoder in place; a part without a ``to`` method stays where it is."""
         parts: list[Any] = [self.model, self.encoder, self.decoder]
         for part in parts:
             if hasattr(part, "to"):
@@ -199,9 +202,9 @@ class World(Generic[Model]):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """No gradients, and bfloat16 where asked for: what every verb here runs in.
+        """Context of every method here: no gradients, and bfloat16 autocast if ``bf16``.
 
-        Not `torch.inference_mode`: its tensors could not be used in training or to plan by gradients afterwards.
+        Not `torch.inference_mode`, whose tensors could not be used later in training or in planning by gradients.
         """
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             yield
@@ -220,33 +223,33 @@ class World(Generic[Model]):
         return encode(self.encoder, *self._sampled(path, limit, least))
 
     def _sampled(self, path: str | Path, limit: int | None = None, least: int = 1) -> tuple[Episode, np.ndarray]:
-        """A video, and which of its frames are read."""
+        """Return a video and the frame numbers to read from it."""
         episode = _one_episode(path)
         index = _unbroken(episode, self.stride)[:limit]
         _check_length(f"{path}, read every {self.stride:g} s,", len(index), least)
         return episode, index
 
     def _pair(self, first: Video, second: Video, limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """Features of two videos; one alone goes with each of the other's batch."""
+        """Return features of two videos with equal batch sizes; a batch of one is expanded to the other's."""
         e, other = self._features(first, least=2), self._features(second, limit)
         batch = max(len(e), len(other))
         if len(e) not in (1, batch) or len(other) not in (1, batch):
-            raise DilaError(f"{len(e)} clips cannot be paired with {len(other)}; give as many, or one")
+            raise DilaError(f"{len(e)} clips cannot be paired with {len(other)}; give equal numbers, or one clip")
         return e.expand(batch, -1, -1, -1, -1), other.expand(batch, -1, -1, -1, -1)
 
     def _actions(self, z: Any, batch: int) -> Float[Tensor, "B J Dz"]:
-        """Latent actions to follow, those of one clip for each of the batch."""
+        """Check latent actions and expand those of one clip to the batch."""
         if not isinstance(z, Tensor) or z.dtype != torch.float32 or z.ndim not in (2, 3):
             raise DilaError(f"z should be a float32 tensor J Dz or B J Dz, not {told(z)}")
         if not z.isfinite().all():
-            raise DilaError("z has numbers that are NaN or infinite; give latent actions that are known")
+            raise DilaError("z contains NaN or infinite numbers; give finite latent actions")
         clips = z if z.ndim == 3 else z[None]
         if len(clips) not in (1, batch):
-            raise DilaError(f"z is of {len(clips)} clips, but the video is of {batch}; give as many, or those of one")
+            raise DilaError(f"z has a batch of {len(clips)}, but the video has {batch}; give equal batches, or one z")
         return clips.expand(batch, -1, -1)
 
     def _seen(self, e: Any) -> Float[Tensor, "B T H W D"]:
-        """Features, of the encoder's size."""
+        """Check that features have the encoder's size, and add a batch dimension if there is none."""
         size = (*self.encoder.grid, self.encoder.feature_dim)
         ours = isinstance(e, Tensor) and e.is_floating_point() and e.ndim in (4, 5)
         if not ours or tuple(e.shape[-3:]) != size:
@@ -258,14 +261,14 @@ class World(Generic[Model]):
         if not isinstance(self.model, DiLA):
             raise DilaError(f"{verb} needs a DiLA, a model with structure and content, not {type(self.model).__name__}")
         if self.model.config.content is not None:
-            raise DilaError(f"{verb} needs a model with content, but this one was trained without (content=NoContent)")
+            raise DilaError(f"{verb} needs a model with content, but this one was trained with content=NoContent")
         return self.model
 
 
 def _one_episode(path: str | Path) -> Episode:
     corpus = open_corpus(path)
     if len(corpus) != 1:
-        raise DilaError(f"{path} holds {len(corpus)} videos; give one of them, or label the folder with: dila label")
+        raise DilaError(f"{path} contains {len(corpus)} videos; give one of them, or label all with: dila label")
     return corpus.episodes[0]
 
 
@@ -274,8 +277,8 @@ def _unbroken(episode: Episode, stride: float) -> np.ndarray:
     if len(runs) > 1:
         after = episode.times[runs[0][-1]]
         raise DilaError(
-            f"{episode.id} has a break in its times: no frame is {stride:g} s after the one at {after:.2f} s; cut it "
-            "there, or re-encode it at a constant frame rate"
+            f"{episode.id} has a gap in its timestamps: no frame is {stride:g} s after the one at {after:.2f} s; cut "
+            "the video there, or re-encode it at a constant frame rate"
         )
     return runs[0]
 
@@ -288,7 +291,7 @@ def _checked(video: Any) -> UInt8[Tensor, "B T 3 Y X"]:
     frames = as_frames(video)
     if frames is None or 0 in frames.shape:
         raise DilaError(
-            "a video should be a path, or a tensor or NumPy array of frames in uint8 of shape T 3 Y X or B T 3 Y X, "
+            "a video should be a path, or a uint8 tensor or NumPy array of frames of shape T 3 Y X or B T 3 Y X, "
             f"not {told(video)}"
         )
     return frames if frames.ndim == 5 else frames[None]
@@ -296,19 +299,21 @@ def _checked(video: Any) -> UInt8[Tensor, "B T 3 Y X"]:
 
 def _check_limit(limit: int | None) -> None:
     if limit is not None and limit < 1:
-        raise DilaError(f"limit = {limit} must be at least 1; leave it out for the whole video")
+        raise DilaError(f"limit = {limit} must be at least 1; omit it for the whole video")
 
 
 def _check_length(what: str, frames: int, least: int) -> None:
     if frames < least:
-        raise DilaError(f"{what} has {frames} frame(s), but {least} are needed; give a longer one")
+        raise DilaError(f"{what} has {frames} frame(s), but at least {least} are needed; give a longer one")
 
 
 def _check_context(context: int, e: Tensor, left: int = 0) -> None:
     if left and not 1 <= context <= e.shape[1] - left:
-        raise DilaError(f"context = {context} must be 1 to {e.shape[1] - left}, so that a frame is left to imagine")
+        raise DilaError(
+            f"context = {context} must be between 1 and {e.shape[1] - left}, so that a frame is left to imagine"
+        )
     if not 1 <= context <= e.shape[1]:
-        raise DilaError(f"context = {context} must be at least 1 and no more than the {e.shape[1]} frames of the video")
+        raise DilaError(f"context = {context} must be at least 1 and within the video ({e.shape[1]} frames read)")
 
 
 def _alone(video: Video) -> bool:
@@ -324,5 +329,5 @@ def _first_if(alone: bool, batched: Tensor) -> Tensor:
 
 
 def _plain(result: Any, alone: bool) -> Any:
-    """A NamedTuple of tensors in float32, without the batch dimension if the input had none."""
+    """Convert a NamedTuple of tensors to float32, and remove the batch dimension if the input had none."""
     return type(result)(*(_first_if(alone, part.float()) for part in result))

@@ -1,12 +1,12 @@
-"""The real actions of an adapted model: what they are, and the way back from latent ones.
+"""Real actions of an adapted model: their description, and the map from latent actions back to them.
 
-Beside the files of `dila.interop.pretrained`::
+Stored beside the files of `dila.interop.pretrained`::
 
-    actions.json                   `ActionSpace`: names, raw steps of a transition, statistics, scores
+    actions.json                   `ActionSpace`: names, raw actions per transition, statistics, scores
     latent_to_action.safetensors   `LatentToAction`: from z to the actions of a transition
 
-The way there, the action encoder, is part of the model, and takes actions in their own units: their normalisation is in
-its first layer.
+The map from real to latent actions, the action encoder, is part of the model. It takes actions in their own units: its
+first layer includes their normalisation.
 """
 
 import json
@@ -25,28 +25,28 @@ from dila.shapes import Bool, Float, Int, Tensor
 
 RIDGES = tuple(10.0**power for power in range(-6, 3))
 HELD = 0.25
-"""Share of the trajectories, the last ones, that a map is scored and its penalty chosen on."""
+"""Share of the trajectories, the last ones, that are held out to choose the penalty of a map and to score it."""
 
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """Real actions as the model was adapted to them.
+    """Description of the real actions that the model was adapted to.
 
     Args:
-        names: of the components of one raw action.
-        repeats: raw actions in a transition of the model.
+        names: components of one raw action.
+        repeats: raw actions per transition of the model.
         relative: components of the state that actions are taken relative to, see `dila.data.relative`.
-        mean: of each component in the data.
-        std: of each component in the data.
-        bound: of each component: 99% of the data's actions are no larger.
-        to_latent_r2: of the action encoder after regression, on trajectories left out of it; None where their latent
+        mean: mean of each component in the data.
+        std: standard deviation of each component in the data.
+        bound: 99% quantile of the magnitude of each component in the data.
+        to_latent_r2: R² of the action encoder after regression, on held-out trajectories; None if their latent actions
+            do not vary.
+        from_latent_r2: R² of `LatentToAction`, on the held-out trajectories that also chose its penalty; None if their
             actions do not vary.
-        from_latent_r2: of `LatentToAction`, on trajectories left out of it, which chose its penalty as well; None where
-            their actions do not vary.
-        structure_error: of structure rolled out under true actions on held-out episodes, where 1 is standing still;
-            None where there are none.
-        low: of each component: 0.5% of the data's actions are less; None in files from before 2026-11-28.
-        high: of each component: 0.5% of the data's actions are greater.
+        structure_error: error of structure rolled out under true actions on held-out episodes, relative to no change;
+            None if there are no held-out episodes.
+        low: 0.5% quantile of each component in the data; None in files from before 2026-11-28.
+        high: 99.5% quantile of each component in the data; None in files from before 2026-11-28.
     """
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ class ActionSpace:
     high: tuple[float, ...] | None = None
 
     def limits(self) -> tuple[Float[Tensor, " Da"], Float[Tensor, " Da"]]:
-        """Least and greatest of what the model has seen, for `dila.planning.planner.Limits`."""
+        """Return the smallest and largest actions of the training data, for `dila.planning.planner.Limits`."""
         bound = torch.tensor(self.bound)
         return (
             -bound if self.low is None else torch.tensor(self.low),
@@ -70,13 +70,13 @@ class ActionSpace:
         )
 
     def hold(self, a: Float[Tensor, "B K Da"]) -> Float[Tensor, "B K nDa"]:
-        """Raw actions held for a transition, as the action encoder takes them."""
+        """Repeat each raw action for a whole transition, as the action encoder expects."""
         return a.repeat(1, 1, self.repeats)
 
 
 @dataclass(frozen=True)
 class LatentToAction:
-    """Linear map from latent actions to the raw actions of a transition: for using labels in a policy.
+    """Linear map from latent actions to the raw actions of a transition, for policies trained on labels.
 
     Args:
         weight: ``Dz nDa``.
@@ -87,22 +87,22 @@ class LatentToAction:
     bias: Float[Tensor, " nDa"]
 
     def __call__(self, z: Float[Tensor, "*batch Dz"]) -> Float[Tensor, "*batch nDa"]:
-        """Actions, all raw steps of a transition side by side."""
+        """Return the raw actions of each transition, concatenated."""
         return z.to(self.weight.dtype) @ self.weight + self.bias
 
     @classmethod
     def fit(
         cls, z: Float[Tensor, "N Dz"], a: Float[Tensor, "N nDa"], episode: Int[Tensor, " N"]
     ) -> tuple["LatentToAction", float]:
-        """Ridge regression in double precision, its penalty chosen on the last trajectories; and its R² there.
+        """Fit by ridge regression in double precision; held-out trajectories choose the penalty. Also return their R².
 
         Args:
             z: latent actions.
-            a: the raw actions of their transitions.
-            episode: the trajectory of each row, two or more in all.
+            a: raw actions of their transitions.
+            episode: trajectory of each row, at least two different ones.
 
         Raises:
-            DilaError: rows that are not finite, or too few of them or of trajectories.
+            DilaError: rows that are not finite, or too few rows or trajectories.
         """
         _check_rows(z, a, episode)
         x, y = z.double(), a.double()
@@ -115,13 +115,13 @@ class LatentToAction:
 
 
 def last_of(episode: Int[Tensor, " N"], share: float) -> Bool[Tensor, " N"]:
-    """The rows of the last trajectories, so large a share of them all, which a fit leaves out and is scored on."""
+    """Mark the rows of the last ``share`` of the trajectories, which are held out of a fit and used to score it."""
     names = episode.unique()
     return torch.isin(episode, names[-max(1, round(share * len(names))) :])
 
 
 def r_squared(predicted: Float[Tensor, "N D"], y: Float[Tensor, "N D"]) -> float:
-    """1 - squared error over squared distance from the mean, all components pooled in units of their variance."""
+    """1 - squared error / variance, averaged over the components that vary."""
     variance, varies = y.var(0, correction=0), varying(y)
     if not varies.any():
         return float("nan")
@@ -129,11 +129,11 @@ def r_squared(predicted: Float[Tensor, "N D"], y: Float[Tensor, "N D"]) -> float
 
 
 Actions = tuple[ActionSpace, LatentToAction]
-"""What a folder says of real actions."""
+"""What a folder stores about real actions."""
 
 
 def save_actions(folder: Path, space: ActionSpace, inverse: LatentToAction) -> None:
-    """Write both files beside a trained model, the description last: it stands for both."""
+    """Write both files beside a trained model; the description is written last, so its presence implies both."""
     from safetensors.torch import save_file
 
     with replacing(folder / INVERSE) as partial:
@@ -142,19 +142,19 @@ def save_actions(folder: Path, space: ActionSpace, inverse: LatentToAction) -> N
 
 
 def known_actions(folder: Path) -> Actions | None:
-    """`load_actions`; None where the model was never adapted."""
+    """Return `load_actions` of a folder, or None if the model was never adapted."""
     return _read_actions(folder) if (folder / ACTIONS).is_file() else None
 
 
 def load_actions(model: str | Path) -> Actions:
-    """What `save_actions` wrote, wherever `dila.interop.pretrained.load_pretrained` finds the model.
+    """Load what `save_actions` wrote, from any path that `dila.interop.pretrained.load_pretrained` accepts.
 
     Raises:
-        DilaError: there is no such model, it was never adapted, or the files are damaged.
+        DilaError: no model exists there, it was never adapted, or the files are damaged.
     """
     path = (folder := locate(model)) / ACTIONS
     if not path.is_file():
-        raise DilaError(f"{path} is missing: this model knows no real actions; make them known: dila adapt MODEL DATA")
+        raise DilaError(f"{path} is missing, so this model knows no real actions; adapt it with: dila adapt MODEL DATA")
     return _read_actions(folder)
 
 
@@ -168,20 +168,20 @@ def _read_actions(folder: Path) -> Actions:
         tensors = load_file(folder / INVERSE)
         return space, LatentToAction(tensors["weight"], tensors["bias"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise DilaError(f"{folder} holds damaged actions ({error}); adapt the model again") from error
+        raise DilaError(f"the action files in {folder} are damaged ({error}); adapt the model again") from error
 
 
 def _check_rows(z: Tensor, a: Tensor, episode: Tensor) -> None:
     if len(z) < 2:
-        raise DilaError(f"{len(z)} transitions are too few to fit actions to; give 2 or more, and better hundreds")
+        raise DilaError(f"{len(z)} transitions are too few to fit actions; give at least 2, preferably hundreds")
     if wrong := int((~(z.isfinite().all(1) & a.isfinite().all(1))).sum()):
-        raise DilaError(f"{wrong} of {len(z)} transitions have NaN or infinite numbers in z or a; leave them out")
+        raise DilaError(f"{wrong} of {len(z)} transitions contain NaN or infinite numbers in z or a; remove them")
     if (count := len(episode.unique())) < 2:
-        raise DilaError(f"the transitions are of {count} trajectory, which leaves none to score on; give 2 or more")
+        raise DilaError(f"the transitions come from {count} trajectory, but fitting needs at least 2, one held out")
 
 
 def _ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """Weight and bias in the units of x; the penalty is on standardised inputs."""
+    """Return weight and bias in the units of x; the penalty applies to standardised inputs."""
     mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-9)
     scaled = (x - mean) / std
     eye = torch.eye(x.shape[1], dtype=x.dtype) * penalty * len(x)
@@ -190,5 +190,5 @@ def _ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
 
 
 def names_of(names: Sequence[str] | None, width: int) -> tuple[str, ...]:
-    """Names of the components, made up where the data has none."""
+    """Return the names of the components, or ``a0``, ``a1``, ... if the data has none."""
     return tuple(names) if names and len(names) == width else tuple(f"a{i}" for i in range(width))

@@ -1,12 +1,12 @@
-"""The model that comes with the package: ``load_pretrained("box")``. Its clips are those of `dila.data.examples`."""
+"""The model included in the package: ``load_pretrained("box")``. Its clips are in `dila.data.examples`."""
 
 from pathlib import Path
 
 NAME = "box"
-"""What `load_pretrained` and every verb take in the place of a folder; a path of that name goes before it."""
+"""Name that `load_pretrained` and all commands accept instead of a path; an existing path takes precedence."""
 
 FOLDER = Path(__file__).parents[1] / "box"
-"""As `dila.interop.pretrained.save_pretrained` writes it, in half precision."""
+"""Folder as written by `dila.interop.pretrained.save_pretrained`, in half precision."""
 
 BYTES = 16 * 2**20
-"""What model and clips together may weigh: they are in every wheel."""
+"""Maximum total size of the model and its clips, which are part of every wheel."""

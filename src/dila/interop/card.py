@@ -1,4 +1,4 @@
-"""A model card: architecture, training data, scores and limitations of a trained model, from its run's records."""
+"""Model cards: architecture, training data, metrics and limitations of a trained model, from the records of its run."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dila.vision import FrozenEncoder
 
 CARD = "README.md"
-"""Its name in a model's folder: where the Hub looks for it."""
+"""File name of the card in a model's folder, as the Hub expects."""
 
 _FRONT = """---
 library_name: dila
@@ -23,10 +23,10 @@ tags: [world-model, latent-action, video, dila]
 ---
 """
 _SCORES = {
-    "rollout_error_vs_copy_last": "8-step rollouts on held-out episodes, error over that of repeating the first frame",
-    "rollout_ratio": "rollouts on held-out clips, error over that of repeating the first frame",
-    "one_step_ratio": "one frame ahead, error over that of repeating the frame before",
-    "probe_r2": "R² of a linear probe from z to true motion, held-out episodes",
+    "rollout_error_vs_copy_last": "8-step rollouts on held-out episodes, error relative to repeating the first frame",
+    "rollout_ratio": "rollouts on held-out clips, error relative to repeating the first frame",
+    "one_step_ratio": "one frame ahead, error relative to repeating the frame before",
+    "probe_r2": "R² of a linear probe from z to true motion, on held-out episodes",
     "probe_r2_chance": "the same with shuffled labels",
     "probe_r2_feature_differences": "the same from raw feature differences",
     "rank_z": "effective rank of z",
@@ -47,17 +47,17 @@ _PAPERS = {
     "AdaWorldDiffusion": "2503.18938",
     "VillaX": "2507.23682",
 }
-"""On arXiv, by class."""
-GIVE = "whoever loads the model sets encoder.model in config.json to a folder or a Hub id, or gives load(encoder=...)"
-"""What becomes of an encoder that only its author has."""
-_UNSAID = "Not written down."
+"""arXiv id by model class."""
+GIVE = "to load the model, set encoder.model in config.json to a folder or a Hub id, or give load(encoder=...)"
+"""Instruction for a model whose encoder weights are a local folder."""
+_UNSAID = "Not documented."
 
 
 def run_numbers(path: str | Path) -> dict[str, Any]:
-    """Scores that a run left: its last evaluation, and the report of `dila quickstart` beside it.
+    """Return the metrics that a run recorded: its last evaluation, and the report of `dila quickstart` beside it.
 
     Args:
-        path: a run or one of its checkpoints; any other path has no numbers.
+        path: a run or one of its checkpoints; any other path gives no metrics.
     """
     given = Path(path)
     run = next((folder for folder in (given, *given.parents[:2]) if (folder / "run.json").is_file()), None)
@@ -67,12 +67,12 @@ def run_numbers(path: str | Path) -> dict[str, Any]:
 
 
 def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
-    """Write the card as Markdown, with the front matter that the Hub reads.
+    """Return the card as Markdown, with the front matter that the Hub reads.
 
     Args:
         pretrained: the model.
         notes: ``title``, ``data``, ``recipe``, ``limits`` and ``licence`` are text; ``scores`` maps names to numbers
-            (those of `run_numbers` or others), one or two levels deep (a table for each data set).
+            (those of `run_numbers` or others), at one or two levels (a table per dataset).
 
     Raises:
         DilaError: scores that are not numbers.
@@ -86,14 +86,14 @@ def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
         ("latent actions", f"{pretrained.model.config.action_dim} numbers"),
         ("clips", f"{pretrained.frames} frames, {pretrained.stride:g} s apart"),
         *([("needs", f"{Path(left).name}: {GIVE}")] if (left := local_encoder(encoder)) else []),
-        ("draws with", decoder.config()["name"] if decoder is not None else "nothing: it has no decoder"),
+        ("draws with", decoder.config()["name"] if decoder is not None else "none"),
     ]
     title = notes.get("title", notes.get("run", "A DiLA model"))
     parts = [
         _FRONT.format(licence=notes.get("licence", "mit")),
         f"# {title}\n",
-        f"A latent action world model ({_named(pretrained)}): latent actions of video without labels, and futures "
-        "under any of them.\n",
+        f"A latent action world model ({_named(pretrained)}): infers latent actions from video without labels, and "
+        "predicts futures under any of them.\n",
         _CODE.format(imports=_imports(pretrained)),
         _table(("", ""), rows),
         f"## Data\n\n{notes.get('data', _UNSAID)}\n",
@@ -105,20 +105,20 @@ def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
 
 
 def _named(pretrained: "Pretrained") -> str:
-    """The model's name and paper; of one of its author's own the name."""
+    """Return the model's class name and paper; for a user-defined model only the name."""
     kind = type(pretrained.model)
     told = [kind.__name__, *([f"arXiv {_PAPERS[kind.__name__]}"] if kind.__module__.startswith("dila.") else [])]
     return ", ".join(told)
 
 
 def _imports(pretrained: "Pretrained") -> str:
-    """What makes the model known; the package of one of its author's own before it is loaded."""
+    """Return the imports that loading needs; a user-defined model's package must be imported first."""
     package = type(pretrained.model).__module__.partition(".")[0]
-    return "\n".join(["import dila", *([f"import {package}  # has the model"] if package != "dila" else [])])
+    return "\n".join(["import dila", *([f"import {package}  # defines the model"] if package != "dila" else [])])
 
 
 def local_encoder(encoder: "FrozenEncoder") -> str | None:
-    """The folder that the encoder's weights were read from, which no model's folder holds, if from one."""
+    """Return the local folder that the encoder's weights were read from, if any; models are saved without them."""
     model = encoder.config().get("model")
     return model if model and Path(model).is_dir() else None
 
@@ -129,7 +129,7 @@ def _steps(notes: Mapping[str, Any]) -> str:
 
 def _scores(scores: Mapping[str, Any]) -> str:
     if not scores:
-        return "None were measured.\n"
+        return "No metrics were recorded.\n"
     nested = {name: value for name, value in scores.items() if isinstance(value, Mapping)}
     plain = {name: value for name, value in scores.items() if name not in nested}
     rows = [(_SCORES.get(name, name), _number(name, x)) for name, x in plain.items()]
@@ -165,7 +165,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _known(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what a run said, the scores; the better measured of two of one thing."""
+    """Select the known metrics of a record; of two measures of rollouts, keep only the better one."""
     scores = {name: said[name] for name in _SCORES if isinstance(said.get(name), int | float)}
     if "rollout_error_vs_copy_last" in scores:
         scores.pop("rollout_ratio", None)

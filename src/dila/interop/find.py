@@ -1,4 +1,4 @@
-"""Where a trained model lies: a folder, the newest checkpoint of a run, the box, or the Hugging Face Hub."""
+"""Find a trained model: a folder, the newest checkpoint of a run, the included model, or the Hugging Face Hub."""
 
 import os
 import re
@@ -26,17 +26,18 @@ def locate(
     local_files_only: bool = False,
     token: str | None = None,
 ) -> Path:
-    """The folder of the model that `dila.interop.pretrained.load_pretrained` takes for ``path``, fetched if need be.
+    """Return the folder of the model that `dila.interop.pretrained.load_pretrained` loads from ``path``, downloaded if
+    necessary.
 
     Args:
-        path: a folder, a run, "box" or an id of the Hub; a path that exists goes before the last two.
-        revision: of a Hub id, as in ``huggingface_hub.snapshot_download``; so are the next three.
-        cache_dir: where downloads are kept.
-        local_files_only: no network; only what was downloaded before.
-        token: for a private model.
+        path: a folder, a run, "box" or a Hub id; an existing path takes precedence over the last two.
+        revision: revision of a Hub id; this and the next three are as in ``huggingface_hub.snapshot_download``.
+        cache_dir: folder for downloads.
+        local_files_only: use only previous downloads, not the network.
+        token: access token for a private model.
 
     Raises:
-        DilaError: there is none, or the Hub does not give it.
+        DilaError: no model exists there, or it cannot be downloaded.
     """
     found = at_home(path)
     if not found.exists():
@@ -49,7 +50,7 @@ def locate(
 
 
 def find_pretrained(path: str | Path) -> Path:
-    """The folder of a trained model: ``path`` itself, or the newest complete checkpoint of the run there.
+    """Return the folder of a trained model: ``path`` itself, or the newest complete checkpoint of the run there.
 
     Raises:
         DilaError: there is none.
@@ -65,13 +66,13 @@ def find_pretrained(path: str | Path) -> Path:
     if complete := [child for child in found if is_pretrained(child)]:
         return complete[-1]
     if (path / CONFIG).is_file():
-        return path  # reading it tells what is missing
-    what = f"no whole checkpoint among {len(found)} in {CHECKPOINTS}" if found else f"no {CONFIG}"
+        return path  # reading it raises an error that names what is missing
+    what = f"no complete checkpoint among {len(found)} in {CHECKPOINTS}" if found else f"no {CONFIG}"
     raise DilaError(f"{path} has {what}; give the folder of a trained model or of a run that has saved a checkpoint")
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Folders of a run's checkpoints, by the names that training gives them, oldest first."""
+    """Return the checkpoint folders of a run that have names as written by training, oldest first."""
     folder = run / CHECKPOINTS
     if not folder.is_dir():
         return []
@@ -80,9 +81,9 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def recover(folder: Path) -> None:
-    """See to what killed writers of a model left beside it: an older model set aside gets its name back, the rest goes.
+    """Clean up what killed writers of a model left beside it: restore a model that was set aside, remove the rest.
 
-    Between two renames a folder of a model that is written over has no name of its own.
+    While a model is replaced, its folder has no name of its own between two renames.
     """
     for left in _left(folder, ".old"):
         with suppress(OSError):
@@ -95,13 +96,13 @@ def recover(folder: Path) -> None:
 
 
 def _left(folder: Path, suffix: str) -> list[Path]:
-    """Folders beside that carry the number of a process of this machine which does not write them any more."""
+    """Return folders beside this one that belong to a process of this machine that no longer runs."""
     name = re.compile(rf"\.{re.escape(folder.name)}\.(\d+)-{HOST}-\w+{re.escape(suffix)}")
     return [child for child in children(folder.parent) if (m := name.fullmatch(child.name)) and not _lives(int(m[1]))]
 
 
 def _lives(process: int) -> bool:
-    """Whether another process has this number; where that cannot be asked, yes."""
+    """Whether another process with this id exists; True if that cannot be determined."""
     if os.name != "posix":
         return True
     try:
@@ -114,17 +115,17 @@ def _lives(process: int) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether it has the form of an id of the Hub, ``user/name``."""
+    """Whether the name has the form of a Hub id, ``user/name``."""
     return _HUB_ID.fullmatch(name) is not None
 
 
 def is_pretrained(folder: Path) -> bool:
-    """Whether the folder holds a model, whole or not."""
+    """Whether the folder contains a model, complete or not."""
     return (folder / CONFIG).is_file() and (folder / MODEL).is_file()
 
 
 def children(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where it is none or cannot be read."""
+    """Return the entries of a folder; empty if it is not a folder or cannot be read."""
     with suppress(OSError):
         return list(folder.iterdir())
     return []
@@ -146,5 +147,6 @@ def _download(
         )  # fmt: skip
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise DilaError(
-            f"{name} is no path here, and the Hub does not give it: {first_line(error)}; check the id or the path"
+            f"{name} is not an existing path, and downloading it from the Hub failed: {first_line(error)}; check the "
+            "id or the path"
         ) from error

@@ -1,4 +1,4 @@
-"""Trained models on the Hugging Face Hub. `dila.interop.pretrained.load_pretrained` reads them by their id."""
+"""Upload trained models to the Hugging Face Hub. `dila.interop.pretrained.load_pretrained` loads them by their id."""
 
 import tempfile
 from collections.abc import Mapping
@@ -30,13 +30,13 @@ def push_to_hub(
         token: access token of the Hub; None uses that of ``hf auth login``.
 
     Returns:
-        The address of the commit.
+        URL of the commit.
 
     Raises:
         DilaError: the id or the model does not exist, there is no network, or the Hub refuses.
     """
     if not is_hub_id(repo):
-        raise DilaError(f"{repo!r} is no id of the Hub; give one like user/name")
+        raise DilaError(f"{repo!r} is not a Hub id; give one of the form user/name")
     import huggingface_hub
 
     with tempfile.TemporaryDirectory(prefix="dila-push-") as folder:
@@ -44,9 +44,9 @@ def push_to_hub(
         hub = huggingface_hub.HfApi(token=token)
         try:
             hub.create_repo(repo, private=private, exist_ok=True)
-            done = hub.upload_folder(repo_id=repo, folder_path=packed, commit_message="A model of dila")
-        except Exception as error:  # no network is an error of the client's HTTP package, another in each version
+            done = hub.upload_folder(repo_id=repo, folder_path=packed, commit_message="Upload a DiLA model")
+        except Exception as error:  # without network the client raises an HTTP error whose type depends on its version
             raise DilaError(
-                f"the Hub does not take {repo}: {first_line(error)}; check the network, the id and: hf auth login"
+                f"uploading {repo} to the Hub failed: {first_line(error)}; check the network, the id and: hf auth login"
             ) from error
     return str(done)

@@ -1,4 +1,4 @@
-"""Every model that can be trained, saved and loaded, by its name: the one table of them."""
+"""Registry of every model that can be trained, saved and loaded, by name."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ AnyModel = DiLA | LAPA | Moto | AdaWorld | AdaWorldDiffusion | VillaX
 
 
 class Kind(NamedTuple):
-    """A config and the model that it makes."""
+    """A config class and the model class that it configures."""
 
     config: type[AnyConfig]
     model: type[AnyModel]
@@ -33,20 +33,20 @@ MODELS: dict[str, Kind] = {
 
 
 def kind_of(config: object) -> str:
-    """The name of a config's kind of model, which ``config.json`` tells.
+    """Return the registry name of a config, which ``config.json`` stores as ``kind``.
 
     Raises:
-        DilaError: it is none of ours.
+        DilaError: the config is not in the registry.
     """
     found = next((name for name, kind in MODELS.items() if kind.config is type(config)), None)
     if found is None:
         raise DilaError(
-            f"{type(config).__name__} is no config, or no model, of those that dila trains and saves ("
-            f"{', '.join(MODELS)}); one of your own can be used in a World"
+            f"{type(config).__name__} is not a config or model that dila can train and save ("
+            f"{', '.join(MODELS)}); a model of your own can be used in a World"
         )
     return found
 
 
 def build(config: AnyConfig) -> AnyModel:
-    """A fresh model."""
+    """Return a new, untrained model."""
     return MODELS[kind_of(config)].model(config)  # type: ignore[arg-type]

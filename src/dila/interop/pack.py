@@ -1,4 +1,4 @@
-"""A trained model made small and ready to give away: half precision, and a card with its numbers."""
+"""Pack a trained model for distribution: half precision, with a model card that lists its metrics."""
 
 import logging
 from collections.abc import Mapping
@@ -21,19 +21,19 @@ def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = No
     Args:
         path: path of the model, as for `load_pretrained`. The metrics of a run go into the card.
         out: folder outside ``path``; an existing model is replaced.
-        about: notes for the card, see `dila.interop.card.model_card`; override the model's own notes.
+        about: notes for the card, see `dila.interop.card.model_card`; they override the model's own notes.
         half: store weights as float16. Loading converts them back to float32; predictions agree to about 1e-3.
 
     Returns:
         ``out``.
 
     Raises:
-        DilaError: ``out`` is, holds or lies in ``path``; or as `load_pretrained` and `save_pretrained`.
+        DilaError: ``out`` and ``path`` overlap; or as `load_pretrained` and `save_pretrained`.
     """
     _check_apart(path, out)
     pretrained, about = load_pretrained(path), dict(about or {})
     if folder := local_encoder(pretrained.encoder):
-        _log.warning("the encoder is a folder of this machine, %s: %s", folder, GIVE)
+        _log.warning("the encoder's weights are in a local folder, %s, and are not packed; %s", folder, GIVE)
     noted, measured, actions = _left(path)
     scores = measured | noted.get("scores", {}) | about.pop("scores", {})
     notes = {**noted, **about, **({"scores": scores} if scores else {})}
@@ -43,11 +43,11 @@ def pack(path: str | Path, out: str | Path, about: Mapping[str, Any] | None = No
 def _check_apart(path: str | Path, out: str | Path) -> None:
     ours, wanted = at_home(path).resolve(), at_home(out).resolve()
     if ours.is_dir() and (ours == wanted or ours in wanted.parents or wanted in ours.parents):
-        raise DilaError(f"{out} is, holds or lies in {path}, which the model is read from; choose a folder apart")
+        raise DilaError(f"{out} overlaps with {path}, which the model is read from; choose a separate folder")
 
 
 def _left(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], Actions | None]:
-    """Notes, numbers of the run and real actions that lie beside the model; a released file has none."""
+    """Return the model's notes, its run's metrics and its real actions; a released file has none."""
     if at_home(path).is_file():
         return {}, {}, None
     folder = locate(path)

@@ -1,11 +1,11 @@
-"""A trained model on disk: what it is, what it sees with, and how its time runs, in one folder.
+"""A trained model on disk: the model, its encoder and decoder, and its frame timing, in one folder.
 
 ::
 
     config.json            format, kind, module of its class, the configs of model, encoder and decoder, stride, frames,
                            notes, version
     model.safetensors      weights of the model
-    encoder.safetensors    feature statistics (mean, var); absent if the encoder gives raw features
+    encoder.safetensors    feature statistics (mean, var); absent if features are not normalised
     decoder.safetensors    weights of the decoder; absent if there is none
     actions.json           real actions of an adapted model, with latent_to_action.safetensors (`dila.interop.actions`)
     README.md              model card; absent from checkpoints
@@ -42,24 +42,24 @@ from dila.vision import FeatureStatistics, FrozenEncoder, RAEDecoder, build_deco
 
 FORMAT = 1
 FILES = frozenset({CONFIG, MODEL, ENCODER, DECODER, CARD, ACTIONS, INVERSE})
-"""All that the folder of a model holds; anything else there is not ours to remove."""
+"""All files of a model's folder; any other file there must not be removed."""
 WEIGHTS = "weights"
-"""Field of a decoder's config that names the file which it reads itself."""
+"""Field of a decoder's config that names a weights file which the decoder reads itself."""
 RELEASED_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
 RELEASED_FRAMES = 16
 """Clip length that the released checkpoints were trained on (paper section 4)."""
 
 
 class Pretrained(NamedTuple):
-    """A model with its eyes and its clock: all that using it needs."""
+    """A model with its encoder, decoder and frame timing: all that is needed to use it."""
 
     model: AnyModel
     encoder: FrozenEncoder
     decoder: FrameDecoder | None
     stride: float
-    """Seconds between the frames that it was trained on."""
+    """Seconds between frames in training."""
     frames: int
-    """Frames of a clip that it was trained on."""
+    """Frames per clip in training."""
 
     def to(self, device: torch.device | str) -> "Pretrained":
         """Move model, encoder and decoder, in place."""
@@ -84,14 +84,14 @@ def save_pretrained(
     Args:
         folder: folder to write, created with its parents.
         pretrained: model to write.
-        notes: JSON-ready remarks (step, score, data) that loading does not need.
+        notes: JSON-serialisable notes (step, score, data) that loading does not need.
         half: write the weights as float16; loading converts them back to float32.
-        card: text of a ``README.md`` beside the rest, see `dila.interop.card`.
+        card: text of ``README.md``, see `dila.interop.card`.
         actions: the real actions of an adapted model.
 
     Raises:
-        DilaError: ``folder`` exists and holds anything else (such as a run's checkpoint), or cannot be written, or the
-            parts do not fit together.
+        DilaError: ``folder`` contains other files (such as a run's checkpoint) or cannot be written, or the parts do
+            not fit together.
     """
     folder = at_home(folder)
     recover(folder)
@@ -159,37 +159,37 @@ def load_pretrained(
     if found.is_file() and found.suffix.lower() in RELEASED_SUFFIXES:
         return _load_released(found, encoder, decoder, stride).to(target)
     if decoder is not None or stride is not None:
-        raise DilaError(f"decoder and stride belong to a released file, but {path} brings its own; leave them out")
+        raise DilaError(f"decoder= and stride= are for released files only, and {path} contains its own; omit them")
     folder = locate(path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
     return _load_folder(folder, encoder, draws).to(target)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device with this name; "auto" is CUDA, else Apple silicon, else the CPU.
+    """Return the device with this name; "auto" is CUDA, else Apple silicon, else the CPU.
 
     Raises:
-        DilaError: an unknown name, or a device that is not there.
+        DilaError: an unknown name, or a device that is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:  # whose text names twenty devices
-        raise DilaError(f"device {name!r} is not known; choose auto, cpu, cuda or mps") from error
+    except RuntimeError as error:  # its message lists twenty devices
+        raise DilaError(f"unknown device {name!r}; choose auto, cpu, cuda or mps") from error
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DilaError(f"device {name!r} cannot be used here: {first_line(error)}; try auto or cpu") from error
+        raise DilaError(f"device {name!r} is not available: {first_line(error)}; try auto or cpu") from error
     return device
 
 
 def read_notes(folder: str | Path) -> dict[str, Any]:
-    """The remarks in a folder that `find_pretrained` found. Raises DilaError for one that cannot be read."""
+    """Return the notes of a folder from `find_pretrained`. Raises DilaError if its config cannot be read."""
     return _read_config(Path(folder) / CONFIG).get("notes", {})
 
 
 def read_statistics(folder: Path) -> FeatureStatistics | None:
-    """Of the features that the model in a folder sees, None of raw ones. Raises DilaError for what cannot be read."""
+    """Return the feature statistics of the model in a folder, None for raw features. Raises DilaError if unreadable."""
     return _statistics(folder, _read_config(folder / CONFIG))
 
 
@@ -210,7 +210,7 @@ def _load_folder(folder: Path, encoder: FrozenEncoder | None, draws: bool) -> Pr
 
 def _load_model(folder: Path, described: Mapping[str, Any]) -> AnyModel:
     kind = MODELS[described["kind"]]
-    # Without memory until its tensors come: how large it says it is has not been held against them yet.
+    # On the meta device, which uses no memory, because the config's sizes are not yet checked against the tensors.
     with _buildable(folder / CONFIG):
         config = from_json(kind.config, described["model"], f"{folder / CONFIG}: model")
         with torch.device("meta"):
@@ -224,18 +224,18 @@ def _load_model(folder: Path, described: Mapping[str, Any]) -> AnyModel:
 
 
 def _is_whole(model: nn.Module) -> bool:
-    """Whether the file filled all of it: not so buffers that are not persistent, and tensors that are no buffers."""
+    """Whether loading filled every tensor; false for non-persistent buffers and tensors in plain attributes."""
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
     return not any(tensor.is_meta for tensor in (*model.buffers(), *kept))
 
 
 @contextmanager
 def _buildable(path: Path) -> Iterator[None]:
-    """Around making what a config describes: from elsewhere, its numbers may fit nothing."""
+    """Turn errors from building what a config describes into a DilaError: a foreign config may have any numbers."""
     try:
         yield
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise DilaError(f"{path} describes what cannot be built: {first_line(error)}; copy the folder anew") from error
+        raise DilaError(f"{path} has an invalid config: {first_line(error)}; copy the folder again") from error
 
 
 def _load_encoder(
@@ -243,7 +243,7 @@ def _load_encoder(
 ) -> FrozenEncoder:
     if given is not None:
         if given.name != (name := described["encoder"].get("name")):
-            raise DilaError(f"{folder} saw with {name}, not {given.name}; give such an encoder")
+            raise DilaError(f"{folder} was trained with the encoder {name}, not {given.name}; give that encoder")
         return given.with_statistics(statistics)
     try:
         with _buildable(folder / CONFIG):
@@ -252,7 +252,7 @@ def _load_encoder(
         raise
     except DilaError as error:
         local = isinstance(described["encoder"], Mapping) and "model" in described["encoder"]
-        mend = "; or name another there, or give it: dila.load(..., encoder=...)" if local else ""
+        mend = "; or change encoder.model there, or give dila.load(..., encoder=...)" if local else ""
         raise DilaError(f"{folder / CONFIG}: {error}{mend}") from error
 
 
@@ -260,7 +260,7 @@ def _load_decoder(folder: Path, described: Mapping[str, Any], statistics: Featur
     config, weights = described["decoder"], folder / DECODER
     if config is None:
         return None
-    if WEIGHTS in config:  # it reads them itself; a folder of before they were in it names a file elsewhere
+    if WEIGHTS in config:  # the decoder reads them itself; folders of older versions name a file elsewhere
         with _buildable(folder / CONFIG):
             there = weights.is_file() or config[WEIGHTS] == DECODER
             return build_decoder({**config, WEIGHTS: str(weights if there else config[WEIGHTS])}, statistics)
@@ -277,13 +277,13 @@ def _load_released(
 ) -> Pretrained:
     if encoder is None:
         raise DilaError(
-            f"{path} is a released file and does not say what it saw with; give encoder=, for its own "
-            "dila.vision.build_encoder('dinov2', dila.vision.FeatureStatistics.load('stat.pt')), or import it once: "
-            "dila import-released"
+            f"{path} is a released file, which does not state its encoder; give encoder=, for the original one "
+            "dila.vision.build_encoder('dinov2', dila.vision.FeatureStatistics.load('stat.pt')), or import it once "
+            "with: dila import-released"
         )
     if stride is None:
         raise DilaError(
-            f"{path} is a released file and does not say its stride; give stride=, in seconds between frames"
+            f"{path} is a released file, which does not state its stride; give stride=, the seconds between frames"
         )
     pretrained = Pretrained(load_released(path, encoder.grid), encoder, decoder, float(stride), RELEASED_FRAMES)
     _check_fit(pretrained, str(path))
@@ -307,32 +307,32 @@ def _describe(pretrained: Pretrained, notes: Mapping[str, Any] | None) -> dict[s
 
 
 def _describe_decoder(decoder: FrameDecoder | None) -> dict[str, Any] | None:
-    """Its config; a file of weights that it names is the folder's own."""
+    """Return the decoder's config; a weights file that it names becomes the folder's own."""
     config = None if decoder is None else decoder.config()
     return {**config, WEIGHTS: DECODER} if config and WEIGHTS in config else config
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    described = read_object(path, "copy the folder anew")
+    described = read_object(path, "copy the folder again")
     if not isinstance(described.get("format"), int):
-        raise DilaError(f"{path} does not describe a trained model: it has no field format; check the path")
+        raise DilaError(f"{path} is not the config of a trained model: it has no field 'format'; check the path")
     if described["format"] > FORMAT:
         raise DilaError(
-            f"{path} has format {described['format']}, written by dila {described.get('dila_version')}, but this dila "
-            f"reads format {FORMAT}; install a newer one with: pip install -U dila-wm"
+            f"{path} has format {described['format']}, written by dila {described.get('dila_version')}, but this "
+            f"version reads format {FORMAT}; upgrade with: pip install -U dila-wm"
         )
     needed = ("kind", "model", "encoder", "statistics", "decoder", "stride", "frames")
     if missing := [name for name in needed if name not in described]:
-        raise DilaError(f"{path} lacks the field {', '.join(missing)}; copy the folder anew")
+        raise DilaError(f"{path} lacks the field {', '.join(missing)}; copy the folder again")
     load_plugins()
-    if described["kind"] not in list(MODELS):  # a list is asked, for what stands there may have no hash
+    if described["kind"] not in list(MODELS):  # a list, because the value may be unhashable
         package = str(described.get("module", "dila")).partition(".")[0]
         mend = "install a newer dila" if package == "dila" else f"import {package} first, or install it as a plugin"
         raise DilaError(
-            f"{path} describes a model of kind {described['kind']!r}, but here are only {', '.join(MODELS)}; {mend}"
+            f"{path} has the unknown model kind {described['kind']!r}; known kinds are {', '.join(MODELS)}; {mend}"
         )
     if not all(isinstance(described[name], Mapping | None) for name in ("encoder", "decoder")):
-        raise DilaError(f"{path}: encoder and decoder should be objects; copy the folder anew")
+        raise DilaError(f"{path}: encoder and decoder should be objects; copy the folder again")
     for name in ("model", "encoder", "decoder"):
         check_bounds(described[name], f"{path}: {name}")
     return described
@@ -351,7 +351,7 @@ def _check_fit(pretrained: Pretrained, source: str) -> None:
     stride, frames = pretrained.stride, pretrained.frames
     plain = isinstance(stride, int | float) and isinstance(frames, int)
     if not plain or not 0 < stride < math.inf or frames < 2:
-        raise DilaError(f"{source}: stride = {stride} should be seconds above 0, and frames = {frames} at least 2")
+        raise DilaError(f"{source}: stride = {stride} should be above 0 seconds, and frames = {frames} at least 2")
 
 
 def _check_decoder(decoder: FrameDecoder, grid: tuple[int, int], channels: int, source: str) -> None:
@@ -360,13 +360,13 @@ def _check_decoder(decoder: FrameDecoder, grid: tuple[int, int], channels: int, 
         side, reads = decoder.sizes.grid, decoder.sizes.features
         if (side, side) != tuple(grid):
             raise DilaError(
-                f"{source}: the decoder draws {side} x {side} cells, but the model predicts {grid[0]} x {grid[1]}; "
-                "give the decoder of these features"
+                f"{source}: the decoder reads {side} x {side} cells, but the model predicts {grid[0]} x {grid[1]}; "
+                "give a decoder for these features"
             )
     if reads != channels:
         raise DilaError(
-            f"{source}: the decoder reads {reads} channels, but the model predicts {channels}; give the decoder that "
-            "was trained for it"
+            f"{source}: the decoder reads {reads} channels, but the model predicts {channels}; give a decoder for "
+            "these features"
         )
 
 
@@ -375,7 +375,7 @@ def _size(grid: tuple[int, int], channels: int) -> str:
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Rename; a folder cannot be renamed over a full one, so an older one steps aside for that moment."""
+    """Rename ``partial`` to ``folder``; a non-empty folder cannot be overwritten, so it is set aside briefly."""
     old, present = private(folder, "old"), folder.exists()
     if present:
         os.replace(folder, old)
@@ -390,6 +390,6 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 
 def _check_free(folder: Path) -> None:
     if folder.exists() and not is_pretrained(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise DilaError(f"{folder} is there and is no folder of a trained model; choose another name or remove it")
+        raise DilaError(f"{folder} exists but is not a folder of a trained model; choose another name or remove it")
     if others := sorted({child.name for child in children(folder)} - FILES):
-        raise DilaError(f"{folder} holds {', '.join(others)} beside a model, which would be lost; choose another name")
+        raise DilaError(f"{folder} contains other files, {', '.join(others)}, which would be lost; choose another name")

@@ -1,8 +1,8 @@
-"""Checkpoints of the released DiLA code: read strictly, written back, run with their quirks.
+"""Checkpoints of the released DiLA code: read strictly, written back, and run with their quirks.
 
 A released file is a torch dict ``{model, steps, val_steps, optimizer, scheduler}`` or a safetensors file of the model
-alone. Its layout has two kinds of tensors that ours has not: zero shifts of scale-only norms (``beta``) and context
-norms that self-attention never reads. Sizes are read off the tensors.
+alone. Its layout has two kinds of tensors that ours lacks: zero shifts of scale-only norms (``beta``), and context
+norms that self-attention never uses. Sizes are inferred from the tensors.
 """
 
 import re
@@ -33,7 +33,7 @@ from dila.vision.stored import load_plain, tensor_faults
 RELEASED_QUIRKS = Quirks(rope_before_scale=True, single_frame_rollout=True, forget_conv_window=True)
 
 _UNREAD = "released_context_gamma"
-"""Buffer that keeps what a checkpoint had in a norm that nothing reads, so that writing it back changes no bit."""
+"""Buffer that keeps the weight of an unused norm in a checkpoint, so that writing it back is lossless."""
 
 _ST = "structure_encoder.ST_model"
 _FUSION = "content_fusion.fusion_decoder"
@@ -76,7 +76,7 @@ _MODULES = [
 ]
 
 _LAYERS = (nn.Sequential, nn.ModuleList)
-"""Whose sizes are read off the tensors, so that there must be some."""
+"""Containers whose sizes are inferred from the tensors, so they must not be empty."""
 
 _MLPS = r"content_fusion\.(motion_encoder|content_encoder|structure_to_intermediate)\."
 _LEAVES = [
@@ -88,7 +88,7 @@ _LEAVES = [
 
 
 def released_name(name: str) -> str:
-    """The key under which the released layout keeps one of our parameters."""
+    """Return the key of one of our parameters in the released layout."""
     for rules in (_MODULES, _LEAVES):
         for pattern, replacement in rules:
             renamed, count = re.subn(f"^{pattern}" if rules is _MODULES else pattern, replacement, name, count=1)
@@ -99,17 +99,17 @@ def released_name(name: str) -> str:
 
 
 def to_released(model: DiLA) -> dict[str, Tensor]:
-    """State dict of ``model`` in the released layout, the tensors that nothing reads included.
+    """Return the state dict of ``model`` in the released layout, including tensors that nothing uses.
 
     Raises:
-        DilaError: the model has parts that the released one lacks, so that no released layout holds it.
+        DilaError: the model has parts that the released layout cannot represent.
     """
     foreign = [name for name, value in _choices(model.config).items() if value != _choices(DiLAConfig())[name]]
     if foreign:
-        raise DilaError(f"the released layout has no place for a model with another {', '.join(foreign)}")
+        raise DilaError(f"the released layout cannot represent a model with a different {', '.join(foreign)}")
     empty = [name for name, part in model.named_modules() if isinstance(part, _LAYERS) and not len(part)]
     if empty:
-        raise DilaError(f"the released layout has no place for a model without layers in {', '.join(empty)}")
+        raise DilaError(f"the released layout cannot represent a model without layers in {', '.join(empty)}")
     state = {released_name(name): tensor.detach() for name, tensor in model.state_dict().items()}
     for name, module in _unread_norms(model):
         state[name] = getattr(module, _UNREAD, torch.ones_like(module.norm.weight))
@@ -131,14 +131,14 @@ def _choices(config: DiLAConfig) -> dict[str, object]:
 
 
 def _unread_norms(model: DiLA) -> Iterator[tuple[str, Attention]]:
-    """The self-attentions, each with the key of the context norm that the released one has and never reads."""
+    """Yield each self-attention with the key of the unused context norm that it has in the released layout."""
     for name, module in model.named_modules():
         if isinstance(module, Attention) and module.context_norm is None:
             yield released_name(f"{name}.norm.weight").replace(".norm.gamma", ".context_norm.gamma"), module
 
 
 def save_released(model: DiLA, path: str | Path) -> None:
-    """Write ``model`` as a released checkpoint: safetensors by that ending, else the torch dict ``{model, steps}``."""
+    """Write ``model`` as a released checkpoint: safetensors if ``path`` has that suffix, else a torch dict."""
     path = at_home(path)
     state = {name: tensor.contiguous().cpu() for name, tensor in to_released(model).items()}
     with replacing(path) as partial:
@@ -149,11 +149,11 @@ def save_released(model: DiLA, path: str | Path) -> None:
 
 
 def load_released(path: str | Path, grid: tuple[int, int] | None = None) -> DiLA:
-    """The model in a released checkpoint, in evaluation mode, with the released code's quirks.
+    """Load a released checkpoint, in evaluation mode, with the released code's quirks.
 
     Args:
-        path: a torch file ``{model, steps, ...}`` or a safetensors file of the same keys.
-        grid: rows and columns of the features; no tensor tells it. The released 16 x 16 when None.
+        path: a torch file ``{model, steps, ...}`` or a safetensors file with the same keys.
+        grid: rows and columns of the features, which no tensor determines; None uses the released 16 x 16.
 
     Raises:
         DilaError: the file is damaged, or keys are missing, unexpected or misshapen; all are named.
@@ -162,7 +162,7 @@ def load_released(path: str | Path, grid: tuple[int, int] | None = None) -> DiLA
 
 
 def from_released(state: Mapping[str, Tensor], grid: tuple[int, int] | None = None, source: str = "checkpoint") -> DiLA:
-    """The model whose released state dict this is. Raises DilaError as `load_released`."""
+    """Build the model from a released state dict. Raises DilaError as `load_released`."""
     config = released_config(state, grid or (16, 16), source)
     with torch.device("meta"):
         model = DiLA(config)
@@ -175,38 +175,40 @@ def from_released(state: Mapping[str, Tensor], grid: tuple[int, int] | None = No
 
 
 def read_released(path: str | Path) -> dict[str, Tensor]:
-    """The model's tensors in a released file. Raises DilaError when it is missing, damaged or of another kind."""
+    """Read the model's tensors from a released file. Raises DilaError if it is missing, damaged or of another kind."""
     path = at_home(path)
     if not path.is_file():
-        raise DilaError(f"no checkpoint at {path}: give the path of a released .pt or .safetensors file")
+        raise DilaError(f"{path} does not exist; give the path of a released .pt or .safetensors file")
     try:
         if path.suffix == ".safetensors":
             return _plainly_named(load_file(path))
         content = load_plain(path, mmap=True)
     except (SafetensorError, OSError, ValueError) as error:
         raise DilaError(
-            f"cannot read {path}: {first_line(error)}; the file is damaged or not a checkpoint, copy it anew"
+            f"cannot read {path}: {first_line(error)}; the file is damaged or not a checkpoint, so copy it again"
         ) from error
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise DilaError(
-            f"{path} holds no state dict under 'model': a released checkpoint is a dict {{model, steps, ...}}"
+            f"{path} has no state dict under 'model'; a released checkpoint is a dict {{model, steps, ...}}"
         )
     return _plainly_named(state)
 
 
 def _plainly_named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without what a recording (``weights/``) or training on several devices (``module.``) puts before them."""
+    """Strip the key prefixes of recordings (``weights/``) and of multi-device training (``module.``)."""
     return {name.removeprefix("weights/").removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def released_config(state: Mapping[str, Tensor], grid: tuple[int, int], source: str = "checkpoint") -> DiLAConfig:
-    """The sizes of a released state dict, read off its tensors. Raises DilaError when those it needs are missing."""
+    """Infer the config from a released state dict. Raises DilaError if tensors it needs are missing."""
     try:
         return _read_config(state, grid)
     except KeyError as error:
-        found = f"its first keys are {', '.join(list(state)[:3])}" if state else "it holds no tensor"
-        raise DilaError(f"{source} lacks {error.args[0]!r}: it is partial or not a DiLA checkpoint; {found}") from error
+        found = f"its first keys are {', '.join(list(state)[:3])}" if state else "it contains no tensors"
+        raise DilaError(
+            f"{source} lacks {error.args[0]!r}: it is incomplete or not a DiLA checkpoint; {found}"
+        ) from error
 
 
 def _read_config(state: Mapping[str, Tensor], grid: tuple[int, int]) -> DiLAConfig:
@@ -260,7 +262,7 @@ def _read_config(state: Mapping[str, Tensor], grid: tuple[int, int]) -> DiLAConf
 
 
 def _count(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:
-    """How many consecutive indices, counted from ``first``, the pattern's group takes among the keys."""
+    """Count the consecutive indices, from ``first``, that the pattern's group matches among the keys."""
     found = {int(match[1]) for match in map(re.compile(pattern).match, state) if match}
     count = 0
     while first + count in found:
@@ -280,4 +282,4 @@ def _check(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: 
     if shifted := [n for n in sorted(found) if n.endswith(".beta") and not found[n].is_meta and found[n].any()]:
         problems.append(f"not zero: {', '.join(shifted)}")
     if problems:
-        raise DilaError(f"{source} is not a whole released checkpoint; {'; '.join(problems)}")
+        raise DilaError(f"{source} is not a complete released checkpoint; {'; '.join(problems)}")

@@ -1,10 +1,10 @@
 """An adapted model as stable-worldmodel takes it, by duck typing (https://github.com/galilai-group/stable-worldmodel).
 
-Its solvers call ``get_cost(info_dict, action_candidates)``; newer code calls ``encode``, ``rollout`` and then the
-objective. Of ``info_dict`` are read ``pixels`` and ``goal``, ``B S H C Y X`` or without S (the same for all candidates:
-the first is taken and read once), uint8 or float in [0, 1]. Candidates are ``B S T A``, with A the numbers of all raw
-actions between two frames of the model (``action_block`` = `ActionSpace.repeats`). What was done before, ``action`` and
-``action_history``, is not needed: the model infers it from the frames.
+Its solvers call ``get_cost(info_dict, action_candidates)``; newer versions call ``encode``, ``rollout`` and then the
+objective. We read ``pixels`` and ``goal`` from ``info_dict``: ``B S H C Y X``, or without S (candidates share them,
+so only the first is read), uint8 or float in [0, 1]. Candidates are ``B S T A``, where A counts all raw actions between
+two frames of the model (``action_block`` = `ActionSpace.repeats`). Past actions, ``action`` and ``action_history``, are
+not needed: the model infers them from the frames.
 """
 
 from typing import Any, Literal
@@ -21,12 +21,12 @@ from dila.shapes import Float, Tensor, UInt8
 
 
 class CostModel:
-    """What solvers plan with.
+    """Cost model for the solvers.
 
     Args:
-        imagination: of an adapted model, see `cost_model`.
-        space: structure, which draws nothing, or frozen features.
-        scale: mean and standard deviation that candidates were standardised by; None where they are in their units.
+        imagination: planning interface of an adapted model, see `cost_model`.
+        space: compare structure, without drawing frames, or frozen features.
+        scale: mean and standard deviation by which candidates are standardised; None if they are in their own units.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class CostModel:
         self.imagination, self.space, self.scale = imagination, space, scale
 
     def get_cost(self, info_dict: dict[str, Any], action_candidates: Float[Tensor, "B S T A"]) -> Float[Tensor, "B S"]:
-        """Mean squared distance of each imagined frame to the goal, and of these what the imagination's `over` says;
-        lower is better.
+        """Return the cost of each candidate: mean squared distances of predicted frames to the goal; lower is better.
+
+        They are reduced over time as the imagination's `over` says.
 
         Raises:
-            DilaError: pictures or candidates of another shape.
+            DilaError: pictures or candidates of the wrong shape.
         """
         now = Now(_pictures(info_dict, "pixels"), ())
         goal = self._goal(info_dict)
@@ -50,13 +51,13 @@ class CostModel:
         return self.imagination.costs(now, cost)(self._raw(action_candidates, len(goal)))
 
     def encode(self, info: dict[str, Any]) -> dict[str, Any]:
-        """The same with ``emb``, and ``goal_emb`` where there is a goal: ``B T H W C``."""
+        """Return ``info`` with ``emb`` added, and ``goal_emb`` if there is a goal: ``B T H W C``."""
         return self._encoded(info, self.imagination.see(_pictures(info, "pixels")))
 
     def rollout(self, info: dict[str, Any], action_candidates: Float[Tensor, "B S T A"]) -> dict[str, Any]:
-        """`encode` with ``predicted_emb``: the context and the imagined frames, ``B S H+T H W C``.
+        """Return `encode` with ``predicted_emb`` added: the context and the predicted frames, ``B S H+T H W C``.
 
-        It has a gradient where the candidates have one.
+        Differentiable if the candidates require gradients.
         """
         e = self.imagination.see(_pictures(info, "pixels"))
         made, a = self._encoded(info, e), self._raw(action_candidates, len(e))
@@ -70,7 +71,7 @@ class CostModel:
         return made | {"predicted_emb": torch.cat([context, future], dim=2)}
 
     def criterion(self, info: dict[str, Any]) -> Float[Tensor, "B S"]:
-        """The objective: `get_cost` of what `rollout` gave."""
+        """Return the objective: `get_cost` of the output of `rollout`."""
         context = info["emb"].shape[1]
         future, goal = info["predicted_emb"][:, :, context:], info["goal_emb"][:, None]
         return total((future - goal).square().flatten(3).mean(3).unbind(2), self.imagination.over)
@@ -99,7 +100,7 @@ class CostModel:
         if candidates.ndim != 4 or len(candidates) != batch or candidates.shape[-1] != width:
             raise DilaError(
                 f"candidates should be B S T A with B = {batch} and A = {width}, not {list(candidates.shape)}; set "
-                "action_block to the raw actions of a transition"
+                "action_block to the number of raw actions per transition"
             )
         if self.scale is None:
             return candidates.float()
@@ -114,22 +115,22 @@ def cost_model(
     *,
     standardised: bool = False,
 ) -> CostModel:
-    """The object for stable-worldmodel.
+    """Return the cost model for stable-worldmodel.
 
     Args:
-        imagination: of an adapted model.
-        actions: of its adaptation.
+        imagination: planning interface of an adapted model.
+        actions: real actions of the adapted model.
         space: what is compared with the goal.
-        standardised: candidates come standardised by the data, as its own data sets do.
+        standardised: whether candidates are standardised by the data's statistics, as in its own datasets.
     """
     scale = (torch.tensor(actions.mean), torch.tensor(actions.std)) if standardised else None
     return CostModel(imagination, space, scale)
 
 
 def _pictures(info: dict[str, Any], name: str) -> UInt8[Tensor, "B T 3 Y X"]:
-    """Pictures without the dimension of candidates, in which they are the same."""
+    """Return the pictures without the candidate dimension, along which they are equal."""
     if name not in info:
-        raise DilaError(f"info_dict has no {name}; it holds {', '.join(info)}")
+        raise DilaError(f"info_dict has no key {name!r}; its keys are {', '.join(info)}")
     pictures = torch.as_tensor(info[name])
     if pictures.ndim == 6:
         pictures = pictures[:, 0]
@@ -140,5 +141,5 @@ def _pictures(info: dict[str, Any], name: str) -> UInt8[Tensor, "B T 3 Y X"]:
     if pictures.dtype == torch.uint8:
         return pictures
     if float(pictures.min()) < 0 or float(pictures.max()) > 1:
-        raise DilaError(f"info_dict: {name} as float should be in 0..1; leave out the normalisation of pictures")
+        raise DilaError(f"info_dict: float {name} should be in 0..1; remove the normalisation of pictures")
     return (pictures * 255).round().byte()

@@ -1,1 +1,1 @@
-"""The paper. Read `dila.model.dila` first."""
+"""The model of the paper. Start with `dila.model.dila`."""

@@ -1,7 +1,7 @@
 """Backbone, e -> h: spatial attention, then causal temporal attention (paper section 3, symbol h).
 
 e  B T H W D   frozen features
-h  B T H W Dh  features that know their frame and its past; Dh = D unless the config gives another width
+h  B T H W Dh  features with the context of their frame and its past; Dh = D unless ``width`` is set
 """
 
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from dila.shapes import Features, Float, Tensor
 
 
 class BackboneCache(NamedTuple):
-    """What the backbone keeps of the frames read so far."""
+    """What the backbone carries from past frames to the next call."""
 
     spatial: tuple[Tensor, ...]
     temporal: tuple[TemporalCache, ...]
 
 
 class Backbone(nn.Module):
-    """Spatio-temporal transformer without absolute positions, by default at the width of the features."""
+    """Spatio-temporal transformer without absolute positions, as wide as the features unless ``width`` is set."""
 
     def __init__(self, config: DiLAConfig):
         super().__init__()
@@ -43,7 +43,7 @@ class Backbone(nn.Module):
     def forward(
         self, e: Features, cache: BackboneCache | None = None
     ) -> tuple[Float[Tensor, "B T H W Dh"], BackboneCache]:
-        """Read the next frames of a clip, one or many; ``cache`` is None at its start."""
+        """Process the next frames of a clip, one or many; ``cache`` is None at its start."""
         bias = self.bias(e.shape[2:4])
         h, windows, past = self.proj_in(e), [], []
         for i, layer in enumerate(self.spatial):

@@ -1,4 +1,4 @@
-"""Bottleneck, what the IDM says -> z, both B K Dz. The paper's is the width of z alone; the others are its table 2."""
+"""Bottleneck, IDM output -> z, both B K Dz. The paper only limits the width of z; the others are from its table 2."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from dila.nn import bottleneck as blocks
 
 
 def bottleneck(config: DiLAConfig) -> nn.Module:
-    """The map to z, with a penalty and codes where it has them."""
+    """Return the module that maps IDM outputs to z, with its penalty and codes if it has any."""
     if isinstance(config.bottleneck, Discrete):
         tokens = config.bottleneck.tokens
         return blocks.Tokens(blocks.NSVQ(config.bottleneck.codes, config.action_dim // tokens), tokens)

@@ -1,4 +1,4 @@
-"""Content, h -> c -> c_mem: appearance, gathered over time at each patch (paper equation 3).
+"""Content, h -> c -> c_mem: appearance, accumulated over time at each patch (paper equation 3).
 
 c      B T H W Dc   content of one frame
 c_mem  B T H W Dc   content memory, ``c_mem[t] = Mamba(c[t], state[t-1])``
@@ -13,23 +13,23 @@ from dila.nn.mamba import Mamba, MambaState
 from dila.shapes import Content, Tensor
 
 MemoryState = tuple[MambaState, ...]
-"""One state a layer; its tensors are led by the batch: ``B N ...``."""
+"""One state per layer; each tensor has a leading batch dimension, ``B N ...``."""
 
 
 def content_head(config: DiLAConfig) -> nn.Module:
-    """The map h -> c at each token."""
+    """Return the module that maps h to c at each token."""
     return ResMLP(config.dim, config.hidden, config.content_dim) if config.content is None else _Nothing()
 
 
 def content_memory(config: DiLAConfig) -> nn.Module:
-    """The map c -> c_mem, which takes and returns its state."""
+    """Return the module that maps c to c_mem, and takes and returns its state."""
     return ContentMemory(config) if config.content is None else _NothingKept()
 
 
 class ContentMemory(nn.Module):
-    """Pre-norm Mamba layers over time, each patch alone, then a residual MLP.
+    """Pre-norm Mamba layers over time, applied to each patch independently, then a residual MLP.
 
-    Reading frame by frame with the returned state equals reading the clip at once.
+    Processing frame by frame with the returned state equals processing the whole clip at once.
     """
 
     def __init__(self, config: DiLAConfig):
@@ -44,7 +44,7 @@ class ContentMemory(nn.Module):
         self.enhance = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
 
     def forward(self, c: Content, state: MemoryState | None = None) -> tuple[Content, MemoryState]:
-        """Read the next frames' content, one or many; ``state`` is None at a clip's start."""
+        """Process the content of the next frames, one or many; ``state`` is None at the start of a clip."""
         batch, _, height, width, _ = c.shape
         y = rearrange(c, "b t h w d -> (b h w) t d")
         states = []
@@ -62,19 +62,19 @@ class ContentMemory(nn.Module):
 
 
 class _Nothing(nn.Module):
-    """Content without channels."""
+    """Content head of a model without content: returns zero channels."""
 
     def forward(self, h: Tensor) -> Content:
         return h[..., :0]
 
 
 class _NothingKept(nn.Module):
-    """Its memory."""
+    """Content memory of a model without content: returns its input and an empty state."""
 
     def forward(self, c: Content, state: MemoryState | None = None) -> tuple[Content, MemoryState]:
         return c, ()
 
 
 def _zeros(window: Tensor) -> Tensor:
-    """The released ``step`` carries the recurrence but not the convolution's inputs: quirk ``forget_conv_window``."""
+    """Return zeros for the quirk ``forget_conv_window``: the released ``step`` carries only the recurrence."""
     return window.new_zeros(()).expand_as(window)

@@ -1,4 +1,4 @@
-"""DiLA (paper section 3): frozen features split into structure and content, and fused again to predict.
+"""DiLA (paper section 3): splits frozen features into structure and content, and fuses them to predict the next frame.
 
 e      B T H W D    frozen features                      h      B T H W D    features after the backbone
 s      B T H W Ds   structure                            ds     B K H W Ds   change of structure
@@ -36,7 +36,7 @@ class Observation(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Teacher-forced prediction of frames 1..K from the frames before each."""
+    """Teacher-forced prediction of frames 1..K, each from the true frames before it."""
 
     s: Structure
     c_mem: Content
@@ -47,7 +47,7 @@ class Prediction(NamedTuple):
 
 
 class State(NamedTuple):
-    """State of the model at one frame: all that the next step needs. Every tensor has a leading batch dimension."""
+    """Model state at one frame: everything the next step needs. Every tensor has a leading batch dimension."""
 
     s: Float[Tensor, "B H W Ds"]
     c_mem: Float[Tensor, "B H W Dc"]
@@ -56,14 +56,14 @@ class State(NamedTuple):
     memory: MemoryState
     fdm: ForwardDynamicsCache | None
     decoder: tuple[Tensor, ...] | None
-    drawn: Float[Tensor, "B H W D"] | None = None  # what a `step` drew of this frame: see `DiLA.caught_up`
+    drawn: Float[Tensor, "B H W D"] | None = None  # predicted but not yet absorbed: see `DiLA.caught_up`
 
 
 class DiLA(nn.Module):
     """The model: `observe`, `infer`, `predict` for whole clips; `start`, `imagine`, `absorb`, `step` for single frames.
 
     A rollout that absorbs the true frames equals the teacher-forced prediction, because every part that depends on
-    the past carries it in `State`.
+    the past keeps its memory in `State`.
     """
 
     def __init__(self, config: DiLAConfig):
@@ -84,26 +84,26 @@ class DiLA(nn.Module):
     # Whole clips
 
     def observe(self, e: Features) -> Observation:
-        """Compute structure, content and content memory of a clip; each frame depends only on its past."""
+        """Return structure, content and content memory of a clip; each frame depends only on its past."""
         return self._observe(e)[0]
 
     def read(self, e: Features) -> Structure:
-        """Compute only the structure of a clip, as in `observe`, whose content and memory take a third of the time."""
+        """Return only the structure of a clip: content and memory would take a third of the time of `observe`."""
         return self.structure(self.backbone(e)[0])
 
     def infer(self, e: Features) -> LatentActions:
-        """Infer latent actions between consecutive frames. Raises DilaError for a model without latent actions."""
+        """Return the latent actions between consecutive frames. Raises DilaError for a model without latent actions."""
         self.require_actions()
         return self.act(self.read(e))
 
     def act(self, s: Structure) -> LatentActions:
-        """Infer latent actions from a clip's structure (equation 1)."""
+        """Return the latent actions of a clip from its structure (equation 1)."""
         return self.bottleneck(self.idm(s[:, 1:] - s[:, :-1])).z
 
     def require_actions(self) -> None:
-        """Raises DilaError for a model without latent actions."""
+        """Raise DilaError if the model has no latent actions."""
         if not self.acts:
-            raise DilaError("this model was trained without latent actions, so it has none to give or follow")
+            raise DilaError("this model was trained without latent actions, so it can neither infer nor follow them")
 
     def forward(self, e: Features) -> Prediction:
         """Infer the actions of a clip and predict each frame from the true frames before it (equations 1 to 4)."""
@@ -118,15 +118,15 @@ class DiLA(nn.Module):
         return Prediction(seen.s, seen.c_mem, z, ds_hat, s_hat, e_hat)
 
     def encode_actions(self, a: Actions) -> LatentActions:
-        """Encode real actions. Raises DilaError if the model has no ``real_action_dim``, or a different one."""
+        """Return the z of real actions. Raises DilaError unless their width is the model's ``real_action_dim``."""
         z = encoded(self.action_encoder, a)
-        # The encoder gives a Gaussian's z itself, as there is nothing to snap to.
+        # With a Gaussian bottleneck the encoder outputs z directly: unlike codes, it needs no quantisation.
         return z if isinstance(self.config.bottleneck, Gaussian) else self.bottleneck(z).z
 
     # Frame by frame
 
     def start(self, e: Features, z: LatentActions | None = None) -> State:
-        """Read context frames; ``z`` are their actions if known, otherwise they are inferred from the context."""
+        """Return the state after context frames ``e``; ``z`` are their actions, inferred if None."""
         seen, backbone, memory = self._observe(e)
         origin, fdm, decoder = self.decoder.origin(e[:, 0]), None, None
         if e.shape[1] > 1 and not self.config.quirks.single_frame_rollout:
@@ -148,14 +148,14 @@ class DiLA(nn.Module):
     def move(
         self, s: Float[Tensor, "B H W Ds"], z: Float[Tensor, "B Dz"], past: ForwardDynamicsCache | None
     ) -> tuple[Float[Tensor, "B H W Ds"], ForwardDynamicsCache]:
-        """Predict only the next frame's structure (equation 2); also returns what the FDM keeps of this frame."""
+        """Predict only the next frame's structure (equation 2); also return the FDM's cache after this frame."""
         self.require_actions()
         cache = None if self.config.quirks.single_frame_rollout else past
         ds_hat, kept = self.fdm(s.unsqueeze(1), z.unsqueeze(1), cache)
         return s + ds_hat.squeeze(1), kept
 
     def absorb(self, state: State, e: Float[Tensor, "B H W D"], s: Float[Tensor, "B H W Ds"] | None = None) -> State:
-        """Advance to the frame with these features, whatever was predicted; structure is ``s``, or read from them."""
+        """Advance to the frame with features ``e``, whatever was predicted; structure is ``s``, inferred if None."""
         cache = None if self.config.quirks.single_frame_rollout else state.backbone
         h, backbone = self.backbone(e.unsqueeze(1), cache)
         c_mem, memory = self.memory(self.content(h), state.memory)
@@ -163,12 +163,12 @@ class DiLA(nn.Module):
         return state._replace(s=s, c_mem=c_mem.squeeze(1), backbone=backbone, memory=memory, drawn=None)
 
     def step(self, state: State, z: Float[Tensor, "B Dz"]) -> tuple[State, Float[Tensor, "B H W D"]]:
-        """Latent rollout (equation 5): only the FDM changes structure; the content memory reads predicted features."""
+        """Latent rollout (equation 5): only the FDM advances structure; the content memory reads predicted features."""
         state, s_hat, e_hat = self.imagine(state, z)
         return state._replace(s=s_hat, drawn=e_hat), e_hat
 
     def caught_up(self, state: State) -> State:
-        """The state after reading the predicted features, as the next step needs it; not needed after the last step."""
+        """Return the state with any pending prediction absorbed, as the next step needs it; skip it after the last."""
         return state if state.drawn is None else self.absorb(state, state.drawn, state.s)
 
     def _observe(self, e: Features) -> tuple[Observation, BackboneCache, MemoryState]:
@@ -179,17 +179,17 @@ class DiLA(nn.Module):
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def repeat_state(state: AnyState, copies: int) -> AnyState:
-    """The state of B clips for ``B * copies`` candidate futures, candidates of one clip side by side."""
+    """Repeat the state of B clips for ``B * copies`` candidate futures; candidates of one clip are adjacent."""
     return _map(state, lambda x: x.repeat_interleave(copies, dim=0))
 
 
 def in_own_memory(state: AnyState) -> AnyState:
-    """The state without the clip: views of a few frames would keep all of them. Where gradients are on, as it is."""
+    """Copy tensors that are views of a clip, so that it can be freed; with gradients on, return the state as it is."""
     frozen = not torch.is_grad_enabled()
     return _map(state, lambda x: x.clone() if frozen and x.untyped_storage().nbytes() > x.nbytes else x)
 
@@ -198,6 +198,6 @@ def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     if value is None or isinstance(value, torch.Tensor):
         return value if value is None else fn(value)
     if not isinstance(value, tuple | list):
-        raise DilaError(f"a state holds a {type(value).__name__}; make it of tensors and None, in tuples")
+        raise DilaError(f"a model state contains a {type(value).__name__}; use only tensors, None and tuples of them")
     parts = [_map(part, fn) for part in value]
     return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

@@ -1,7 +1,7 @@
 """Forward dynamics model, (s, z) -> change of s (paper equations 2 and 5).
 
-s       B K H W Ds   structure of the frames that are moved
-z       B K Dz       latent action of each
+s       B K H W Ds   structure of the present frames
+z       B K Dz       latent action of each transition
 ds_hat  B K H W Ds   predicted change: s_hat[:, k] = s[:, k] + ds_hat[:, k] is compared with s[:, k+1]
 """
 
@@ -20,22 +20,22 @@ ForwardDynamicsCache = tuple[TemporalCache, ...]
 
 
 def forward_dynamics(config: DiLAConfig) -> "ForwardDynamics | Given":
-    """The map (s, z) -> ds_hat, which takes and returns its past."""
+    """Return the module that maps (s, z) to ds_hat, and takes and returns its cache."""
     return Given() if isinstance(config.bottleneck, NoAction) else ForwardDynamics(config)
 
 
 class Given(nn.Module):
-    """In place of the FDM where nothing acts: the change is the true one."""
+    """Replaces the FDM in a model without actions: returns the true change."""
 
     def forward(self, s: Structure, z: LatentActions, cache: object = None) -> tuple[Structure, tuple[()]]:
-        """``z``, the flattened change, on the grid of ``s``."""
+        """Return ``z``, which is the flattened change, on the grid of ``s``."""
         return z.view_as(s), ()
 
 
 class ForwardDynamics(nn.Module):
-    """Causal spatio-temporal transformer over the grid's tokens and one action token a frame.
+    """Causal spatio-temporal transformer over the tokens of the grid and one action token per frame.
 
-    Where z is the whole change of structure, every token is conditioned by its own part of it.
+    If z is the whole change of structure, each token is conditioned on its own part of it.
     """
 
     def __init__(self, config: DiLAConfig):
@@ -55,12 +55,12 @@ class ForwardDynamics(nn.Module):
     def forward(
         self, s: Structure, z: LatentActions, cache: ForwardDynamicsCache | None = None
     ) -> tuple[Structure, ForwardDynamicsCache]:
-        """Predicted change of the next frames, one or many, given those before them in ``cache``."""
+        """Predict the change of the next frames, one or many, given those before them in ``cache``."""
         a = self.action_in(z.unflatten(-1, (-1, self.part)))
         token = a.mean(2, keepdim=True)
         tokens = torch.cat([flatten(self.structure_in(s)), token], dim=2)
         a = token if a.shape[2] == 1 else torch.cat([a, token], dim=2)
-        bias = F.pad(self.bias(s.shape[2:4]), (0, 1, 0, 1))  # the action token has no place: bias 0
+        bias = F.pad(self.bias(s.shape[2:4]), (0, 1, 0, 1))  # the action token has no position: bias 0
         kept = []
         for i, layer in enumerate(self.layers):
             tokens, past = layer(tokens, a, s, bias, cache and cache[i])
@@ -69,7 +69,7 @@ class ForwardDynamics(nn.Module):
 
 
 class _Layer(nn.Module):
-    """AdaLN-conditioned MLP, PEG on the grid, attention in time, then in space, feed-forward."""
+    """AdaLN-conditioned MLP, PEG on the grid, temporal attention, spatial attention, feed-forward."""
 
     def __init__(self, config: DiLAConfig):
         super().__init__()
@@ -103,7 +103,7 @@ class _Layer(nn.Module):
 class AdaptiveMLP(nn.Module):
     """AdaLN-zero (Peebles and Xie 2023): an MLP of the normalised input, scaled and shifted by the condition.
 
-    The map from the condition starts at zero, so a fresh model treats every action alike.
+    The map from the condition starts at zero, so an untrained model ignores the action.
     """
 
     def __init__(self, dim: int):
@@ -115,6 +115,6 @@ class AdaptiveMLP(nn.Module):
         nn.init.zeros_(self.to_scale_shift.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """The MLP's output; the residual is outside."""
+        """Return the MLP's output; the caller adds the residual."""
         scale, shift = self.to_scale_shift(condition).chunk(2, dim=-1)
         return self.mlp(self.norm(x) * (1 + scale) + shift)

@@ -20,7 +20,7 @@ from dila.shapes import Content, Features, Float, Structure, Tensor
 
 
 class Origin(NamedTuple):
-    """The first frame as the decoder uses it: its features, and each layer's keys and values of them."""
+    """The first frame as the decoder uses it: its features, and each layer's keys and values for it."""
 
     e0: Float[Tensor, "B 1 H W D"]
     context: tuple[tuple[Tensor, Tensor], ...]
@@ -43,14 +43,14 @@ class FusionDecoder(nn.Module):
                 nn.init.zeros_(parameter)
 
     def origin(self, e0: Float[Tensor, "B H W D"]) -> Origin:
-        """Read the first frame once for all the frames that will be decoded."""
+        """Compute the decoder's view of the first frame once, for all frames to decode."""
         e0 = e0.unsqueeze(1)
         return Origin(e0, tuple(layer.across_origin.read(flatten(e0)) for layer in cast(Iterable[_Layer], self.layers)))
 
     def forward(
         self, s_hat: Structure, c_mem: Content, origin: Origin, windows: tuple[Tensor, ...] | None = None
     ) -> tuple[Features, tuple[Tensor, ...]]:
-        """Decode the next frames, one or many, and return the PEG windows for those after them."""
+        """Decode the next frames, one or many; also return the PEG windows for the frames after them."""
         bias = self.bias(s_hat.shape[2:4])
         x, content, kept = self.structure_in(s_hat), flatten(c_mem), []
         for i, layer in enumerate(self.layers):
@@ -61,7 +61,7 @@ class FusionDecoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    """PEG, self-attention, then first frame and content memory side by side, feed-forward."""
+    """PEG, self-attention, cross-attention to the first frame and to the content memory in parallel, feed-forward."""
 
     def __init__(self, config: DiLAConfig):
         super().__init__()

@@ -1,7 +1,7 @@
 """Inverse dynamics model, ds -> z: what changed between two frames (paper equation 1).
 
 ds  B K H W Ds   change of structure, s[:, 1:] - s[:, :-1]
-z   B K Dz       latent action, unbounded: the bottleneck is its width and that it must explain ds
+z   B K Dz       latent action, unbounded: its width is the bottleneck
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ _GROUPS = 8
 
 
 def inverse_dynamics(config: DiLAConfig) -> nn.Module:
-    """The map ds -> z, before z's bottleneck."""
+    """Return the module that maps ds to z before its bottleneck."""
     return nn.Flatten(2) if isinstance(config.bottleneck, WholeChange | NoAction) else InverseDynamics(config)
 
 
 class InverseDynamics(nn.Module):
-    """3-D convolutions that halve the grid four times down to one vector a transition.
+    """3-D convolutions that halve the grid at each stage, then an MLP to one vector per transition.
 
-    With ``pairwise`` time leaves kernels and group-norm statistics, and each transition is read alone.
+    With ``pairwise``, kernels and group-norm statistics exclude time, so each transition is processed alone.
     """
 
     def __init__(self, config: DiLAConfig):
@@ -51,7 +51,7 @@ class InverseDynamics(nn.Module):
         )
 
     def forward(self, ds: Structure) -> LatentActions:
-        """Latent actions of the transitions, ``B K Dz``."""
+        """Return the latent actions of the transitions, ``B K Dz``."""
         if not self.odd:
             return self._read(ds)
         there, back = self._read(torch.cat([ds, -ds])).chunk(2)

@@ -1,4 +1,4 @@
-"""Sizes by name. `base` is the paper's; `small` fits one GPU; `tiny` trains on two CPU cores in minutes."""
+"""Model sizes by name. `base` is the paper's; `small` fits one GPU; `tiny` trains on two CPU cores in minutes."""
 
 from collections.abc import Callable
 
@@ -14,12 +14,12 @@ from dila.model.config import (
 
 
 def base() -> DiLAConfig:
-    """The paper's model on 16 x 16 x 768 features: 123M parameters, every choice the paper's."""
+    """The paper's model on 16 x 16 x 768 features: 123M parameters, with every choice as in the paper."""
     return DiLAConfig()
 
 
 def small() -> DiLAConfig:
-    """51M parameters at 768 feature channels; one GPU, or patience."""
+    """51M parameters on 768 feature channels; trains on one GPU."""
     return DiLAConfig(
         structure_dim=32,
         content_dim=128,
@@ -34,7 +34,7 @@ def small() -> DiLAConfig:
 
 
 def tiny() -> DiLAConfig:
-    """Two CPU cores, minutes: on 8 x 8 x 272 features of the embedded encoder."""
+    """Trains on two CPU cores in minutes, on the 8 x 8 x 272 features of the embedded encoder."""
     return DiLAConfig(
         grid=(8, 8),
         feature_dim=272,
@@ -57,7 +57,7 @@ PRESETS: dict[str, Callable[[], DiLAConfig]] = {"base": base, "small": small, "t
 
 
 def preset(name: str) -> DiLAConfig:
-    """The configuration with this name. Raises DilaError for an unknown one."""
+    """Return the config with this name. Raises DilaError if it is unknown."""
     if name not in PRESETS:
         raise DilaError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]()

@@ -9,5 +9,5 @@ from dila.nn.feedforward import ResMLP
 
 
 def structure_head(config: DiLAConfig) -> ResMLP:
-    """The map h -> s at each token."""
+    """Return the module that maps h to s at each token."""
     return ResMLP(config.dim, config.hidden, config.structure_dim)

@@ -1,1 +1,1 @@
-"""Textbook blocks that know nothing of the paper."""
+"""Generic building blocks, independent of the paper."""

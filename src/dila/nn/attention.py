@@ -1,4 +1,4 @@
-"""Cosine-similarity attention with learned scales: self-attention in space, in time, and across to a context."""
+"""Cosine-similarity attention with learned scales: self-attention in space and in time, and cross-attention."""
 
 from typing import NamedTuple
 
@@ -15,22 +15,22 @@ from dila.shapes import Float, Tensor
 LOGIT_SCALE = 8.0
 """Queries and keys are unit vectors times learned scales; logits are 8 q.k (Henry et al. 2020), not q.k/sqrt(dh)."""
 _LONG = 64
-"""Keys from which a fused kernel pays; up to there ours for time has all frames in a tile."""
+"""Number of keys from which fused attention kernels are used; our kernel over time takes clips shorter than this."""
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of the frames read so far."""
+    """Keys and values of past frames."""
 
     keys: Float[Tensor, "B N heads T dh"]
     values: Float[Tensor, "B N heads T dh"]
 
 
 class Attention(nn.Module):
-    """Projections and scaled cosine attention; the methods say along which axis tokens see each other.
+    """Projections and scaled cosine attention; the methods differ in the axis that tokens attend along.
 
-    Queries come from the normalised input. In self-attention keys and values come from the input as it is, as in the
-    released model; in cross-attention from the normalised context, after ``null_tokens`` learned ones that a query
-    may attend to when nothing in the context fits.
+    Queries come from the normalised input. In self-attention, keys and values come from the unnormalised input, as in
+    the released model. In cross-attention they come from the normalised context, preceded by ``null_tokens`` learned
+    ones, to which a query can attend if nothing in the context fits.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Attention(nn.Module):
     def space(
         self, x: Float[Tensor, "B T N D"], bias: Float[Tensor, "heads N N"] | None = None
     ) -> Float[Tensor, "B T N D"]:
-        """Every token of a frame sees every token of the same frame."""
+        """Each token attends to all tokens of the same frame."""
         q, (k, v) = self._heads(self.to_q(self.norm(x))), self._split(self.to_kv(x))
         out = self._attend(self._unit(q, self.q_scale * LOGIT_SCALE), self._unit(k, self.k_scale), v, bias)
         return self.to_out(rearrange(out, "b t heads n d -> b t n (heads d)"))
@@ -67,7 +67,7 @@ class Attention(nn.Module):
     def time(
         self, x: Float[Tensor, "B T N D"], past: KeysValues | None = None
     ) -> tuple[Float[Tensor, "B T N D"], KeysValues]:
-        """Every token sees itself in this frame and in earlier ones, with rotary positions from the clip's start."""
+        """Each token attends to itself in this and earlier frames, with rotary positions from the start of the clip."""
         q, kv = self.to_q(self.norm(x)), self.to_kv(x)
         if past is None and self._fits_a_tile(q):
             return self._time_in_tiles(q, kv)
@@ -84,12 +84,12 @@ class Attention(nn.Module):
         return self.to_out(rearrange(out, "b n heads t d -> b t n (heads d)")), KeysValues(k, v)
 
     def _fits_a_tile(self, q: Tensor) -> bool:
-        """Whether our kernel takes a clip with these queries whole; the released order of scale and turn it has not."""
+        """Whether our Triton kernel can process the whole clip; it lacks the released order of scale and rotation."""
         fits = kernels.attend_back is not None and kernels.attends(q.unflatten(-1, (self.heads, -1)), 32)
         return fits and 1 < q.shape[1] < _LONG and not self.rope_before_scale
 
     def _time_in_tiles(self, q: Tensor, kv: Tensor) -> tuple[Tensor, KeysValues]:
-        """`time` from the clip's start by our kernel, which takes q and kv as they come from their maps."""
+        """`time` from the start of a clip by our Triton kernel, which takes q and kv as projected."""
         assert kernels.attend_back is not None
         q, kv = q.unflatten(-1, (self.heads, -1)), kv.unflatten(-1, (2, self.heads, -1))
         scales = self.q_scale.float() * LOGIT_SCALE, self.k_scale.float()
@@ -99,7 +99,7 @@ class Attention(nn.Module):
         return self.to_out(out.flatten(-2)), KeysValues(k, v)
 
     def read(self, context: Float[Tensor, "B T M C"]) -> tuple[Tensor, Tensor]:
-        """Keys and values of a context, null tokens first, for `across`: read once, queried many times."""
+        """Return keys and values of a context, null tokens first, for repeated use in `across`."""
         assert self.context_norm is not None
         k, v = self._split(self.to_kv(self.context_norm(context)))
         if self.null_kv is not None:
@@ -108,11 +108,11 @@ class Attention(nn.Module):
         return self._unit(k, self.k_scale), v
 
     def across(self, x: Float[Tensor, "B T N D"], context: tuple[Tensor, Tensor]) -> Float[Tensor, "B T N D"]:
-        """Every token sees the context of its frame, or, where the context has one frame, that one."""
+        """Each token attends to the context of its frame, or to the only context frame if there is one."""
         k, v = context
         q = self._unit(self._heads(self.to_q(self.norm(x))), self.q_scale * LOGIT_SCALE)
         frames = x.shape[1]
-        if k.shape[1] == 1 and frames > 1:  # one context for all frames: fold time into the queries, copy nothing
+        if k.shape[1] == 1 and frames > 1:  # one context for all: fold time into the queries, without copies
             q = rearrange(q, "b t heads n d -> b 1 heads (t n) d")
             out = rearrange(self._attend(q, k, v), "b 1 heads (t n) d -> b t n (heads d)", t=frames)
         else:
@@ -131,16 +131,16 @@ class Attention(nn.Module):
         return _ScaledUnit.apply(x, scale.to(x.dtype))
 
     def _place(self, x: Tensor, scale: Tensor, start: int) -> Tensor:
-        """Normalise, scale, rotate. The released model rotates first, which makes the scales act on mixed pairs."""
+        """Normalise, scale, rotate. The released model rotates first, so that its scales act on rotated pairs."""
         if self.rope_before_scale:
             return self._unit(rotate(x, start), scale)
         return rotate(self._unit(x, scale), start)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Softmax of the products; the queries have `LOGIT_SCALE` in them already.
+        """Softmax attention; the queries already include `LOGIT_SCALE`.
 
-        Long sequences go through a fused kernel: ours where a bias has a gradient to be summed, else PyTorch's, but not
-        where a CPU will go backward, which is several times slower through it.
+        Long sequences use a fused kernel: ours if a bias needs a summed gradient, else PyTorch's. Not on a CPU with
+        gradients, where the fused backward is several times slower.
         """
         if k.shape[-2] >= _LONG and (q.is_cuda or not torch.is_grad_enabled()):
             return self._fused(q, k, v, bias)
@@ -151,12 +151,12 @@ class Attention(nn.Module):
         return dropout(weights, self.dropout, self.training) @ v
 
     def _look_back(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """`_attend` of one query: CUDA's product for that is several times slower than the products one by one."""
+        """`_attend` for one query, where CUDA's matrix product is several times slower than elementwise products."""
         weights = (q * k).sum(-1, dtype=torch.float32).softmax(-1).to(v.dtype)
         return (dropout(weights, self.dropout, self.training).unsqueeze(-1) * v).sum(-2, keepdim=True)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        """With a bias of each head, ``heads N M``, or a mask for all, ``N M``."""
+        """Fused attention with a bias per head, ``heads N M``, or a shared mask, ``N M``."""
         frames, p = q.shape[:-3], self.dropout if self.training else 0.0
         mask = None if bias is None else bias.to(q.dtype)
         q, k, v = (part.flatten(0, -4) for part in (q, k, v))
@@ -170,11 +170,11 @@ class Attention(nn.Module):
 
 
 class _ScaledUnit(torch.autograd.Function):
-    """Vectors of length 1 along the last axis, times a scale: `F.normalize` and a product, in half the passes."""
+    """Unit vectors along the last axis, times a scale: `F.normalize` and a product in half the passes over memory."""
 
     @staticmethod
     def forward(ctx, x, scale):
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).to(x.dtype)  # CUDA's autocast makes it float32
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).to(x.dtype)  # CUDA's autocast returns float32
         inverse = norm.clamp_min(1e-12).reciprocal_()
         unit = x * inverse
         ctx.save_for_backward(unit, inverse, scale)
@@ -189,6 +189,6 @@ class _ScaledUnit(torch.autograd.Function):
 
 
 def _causal_mask(queries: int, keys: int, like: Tensor) -> Float[Tensor, "Tq Tk"]:
-    """0 where a query may look, -inf at later frames; the queries are the last of the keys' frames."""
+    """Return 0 for visible keys and -inf for later frames; the queries are the last frames of the keys."""
     mask = torch.full((queries, keys), float("-inf"), device=like.device, dtype=like.dtype)
     return mask.triu(keys - queries + 1)

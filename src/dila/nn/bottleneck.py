@@ -1,7 +1,7 @@
-"""What squeezes a latent action: nearest codes (VQ), codes approached by noise (NSVQ), or a Gaussian with a prior.
+"""Bottlenecks of latent actions: nearest codes (VQ), codes approximated by noise (NSVQ), and a Gaussian with a prior.
 
-Each reads ``... C`` and gives a `Bottlenecked`: what passes, the penalty that goes with it (its weight is the
-caller's), and the codes where there are any. All compute in float32, whatever autocast does around them.
+Each maps ``... C`` to a `Bottlenecked`: the output, a penalty (weighted by the caller), and codes if there are any. All
+compute in float32, regardless of autocast.
 """
 
 from typing import NamedTuple
@@ -12,28 +12,28 @@ from torch import nn
 from dila.shapes import Float, Int, Tensor
 
 REPLACED = (1, *range(10, 100, 10), *range(100, 1_000, 100), *range(1_000, 5_000, 500))
-"""Training steps after which dead codes are replaced: LAPA's, often at first, never after 5,000; and the first."""
+"""Training steps after which dead codes are replaced: the first, then LAPA's, often at first and never after 5,000."""
 
 
 class Bottlenecked(NamedTuple):
-    """What comes out of a bottleneck."""
+    """Output of a bottleneck."""
 
     z: Float[Tensor, "... Dz"]
     penalty: Float[Tensor, ""]
     codes: Int[Tensor, "..."] | None
-    """Which entry of the codebook each vector is."""
+    """Codebook index of each vector."""
 
 
 class Codebook(nn.Module):
-    """``codes`` vectors of ``dim`` numbers, how often each was used, and what comes in the place of those that are not.
+    """A codebook of ``codes`` vectors of ``dim`` numbers that counts uses and provides replacements for unused codes.
 
-    In training it counts; who trains replaces the dead ones between two steps (`dila.train.spread.Whole.step`).
+    It counts in training; the training loop replaces dead codes between steps (`dila.train.spread.Whole.step`).
 
     Args:
-        codes: how many.
-        dim: numbers in each.
-        replaced: numbers of the training steps after which unused codes are replaced.
-        dead: share of the uses below which a code counts as unused, in units of an equal share.
+        codes: size of the codebook.
+        dim: dimension of a code.
+        replaced: training steps after which unused codes are replaced.
+        dead: a code counts as unused below this share of the mean number of uses.
     """
 
     def __init__(self, codes: int, dim: int, *, replaced: tuple[int, ...] = REPLACED, dead: float = 0.01):
@@ -43,12 +43,12 @@ class Codebook(nn.Module):
         self.usage: Float[Tensor, " codes"]
         self.batches: Int[Tensor, ""]
         self.sample: Float[Tensor, "codes D"]
-        self.register_buffer("usage", torch.zeros(codes))  # since dead ones were last replaced
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # training steps
-        self.register_buffer("sample", torch.zeros(codes, dim))  # inputs of the last batch, or part of one
+        self.register_buffer("usage", torch.zeros(codes))  # since dead codes were last replaced
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # number of training steps
+        self.register_buffer("sample", torch.zeros(codes, dim))  # random inputs of the last batch
 
     def nearest(self, x: Float[Tensor, "... D"]) -> Int[Tensor, "..."]:
-        """The entry closest to each vector; in training it is counted."""
+        """Return the nearest code of each vector; count them in training."""
         with torch.no_grad():
             flat = x.reshape(-1, x.shape[-1])
             distance = self.entries.square().sum(-1) - 2 * flat @ self.entries.T
@@ -59,12 +59,12 @@ class Codebook(nn.Module):
         return codes.reshape(x.shape[:-1])
 
     def is_due(self) -> bool:
-        """Whether the dead codes are to be replaced before the next step."""
+        """Whether dead codes must be replaced before the next step."""
         return int(self.batches) in self.replaced
 
     @torch.no_grad()
     def without_dead(self, entries: Float[Tensor, "codes D"]) -> Float[Tensor, "codes D"]:
-        """The entries, given whole, with inputs of the last batch in the place of unused ones."""
+        """Return the entries, given unsharded, with unused ones replaced by inputs of the last batch."""
         unused = self.usage < self.dead * self.usage.mean()
         return torch.where(unused[:, None], self.sample, entries)
 
@@ -72,8 +72,8 @@ class Codebook(nn.Module):
 class NSVQ(Codebook):
     """Noise-substitution vector quantisation (Vali and Backstrom 2022), as in LAPA.
 
-    In training the error of the nearest code is replaced by noise of the same length, through which gradients reach
-    both the input and the code, so that no penalty is needed; in evaluation the code itself passes.
+    In training, the quantisation error is replaced by noise of the same norm, which passes gradients to both the input
+    and the code, so that no penalty is needed. In evaluation, the output is the code.
     """
 
     def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
@@ -93,13 +93,13 @@ class NSVQ(Codebook):
 class VQ(Codebook):
     """Vector quantisation with a straight-through gradient (van den Oord et al. 2017), as in Moto and villa-X.
 
-    Codes begin near zero, evenly spread by 1 / ``codes``, as in the released code of both.
+    Codes are initialised uniformly within 1 / ``codes`` of zero, as in the released code of both.
 
     Args:
-        codes: how many.
-        dim: numbers in each.
-        commitment: weight of what moves inputs to their code.
-        codebook: weight of what moves each used code to its inputs.
+        codes: size of the codebook.
+        dim: dimension of a code.
+        commitment: weight of the term that moves inputs to their codes.
+        codebook: weight of the term that moves codes to their inputs.
     """
 
     def __init__(self, codes: int, dim: int, *, commitment: float = 0.25, codebook: float = 1.0):
@@ -119,9 +119,9 @@ class VQ(Codebook):
 
 
 class Gaussian(nn.Module):
-    """A Gaussian of ``dim`` numbers read off ``width``: a sample in training, the mean in evaluation.
+    """A Gaussian of ``dim`` numbers, predicted from ``width`` numbers: a sample in training, the mean in evaluation.
 
-    The penalty is its divergence from the standard normal, summed over numbers and averaged over vectors, as in
+    The penalty is its KL divergence from the standard normal, summed over numbers and averaged over vectors, as in
     AdaWorld.
     """
 
@@ -130,7 +130,7 @@ class Gaussian(nn.Module):
         self.moments = nn.Linear(width or dim, 2 * dim)
 
     def forward(self, x: Float[Tensor, "... C"]) -> Bottlenecked:
-        """Mean or sample of each vector's Gaussian."""
+        """Return the mean or a sample of each vector's Gaussian."""
         with torch.autocast(x.device.type, enabled=False):
             mean, log_variance = self.moments(x.float()).chunk(2, dim=-1)
             penalty = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean()
@@ -139,27 +139,27 @@ class Gaussian(nn.Module):
 
 
 class Open(nn.Module):
-    """No bottleneck: everything passes."""
+    """No bottleneck: the identity."""
 
     def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
-        """``x`` as it is."""
+        """Return ``x`` unchanged."""
         return Bottlenecked(x, x.new_zeros(()), None)
 
 
 class Tokens(nn.Module):
-    """A vector cut into equal tokens, each through the same bottleneck; the codes get an axis of tokens."""
+    """Splits a vector into equal tokens that pass the same bottleneck; the codes get an axis of tokens."""
 
     def __init__(self, each: nn.Module, tokens: int):
         super().__init__()
         self.each, self.tokens = each, tokens
 
     def forward(self, x: Float[Tensor, "... D"]) -> Bottlenecked:
-        """What the tokens became, side by side again."""
+        """Return the concatenated outputs of the tokens."""
         z, penalty, codes = self.each(x.unflatten(-1, (self.tokens, -1)))
         return Bottlenecked(z.flatten(-2), penalty, codes)
 
 
 def perplexity(codes: Int[Tensor, "..."]) -> Float[Tensor, ""]:
-    """exp of the entropy of how often each code is used: 1 at collapse, their number when all are used alike."""
+    """exp of the entropy of code usage: 1 if all inputs use one code, the number of codes if usage is uniform."""
     share = torch.bincount(codes.flatten()).float()
     return torch.special.entr(share / share.sum().clamp_min(1)).sum().exp()

@@ -1,4 +1,4 @@
-"""Convolutions of three taps a side, padded by one, over maps of few cells, where CPU libraries are slow or wrong."""
+"""3-tap convolutions, padded by one, for small feature maps, on which CPU libraries are slow or wrong."""
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -7,31 +7,31 @@ from torch import nn
 from dila.shapes import Float, Tensor
 
 _FEW = 4
-"""Cells of a map that a convolution gives, up to which it is computed as one product."""
+"""Maximum number of output cells for which a convolution is computed as a matrix product."""
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that over a map one cell wide reads the middle of its weights alone: the others meet padding.
+    """A convolution that uses only the middle column of its weights on maps one cell wide; the others meet padding.
 
-    There oneDNN's gradient of the weights is wrong in bfloat16 at a stride of 2: not finite, or off by more than half
-    (torch 2.13, processors with AVX-512).
+    There, oneDNN's weight gradient is wrong in bfloat16 at stride 2: not finite, or off by more than half (torch 2.13,
+    CPUs with AVX-512).
     """
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B Cout Hout Wout"]:
-        """Convolved as ``nn.Conv2d`` does."""
+        """Same result as ``nn.Conv2d``."""
         if x.shape[-1] > 1:
             return super().forward(x)
         return F.conv2d(x, self.weight[..., 1:2], self.bias, (self.stride[0], 1), (1, 0))
 
 
 class Conv3d(nn.Conv3d):
-    """A convolution that is one product of matrices where it gives few cells a frame.
+    """A convolution that is computed as one matrix product if each frame has few output cells.
 
-    There a CPU's convolution spends its time on arranging its many weights: it takes two to four times as long.
+    There, a CPU's own convolution spends most time on reordering its weights and takes two to four times as long.
     """
 
     def forward(self, x: Float[Tensor, "B C K H W"]) -> Float[Tensor, "B Cout K Hout Wout"]:
-        """Convolved as ``nn.Conv3d`` does, without a stride in time."""
+        """Same result as ``nn.Conv3d``, for a temporal stride of 1."""
         stride = self.stride[-1]
         if x.is_cuda or x.shape[-2] * x.shape[-1] > _FEW * stride**2:
             return super().forward(x)

@@ -1,4 +1,4 @@
-"""Dropout that is cheap on a CPU, where PyTorch's own draws its random numbers one by one from a float."""
+"""Dropout that is fast on CPUs, where PyTorch's own generates one float per number."""
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero each number with probability ``p`` and scale the rest by 1 / (1 - p).
+    """Zero each number with probability ``p`` and scale the others by 1 / (1 - p).
 
-    On a CPU each 64-bit draw decides on four numbers, by 15 bits each, and numbers are dropped by a bitwise "and": a
-    tenth of the time, and ``p`` is met to 2e-5. Elsewhere it is PyTorch's.
+    On a CPU, each 64-bit random number decides four numbers, with 15 bits each, and numbers are zeroed by a bitwise
+    "and": a tenth of PyTorch's time, with ``p`` accurate to 2e-5. Other devices use PyTorch's dropout.
     """
     if not training or p == 0 or x.device.type != "cpu":
         return F.dropout(x, p, training)
@@ -25,7 +25,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 @torch.compiler.disable()
 def _kept(count: int, dropped: int) -> Tensor:
-    """Masks of 16 bits: none set, in ``dropped`` of `_LEVELS` cases, else all. Seeded by PyTorch's generator."""
+    """Return 16-bit masks: no bits set in ``dropped`` of `_LEVELS` cases, else all. Seeded by PyTorch's generator."""
     seed = int(torch.randint(2**63 - 1, ()))
     draws = np.random.SFC64(seed).random_raw((count + 3) // 4)
     levels = torch.from_numpy(draws.view(np.int16)[:count])
@@ -33,7 +33,7 @@ def _kept(count: int, dropped: int) -> Tensor:
 
 
 class _Dropped(torch.autograd.Function):
-    """A number where its mask has all bits, 0 where it has none, times a scale."""
+    """Zero numbers whose mask is zero, keep those with all bits set, and scale."""
 
     @staticmethod
     def forward(ctx, x, kept, scale):
@@ -60,5 +60,5 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop while training."""
+        """Apply dropout in training."""
         return dropout(x, self.p, self.training)

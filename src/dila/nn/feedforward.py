@@ -11,7 +11,7 @@ from dila.shapes import Float, Tensor
 
 
 class GEGLU(nn.Module):
-    """Halve the channels into (value, gate) and return ``gelu(gate) * value``, with the exact erf GELU."""
+    """Split the channels into (value, gate) and return ``gelu(gate) * value``, with the exact erf GELU."""
 
     def forward(self, x: Float[Tensor, "... D2"]) -> Float[Tensor, "... D"]:
         """Gate the first half of the channels by the second."""
@@ -20,7 +20,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """LN, Linear, GEGLU, Dropout, Linear, with 8/3 * dim hidden channels so that it costs as much as a 4x MLP."""
+    """LN, Linear, GEGLU, Dropout, Linear, with 8/3 * dim hidden channels, so that it costs as much as a 4x MLP."""
 
     def __init__(self, dim: int, dropout: float = 0.0):
         inner = int(4 * 2 / 3 * dim)
@@ -33,7 +33,7 @@ class FeedForward(nn.Sequential):
         )
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """The output; the residual is outside."""
+        """Return the output; the caller adds the residual."""
         if kernels.geglu is None or not kernels.fits(x):
             return super().forward(x)
         wide, narrow = cast(nn.Linear, self[1]), cast(nn.Linear, self[4])
@@ -43,13 +43,13 @@ class FeedForward(nn.Sequential):
 
 
 def _even(weight: Tensor, axis: int) -> Tensor:
-    """Zeros up to a multiple of 8 channels: those of 682 are products at half of the speed on CUDA."""
+    """Pad with zeros to a multiple of 8 channels; with 682 channels, matrix products run at half speed on CUDA."""
     missing = -weight.shape[axis] % 8
     return F.pad(weight, [0, 0] * (weight.ndim - 1 - axis) + [0, missing]) if missing else weight
 
 
 class ResMLP(nn.Module):
-    """Linear in, ``depth`` pre-norm residual layers of one Linear each, Linear out."""
+    """Linear, then ``depth`` residual layers of LN, ReLU and Linear, then LN, ReLU and Linear."""
 
     def __init__(self, dim_in: int, hidden: int, dim_out: int, depth: int = 2):
         super().__init__()

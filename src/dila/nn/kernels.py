@@ -1,6 +1,6 @@
-"""Our Triton kernels, where there are any: they come with PyTorch's CUDA builds and with no other.
+"""Our Triton kernels, if available: Triton comes only with PyTorch's CUDA builds.
 
-Triton's interpreter runs them anywhere (``TRITON_INTERPRET=1``, as `make kernels` does), slowly, for their tests.
+Triton's interpreter runs them on any machine, slowly, for tests (``TRITON_INTERPRET=1``, as in `make kernels`).
 """
 
 import os
@@ -25,16 +25,16 @@ if (torch.version.cuda or _INTERPRETED) and find_spec("triton"):
 
 
 def fits(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: on CUDA, and not in double precision."""
+    """Whether the kernels support this tensor: on CUDA, and not in double precision."""
     return (x.is_cuda or _INTERPRETED) and x.dtype != torch.float64
 
 
 def attends(q: Tensor, least: int = 16) -> bool:
-    """Whether the kernels of attention take these queries: on CUDA, of 16 bits, heads a power of two wide."""
+    """Whether the attention kernels support these queries: on CUDA, 16-bit, with a power of two channels per head."""
     width = q.shape[-1]
     return fits(q) and q.element_size() == 2 and least <= width <= 128 and width & (width - 1) == 0
 
 
 def seed(p: float, like: Tensor) -> Tensor | None:
-    """What a kernel draws its dropout from; None where nothing is dropped."""
+    """Return a random seed for a kernel's dropout; None if nothing is dropped."""
     return torch.randint(2**31 - 1, (1,), device=like.device) if p else None

@@ -1,4 +1,4 @@
-"""Mamba (Gu and Dao 2023): a selective state space over time, with an explicit carry.
+"""Mamba (Gu and Dao 2023): a selective state space model over time, with an explicit state.
 
 Symbols: u input of the scan, dt step size, A decay, B and C input and output maps, D skip, x state of the recurrence
 ``x[t] = exp(dt[t] A) x[t-1] + dt[t] B[t] u[t]``, ``y[t] = C[t] x[t] + D u[t]``.
@@ -16,17 +16,17 @@ from dila.shapes import Float, Tensor
 
 
 class MambaState(NamedTuple):
-    """What one layer carries from frame to frame: the convolution's last inputs and the state of the recurrence."""
+    """What one layer carries between frames: the last inputs of the convolution, and the state of the recurrence."""
 
     window: Float[Tensor, "R taps E"]
     x: Float[Tensor, "R E S"]
 
 
 class Mamba(nn.Module):
-    """One Mamba mixer on rows of tokens, ``R T D``. The rows are independent; ``E = expand * dim`` inner channels.
+    """One Mamba mixer on independent sequences, ``R T D``, with ``E = expand * dim`` inner channels.
 
-    Initialisation is the paper's: A = -(1..S), dt between 1e-3 and 1e-1 on a log scale through the bias of its
-    projection, so that memory times spread from a few steps to hundreds.
+    Initialised as in the paper: A = -(1..S), and dt log-uniform in 1e-3..1e-1 by the bias of its projection, so that
+    memory spans range from a few steps to hundreds.
     """
 
     def __init__(self, dim: int, state_dim: int = 32, conv_taps: int = 4, expand: int = 2):
@@ -53,7 +53,7 @@ class Mamba(nn.Module):
     def forward(
         self, y: Float[Tensor, "R T D"], state: MambaState | None = None
     ) -> tuple[Float[Tensor, "R T D"], MambaState]:
-        """Mix over time from ``state`` (zeros at a clip's start) and return the state after the last frame."""
+        """Mix over time from ``state`` (None at the start of a clip) and return the state after the last frame."""
         u, gate = self.in_proj(y).chunk(2, dim=-1)
         u, window = self._convolve(u, None if state is None else state.window)
         u = F.silu(u)
@@ -65,7 +65,7 @@ class Mamba(nn.Module):
         return self.out_proj(out.to(gate.dtype) * F.silu(gate)), MambaState(window, x)
 
     def _convolve(self, u: Float[Tensor, "R T E"], window: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Causal depthwise convolution over time as a sum of shifted products: with a few taps nothing is faster."""
+        """Causal depthwise convolution over time as a sum of shifted products, the fastest way for a few taps."""
         taps, frames = self.conv.kernel_size[0], u.shape[1]
         if window is None:
             window = u.new_zeros(u.shape[0], taps - 1, u.shape[2])
@@ -84,10 +84,10 @@ def selective_scan(
     D: Float[Tensor, " E"],
     x: Float[Tensor, "R E S"] | None,
 ) -> tuple[Float[Tensor, "R T E"], Float[Tensor, "R E S"]]:
-    """Run the recurrence, in float32 at least, from state ``x``, or from zeros; returns the outputs and the last state.
+    """Run the recurrence in at least float32 from state ``x``, or from zeros; return the outputs and the last state.
 
-    Forward and backward keep no state per time step: the backward runs the recurrence forward again. On CUDA it is the
-    kernel of `dila.nn.triton_scan`; elsewhere rows are taken in blocks small enough for the processor's cache.
+    Neither pass stores a state per time step: the backward runs the recurrence forward again. CUDA uses the kernel of
+    `dila.nn.triton_scan`; other devices process blocks of rows that fit the processor's cache.
     """
     if kernels.scan is not None and kernels.fits(u):
         y, last = kernels.scan(u, dt, A, B, C, x)
@@ -99,7 +99,7 @@ def selective_scan(
 
 
 _BLOCK_ELEMENTS = 1 << 18
-"""Numbers of state in a block of rows: a megabyte, which stays in a core's second cache."""
+"""Numbers of state in a block of rows: one megabyte, which fits a core's L2 cache."""
 
 
 def _row_blocks(rows: int, elements_per_row: int) -> list[slice]:
@@ -109,22 +109,22 @@ def _row_blocks(rows: int, elements_per_row: int) -> list[slice]:
 
 @torch.compiler.disable()
 def _scan(u, dt, A, B, C, x):
-    """Kept from `torch.compile`, which would unroll every frame of every block into one graph of minutes."""
+    """Hidden from `torch.compile`, which would unroll every frame of every block and compile for minutes."""
     return _Scan.apply(u, dt, A, B, C, x)
 
 
 class _Scan(torch.autograd.Function):
-    """The scan without its skip, differentiated by hand.
+    """The scan without its skip connection, with a hand-written backward.
 
-    Inside, the state of a block of rows is ``S R E``: the inner channels lie side by side in memory, so that products
-    run along them and sums over the state are sums of whole planes.
+    Internally, the state of a block of rows is ``S R E``: inner channels are contiguous, so that products are
+    vectorised and sums over the state are sums of whole planes.
     """
 
     @staticmethod
     def forward(ctx, u, dt, A, B, C, x0):
         ctx.save_for_backward(u, dt, A, B, C, x0)
         y, A = torch.empty_like(u), _planes(A)
-        last = x0.new_empty(x0.shape[2], *x0.shape[:2]).permute(1, 2, 0)  # as inside: no transposing
+        last = x0.new_empty(x0.shape[2], *x0.shape[:2]).permute(1, 2, 0)  # the internal layout: no transposing
         for rows in _row_blocks(u.shape[0], A.numel()):
             y[rows], last[rows] = _scan_block(u[rows], dt[rows], A, B[rows], C[rows], x0[rows])
         return y, last
@@ -143,17 +143,17 @@ class _Scan(torch.autograd.Function):
 
 
 def _planes(A):
-    """``E S`` as ``S 1 E``."""
+    """``E S`` to ``S 1 E``."""
     return A.T.contiguous().unsqueeze(1)
 
 
 def _over_time(B):
-    """``R T S`` as ``T S R 1``."""
+    """``R T S`` to ``T S R 1``."""
     return B.permute(1, 2, 0).unsqueeze(-1).contiguous()
 
 
 def _scan_block(u, dt, A, B, C, x0):
-    """Outputs ``R T E`` and last state ``R E S`` of one block of rows."""
+    """Return outputs ``R T E`` and last state ``R E S`` of one block of rows."""
     drive, B, C = dt * u, _over_time(B), _over_time(C)
     x = x0.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
     y, product = [], torch.empty_like(x)
@@ -164,7 +164,7 @@ def _scan_block(u, dt, A, B, C, x0):
 
 
 def _scan_backward_block(u, dt, A, B, C, x0, gy, glast, gA):
-    """Gradients of one block of rows, whose states are computed anew; adds to ``gA`` in place."""
+    """Return the gradients of one block of rows, recomputing its states; adds to ``gA`` in place."""
     frames, drive = u.shape[1], dt * u
     gdrive, gdt, gB, gC = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(B), torch.empty_like(C)
     B, C = _over_time(B), _over_time(C)

@@ -1,7 +1,7 @@
-"""Where a token is: rotary angles in time, a continuous bias in space, a depthwise convolution in both.
+"""Position encodings: rotary angles in time, a continuous bias in space, a depthwise convolution in both.
 
-Each module that looks back in time takes and returns what it needs of the past, so that reading a clip frame by frame
-gives what reading it at once gives.
+Modules that use past frames take and return what they need of them, so that processing a clip frame by frame equals
+processing it at once.
 """
 
 from functools import lru_cache
@@ -29,7 +29,7 @@ def rotate(x: Float[Tensor, "... T D"], start: int = 0) -> Float[Tensor, "... T 
 
 
 def turns(like: Tensor, frames: int, half: int, start: int = 0) -> Float[Tensor, "2 T half"]:
-    """Cosines and sines of `rotate`'s angles, float32, on the device of ``like``."""
+    """Return cosines and sines of the angles of `rotate`, float32, on the device of ``like``."""
     return (_turns_apart if torch.compiler.is_compiling() else _turns)(like.detach(), frames, half, start)
 
 
@@ -40,7 +40,7 @@ def _turns(like: Tensor, frames: int, half: int, start: int) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()])
 
 
-# The compiler would otherwise compute a cosine and a sine for each number of each token.
+# As a custom op, because the compiler would otherwise recompute a cosine and a sine for each number of each token.
 _turns_apart = torch.library.custom_op("dila::turns", _turns, mutates_args=())
 _turns_apart.register_fake(lambda like, frames, half, start: like.new_empty(2, frames, half, dtype=torch.float32))
 
@@ -48,8 +48,8 @@ _turns_apart.register_fake(lambda like, frames, half, start: like.new_empty(2, f
 class RelativePositionBias(nn.Module):
     """Continuous position bias (Swin v2): an MLP of the log-scaled offset between two cells of the grid.
 
-    An H x W grid has only (2H-1)(2W-1) distinct offsets: the MLP runs on those and the N x N table is gathered. On a
-    CPU, without gradients, the table is kept for as long as the weights have the values that it was made of.
+    An H x W grid has only (2H-1)(2W-1) distinct offsets: the MLP runs on these, and the N x N table is gathered. On a
+    CPU without gradients, the table is cached until the weights change.
     """
 
     def __init__(self, dim: int, heads: int):
@@ -59,7 +59,7 @@ class RelativePositionBias(nn.Module):
         )
 
     def forward(self, grid: tuple[int, int]) -> Float[Tensor, "heads N N"]:
-        """The additive bias between all pairs of cells, row-major."""
+        """Return the additive bias between all pairs of cells, row-major."""
         weight = next(self.parameters())
         plain = type(weight) is nn.Parameter and weight.device.type == "cpu"
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not plain:
@@ -76,7 +76,7 @@ class RelativePositionBias(nn.Module):
 
 
 class _Kept(NamedTuple):
-    """The table of a `RelativePositionBias`, and what it was made of: a grid, types and the weights' values."""
+    """A cached table of a `RelativePositionBias`, and what it depends on: grid, dtypes and values of the weights."""
 
     made: tuple[tuple[int, ...], torch.dtype, torch.dtype]
     weights: tuple[Tensor, ...]
@@ -84,12 +84,12 @@ class _Kept(NamedTuple):
 
 
 _KEPT: WeakKeyDictionary[RelativePositionBias, _Kept] = WeakKeyDictionary()
-"""Beside the modules, so that no copy, pickle or state dict has it."""
+"""Stored outside the modules, so that copies, pickles and state dicts exclude it."""
 
 
 @lru_cache(maxsize=16)
 def _offsets(grid: tuple[int, int], device: torch.device) -> tuple[Float[Tensor, "P 2"], Int[Tensor, "N N"]]:
-    """The distinct offsets of a grid, each axis divided by its length, and which of them each pair of cells has."""
+    """Return the distinct offsets of a grid, each axis divided by its length, and each pair's index in them."""
     rows, cols = grid
     dy, dx = torch.meshgrid(torch.arange(1 - rows, rows), torch.arange(1 - cols, cols), indexing="ij")
     offset = torch.stack([dy / rows, dx / cols], dim=-1).reshape(-1, 2)
@@ -102,8 +102,8 @@ def _offsets(grid: tuple[int, int], device: torch.device) -> tuple[Float[Tensor,
 class PEG(nn.Module):
     """Conditional position encoding (Chu et al. 2021): a depthwise 3 x 3 x 3 convolution, causal in time.
 
-    Two frames are needed of the past. Before the first frame they are zeros, or with ``replicate`` the first frame
-    itself, which keeps a clip that stands still from looking as if it began with a jump.
+    It needs the last two frames. Before the first frame these are zeros, or with ``replicate`` the first frame itself,
+    so that a static clip does not seem to start with a jump.
     """
 
     def __init__(self, dim: int, padding: TimePadding = "zeros"):
@@ -114,7 +114,7 @@ class PEG(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T H W D"], past: Float[Tensor, "B 2 H W D"] | None = None
     ) -> tuple[Float[Tensor, "B T H W D"], Float[Tensor, "B 2 H W D"]]:
-        """The tokens with their positions added, and the last two frames for the next call."""
+        """Return the tokens with their position encoding added, and the last two frames for the next call."""
         if past is None and self.padding == "replicate":
             past = x[:, :1].expand(-1, 2, -1, -1, -1)
         past = None if past is None else past.to(x.dtype)
@@ -129,9 +129,9 @@ class PEG(nn.Module):
 
 
 def _autocast(x: Tensor) -> torch.dtype:
-    """The type in which autocast, where it is on, would convolve this."""
+    """Return the dtype that autocast would use for this convolution, or the tensor's own."""
     kind = x.device.type
-    known = x.is_cuda or torch.amp.is_autocast_available(kind)  # asked on CUDA, torch 2.11 does not compile a layer
+    known = x.is_cuda or torch.amp.is_autocast_available(kind)  # torch 2.11 fails to compile this query on CUDA
     cast = known and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if cast else x.dtype
 
@@ -143,10 +143,9 @@ def _last_two(past: Tensor | None, x: Float[Tensor, "B T H W D"]) -> Float[Tenso
 
 
 class _Depthwise(torch.autograd.Function):
-    """The convolution of `PEG`, whose own backward takes twenty times as long as its forward on a CPU.
+    """The convolution of `PEG` with a faster backward; on a CPU PyTorch's takes twenty times as long as its forward.
 
-    Here the gradient of the input is a convolution again, and that of the weights three in two dimensions, one a time
-    tap.
+    The input gradient is another convolution; the weight gradient is three 2-D ones, one per temporal tap.
     """
 
     @staticmethod
@@ -173,7 +172,7 @@ def _images(x: Float[Tensor, "B T H W D"]) -> Float[Tensor, "BT D H W"]:
 
 
 def sinusoids(count: int, dim: int, device: torch.device) -> Float[Tensor, "N D"]:
-    """Fixed positions 0..count-1 (Vaswani et al. 2017): sines in the first half of the channels, then cosines."""
+    """Return encodings of positions 0..count-1 (Vaswani et al. 2017): sines in half of the channels, then cosines."""
     half = (dim + 1) // 2
     frequency = 10000.0 ** (-torch.arange(half, device=device) / half)
     angle = torch.arange(count, device=device)[:, None] * frequency
@@ -181,7 +180,7 @@ def sinusoids(count: int, dim: int, device: torch.device) -> Float[Tensor, "N D"
 
 
 def grid_sinusoids(grid: tuple[int, int], dim: int, device: torch.device) -> Float[Tensor, "N D"]:
-    """Fixed positions of the cells of a grid, row-major: the row in the first half of the channels, then the column."""
+    """Return encodings of the cells of a grid, row-major: the row in half of the channels, then the column."""
     rows, cols = grid
     row, col = sinusoids(rows, dim // 2, device), sinusoids(cols, dim - dim // 2, device)
     return torch.cat([row.repeat_interleave(cols, dim=0), col.repeat(rows, 1)], dim=-1)

@@ -1,4 +1,4 @@
-"""One spatial and one temporal transformer layer over ``B T H W D``, each opened by a causal PEG."""
+"""A spatial and a temporal transformer layer over ``B T H W D``, each preceded by a causal PEG."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ from dila.shapes import Float, Tensor
 
 
 class TemporalCache(NamedTuple):
-    """What a temporal layer keeps of the past: the PEG's last two frames, and keys and values of all frames."""
+    """What a temporal layer carries from the past: the PEG's last two frames, and keys and values of all frames."""
 
     window: Float[Tensor, "B 2 H W D"]
     attention: KeysValues
 
 
 class SpatialLayer(nn.Module):
-    """PEG, self-attention within each frame, feed-forward. Its only memory of the past is the PEG's window."""
+    """PEG, self-attention within each frame, feed-forward. It carries only the PEG's window from the past."""
 
     def __init__(self, dim: int, heads: int, head_dim: int, *, dropout: float, padding: TimePadding):
         super().__init__()
@@ -28,7 +28,7 @@ class SpatialLayer(nn.Module):
         self.ff = FeedForward(dim, dropout)
 
     def forward(self, x: Tensor, bias: Tensor, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``B T H W D`` in and out, and the PEG window for the next call."""
+        """Map ``B T H W D`` to the same shape; also return the PEG window for the next call."""
         x, kept = self.peg(x, window)
         x = x + unflatten(self.attention.space(flatten(x), bias), x)
         return x + self.ff(x), kept
@@ -46,7 +46,7 @@ class TemporalLayer(nn.Module):
         self.ff = FeedForward(dim, dropout)
 
     def forward(self, x: Tensor, cache: TemporalCache | None = None) -> tuple[Tensor, TemporalCache]:
-        """``B T H W D`` in and out, and what the next call needs of these frames."""
+        """Map ``B T H W D`` to the same shape; also return the cache for the next call."""
         x, window = self.peg(x, cache and cache.window)
         seen, keys_values = self.attention.time(flatten(x), cache and cache.attention)
         x = x + unflatten(seen, x)
@@ -54,10 +54,10 @@ class TemporalLayer(nn.Module):
 
 
 def flatten(x: Float[Tensor, "B T H W D"]) -> Float[Tensor, "B T N D"]:
-    """Grid to tokens, row-major."""
+    """Flatten the grid to tokens, row-major."""
     return rearrange(x, "b t h w d -> b t (h w) d")
 
 
 def unflatten(x: Float[Tensor, "B T N D"], like: Float[Tensor, "B T H W E"]) -> Float[Tensor, "B T H W D"]:
-    """Tokens back to the grid of ``like``."""
+    """Restore the grid of ``like`` from tokens."""
     return rearrange(x, "b t (h w) d -> b t h w d", h=like.shape[2])

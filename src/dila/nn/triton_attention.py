@@ -1,9 +1,9 @@
-"""Attention over the cells of a frame as Triton kernels, for CUDA: softmax(q k + bias) v with dropout of the weights.
+"""Attention over the cells of a frame as Triton kernels for CUDA: softmax(q k + bias) v with dropout of the weights.
 
-After FlashAttention-2 (Dao 2023), with what no library's kernel has at speed: a bias that all frames share, at any
-number of tokens. Going backward, the gradient of the logits is made once, for as many frames as a buffer holds: keys
-and values take theirs from it in registers, queries and the bias from the buffer. No atomics: the same input gives the
-same bits. Queries come multiplied by their scale.
+After FlashAttention-2 (Dao 2023), plus what no library kernel does fast: a bias shared by all frames, for any number of
+tokens. The backward computes the gradient of the logits once, for as many frames as a buffer holds: gradients of keys
+and values use it from registers, those of queries and bias from the buffer. No atomics, so results are reproducible bit
+by bit. Queries must include their scale.
 """
 
 # pyright: reportIndexIssue=false
@@ -21,17 +21,17 @@ from dila.nn.triton_scan import LOG2E
 from dila.shapes import Tensor
 
 _QUERIES, _KEYS = 64, 32
-"""Of a tile."""
+"""Queries and keys per tile in the forward."""
 _OWN_KEYS = 64
-"""Of a tile going backward: Hopper's tensor cores take products in 64 rows or not at all."""
+"""Keys per tile in the backward: Hopper's tensor cores need 64 rows."""
 _BUFFER = 1 << 27
-"""Numbers of the buffer."""
+"""Numbers in the buffer of logit gradients."""
 
 
 @triton.jit
-@no_type_check  # Triton reads the function itself: nothing may be wrapped around it
+@no_type_check  # or a type checker would wrap the function, whose source Triton reads
 def _rows(x, frame, head, token, count, x_frame, x_token, x_head, D: tl.constexpr):
-    """Tokens by channels of one head, 0 past the last token."""
+    """Load tokens by channels of one head, 0 beyond the last token."""
     at = x + frame.to(tl.int64) * x_frame + head * x_head + token[:, None] * x_token + tl.arange(0, D)[None, :]
     return tl.load(at, (token < count)[:, None], 0.0)
 
@@ -39,14 +39,14 @@ def _rows(x, frame, head, token, count, x_frame, x_token, x_head, D: tl.constexp
 @triton.jit
 @no_type_check
 def _own(frame, head, token, count, heads, D: tl.constexpr):
-    """Where tokens by channels of one head lie in what the kernels write, ``F count heads D``."""
+    """Offsets of tokens by channels of one head in the kernels' outputs, ``F count heads D``."""
     return ((frame.to(tl.int64) * count + token) * heads + head)[:, None] * D + tl.arange(0, D)[None, :]
 
 
 @triton.jit
 @no_type_check
 def _part(count, N: tl.constexpr):
-    """Which frame and head this program works at, counted together, and at which N of its tokens."""
+    """Return the frame and head of this program, as one index, and its N tokens."""
     blocks = tl.cdiv(count, N)
     return tl.program_id(0) // blocks, tl.program_id(0) % blocks * N + tl.arange(0, N)
 
@@ -54,7 +54,7 @@ def _part(count, N: tl.constexpr):
 @triton.jit
 @no_type_check
 def _logits(q, k, bias, head, m, n, queries, keys, bias_row):
-    """To the base of 2."""
+    """Return the logits times log2(e)."""
     own = bias + head * queries * bias_row + m[:, None] * bias_row + n[None, :]
     s = tl.dot(q, tl.trans(k)) * LOG2E
     s += tl.load(own, (m < queries)[:, None] & (n < bias_row)[None, :], 0.0).to(tl.float32) * LOG2E
@@ -64,7 +64,7 @@ def _logits(q, k, bias, head, m, n, queries, keys, bias_row):
 @triton.jit
 @no_type_check
 def _kept(seed, pair, m, n, queries, keys, dropped, kept):
-    """What dropout multiplies each weight by; ``pair`` counts frames and heads."""
+    """Return the dropout factor of each weight; ``pair`` is the index of frame and head."""
     return kept_of(seed, (pair * queries + m)[:, None] * keys + n[None, :], dropped, kept)
 
 
@@ -99,7 +99,7 @@ def _forward_kernel(
 @triton.jit
 @no_type_check
 def _delta_kernel(o, go, delta, queries, heads, D: tl.constexpr, M: tl.constexpr):
-    """The sum over channels of what was seen times its gradient, for each query."""
+    """Sum over channels of output times its gradient, for each query."""
     pair, m = _part(queries, M)
     frame, head, has = pair // heads, pair % heads, m < queries
     at = _own(frame, head, m, queries, heads, D)
@@ -114,7 +114,7 @@ def _key_kernel(
     k_frame, k_token, k_head, v_frame, v_token, v_head, bias_row, seed, dropped, kept,
     drops: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of keys and values, and of the logits for the others; ``first`` pairs were before this part."""
+    """Gradients of keys and values, and of the logits; ``first`` is the index of the first pair of this part."""
     pair, n = _part(keys, N)
     frame, head = pair // heads, pair % heads
     theirs = _rows(k, frame, head, n, keys, k_frame, k_token, k_head, D)
@@ -147,7 +147,7 @@ def _query_kernel(
     k, glogits, gq, queries, keys, heads, k_frame, k_token, k_head, bias_row,
     D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the queries, given that of the logits."""
+    """Gradient of the queries from that of the logits."""
     pair, m = _part(queries, M)
     frame, head, has = pair // heads, pair % heads, m < queries
     gm = tl.zeros([M, D], tl.float32)
@@ -164,15 +164,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, seed: Tensor | None, p
     """Attention within each of F frames.
 
     Args:
-        q: ``F N heads dh``, in a type of 16 bits, as are k and v; dh a power of two from 16 on.
+        q: ``F N heads dh``, with a 16-bit dtype, as k and v; dh a power of two, at least 16.
         k: ``F M heads dh``.
         v: ``F M heads dh``.
         bias: ``heads N M``, added to the logits of all frames.
-        seed: one integer on the device, of the dropout; none is dropped when None.
-        p: the share of the weights dropped, met to 1e-5.
+        seed: one integer on the device, for dropout; None drops nothing.
+        p: probability of dropout of the weights, accurate to 1e-5.
 
     Returns:
-        ``F N heads dh`` and the logarithm to the base of 2 of each query's sum, ``F heads N``.
+        The output, ``F N heads dh``, and the log2 of each query's softmax denominator, ``F heads N``.
     """
     q, k, v = (_dense(part) for part in (q, k, v))
     frames, queries, heads, width = q.shape
@@ -188,12 +188,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, seed: Tensor | None, p
 def attend_backward(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, seed: Tensor | None, o: Tensor, lse: Tensor, go: Tensor, p: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and the bias, given that of the result of `attend`."""
+    """Gradients of q, k, v and the bias, given the gradient of the output of `attend`."""
     q, k, v, go, laid = (*(_dense(part) for part in (q, k, v)), go.contiguous(), _laid(bias))
     (frames, queries, heads, width), keys = q.shape, k.shape[1]
     gq, gk, gv = (x.new_empty(x.shape) for x in (q, k, v))
     gbias = bias.new_zeros(bias.shape, dtype=torch.float32)
-    wide = width > 64  # which does not fit shared memory
+    wide = width > 64  # larger key tiles would not fit shared memory
     tile = {"D": width, "M": _QUERIES, "N": _KEYS if wide else _OWN_KEYS, "num_stages": 2}
     rows, cols = triton.cdiv(queries, _QUERIES) * heads, triton.cdiv(keys, tile["N"]) * heads
     sizes, delta = _sizes(q, k, laid), torch.empty_like(lse)
@@ -237,12 +237,12 @@ attend.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _dense(x: Tensor) -> Tensor:
-    """With the channels of a head side by side."""
+    """Make the channels of a head contiguous."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _laid(bias: Tensor) -> Tensor:
-    """The bias in rows of a multiple of 16 numbers, which are read many at a time."""
+    """Pad the rows of the bias to a multiple of 16 numbers, for vectorised loads."""
     return F.pad(bias, (0, -bias.shape[-1] % 16)).contiguous()
 
 

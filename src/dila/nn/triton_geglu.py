@@ -1,7 +1,7 @@
-"""The gate of `dila.nn.feedforward`, with its dropout, as one Triton kernel each way, for CUDA.
+"""The gate of `dila.nn.feedforward` with its dropout, as one Triton kernel per pass, for CUDA.
 
-As PyTorch's own operations it is eight passes over the widest tensor of a layer, half of them copies; here it is one
-forward and one backward. Nothing is kept of the dropout but its seed: the mask is drawn again.
+PyTorch's own operations make eight passes over the widest tensor of a layer, half of them copies; this makes one
+forward and one backward. Only the seed of the dropout is kept: the mask is generated again.
 """
 
 # pyright: reportIndexIssue=false
@@ -18,13 +18,13 @@ from dila.nn.triton_scan import LOG2E
 from dila.shapes import Tensor
 
 _ROWS, _COLS = 4, 512
-"""Of a program's tile."""
+"""Rows and columns of a program's tile."""
 
 
 @triton.jit
-@no_type_check  # Triton reads the function itself: nothing may be wrapped around it
+@no_type_check  # or a type checker would wrap the function, whose source Triton reads
 def _halves(h, row, col, rows, inner):
-    """Value and gate of a tile."""
+    """Load value and gate of a tile."""
     at = h + row.to(tl.int64)[:, None] * 2 * inner + col[None, :]
     here = (row < rows)[:, None] & (col < inner)[None, :]
     return tl.load(at, here, 0.0).to(tl.float32), tl.load(at + inner, here, 0.0).to(tl.float32)
@@ -33,7 +33,7 @@ def _halves(h, row, col, rows, inner):
 @triton.jit
 @no_type_check
 def _normal(x):
-    """Density and distribution of the standard normal, to 1e-7 (Abramowitz and Stegun 1964, 26.2.17)."""
+    """Density and distribution function of the standard normal, to 1e-7 (Abramowitz and Stegun 1964, 26.2.17)."""
     density = 0.3989422804014327 * tl.exp2(-0.5 * LOG2E * x * x)
     t = 1.0 / (1.0 + 0.2316419 * tl.abs(x))
     series = t * (0.31938153 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
@@ -46,7 +46,7 @@ def _normal(x):
 def _forward_kernel(
     h, y, seed, rows, inner, dropped, kept, drops: tl.constexpr, R: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
-    """``y = value gelu(gate)``, where a row of h is value and gate."""
+    """``y = value gelu(gate)``; a row of h is value, then gate."""
     row, col = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
     value, gate = _halves(h, row, col, rows, inner)
     _, below = _normal(gate)
@@ -80,8 +80,8 @@ def geglu(h: Tensor, seed: Tensor | None, p: float) -> Tensor:
 
     Args:
         h: ``... 2 E``.
-        seed: one integer on the device, of the dropout; none is dropped when None.
-        p: the share dropped, met to 1e-5.
+        seed: one integer on the device, for dropout; None drops nothing.
+        p: probability of dropout, accurate to 1e-5.
 
     Returns:
         ``... E``.
@@ -94,7 +94,7 @@ def geglu(h: Tensor, seed: Tensor | None, p: float) -> Tensor:
 
 @torch.library.custom_op("dila::geglu_backward", mutates_args=())
 def geglu_backward(h: Tensor, seed: Tensor | None, gy: Tensor, p: float) -> Tensor:
-    """Gradient of h, given that of the result of `geglu`."""
+    """Gradient of h, given the gradient of the output of `geglu`."""
     h, gy = h.contiguous(), gy.contiguous()
     gh = torch.empty_like(h)
     _run(_backward_kernel, h, seed, (gy, gh), p)

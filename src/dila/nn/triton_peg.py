@@ -1,9 +1,9 @@
-"""The depthwise 3 x 3 x 3 convolution of `dila.nn.position.PEG`, its input added, as Triton kernels, for CUDA.
+"""The depthwise 3 x 3 x 3 convolution of `dila.nn.position.PEG`, plus its input, as Triton kernels for CUDA.
 
-PyTorch's own depthwise kernels want channels first and take a sixth of a training step at `base` size, with the copies
-around them more. These read ``B T H W D`` as it lies. A program holds two rows of cells by some channels and walks over
-time: each frame is read once for the three frames that it is a tap of, four rows of it for the two, and what is summed
-stays in registers.
+PyTorch's own depthwise kernels need channels first and take a sixth of a training step at `base` size, more with the
+copies. These read ``B T H W D`` in place. A program handles two rows of cells and some channels, and iterates over
+time: each frame is loaded once for its three temporal taps, four of its rows for the two output rows, and sums stay in
+registers.
 """
 
 # pyright: reportIndexIssue=false
@@ -19,15 +19,15 @@ from dila.nn.triton_scan import programs
 from dila.shapes import Tensor
 
 _TILE, _WEIGHT_TILE = (16, 64), (16, 32)
-"""Cells of each of two rows and channels of a program, few enough that all sums stay in registers."""
+"""Cells per row and channels of a program, few enough that all sums stay in registers."""
 _PROGRAMS = 4
-"""Programs of the weight's gradient on each multiprocessor."""
+"""Programs of the weight gradient per multiprocessor."""
 
 
 @triton.jit
-@no_type_check  # Triton reads the function itself: nothing may be wrapped around it
+@no_type_check  # or a type checker would wrap the function, whose source Triton reads
 def _row(frame, i, j, c, rows, cols, channels):
-    """Cells j of row i of a frame by channels c, 0 outside the grid."""
+    """Load cells j of row i of a frame by channels c, 0 outside the grid."""
     there = (i >= 0) & (i < rows) & (j >= 0) & (j < cols)
     at = ((i * cols + j) * channels)[:, None] + c[None, :]
     return tl.load(frame + at, there[:, None] & (c < channels)[None, :], 0.0).to(tl.float32)
@@ -36,7 +36,7 @@ def _row(frame, i, j, c, rows, cols, channels):
 @triton.jit
 @no_type_check
 def _four(frame, i, j, c, rows, cols, channels):
-    """Rows i - 1 to i + 2."""
+    """Load rows i - 1 to i + 2."""
     return (
         _row(frame, i - 1, j, c, rows, cols, channels),
         _row(frame, i, j, c, rows, cols, channels),
@@ -48,7 +48,7 @@ def _four(frame, i, j, c, rows, cols, channels):
 @triton.jit
 @no_type_check
 def _frame(x, past, clip, t, frames, size, past_clip, past_frame):
-    """Where frame t of a clip lies; the two before the first are the past's."""
+    """Pointer to frame t of a clip; the two frames before the first are in the past."""
     if t < 0:  # noqa: SIM108 (Triton would compute both)
         at = past + clip * past_clip + (t + 2) * past_frame
     else:
@@ -59,7 +59,7 @@ def _frame(x, past, clip, t, frames, size, past_clip, past_frame):
 @triton.jit
 @no_type_check
 def _part(number, cols, P: tl.constexpr):
-    """The upper of the two rows of this part of a frame, and its cells of each."""
+    """Return the upper of the two rows of this part of a frame, and its cells per row."""
     across = tl.cdiv(cols, P)
     return number // across * 2, number % across * P + tl.arange(0, P)
 
@@ -67,7 +67,7 @@ def _part(number, cols, P: tl.constexpr):
 @triton.jit
 @no_type_check
 def _put(y, upper, lower, i, j, c, rows, cols, channels):
-    """Write two rows of a frame."""
+    """Store two rows of a frame."""
     at, here = ((i * cols + j) * channels)[:, None] + c[None, :], (j < cols)[:, None] & (c < channels)[None, :]
     tl.store(y + at, upper, here)
     tl.store(y + at + cols * channels, lower, here & (i + 1 < rows))
@@ -76,7 +76,7 @@ def _put(y, upper, lower, i, j, c, rows, cols, channels):
 @triton.jit
 @no_type_check
 def _weigh(upper, lower, v0, v1, v2, v3, w, step, has_c):
-    """Add to two rows of sums what four rows of cells give by the three taps of a column, ``step`` from each other.
+    """Accumulate two output rows from four input rows and the three taps of a column, ``step`` apart.
 
     Tap by tap, so that each product and its sum are one instruction.
     """
@@ -98,7 +98,7 @@ def _taps_kernel(
     c = tl.program_id(2) * C + tl.arange(0, C)
     has_c, none = c < channels, tl.zeros([P, C], tl.float32)
     b = tl.load(bias + c, has_c, 0.0).to(tl.float32)[None, :]
-    now, now_, next_, next__, after, after_ = none, none, none, none, none, none  # the lower rows end in one more _
+    now, now_, next_, next__, after, after_ = none, none, none, none, none, none  # names of lower rows have one more _
     for t in range(-2 if continued else 0, frames):
         frame = _frame(x, past, clip, t, frames, size, past_clip, past_frame)
         for d in range(3):
@@ -118,7 +118,7 @@ def _input_kernel(
     gy, weight, gx, gpast, frames, rows, cols, channels,
     continued: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the input: frame t of ``gy`` goes to frames t - 2 to t, each tap the other way."""
+    """Gradient of the input: frame t of ``gy`` contributes to frames t - 2 to t, with mirrored taps."""
     clip, size = tl.program_id(0).to(tl.int64), rows * cols * channels
     i, j = _part(tl.program_id(1), cols, P)
     c = tl.program_id(2) * C + tl.arange(0, C)
@@ -142,14 +142,14 @@ def _input_kernel(
 @triton.jit
 @no_type_check
 def _meet(s0, s1, s2, upper, lower, v0, v1, v2, v3):
-    """Add to the sums of the three taps of a column what two rows of gradients make with four rows of cells."""
+    """Accumulate the gradients of a column's three taps from two rows of gradients and four rows of cells."""
     return s0 + upper * v0 + lower * v1, s1 + upper * v1 + lower * v2, s2 + upper * v2 + lower * v3
 
 
 @triton.jit
 @no_type_check
 def _two(gy, clip, t, frames, i, j, c, rows, cols, channels):
-    """Two rows of a frame of gradients, 0 before the first and after the last."""
+    """Load two rows of a frame of gradients, 0 before the first and after the last frame."""
     frame, top = gy + (clip * frames + t) * rows * cols * channels, tl.where((t >= 0) & (t < frames), i, rows)
     return _row(frame, top, j, c, rows, cols, channels), _row(frame, top + 1, j, c, rows, cols, channels)
 
@@ -160,9 +160,9 @@ def _weight_kernel(
     x, past, gy, gweight, tiles, frames, rows, cols, channels, past_clip, past_frame,
     continued: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Each program's share of the sums over frames and cells, left for the caller to add up.
+    """Each program's partial sums over frames and cells, which the caller adds up.
 
-    ``28 D`` of each worker: 27 taps, and last the bias. Sums p, q and r are of the taps 2, 1 and 0 frames back.
+    ``28 D`` per program: 27 taps, then the bias. Sums p, q and r belong to the taps 2, 1 and 0 frames back.
     """
     worker, size = tl.program_id(0), rows * cols * channels
     parts = tl.cdiv(rows, 2) * tl.cdiv(cols, P)
@@ -205,7 +205,7 @@ def _weight_kernel(
 @triton.jit
 @no_type_check
 def _leave(own, c, channels, s0, s1, s2, s3, s4, s5, s6, s7, s8):
-    """Write the sums over cells of the nine taps in a frame."""
+    """Store the sums over cells of the nine taps of a frame."""
     has_c = c < channels
     tl.store(own + c, tl.sum(s0, 0), has_c)
     tl.store(own + channels + c, tl.sum(s1, 0), has_c)
@@ -220,16 +220,16 @@ def _leave(own, c, channels, s0, s1, s2, s3, s4, s5, s6, s7, s8):
 
 @torch.library.custom_op("dila::peg", mutates_args=())
 def peg(x: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
-    """Add to the frames of a clip their convolution, after two of the past.
+    """Add to the frames of a clip their convolution, given two past frames.
 
     Args:
         x: ``B T H W D``.
-        past: ``B 2 H W D``, in the type of x; zeros when None.
-        weight: ``27 D``, taps in time, rows and columns.
+        past: ``B 2 H W D``, in the dtype of x; None means zeros.
+        weight: ``27 D``, taps over time, rows and columns.
         bias: ``D``.
 
     Returns:
-        ``B T H W D``, in the type of x.
+        ``B T H W D``, in the dtype of x.
     """
     x = x.contiguous()
     y = torch.empty_like(x)
@@ -241,7 +241,7 @@ def peg(x: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
 def peg_backward(
     x: Tensor, past: Tensor | None, weight: Tensor, gy: Tensor, moves: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, past, weight and bias, given that of `peg`'s result; the first two empty if not ``moves``."""
+    """Gradients of x, past, weight and bias, given that of `peg`'s output; the first two are empty if not ``moves``."""
     x, gy = x.contiguous(), gy.contiguous()
     gx = torch.empty_like(x) if moves else x.new_empty(0)
     gpast = x.new_empty(past.shape) if moves and past is not None else x.new_empty(0)
@@ -283,14 +283,14 @@ peg.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _added(weight: Tensor) -> Tensor:
-    """The weights of a convolution whose result has its input added to it: 1 more of this cell in this frame."""
+    """Return the weights plus 1 at the tap of the same cell and frame, which adds the input to the result."""
     weight = weight.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     weight[22] += 1
     return weight
 
 
 def _before(past: Tensor | None, x: Tensor) -> dict[str, Any]:
-    """The past as the kernels take it: frames in one piece, at any distance from each other; where it is zeros, any."""
+    """Return the past and its strides; each frame must be contiguous. For a past of zeros, any tensor serves."""
     laid = x if past is None else past if past[0, 0].is_contiguous() else past.contiguous()
     strides = {"past_clip": laid.stride(0), "past_frame": laid.stride(1)}
     return strides | {"past": laid, "continued": past is not None}
@@ -303,7 +303,7 @@ def _sizes(x: Tensor, tile: tuple[int, int]) -> dict[str, int]:
 
 
 def _tiles(x: Tensor, tile: tuple[int, int]) -> tuple[int, int, int]:
-    """Clips, parts of a frame, and blocks of channels."""
+    """Return the numbers of clips, of parts of a frame, and of blocks of channels."""
     sizes = _sizes(x, tile)
     parts = triton.cdiv(sizes["rows"], 2) * triton.cdiv(sizes["cols"], sizes["P"])
     return x.shape[0], parts, triton.cdiv(sizes["channels"], sizes["C"])

@@ -1,4 +1,4 @@
-"""Random numbers for dropout in Triton kernels: drawn again wherever they are needed, kept nowhere."""
+"""Random numbers for dropout in Triton kernels, generated wherever they are needed instead of stored."""
 
 from typing import Any, no_type_check
 
@@ -8,16 +8,16 @@ import triton.language as tl
 from dila.shapes import Tensor
 
 _LEVELS = 1 << 16
-"""A number is dropped when its 16 random bits are below so many of these."""
+"""A number is dropped if its 16 random bits are below p times this."""
 
 
 @triton.jit
-@no_type_check  # Triton reads the function itself: nothing may be wrapped around it
+@no_type_check  # or a type checker would wrap the function, whose source Triton reads
 def kept_of(seed, index, dropped, kept):
-    """0 at the indices that this seed drops, else ``kept``.
+    """Return 0 at the indices that this seed drops, else ``kept``.
 
-    Two products, a shift and two sums: random numbers take as long as the attention that they fall into. Neighbours at
-    any distance up to two million are as independent as coins (docs/log.md, 27 November 2026).
+    Two products, a shift and two sums, because random numbers take as long as the attention around them. Values at
+    indices up to two million apart are statistically independent (docs/log.md, 27 November 2026).
     """
     x = (index.to(tl.uint32) + tl.load(seed).to(tl.uint32)) * 0x69F9AE63
     x ^= x >> 13
@@ -26,7 +26,7 @@ def kept_of(seed, index, dropped, kept):
 
 
 def dropping(seed: Tensor | None, p: float, like: Tensor) -> dict[str, Any]:
-    """What a kernel that calls `kept_of` is told: seed, thresholds, and whether it drops at all."""
+    """Return the arguments of a kernel that calls `kept_of`: seed, thresholds, and whether it drops anything."""
     dropped = round(p * _LEVELS)
     thresholds = {"dropped": dropped, "kept": _LEVELS / (_LEVELS - dropped)}
     return thresholds | {"seed": like if seed is None else seed, "drops": seed is not None}

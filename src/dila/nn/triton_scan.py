@@ -1,12 +1,12 @@
-"""The selective scan of `dila.nn.mamba` as two Triton kernels, for CUDA.
+"""The selective scan of `dila.nn.mamba` as two Triton kernels for CUDA.
 
-`mamba-ssm` does not fit: its kernel takes no initial state and gives no gradient to the last one, so neither a clip
-read in pieces nor a rollout could use it. Here numbers may be bfloat16 in memory; the recurrence is float32.
+`mamba-ssm` is not suitable: its kernel accepts no initial state and gives no gradient to the last one, so it supports
+neither clips processed in pieces nor rollouts. Numbers may be bfloat16 in memory; the recurrence is float32.
 
-A program is one warp, holds the state of some inner channels of one row in registers and walks over time. The backward
-runs the row forward again, keeps the state of every fourth step in a scratch, and those between in registers. A fixed
-number of programs take the rows in turn, so that the scratch has the size of the device and not of the batch. No
-atomics: the same input gives the same bits.
+A program is one warp; it holds the state of some inner channels of one row in registers and iterates over time. The
+backward runs the row forward again, stores the state of every fourth step in a scratch buffer, and keeps those between
+in registers. A fixed number of programs process the rows in turn, so the size of the scratch depends on the device and
+not on the batch. No atomics, so results are reproducible bit by bit.
 """
 
 # pyright: reportIndexIssue=false
@@ -21,33 +21,33 @@ import triton.language as tl
 from dila.shapes import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
-"""``exp2`` of a product with it is `exp` in half of the instructions."""
+"""``exp2`` of a product with it equals `exp`, in half of the instructions."""
 _TILE = 512
-"""Numbers of state in a program: 16 a thread, so that most of a sum over channels or states is within the thread."""
+"""Numbers of state per program: 16 per thread, so that most of a sum over channels or states is within a thread."""
 _STRIDE = tl.constexpr(4)
-"""Steps from one kept state to the next."""
+"""Steps between stored states."""
 _PROGRAMS = 8
-"""Programs of the backward on each multiprocessor."""
+"""Programs of the backward per multiprocessor."""
 
 
 @triton.jit
-@no_type_check  # Triton reads the function itself: nothing may be wrapped around it
+@no_type_check  # or a type checker would wrap the function, whose source Triton reads
 def _read(x, t, frames, lane, width):
-    """Numbers of one step of a row, 0 past its last."""
+    """Load one step of a row, 0 beyond its last step."""
     return tl.load(x + t * width + lane, (t < frames) & (lane < width), 0.0).to(tl.float32)
 
 
 @triton.jit
 @no_type_check
 def _state(x, has, given: tl.constexpr):
-    """A state or its gradient; zeros where none is given."""
+    """Load a state or its gradient; zeros if none is given."""
     return tl.load(x, has, 0.0) if given else tl.zeros(has.shape, tl.float32)
 
 
 @triton.jit
 @no_type_check
 def _ahead(x, a, u, dt, B, t, frames, e, inner, s, states):
-    """The state after a step, given that before it. Steps past the last leave it as it is."""
+    """Return the state after a step, given that before it; steps beyond the last leave it unchanged."""
     step = _read(dt, t, frames, e, inner)
     drive = step * _read(u, t, frames, e, inner)
     return tl.exp2(step[:, None] * a) * x + drive[:, None] * _read(B, t, frames, s, states)[None, :]
@@ -58,7 +58,7 @@ def _ahead(x, a, u, dt, B, t, frames, e, inner, s, states):
 def _back(
     gx, ga, before, after, a, u, dt, B, C, gy, gu, gdt, gB, gC, t, frames, e, inner, s, states,
 ):  # fmt: skip
-    """Go back one step: the gradients of the state before it and, so far, of A; those of its inputs are written."""
+    """Go back one step: return the gradients of the state before it and, so far, of A; store those of its inputs."""
     step, uu = _read(dt, t, frames, e, inner), _read(u, t, frames, e, inner)
     g, b, c = _read(gy, t, frames, e, inner), _read(B, t, frames, s, states), _read(C, t, frames, s, states)
     gx += g[:, None] * c[None, :]
@@ -118,7 +118,7 @@ def _backward_kernel(
             x = _ahead(x, a, u_, dt_, B_, _STRIDE * chunk + 2, frames, e, inner, s, states)
             x = _ahead(x, a, u_, dt_, B_, _STRIDE * chunk + 3, frames, e, inner, s, states)
             tl.store(kept + (chunk + 1) * E * S, x)
-        tl.debug_barrier()  # what a thread reads next another may have written
+        tl.debug_barrier()  # threads read what others have written
         gx = _state(glast + state, has, goes_on)
         for back in range(chunks):
             t = _STRIDE * (chunks - 1 - back)
@@ -141,22 +141,22 @@ def _backward_kernel(
             )  # fmt: skip
         if begins:
             tl.store(gx0 + state, gx, has)
-        tl.debug_barrier()  # the next row writes where this one was read
+        tl.debug_barrier()  # the next row overwrites what threads have read
         row += tl.num_programs(0)
     tl.store(gA + worker.to(tl.int64) * inner * states + tile, ga, has)
 
 
 @torch.library.custom_op("dila::scan", mutates_args=())
 def scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Outputs and last state of the recurrence without its skip.
+    """Outputs and last state of the recurrence, without its skip connection.
 
     Args:
-        u: ``R T E``, in any floating type, as are dt, B and C.
+        u: ``R T E``, in any floating dtype, as dt, B and C.
         dt: ``R T E``.
         A: ``E S``, float32.
         B: ``R T S``.
         C: ``R T S``.
-        x0: ``R E S``, float32; zeros when None.
+        x0: ``R E S``, float32; None means zeros.
     """
     u, dt, A, B, C = (part.contiguous() for part in (u, dt, A, B, C))
     y, last = torch.empty_like(u), u.new_empty(len(u), *A.shape, dtype=torch.float32)
@@ -220,5 +220,5 @@ def _sizes(A: Tensor) -> dict[str, int]:
 
 
 def programs(device: torch.device, each: int) -> int:
-    """How many programs fill a device with ``each`` on a multiprocessor; a few under Triton's interpreter."""
+    """Return how many programs fill a device with ``each`` per multiprocessor; a few under Triton's interpreter."""
     return each * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

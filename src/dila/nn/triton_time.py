@@ -1,8 +1,8 @@
-"""Attention of each cell to its own past, over clips of a few dozen frames, as Triton kernels, for CUDA.
+"""Attention of each cell over its own past, for clips of a few dozen frames, as Triton kernels for CUDA.
 
-All frames of a cell fit a tile: queries and keys are brought to unit length, scaled, turned and multiplied, and values
-gathered, without leaving the registers: one pass over q, k and v each way, where PyTorch's own operations make a dozen.
-The backward does the forward again and keeps nothing of it. No atomics: the same input gives the same bits.
+All frames of a cell fit one tile: normalisation, scaling, rotation, products and the weighted sum of values stay in
+registers, with one pass over q, k and v each way, where PyTorch's own operations make a dozen. The backward repeats the
+forward and stores nothing of it. No atomics, so results are reproducible bit by bit.
 """
 
 # pyright: reportIndexIssue=false
@@ -19,15 +19,15 @@ from dila.nn.triton_scan import LOG2E, programs
 from dila.shapes import Tensor
 
 _PROGRAMS, _BACKWARD_PROGRAMS = 16, 8
-"""On each multiprocessor."""
+"""Programs per multiprocessor, forward and backward."""
 _OF_A_WARP = 256
-"""Numbers of a tile."""
+"""Numbers of a tile per warp."""
 
 
 @triton.jit
-@no_type_check  # Triton reads the function itself: nothing may be wrapped around it
+@no_type_check  # or a type checker would wrap the function, whose source Triton reads
 def _unit(x, here, H: tl.constexpr):
-    """Half of the channels of each frame and the other half, as unit vectors; and what made them so."""
+    """Load both halves of each frame's channels as parts of unit vectors; also return the inverse norms."""
     a, b = tl.load(x, here, 0.0).to(tl.float32), tl.load(x + H, here, 0.0).to(tl.float32)
     inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(a * a, 1) + tl.sum(b * b, 1)), 1e-12)
     return a * inverse[:, None], b * inverse[:, None], inverse
@@ -36,14 +36,14 @@ def _unit(x, here, H: tl.constexpr):
 @triton.jit
 @no_type_check
 def _turned(a, b, cos, sin):
-    """The rotation of each pair of channels."""
+    """Rotate each pair of channels."""
     return a * cos - b * sin, b * cos + a * sin
 
 
 @triton.jit
 @no_type_check
 def _weights(qa, qb, ka, kb, frames, T: tl.constexpr):
-    """Softmax over this frame and the earlier ones."""
+    """Softmax over this frame and earlier ones."""
     m, n = tl.arange(0, T)[:, None], tl.arange(0, T)[None, :]
     s = tl.dot(qb, tl.trans(kb), tl.dot(qa, tl.trans(ka))) * LOG2E
     s = tl.where((n <= m) & (n < frames), s, float("-inf"))
@@ -54,7 +54,7 @@ def _weights(qa, qb, ka, kb, frames, T: tl.constexpr):
 @triton.jit
 @no_type_check
 def _kept(seed, pair, frames, dropped, kept, T: tl.constexpr):
-    """What dropout multiplies each weight by; ``pair`` counts cells and heads."""
+    """Return the dropout factor of each weight; ``pair`` is the index of cell and head."""
     m, n = tl.arange(0, T)[:, None], tl.arange(0, T)[None, :]
     return kept_of(seed, (pair * frames + m) * frames + n, dropped, kept)
 
@@ -62,7 +62,7 @@ def _kept(seed, pair, frames, dropped, kept, T: tl.constexpr):
 @triton.jit
 @no_type_check
 def _where(pair, frames, cells, heads, T: tl.constexpr, H: tl.constexpr):
-    """Where the first halves of the frames of one cell and head lie in ``B T N heads dh``, and the token's number."""
+    """Offsets of the first halves of the frames of one cell and head in ``B T N heads dh``, and of their tokens."""
     t, head = tl.arange(0, T), pair % heads
     clip, cell = pair // heads // cells, pair // heads % cells
     token = clip.to(tl.int64) * frames * cells + t * cells + cell
@@ -101,7 +101,7 @@ def _forward_kernel(
 @triton.jit
 @no_type_check
 def _straight(a, b, gx, ga, gb, inverse, scale, here, H: tl.constexpr):
-    """Write the gradient of vectors, given that of their scaled units; return that of the scale, for each frame."""
+    """Store the gradient of vectors, given that of their scaled unit vectors; return that of the scale, per frame."""
     h = tl.arange(0, H)
     ta, tb = ga * tl.load(scale + h)[None, :], gb * tl.load(scale + H + h)[None, :]
     along = tl.sum(ta * a + tb * b, 1)[:, None]
@@ -166,19 +166,19 @@ def _backward_kernel(
 def attend_back(
     q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, turns: Tensor, seed: Tensor | None, p: float
 ) -> tuple[Tensor, Tensor]:
-    """Each cell's attention to its own frame and the earlier ones.
+    """Attention of each cell to its own frame and earlier ones.
 
     Args:
-        q: ``B T N heads dh``, in a type of 16 bits, as is kv; dh a power of two from 32 on.
+        q: ``B T N heads dh``, with a 16-bit dtype, as kv; dh a power of two, at least 32.
         kv: ``B T N 2 heads dh``, keys and values.
-        q_scale: ``dh``, float32, of the unit vectors; with what multiplies the logits.
+        q_scale: ``dh``, float32, scale of the unit vectors, including the factor of the logits.
         k_scale: ``dh``, float32.
-        turns: ``2 T dh/2``, cosines and sines of the rotation after the scale, float32.
-        seed: one integer on the device, of the dropout; none is dropped when None.
-        p: the share of the weights dropped, met to 1e-5.
+        turns: ``2 T dh/2``, cosines and sines of the rotation after scaling, float32.
+        seed: one integer on the device, for dropout; None drops nothing.
+        p: probability of dropout of the weights, accurate to 1e-5.
 
     Returns:
-        What is seen and the keys as they were met, ``B T N heads dh`` both.
+        The output, and the scaled and rotated keys, both ``B T N heads dh``.
     """
     q, kv = q.contiguous(), kv.contiguous()
     o, placed = torch.empty_like(q), torch.empty_like(q)
@@ -192,7 +192,7 @@ def attend_back_backward(
     q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, turns: Tensor, seed: Tensor | None, go: Tensor,
     gplaced: Tensor | None, p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, kv and both scales, ``2 dh``, given those of the results of `attend_back`."""
+    """Gradients of q, kv and both scales, ``2 dh``, given those of the outputs of `attend_back`."""
     q, kv, go = q.contiguous(), kv.contiguous(), go.contiguous()
     gq, gkv, count = torch.empty_like(q), torch.empty_like(kv), _programs(q, _BACKWARD_PROGRAMS)
     shares = torch.empty(count, 2, q.shape[-1], device=q.device, dtype=torch.float32)
@@ -237,5 +237,5 @@ def _settings(q: Tensor, seed: Tensor | None, p: float) -> dict[str, Any]:
     tile, half = max(16, triton.next_power_of_2(frames)), width // 2
     sizes = {"pairs": clips * cells * heads, "frames": frames, "cells": cells, "heads": heads}
     warps = max(1, min(8, tile * half // _OF_A_WARP))
-    stages = 3 if warps <= 2 else 1  # the next cells are fetched meanwhile, as long as shared memory has room for them
+    stages = 3 if warps <= 2 else 1  # prefetch the next cells, if shared memory has room
     return sizes | dropping(seed, p, q) | {"T": tile, "H": half, "num_warps": warps, "num_stages": stages}

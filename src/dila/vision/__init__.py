@@ -1,4 +1,4 @@
-"""Frames to frozen features and back: encoders, decoders, statistics and the feature cache."""
+"""Frozen visual encoders and decoders, feature statistics and the feature cache."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,17 +32,17 @@ DECODERS: dict[str, tuple[Any, type]] = {
 
 
 def build_encoder(config: Mapping[str, Any] | str, statistics: FeatureStatistics | None = None) -> FrozenEncoder:
-    """The encoder that ``encoder.config()`` described, or the default one of a name such as "efficientnet-lite0".
+    """Build an encoder from its ``config()``, or with default settings from a name such as "efficientnet-lite0".
 
     Raises:
-        DilaError: an unknown name or field, or weights that cannot be had.
+        DilaError: an unknown name or field, or weights that are not available.
     """
     encoder, settings = _described(config, ENCODERS, "encoder")
     return encoder(settings, statistics)
 
 
 def encoder_config(config: Mapping[str, Any] | str) -> Any:
-    """The fields of the encoder that `build_encoder` would make, which is not made.
+    """Return the settings of the encoder that `build_encoder` would build.
 
     Raises:
         DilaError: an unknown name or field.
@@ -51,13 +51,13 @@ def encoder_config(config: Mapping[str, Any] | str) -> Any:
 
 
 def build_decoder(config: Mapping[str, Any] | str, statistics: FeatureStatistics | None = None) -> FrameDecoder:
-    """The decoder that ``decoder.config()`` described; a `ConvDecoder` comes untrained, its weights are a state dict.
+    """Build a decoder from its ``config()``. A `ConvDecoder` is untrained; its weights are a state dict.
 
-    `statistics` are those of the features that come in, for a decoder of raw features (`RAEDecoder`); the
-    `ConvDecoder` is trained on the features as they come and has no use for them.
+    `statistics` are those of the input features, for a decoder of raw features (`RAEDecoder`). The `ConvDecoder` is
+    trained on normalised features and does not use them.
 
     Raises:
-        DilaError: an unknown name or field, or weights that cannot be had.
+        DilaError: an unknown name or field, or weights that are not available.
     """
     decoder, settings = _described(config, DECODERS, "decoder")
     return decoder(settings) if decoder is ConvDecoder else decoder(settings, statistics)
@@ -67,7 +67,7 @@ def _described(config: Mapping[str, Any] | str, known: dict[str, tuple[Any, type
     load_plugins()
     config = {"name": config} if isinstance(config, str) else config
     name = config.get("name")
-    if name not in list(known):  # a list is asked, for what stands there may have no hash
+    if name not in list(known):  # a list, because the value may be unhashable
         raise DilaError(f"there is no {what} named {name!r}; choose one of {', '.join(known)}")
     cls, settings = known[name]
     fields = {key: value for key, value in config.items() if key != "name"}

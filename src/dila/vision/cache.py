@@ -1,15 +1,15 @@
-"""The feature cache: every frame is encoded once, and training reads features from disk with no encoder in memory.
+"""Feature cache: each frame is encoded once; training reads features from disk without an encoder in memory.
 
-A cache folder holds one folder an encoder config::
+A cache folder has one folder per encoder config::
 
     <encoder name>-<hash of its config>/
-        encoder.json             the config, for people to read
-        shard-<hash>.safetensors raw features, bf16, [N, H, W, D], one tensor an episode or `PIECE` frames of it
+        encoder.json             the config, for information
+        shard-<hash>.safetensors raw features, bf16, [N, H, W, D], one tensor per episode or per `PIECE` frames of it
 
 Features are stored raw: statistics can be fitted from the cache and changed without encoding again. An entry's key
-hashes the encoder's config and weights, the episode's id, fingerprint and frame times, so what has changed is encoded
-anew and never read stale. Shards say what is in them and are whole once they have their name, so any number of
-processes may read and write at a time; two that encode the same only waste their work.
+hashes the encoder's config and weights, the episode's id, fingerprint and frame times, so changed data are encoded
+again and stale entries never read. Shards are self-describing, and complete once they have their name, so any number
+of processes may read and write at a time; two that encode the same episode only duplicate work.
 """
 
 import hashlib
@@ -38,18 +38,18 @@ from dila.vision.shards import open_shard, stored
 from dila.vision.statistics import FeatureStatistics, accumulate
 
 READ_BATCH = 64
-"""Frames of an episode held decoded in memory at once."""
+"""Number of decoded frames of an episode in memory at once."""
 
 SHARD_BYTES = 256 * 2**20
-"""A shard is written when it holds this much: what a kill can lose, and what encoding holds in memory."""
+"""Size at which a shard is written. Bounds the work lost to a kill, and the memory of encoding."""
 
 PIECE = 512
-"""Frames of an episode in one tensor: what keeps encoding a video of hours within bounds of memory."""
+"""Maximum number of frames per tensor, which bounds memory for videos of hours."""
 
 BYTES_PER_NUMBER = 2
 
 STALE = 24 * 3600
-"""Seconds after which a half-written file has no writer any more."""
+"""Age in seconds after which a partial file is considered abandoned."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,22 +58,22 @@ _log = logging.getLogger(__name__)
 class CachedEpisode:
     """An `Episode` whose frames are features: `read` gives ``N H W D``, normalised if there are statistics.
 
-    Small and picklable: the features stay in the shards, which every process maps for itself.
+    Small and picklable: the features stay in the shards, which every process maps into memory itself.
     """
 
     id: str
     times: np.ndarray
     columns: Mapping[str, np.ndarray]
     shards: tuple[Path, ...]
-    """One for each `PIECE` frames."""
+    """One per `PIECE` frames."""
     key: str
     statistics: FeatureStatistics | None = None
 
     def read(self, frames: Sequence[int]) -> Float[Tensor, "N H W D"]:
-        """Features of the frames with these indices, in this order, float32; only their pages are read from disk.
+        """Return the features of these frames, in this order, float32; only their pages are read from disk.
 
         Raises:
-            DilaError: a shard is gone or damaged, or a frame is not there.
+            DilaError: a shard is missing or damaged, or a frame does not exist.
         """
         wanted = np.array(check_inside(self.id, frames, len(self.times)), dtype=np.int64)
         pieces = wanted // PIECE
@@ -88,30 +88,30 @@ class CachedEpisode:
         return shard.rows(_piece_key(self.key, piece), rows)
 
     def fingerprint(self) -> str:
-        """Changes with the episode's file, its sampling and the encoder's config."""
+        """Return a hash that changes with the episode's file, its frame times and the encoder's config."""
         return self.key
 
     def with_statistics(self, statistics: FeatureStatistics | None) -> "CachedEpisode":
-        """The same features under other statistics; None gives raw features."""
+        """Return the same episode with other statistics; None gives raw features."""
         return replace(self, statistics=statistics)
 
 
 class FeatureCache:
-    """Features of episodes under one encoder, on disk.
+    """Cache on disk of the features of episodes under one encoder.
 
     Args:
-        encoder: whose network is made only where something is to be encoded; its statistics normalise what is read.
-        folder: the cache folder, made when needed; several encoders may share it.
-        progress: show a bar and a line of the expected size on standard error.
+        encoder: its network is loaded only if an episode must be encoded; its statistics normalise what is read.
+        folder: the cache folder, created if necessary; several encoders may share it.
+        progress: show a progress bar, and the expected size, on standard error.
 
     Raises:
-        DilaError: an encoder of another kind.
+        DilaError: the encoder is not a `FrozenEncoder`.
     """
 
     def __init__(self, encoder: FrozenEncoder, folder: str | Path, *, progress: bool = True):
         if not isinstance(encoder, FrozenEncoder):
             raise DilaError(
-                f"a {type(encoder).__name__} has no features to cache; give an encoder that is a FrozenEncoder"
+                f"features of a {type(encoder).__name__} cannot be cached; give an encoder that is a FrozenEncoder"
             )
         self.encoder, self.statistics, self.config = encoder.with_statistics(None), encoder.statistics, encoder.config()
         identity = _canonical(encoder.identity())
@@ -119,15 +119,15 @@ class FeatureCache:
         self._encoder_key = identity + encoder.weights()
         self.progress = progress
         self.skipped: dict[str, str] = {}
-        """Episode ids that the last call could not read, with the reason."""
+        """Ids of the episodes that the last call could not read, with the reason."""
 
     def episodes(self, episodes: Sequence[Episode]) -> list[CachedEpisode]:
-        """The cached form of each episode, in order; what is missing is encoded first. Safe to interrupt.
+        """Return the cached form of each episode, in order; missing ones are encoded first. Safe to interrupt.
 
-        An episode that cannot be read is left out, logged, and named in `skipped` with its reason.
+        An unreadable episode is omitted, logged, and listed in `skipped` with the reason.
 
         Raises:
-            DilaError: the disk has not the room for them.
+            DilaError: too little disk space.
         """
         keys = self._keys(episodes)
         missing = self._missing(episodes, keys)
@@ -138,18 +138,18 @@ class FeatureCache:
         return [self._cached(e, key, index) for e, key in told if key is not None and _complete(e, key, index)]
 
     def missing(self, episodes: Sequence[Episode]) -> list[Episode]:
-        """Those that are not, or not wholly, in the cache; unreadable ones are in `skipped` instead."""
+        """Return the episodes that are not completely in the cache; unreadable ones are in `skipped` instead."""
         return [episode for episode, _ in self._missing(episodes, self._keys(episodes))]
 
     def size_of(self, frames: int) -> int:
-        """Bytes that so many frames take on disk."""
+        """Return the size on disk of this many frames, in bytes."""
         return frames * BYTES_PER_NUMBER * prod(self.encoder.grid) * self.encoder.feature_dim
 
     def check_room(self, episodes: Sequence[Episode]) -> None:
-        """Tell how much these will take, before anything is encoded.
+        """Check that there is enough disk space for these episodes, and print the size needed.
 
         Raises:
-            DilaError: the disk has not the room.
+            DilaError: too little disk space.
         """
         if not episodes:
             return
@@ -159,7 +159,7 @@ class FeatureCache:
         need, free, count = self.size_of(frames), shutil.disk_usage(self.folder).free, len(episodes)
         if need > free:
             raise DilaError(
-                f"the feature cache needs {_gigabytes(need)} for {frames} frames but {self.folder} has "
+                f"the feature cache needs {_gigabytes(need)} for {frames} frames, but {self.folder} has only "
                 f"{_gigabytes(free)} free; choose a cache folder on a larger disk or cache fewer episodes"
             )
         if self.progress:
@@ -174,14 +174,14 @@ class FeatureCache:
         return CachedEpisode(episode.id, episode.times, episode.columns, shards, key, self.statistics)
 
     def _keys(self, episodes: Sequence[Episode]) -> list[str | None]:
-        """By place, as ids are unique in one corpus only; None of an episode that cannot be read."""
+        """Return the keys by position, since ids are unique only within a corpus; None for an unreadable episode."""
         self.skipped = {}
         return [self._key_or_skip(episode) for episode in episodes]
 
     def _key_or_skip(self, episode: Episode) -> str | None:
         try:
             return self._key(episode)
-        except Exception as error:  # any reader's failure is that episode's alone
+        except Exception as error:  # whatever a reader raises affects only its episode
             refuse_shortage(error)
             self._skip(episode, error)
             return None
@@ -216,20 +216,20 @@ class FeatureCache:
             indices = list(range(start, min(start + READ_BATCH, frames.stop)))
             try:
                 read = episode.read(indices)
-            except Exception as error:  # a damaged video raises whatever its decoder likes
+            except Exception as error:  # a damaged video may raise anything
                 refuse_shortage(error)
                 raise _Unreadable(error) from error
             yield self.encoder.encode(read[None])[0].to("cpu", torch.bfloat16)
             bar.update(len(indices))
 
     def _write(self, pending: dict[str, Tensor]) -> None:
-        # Named after its contents: what a kill left half done is written over, not left behind.
+        # Named after its contents, so that a repeated run overwrites a partial file instead of leaving it behind.
         path = self.folder / f"shard-{_digest(','.join(pending))[:16]}.safetensors"
         with replacing(path, shared=True) as partial:
             save_file(pending, partial)
 
     def _sweep(self) -> None:
-        """Remove what killed writers left half done, unless it may still be written."""
+        """Remove partial files of killed writers, except recent ones, which may still be in use."""
         for partial in self.folder.glob("*.partial"):
             with suppress(OSError):
                 if time.time() - partial.stat().st_mtime > STALE:
@@ -238,11 +238,11 @@ class FeatureCache:
     def _skip(self, episode: Episode, error: BaseException) -> None:
         reason = f"{type(error).__name__}: {error}"
         self.skipped[episode.id] = reason
-        _log.warning("episode %s is skipped, it cannot be read: %s", episode.id, reason)
+        _log.warning("episode %s cannot be read and is skipped: %s", episode.id, reason)
 
 
 def fit_statistics_from(episodes: Sequence[CachedEpisode], frames: int = 4096) -> FeatureStatistics:
-    """Per-channel statistics of raw features from about `frames` frames of the cache, evenly spread over the episodes.
+    """Fit per-channel statistics of raw features on about `frames` cached frames, spread evenly over the episodes.
 
     Raises:
         DilaError: there are no frames.
@@ -252,7 +252,7 @@ def fit_statistics_from(episodes: Sequence[CachedEpisode], frames: int = 4096) -
 
 
 def some_frames(episodes: Sequence[Episode], count: int) -> Iterator[tuple[int, list[int]]]:
-    """About `count` frames, evenly spread over the episodes, a few at a time: an episode's place, and which of its."""
+    """Choose about `count` frames, spread evenly; yield an episode's position and some of its frame numbers."""
     step, first = max(1, sum(len(episode.times) for episode in episodes) // count), 0
     for place, episode in enumerate(episodes):
         wanted = list(range(first, len(episode.times), step))
@@ -262,7 +262,7 @@ def some_frames(episodes: Sequence[Episode], count: int) -> Iterator[tuple[int, 
 
 
 class _Unreadable(Exception):
-    """An episode's reader failed; not the encoder, whose failures are ours."""
+    """An episode's reader failed, as opposed to the encoder."""
 
     def __init__(self, reason: Exception):
         super().__init__(str(reason))
@@ -278,7 +278,7 @@ def _piece_key(key: str, piece: int) -> str:
 
 
 def _lacking(episode: Episode, key: str, index: Mapping[str, tuple[Path, int]]) -> Iterator[tuple[int, range]]:
-    """The pieces of an episode that are not there, with their frames."""
+    """Yield the pieces of an episode that are missing from the cache, with their frames."""
     for piece in range(_pieces(episode)):
         frames = range(piece * PIECE, min((piece + 1) * PIECE, len(episode.times)))
         if index.get(_piece_key(key, piece), ("", -1))[1] != len(frames):

@@ -1,6 +1,6 @@
-"""A light convolutional decoder: features to frames, trained beside the world model, small enough for a CPU.
+"""A small convolutional decoder from features to frames, trained beside the world model, also on a CPU.
 
-Residual convolutions and pixel-shuffle enlargements (Shi et al. 2016), doubling the grid until the frame's size.
+Residual convolutions and pixel-shuffle upsampling (Shi et al. 2016), doubling the grid up to the size of the frame.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,12 @@ from dila.vision.encoder import rows_and_columns
 class ConvDecoderConfig:
     """Features of `feature_dim` channels on `grid` (rows, columns) to frames of `size` (a number, or rows and columns).
 
-    The finest level, a quarter of the frame, has `width` channels, each coarser one twice as many up to `max_width`;
-    every level has `blocks` residual blocks. The default is 1.0 M parameters for 8 x 8 x 272 to 128 pixels.
+    The finest level, at a quarter of the frame's size, has `width` channels, each coarser one twice as many up to
+    `max_width`; every level has `blocks` residual blocks. The default has 1.0M parameters, for 8 x 8 x 272 to 128
+    pixels.
 
     Raises:
-        DilaError: a size smaller than the grid, or a width that is no multiple of 8.
+        DilaError: a size smaller than the grid, or a width that is not a multiple of 8.
     """
 
     feature_dim: int
@@ -38,15 +39,15 @@ class ConvDecoderConfig:
 
     def __post_init__(self):
         if any(side < cells for side, cells in zip(rows_and_columns(self.size), self.grid, strict=True)):
-            raise DilaError(f"the decoder's size {self.size} should be no smaller than its feature grid {self.grid}")
+            raise DilaError(f"the decoder's size {self.size} must be at least its feature grid {self.grid}")
         if self.width < 8 or self.width % 8 or self.max_width % 8:
             raise DilaError(
-                f"the decoder's width and max_width should be multiples of 8, not {self.width}, {self.max_width}"
+                f"the decoder's width and max_width should be multiples of 8, not {self.width} and {self.max_width}"
             )
 
 
 class ConvDecoder(nn.Module):
-    """Features ``B T H W D`` to frames: `forward` trains, `decode` shows."""
+    """Features ``B T H W D`` to frames: `forward` for training, `decode` for display."""
 
     name: ClassVar[str] = "conv"
 
@@ -55,7 +56,7 @@ class ConvDecoder(nn.Module):
         self.settings = config
         self.size = rows_and_columns(config.size)
         doublings = ceil(log2(max(side / cells for side, cells in zip(self.size, config.grid, strict=True))))
-        # The last step is a shuffle by 4: normalised convolutions at half the frame's size would cost half of all time.
+        # The last step upsamples by 4: normalised convolutions at half the frame's size would take half of the time.
         last = 2 ** min(2, doublings)
         levels = max(doublings - 2, 0) + 1
         widths = [min(config.width * 2**level, config.max_width) for level in reversed(range(levels))]
@@ -73,7 +74,7 @@ class ConvDecoder(nn.Module):
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, e: Features) -> Pixels:
-        """Frames in about 0..1, not clamped, with gradients."""
+        """Return frames in about 0..1, not clamped, with gradients."""
         x = rearrange(e, "b t h w d -> (b t) d h w")
         x = self.layers(x.contiguous(memory_format=torch.channels_last)).float() + 0.5
         if tuple(x.shape[-2:]) != self.size:
@@ -82,11 +83,11 @@ class ConvDecoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, e: Features) -> Pixels:
-        """Frames in [0, 1], without gradients."""
+        """Return frames in [0, 1], without gradients."""
         return self(e).clamp(0, 1)
 
     def config(self) -> dict[str, Any]:
-        """JSON-ready description from which `dila.vision.build_decoder` makes the same decoder, untrained."""
+        """Return a JSON-serialisable config from which `dila.vision.build_decoder` builds an untrained copy."""
         return {"name": self.name} | to_json(self.settings)
 
 
@@ -107,19 +108,21 @@ def _norm(width: int) -> nn.GroupNorm:
 def decoder_loss(
     predicted: Pixels, frames: Frames | Pixels, *, foreground: float = 20.0, edges: float = 1.0
 ) -> dict[str, Float[Tensor, ""]]:
-    """The terms a `ConvDecoder` is trained by; their sum is the loss.
+    """Return the loss terms of a `ConvDecoder`; their sum is the loss.
 
-    The error of a difference d is ``|d| + 4 d^2``: the square finds small objects early, the absolute keeps them sharp.
+    The error of a difference d is ``|d| + 4 d^2``: the square finds small objects early, the absolute value keeps them
+    sharp.
 
     - ``pixels``: the error of each pixel, weighted by 1 + `foreground` times its absolute deviation from the median
-      frame of the batch (largest of three colours): what moves is small and would drown in the background.
-    - ``edges``: `edges` times the error of differences of neighbouring pixels, under the same weights: sharp outlines.
+      frame of the batch (maximum over the three colours), since moving objects are small and the background would
+      dominate.
+    - ``edges``: `edges` times the error of differences of neighbouring pixels, with the same weights.
 
     Args:
         predicted: the decoder's frames, ``B T 3 Y X``, not clamped.
-        frames: the true ones, of the same size, uint8 or float 0..1.
-        foreground: extra weight of a pixel that is as far from the median frame as black from white.
-        edges: weight of the outlines.
+        frames: the true frames, of the same size, uint8 or float 0..1.
+        foreground: extra weight of a pixel that differs from the median frame as white from black.
+        edges: weight of the edge term, which sharpens outlines.
 
     Returns:
         ``{"pixels": ..., "edges": ...}``, scalars.
@@ -139,5 +142,5 @@ def _error(d: Tensor) -> Tensor:
 
 
 def _median(x: Tensor) -> Tensor:
-    # Along contiguous memory: several times faster than along the first axis.
+    # A median along contiguous memory is several times faster than along the first axis.
     return x.flatten(1).T.contiguous().median(-1).values.view_as(x[0])

@@ -1,7 +1,8 @@
 """DINOv2 with registers, the encoder of the paper, through transformers (extra ``dinov2``).
 
-As the representation autoencoder (RAE, Zheng et al. 2025) uses it: the final layer norm without its affine, the
-class and register tokens dropped, so a frame of 224 pixels gives 16 x 16 tokens of 768 channels with the base model.
+Used as in the representation autoencoder (RAE, Zheng et al. 2025): the final layer norm has no affine parameters, and
+class and register tokens are dropped, so a frame of 224 pixels gives 16 x 16 tokens, of 768 channels with the base
+model.
 """
 
 from dataclasses import dataclass
@@ -23,11 +24,11 @@ class DINOv2Config(PretrainedViTConfig):
 
 
 class DINOv2(PretrainedViT):
-    """The patch tokens of the last layer, each of zero mean and unit variance. Raises as `PretrainedViT` does."""
+    """The patch tokens of the last layer, each normalised to zero mean and unit variance. Raises as `PretrainedViT`."""
 
     name: ClassVar[str] = "dinov2"
     title, extra, model_type = "DINOv2", "dinov2", "dinov2_with_registers"
-    # Without antialias and without a clamp, as the released statistics and decoder expect.
+    # The released statistics and decoder expect a resize without antialiasing and clamping.
     antialias = False
 
     def __init__(self, config: DINOv2Config = DINOv2Config(), statistics: FeatureStatistics | None = None):
@@ -35,7 +36,7 @@ class DINOv2(PretrainedViT):
         self.extra_tokens = 1 + self.described.num_register_tokens
 
     def load(self) -> nn.Module:
-        """The network, frozen."""
+        """Load the network, frozen."""
         from transformers import Dinov2WithRegistersModel
 
         network = self.fetched(Dinov2WithRegistersModel, dtype=torch.float32)

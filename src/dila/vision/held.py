@@ -1,4 +1,4 @@
-"""Features of a small cache in the memory of a device, so that it does not wait for clips to be read one by one."""
+"""Cached features of episodes in device memory, so that a fast device does not wait for clips to be read from disk."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from dila.vision.statistics import FeatureStatistics
 
 @dataclass(frozen=True)
 class HeldEpisode:
-    """A `CachedEpisode` whose features, as the cache has them, lie on a device; `read` gives them there."""
+    """A `CachedEpisode` whose features are on a device in the cache's dtype; `read` returns them there."""
 
     id: str
     times: np.ndarray
@@ -23,17 +23,17 @@ class HeldEpisode:
     statistics: FeatureStatistics | None
 
     def read(self, frames: Sequence[int]) -> Float[Tensor, "N H W D"]:
-        """Features of the frames with these indices, in this order, float32, on the device."""
+        """Return the features of the frames with these indices, in this order, float32, on the device."""
         e = self.e[torch.as_tensor(list(frames), device=self.e.device)].float()
         return e if self.statistics is None else self.statistics.normalise(e)
 
     def fingerprint(self) -> str:
-        """That of the cached episode."""
+        """Return the fingerprint of the cached episode."""
         return self.key
 
 
 def hold(episode: CachedEpisode, device: torch.device) -> HeldEpisode:
-    """Bring all features of an episode to a device.
+    """Copy all features of an episode to a device.
 
     Raises:
         DilaError: they cannot be read.
@@ -47,5 +47,5 @@ def hold(episode: CachedEpisode, device: torch.device) -> HeldEpisode:
 
 
 def size(frames: int, grid: tuple[int, int], feature_dim: int) -> float:
-    """Gigabytes that so many frames take."""
+    """Return the size of this many frames in gigabytes."""
     return frames * grid[0] * grid[1] * feature_dim * BYTES_PER_NUMBER / 1e9

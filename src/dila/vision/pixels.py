@@ -1,6 +1,6 @@
-"""Pixels as features: patches of the frame, flat, and the exact way back; for models that draw pixels.
+"""Pixels as features: flattened patches of the frame, and the exact inverse, for models that predict pixels.
 
-With this encoder a model of features is a model of pixels: 256 pixels in patches of 32 are 8 x 8 x 3072.
+With this encoder a feature model is a pixel model: frames of 256 pixels in patches of 32 are 8 x 8 x 3072 features.
 """
 
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from dila.vision.statistics import EPSILON, FeatureStatistics
 
 @dataclass(frozen=True)
 class PatchesConfig:
-    """Frames are squeezed to `size` pixels (one number, or rows and columns) and cut into squares of `patch`.
+    """Frames are resized to `size` pixels (one number, or rows and columns) and cut into square patches of `patch`.
 
     Raises:
-        DilaError: a size that is no multiple of the patch.
+        DilaError: a size that is not a multiple of the patch.
     """
 
     size: int | tuple[int, int] = 256
@@ -35,9 +35,9 @@ class PatchesConfig:
 
 
 class PatchPixels(FrozenEncoder):
-    """Frames to their patches, values in 0..1, row by row, the three colours of a pixel side by side.
+    """Frames to patches with values in 0..1, row by row, with the three colours of a pixel adjacent.
 
-    Nothing is fitted: its statistics leave values as they are.
+    Nothing is fitted: the default statistics leave values unchanged.
     """
 
     name: ClassVar[str] = "pixels"
@@ -52,25 +52,25 @@ class PatchPixels(FrozenEncoder):
         self.network = nn.Identity()
 
     def prepare(self, o: Tensor) -> Float[Tensor, "N 3 Y X"]:
-        """Pixels stay in 0..1."""
+        """Resize frames; pixels stay in 0..1."""
         return self.resized(o)
 
     def weights(self) -> str:
-        """Empty: there are none."""
+        """Return the empty string: there are no weights."""
         return ""
 
     def features(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N H W D"]:
-        """Cut into patches."""
+        """Cut frames into patches."""
         p = self.settings.patch
         return rearrange(frames, "n c (h p) (w q) -> n h w (p q c)", p=p, q=p)
 
     def inverse(self) -> "PatchDecoder":
-        """The decoder that puts the patches together again."""
+        """Return the decoder that reassembles the patches."""
         return PatchDecoder(self.settings, self.statistics)
 
 
 class PatchDecoder:
-    """Patches back to the frame; a `FrameDecoder` without weights."""
+    """Patches back to frames; a `FrameDecoder` without weights."""
 
     name: ClassVar[str] = "pixels"
 
@@ -80,32 +80,32 @@ class PatchDecoder:
 
     @torch.no_grad()
     def decode(self, e: Features) -> Pixels:
-        """Frames in [0, 1]."""
+        """Return frames in [0, 1]."""
         return assemble(self.statistics.denormalise(e)).clamp(0, 1)
 
     def config(self) -> dict[str, Any]:
-        """Its name, size and patch."""
+        """Return its name, size and patch."""
         return {"name": self.name} | to_json(self.settings)
 
 
 def patch_of(channels: int) -> int:
-    """The side of the patches whose pixels these channels are.
+    """Return the side of the patches whose pixels are these channels.
 
     Raises:
-        DilaError: they are no pixels of a square patch.
+        DilaError: the channels are not the pixels of a square patch.
     """
     side = isqrt(channels // 3)
     if channels != 3 * side**2:
-        raise DilaError(f"features of {channels} channels are no patches of pixels; use the encoder pixels")
+        raise DilaError(f"features of {channels} channels are not square patches of pixels; use the encoder 'pixels'")
     return side
 
 
 def assemble(e: Features) -> Pixels:
-    """Patches put together to frames, neither cut to 0..1 nor without gradient."""
+    """Reassemble patches to frames, not clamped, with gradients."""
     p = patch_of(e.shape[-1])
     return rearrange(e, "b t h w (p q c) -> b t c (h p) (w q)", p=p, q=p)
 
 
 def unchanged(channels: int) -> FeatureStatistics:
-    """Statistics that change nothing."""
+    """Return statistics that leave features unchanged."""
     return FeatureStatistics(torch.zeros(channels), torch.full((channels,), 1 - EPSILON))

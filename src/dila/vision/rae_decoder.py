@@ -1,7 +1,7 @@
-"""The decoder of the representation autoencoder (RAE, Zheng et al. 2025): a ViT of the MAE kind (He et al. 2022).
+"""Decoder of the representation autoencoder (RAE, Zheng et al. 2025): a ViT like MAE's decoder (He et al. 2022).
 
-Reads the published file layout (``dinov2_decoder.pt`` of the RAE release). Its sizes come from the tensors; the heads,
-which no tensor tells, are an argument.
+Reads the published file layout (``dinov2_decoder.pt`` of the RAE release). Sizes are inferred from the tensors, except
+the number of heads, which is an argument.
 """
 
 import re
@@ -29,7 +29,7 @@ PUBLISHED_GRID = 16
 
 @dataclass(frozen=True)
 class RAEDecoderConfig:
-    """`weights` is the published file, ``.pt`` or safetensors; `grid` is needed only if it lacks the position table."""
+    """`weights` is the published file, ``.pt`` or safetensors; `grid` is used only if it has no position table."""
 
     weights: str
     heads: int = 16
@@ -38,7 +38,7 @@ class RAEDecoderConfig:
 
 @dataclass(frozen=True)
 class RAESizes:
-    """What the tensors of a file tell: `features` in, `width`, `depth`, `mlp`, `patch` in pixels, `grid` in tokens."""
+    """Sizes inferred from a file: input `features`, `width`, `depth`, `mlp`, `patch` in pixels, `grid` in tokens."""
 
     features: int
     width: int
@@ -49,10 +49,10 @@ class RAESizes:
 
 
 class RAEDecoder(nn.Module):
-    """Features ``B T H W D``, normalised under `statistics` (None: raw), to frames of ``H * patch`` pixels.
+    """Features ``B T H W D``, normalised by `statistics` (None: raw), to frames of ``H * patch`` pixels.
 
     Raises:
-        DilaError: no such file, or keys that are missing, unexpected or misshapen; heads that do not divide the width.
+        DilaError: the file does not exist, keys are missing, unexpected or misshapen, or heads do not divide the width.
     """
 
     name: ClassVar[str] = "rae"
@@ -65,7 +65,7 @@ class RAEDecoder(nn.Module):
         sizes = _sizes(stored, config)
         if sizes.width % config.heads:
             raise DilaError(
-                f"{config.heads} heads do not divide the width {sizes.width} of {config.weights}; set heads"
+                f"heads = {config.heads} does not divide the width {sizes.width} of {config.weights}; change heads"
             )
         stored.setdefault("decoder_pos_embed", sincos_table(sizes.grid, sizes.width))
         self.sizes = sizes
@@ -73,13 +73,13 @@ class RAEDecoder(nn.Module):
             self._build(sizes, config.heads)
         if faults := tensor_faults(stored, self.state_dict()):
             raise DilaError(
-                f"{config.weights} does not fit an RAE decoder ({'; '.join(faults)}); give the decoder's own file"
+                f"{config.weights} is not a complete RAE decoder ({'; '.join(faults)}); give the published file"
             )
         self.load_state_dict({key: value.float() for key, value in stored.items()}, assign=True)
         self.eval().requires_grad_(False)
 
     def forward(self, e: Features) -> Pixels:
-        """Frames in about 0..1, not clamped, with gradients to the features."""
+        """Return frames in about 0..1, not clamped, with gradients."""
         z = e.float() if self.statistics is None else self.statistics.denormalise(e)
         x = self.decoder_embed(rearrange(z, "b t h w d -> (b t) (h w) d"))
         x = torch.cat([self.trainable_cls_token.expand(len(x), -1, -1), x], dim=1) + self.decoder_pos_embed
@@ -94,18 +94,18 @@ class RAEDecoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, e: Features) -> Pixels:
-        """Frames in [0, 1], without gradients."""
+        """Return frames in [0, 1], without gradients."""
         return self(e).clamp(0, 1)
 
     def config(self) -> dict[str, Any]:
-        """JSON-ready description from which `dila.vision.build_decoder` makes the same decoder, statistics aside.
+        """Return a JSON-serialisable config for `dila.vision.build_decoder`; excludes the statistics.
 
         The tensors of its file are its state dict, under the same names.
         """
         return {"name": self.name} | to_json(self.settings)
 
     def _build(self, sizes: RAESizes, heads: int) -> None:
-        # Names are those of the published file.
+        # The names are those of the published file.
         self.decoder_embed = nn.Linear(sizes.features, sizes.width)
         self.trainable_cls_token = nn.Parameter(torch.empty(1, 1, sizes.width))
         self.decoder_pos_embed = nn.Parameter(torch.empty(1, 1 + sizes.grid**2, sizes.width))
@@ -128,7 +128,7 @@ class _SelfAttention(nn.Module):
 
 
 class _Dense(nn.Module):
-    """A linear layer one level down, as the published names have it."""
+    """A linear layer, nested as in the published names."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -163,9 +163,9 @@ class _Layer(nn.Module):
 
 
 def sincos_table(grid: int, width: int) -> Float[Tensor, "1 L C"]:
-    """The fixed position table of MAE for a square grid, row-major, with a row of zeros in front for the class token.
+    """Return MAE's fixed position table for a square grid, row-major, after a row of zeros for the class token.
 
-    The first half of the channels tells the column, the second the row; each is sines, then cosines, of
+    The first half of the channels encodes the column, the second the row; each has sines, then cosines, of
     ``position / 10000^(i / (width / 4))`` (MAE's ``util/pos_embed.py``).
     """
     quarter = width // 4
@@ -181,9 +181,9 @@ def sincos_table(grid: int, width: int) -> Float[Tensor, "1 L C"]:
 def _sizes(stored: Mapping[str, Tensor], config: RAEDecoderConfig) -> RAESizes:
     needed = {"decoder_embed.weight": 2, "decoder_pred.weight": 2, "decoder_layers.0.intermediate.dense.weight": 2}
     if missing := [key for key in needed if key not in stored]:
-        raise DilaError(f"{config.weights} is no RAE decoder: it lacks {', '.join(missing)}")
+        raise DilaError(f"{config.weights} is not an RAE decoder: it lacks {', '.join(missing)}")
     if bad := [key for key, ndim in needed.items() if stored[key].ndim != ndim]:
-        raise DilaError(f"{config.weights} is no RAE decoder: {', '.join(bad)} should be a matrix")
+        raise DilaError(f"{config.weights} is not an RAE decoder: {', '.join(bad)} should be a matrix")
     width, features = stored["decoder_embed.weight"].shape
     numbers = [int(m[1]) for key in stored if (m := re.match(r"decoder_layers\.(\d+)\.", key))]
     table = stored.get("decoder_pos_embed")

@@ -1,8 +1,8 @@
-"""Shards of the feature cache as they lie on disk: safetensors files, mapped into memory and read a few rows at a time.
+"""Shards of the feature cache: safetensors files, memory-mapped to read a few rows at a time.
 
-`safetensors.safe_open` gives a whole tensor at a time, which for a clip of a long episode is far more than the clip.
-The format (https://github.com/huggingface/safetensors) is plain enough to map: eight bytes of the header's length, the
-header in JSON with type, shape and place of each tensor, the tensors.
+`safetensors.safe_open` reads a whole tensor at a time, far more than a clip of a long episode. The format
+(https://github.com/huggingface/safetensors) is simple to map: the length of the header in eight bytes, a JSON header
+with dtype, shape and offsets of each tensor, and the tensors.
 """
 
 import json
@@ -23,33 +23,33 @@ from dila.shapes import Tensor
 
 try:
     import resource
-except ImportError:  # of Windows
+except ImportError:  # on Windows
     resource = None
 
 PATTERN = "shard-*.safetensors"
 MAPPED = 1024
-"""Shards mapped at once in a process at most; a map costs no memory but the pages that are read."""
+"""Maximum number of shards mapped at once in a process; a map uses no memory except the pages that are read."""
 
 UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-"""What has a map keep no file open; before Python 3.13 each keeps one."""
+"""Makes a map keep no file open; before Python 3.13 each map keeps one."""
 
 _HEADER = 100 * 2**20
 _log = logging.getLogger(__name__)
 
 
 class Shard:
-    """A mapped file. Only the pages of the rows that are asked for are read from disk, and those of a run at once."""
+    """A mapped file. Only the pages of requested rows are read from disk, consecutive rows together."""
 
     def __init__(self, path: Path):
         self.first, self.places = read_header(path)
         with path.open("rb") as file:
             self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY, **UNTRACKED)
-        # Otherwise the system reads megabytes ahead, of which a clip somewhere in a large cache needs nothing.
+        # Otherwise the system reads megabytes ahead, which random clips of a large cache do not need.
         self._advise("MADV_RANDOM", 0, len(self.map))
         self.raw = torch.frombuffer(self.map, dtype=torch.uint8)
 
     def rows(self, key: str, rows: np.ndarray) -> Tensor:
-        """Some rows of a tensor, a copy in float32."""
+        """Return rows of a tensor as a float32 copy."""
         start, end = (self.first + offset for offset in self.places[key]["data_offsets"])
         shape = self.places[key]["shape"]
         size = (end - start) // max(1, shape[0])
@@ -60,14 +60,14 @@ class Shard:
 
     def _advise(self, name: str, start: int, length: int) -> None:
         option = getattr(mmap, name, None)
-        if option is None:  # Windows has no such advice to give
+        if option is None:  # not available on Windows
             return
         before = start % mmap.PAGESIZE
         self.map.madvise(option, start - before, min(length + before, len(self.map) - start + before))
 
 
 def _bound() -> int:
-    """How many to map: where each keeps a file open, a quarter of those that a process may have."""
+    """Return how many shards to map: if each keeps a file open, at most a quarter of the process's limit."""
     if UNTRACKED or resource is None:
         return MAPPED
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -79,16 +79,16 @@ def open_shard(path: str) -> Shard:
     """Map a shard into memory.
 
     Raises:
-        DilaError: it is missing, cut short or no safetensors file.
+        DilaError: the file is missing, truncated or not a safetensors file.
     """
     return Shard(Path(path))
 
 
 def read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors of a safetensors file begin, and what is in there, as far as it is bf16.
+    """Return the offset of the tensors of a safetensors file, and the header entries of those in bf16.
 
     Raises:
-        DilaError: it is missing, cut short or no safetensors file.
+        DilaError: the file is missing, truncated or not a safetensors file.
     """
     try:
         with path.open("rb") as file:
@@ -101,27 +101,27 @@ def read_header(path: Path) -> tuple[int, dict[str, Any]]:
         for key, place in places.items():
             _check_place(key, place, 8 + length, size)
         if not places:
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         refuse_shortage(error)
-        raise DilaError(f"the feature cache cannot read {path}: {error}; delete it and cache again") from error
+        raise DilaError(f"the feature cache cannot read {path}: {error}; delete it and run again") from error
     return 8 + length, places
 
 
 def _check_place(key: str, place: Mapping[str, Any], first: int, size: int) -> None:
-    """A mapped page past the end of a file would end the process, not raise."""
+    """Check a tensor's offsets: reading a mapped page beyond the end of a file would kill the process."""
     shape, (start, end) = place["shape"], place["data_offsets"]
     if not shape or any(type(number) is not int or number < 0 for number in (*shape, start, end)):
-        raise ValueError(f"{key} has no shape or place")
+        raise ValueError(f"{key} has no valid shape or offsets")
     if first + end > size:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     width = torch.bfloat16.itemsize
     if end - start != prod(shape) * width or (first + start) % width:
-        raise ValueError(f"{key} does not lie as its shape says")
+        raise ValueError(f"the offsets of {key} do not match its shape")
 
 
 def stored(folder: Path) -> dict[str, tuple[Path, int]]:
-    """For each tensor in a cache folder its shard and number of rows; damaged shards are logged and left out."""
+    """Return shard and number of rows of each tensor in a cache folder; damaged shards are logged and omitted."""
     found: dict[str, tuple[Path, int]] = {}
     for path in sorted(folder.glob(PATTERN)):
         try:

@@ -1,4 +1,4 @@
-"""Files of tensors from anywhere: no code of theirs is run, and no more memory taken than the file is long."""
+"""Read tensor files from untrusted sources: none of their code is run, and memory is bounded by the file's size."""
 
 import hashlib
 import zipfile
@@ -15,30 +15,30 @@ from dila.shapes import Tensor
 
 
 def load_plain(path: Path, *, mmap: bool = False) -> Any:
-    """What ``torch.save`` wrote, on the CPU, with ``weights_only``.
+    """Load what ``torch.save`` wrote, on the CPU, with ``weights_only``.
 
     Args:
         path: the file.
-        mmap: leave tensors on the disk until they are used.
+        mmap: keep tensors on disk until they are used.
 
     Raises:
-        ValueError: damaged, asks for more than tensors and plain values, or unpacks to more than it holds; the reason.
-        OSError: it cannot be opened.
+        ValueError: the file is damaged, contains other objects than tensors and plain values, or is compressed.
+        OSError: the file cannot be opened.
     """
     _check_packed(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever its opcodes meet
+    except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(first_line(error)) from error
 
 
 def read_tensors(path: Path, what: str) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file or of a ``torch.save`` dictionary, on the CPU.
+    """Load the tensors of a safetensors file or of a ``torch.save`` dictionary, on the CPU.
 
     Raises:
-        DilaError: there is no such file, or it is not such a file; `what` names its purpose in the sentence.
+        DilaError: the file does not exist or is not such a file; the message names its purpose, `what`.
     """
     if not path.is_file():
         raise DilaError(f"there is no file of {what} at {path}; check the path")
@@ -47,12 +47,12 @@ def read_tensors(path: Path, what: str) -> Mapping[str, Tensor]:
     except (SafetensorError, ValueError, OSError) as error:
         raise DilaError(f"{path} cannot be read as a file of {what}: {error}") from error
     if not isinstance(stored, Mapping):
-        raise DilaError(f"{path} should hold a dictionary of tensors ({what}) but holds a {type(stored).__name__}")
+        raise DilaError(f"{path} ({what}) should contain a dictionary of tensors, not a {type(stored).__name__}")
     return {key: value for key, value in stored.items() if isinstance(value, Tensor)}
 
 
 def tensor_faults(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """All tensors that are missing, unexpected or misshapen, a text for each kind of fault."""
+    """List the missing, unexpected and misshapen tensors, one text per kind of fault."""
     faults = {
         "missing": sorted(wanted.keys() - stored.keys()),
         "unexpected": sorted(stored.keys() - wanted.keys()),
@@ -66,28 +66,28 @@ def tensor_faults(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
 
 
 def digest_tensors(digest: hashlib.blake2b, tensors: Mapping[str, Tensor]) -> None:
-    """Feed names, shapes and numbers to a hash, in the order of the names."""
+    """Update a hash with names, shapes and values, in order of the names."""
     for name in sorted(tensors):
         digest.update(f"{name} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_plain(path: Path, value: Any) -> None:
-    """``torch.save`` through a file of Python's, whose errors say what the disk said: torch's own do not.
+    """Call ``torch.save`` on a Python file, so that errors state the disk's reason; torch's own do not.
 
     Raises:
-        OSError: it cannot be written; or RuntimeError with that as its context.
+        OSError: the file cannot be written; or RuntimeError with the OSError as its context.
     """
     with path.open("wb") as file:
         torch.save(value, file)
 
 
 def _check_packed(path: Path) -> None:
-    """torch stores its records as they are: one that is packed is not its work, and may unpack to anything."""
+    """Refuse compressed records: torch never writes them, and they could decompress to any size."""
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [record.filename for record in archive.infolist() if record.file_size > record.compress_size]
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError, ValueError):
-        return  # of the old layout, or damaged: torch says so
+        return  # of the old layout, or damaged, which torch reports
     if packed:
-        raise ValueError(f"its record {packed[0]} is compressed, as torch.save never leaves it")
+        raise ValueError(f"its record {packed[0]} is compressed, which torch.save never does")

@@ -1,7 +1,7 @@
-"""ViT-MAE (He et al. 2022), through transformers (extra ``mae``): what Moto's latent motion tokeniser reads.
+"""ViT-MAE (He et al. 2022), through transformers (extra ``mae``): the input of Moto's latent motion tokeniser.
 
-Every patch is seen: nothing is masked, and patches keep their order. The class token is dropped, so a frame of 224
-pixels gives 14 x 14 tokens, of 1,024 channels with the large model.
+Nothing is masked, and patches keep their order. The class token is dropped, so a frame of 224 pixels gives 14 x 14
+tokens, of 1,024 channels with the large model.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class ViTMAEConfig(PretrainedViTConfig):
 
 
 class ViTMAE(PretrainedViT):
-    """The encoder half of a masked autoencoder, after its norm. Raises as `PretrainedViT` does."""
+    """The encoder of a masked autoencoder, after its norm. Raises as `PretrainedViT`."""
 
     name: ClassVar[str] = "vit-mae"
     title, extra, model_type = "ViT-MAE", "mae", "vit_mae"
@@ -34,24 +34,25 @@ class ViTMAE(PretrainedViT):
         super().__init__(config, statistics)
 
     def load(self) -> nn.Module:
-        """The network, frozen.
+        """Load the network, frozen.
 
         Raises:
-            DilaError: the file lacks weights.
+            DilaError: weights are missing.
         """
         from transformers import ViTMAEForPreTraining
 
-        # The whole autoencoder, as it is published: its encoder alone would be loaded with a page of warnings.
+        # Load the whole published autoencoder: loading only its encoder prints a page of warnings.
         options = {"dtype": torch.float32, "mask_ratio": 0.0, "output_loading_info": True}
         whole, told = self.fetched(ViTMAEForPreTraining, **options)
         if lacking := sorted(name for name in told["missing_keys"] if name.startswith("vit.")):
             raise DilaError(
-                f"{self.settings.model} lacks {len(lacking)} weight(s) of a ViT-MAE, first {lacking[0]}; get it anew"
+                f"{self.settings.model} lacks {len(lacking)} weight(s) of a ViT-MAE, the first {lacking[0]}; download "
+                "it again"
             )
         return whole.vit.eval().requires_grad_(False)
 
     def patches(self, frames: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N P D"]:
         """See `PretrainedViT.patches`."""
-        # The model sorts its patches by this noise even where it keeps them all: rising, it leaves them in order.
+        # The model sorts patches by this noise even if none is masked; increasing noise keeps their order.
         order = torch.arange(self.grid[0] * self.grid[1], device=frames.device).float().expand(len(frames), -1)
         return self.network(frames, noise=order, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
