@@ -11,6 +11,7 @@ from dila.errors import DilaError
 from dila.imagine.rollout import rollout
 from dila.imagine.world import World
 from dila.interop.models import build
+from dila.nn import position
 from dila.planning import dynamics
 from dila.planning.cost import Called, Features, Later, Moment, Pixels, Reach, Score, Structure, Sum, vp2
 from dila.planning.dynamics import Imagination, Now, Simulation
@@ -150,6 +151,21 @@ def test_gradients_through_pixels_are_the_slopes_of_the_cost(name, kind, world, 
         assert (slope - alone).norm() > 0.1 * slope.norm()
     assert not of(candidates.detach()).requires_grad
     assert not world.decoder.decode(now.frames.new_zeros(1, 1, 4, 4, 12, dtype=torch.float32)).requires_grad
+
+
+def test_gradients_are_taken_after_a_call_under_inference_mode(imagination, now, candidates, goal, pictures):
+    """As stable-worldmodel's solvers call: no cache of tensors may keep what was made there."""
+    position._offsets.cache_clear()
+    position._KEPT.clear()
+    cost = Sum([(1.0, Structure(goal)), (1.0, Features(imagination.see(pictures(1, BATCH))))])
+    with torch.inference_mode():
+        before = imagination.costs(now, cost)(candidates)
+    of = imagination.costs(now, cost)
+    torch.testing.assert_close(of(candidates), before)
+    (slope,) = torch.autograd.grad(of(candidates.requires_grad_()).sum(), candidates)
+    assert bool((slope != 0).any())
+    e = imagination.see(pictures(3, BATCH))
+    imagination.world.model.infer(e).sum().backward()
 
 
 def test_a_decoder_without_gradients_is_no_silent_part_of_a_sum(world, now, candidates, goal, pictures, monkeypatch):
