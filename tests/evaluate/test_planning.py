@@ -13,10 +13,12 @@ pytest.importorskip("gym_pusht")
 
 from dila.errors import DilaError
 from dila.evaluate.curves import MARGIN, SIZE, _ticks, write_curves
-from dila.evaluate.planning import PLANNERS, Planning, measure_planning, summarise
+from dila.evaluate.planning import ARMS, PLANNERS, Planning, measure_planning, summarise
 from dila.evaluate.plots import INKS
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
+from dila.planning.env_pusht import PushTBody, reach_distance
+from dila.planning.environment import GoalEnvironment, Staged, Task
 from dila.planning.environments import make_environment
 
 SPACE = ActionSpace(("x", "y"), 2, ("agent_x", "agent_y"), (0.0, 0.0), (50.0, 50.0), (120.0, 120.0), 0.5, 0.8)
@@ -136,6 +138,7 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
     ("plan.json", "[]", "does not contain a JSON object"),
     ("episodes/model_00001.json", "", "cannot be read as JSON .*; remove it and run the same command again"),
     ("episodes/random_00000.json", '{"seconds": 1, "scores": []}', "lacks the scores or seconds of an episode"),
+    ("episodes/random_00000.json", '{"seconds": 1, "plan_seconds": [1], "scores": [NaN]}', "lacks the scores .* not fin"),
     ("episodes/random_00000.json", '{"scores": [1.0]}', "lacks the scores or seconds of an episode"),
 ])  # fmt: skip
 def test_damaged_files_are_told_of(name, text, told, measured, world, tmp_path):
@@ -243,8 +246,68 @@ def test_the_summary_is_arithmetic():
     assert report["normalised"] == {"success": 0.5, "progress": pytest.approx(0.7)}
     ended = summarise(QUICK, arms | {"model": [episode(0.4, 0.2), episode(0.6, 0.04, 0.02)]})
     assert ended["arms"]["model"]["scores"] == pytest.approx([0.5, 0.12, 0.11])
+    assert ended["arms"]["model"]["progress_interval"] == [pytest.approx(0.0), 1.0], "clipped: no progress exceeds 1"
     nothing = summarise(QUICK, dict.fromkeys(("random", "model", "simulator"), arms["random"]))
     assert nothing["normalised"]["success"] is None
+    assert nothing["normalised_interval"]["success"] is None
+
+
+def test_the_share_of_the_gap_has_an_interval_over_episodes():
+    rng = np.random.default_rng(0)
+
+    def episodes(progress):
+        return [{"scores": [1.0, 1 - share], "seconds": 1.0, "plan_seconds": [0.1]} for share in progress]
+
+    def closed(count):
+        level = rng.uniform(0, 0.3, count)
+        shares = {"random": level, "model": level + 0.35 + rng.normal(0, 0.1, count), "simulator": level + 0.7}
+        report = summarise(QUICK, {arm: episodes(its) for arm, its in shares.items()})
+        return report["normalised"]["progress"], report["normalised_interval"]["progress"]
+
+    inside = 0
+    for _ in range(200):
+        share, (low, high) = closed(12)
+        assert low < share < high
+        inside += low < 0.5 < high
+    assert 0.9 < inside / 200 <= 0.99
+    assert closed(1)[1] is None
+    once = {"random": episodes([0, 0, 0]), "model": episodes([0, 0, 0.5]), "simulator": episodes([0, 0, 1.0])}
+    lone = summarise(QUICK, once)
+    assert lone["normalised"]["progress"] == 0.5
+    assert lone["normalised_interval"]["progress"] is None, "without the third episode there is no gap"
+
+
+def strict(path):
+    """JSON as the standard has it, without Python's NaN and Infinity."""
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path} contains {name}"))
+
+
+class Settled(GoalEnvironment):
+    """Push-T whose goal is the start in every even episode."""
+
+    def __init__(self, stride, size):
+        super().__init__(PushTBody(), Task(self._stage, reach_distance), 2, size)
+
+    def reset(self, *, seed=None, options=None):
+        self.number = seed
+        return super().reset(seed=seed, options=options)
+
+    def _stage(self, body, rng):
+        body.reset(rng)
+        start = body.snapshot()
+        return Staged(start, start if self.number % 2 == 0 else start._replace(agent=((256.0, 400.0), (0.0, 0.0))))
+
+
+def test_an_episode_that_starts_at_its_goal_has_no_progress(world, tmp_path):
+    plan = replace(QUICK, environment=f"{__name__}:Settled", steps=2, episodes=1, arms=("random", "simulator"))
+    measure_planning(world, SPACE, plan, tmp_path, progress=False)
+    report = strict(tmp_path / "report.json")
+    assert report["arms"]["random"]["progress"] is None
+    assert report["arms"]["random"]["success"] == 1.0
+    measure_planning(world, SPACE, replace(plan, episodes=2, arms=ARMS), tmp_path, progress=False)
+    report = strict(tmp_path / "report.json")
+    assert report["arms"]["simulator"]["progress"] > 0
+    assert all(strict(path) for path in tmp_path.glob("episodes/*.json"))
 
 
 def test_planners_take_samples_and_iterations():

@@ -13,9 +13,8 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any, Literal
 
 import torch
@@ -23,10 +22,10 @@ from torch import nn
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from dila.analysis.intervals import wilson
 from dila.configs import to_json
 from dila.errors import DilaError, at_least
 from dila.evaluate.curves import write_curves
+from dila.evaluate.planned import MEASURES, gap_closed, listed, summarise_arm
 from dila.files import alone, at_home, read_object, write_json
 from dila.imagine.label import hash_of, hash_world
 from dila.imagine.pictures import write_clip
@@ -189,13 +188,17 @@ def measure_planning(
 
 def summarise(plan: Planning, episodes: dict[Arm, list[dict[str, Any]]]) -> dict[str, Any]:
     """Build the report from the episodes of each arm."""
-    arms = {arm: _summary(each) for arm, each in episodes.items()}
-    normalised = {}
+    arms = {arm: summarise_arm(each) for arm, each in episodes.items()}
+    closed = {}
     if set(arms) == set(ARMS):
-        for measure in ("success", "progress"):
-            low, model, high = (arms[arm][measure] for arm in ARMS)
-            normalised[measure] = (model - low) / (high - low) if high > low else None
-    return {"dila_version": version(), "settings": to_json(plan), "arms": arms, "normalised": normalised}
+        closed = {measure: gap_closed(measure, *(episodes[arm] for arm in ARMS)) for measure in MEASURES}
+    return {
+        "dila_version": version(),
+        "settings": to_json(plan),
+        "arms": arms,
+        "normalised": {measure: share for measure, (share, _) in closed.items()},
+        "normalised_interval": {measure: listed(interval) for measure, (_, interval) in closed.items()},
+    }
 
 
 class _Bench:
@@ -324,12 +327,16 @@ def _read(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
     path, mend = _file(out, arm, seed), "remove it and run the same command again"
     told = read_object(path, mend)
     lists = [told.get("scores"), told.get("plan_seconds"), [told.get("seconds")]]
-    if not all(each and isinstance(each, list) and all(isinstance(x, int | float) for x in each) for each in lists):
+    if not all(each and isinstance(each, list) and all(map(_is_finite, each)) for each in lists):
         raise DilaError(
-            f"{path} lacks the scores or seconds of an episode; if your environment returns no score, add it to reset "
-            f"and step, else {mend}"
+            f"{path} lacks the scores or seconds of an episode, or they are not finite; if your environment returns no "
+            f"score, add it to reset and step, else {mend}"
         )
     return told
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def _told(seed: int, seconds: float, episode: Episode) -> dict[str, Any]:
@@ -337,26 +344,3 @@ def _told(seed: int, seconds: float, episode: Episode) -> dict[str, Any]:
         "seed": seed, "seconds": seconds, "plan_seconds": episode.seconds, "scores": episode.scores,
         "costs": episode.costs, "actions": episode.actions.tolist(),
     }  # fmt: skip
-
-
-def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Summarise episodes; success and progress use the best score of each episode, as in VP2."""
-    best = [min(each["scores"]) for each in episodes]
-    reached = sum(score < SUCCESS for score in best)
-    return {
-        "episodes": len(best),
-        "success": reached / len(best),
-        "success_interval": list(wilson(reached, len(best))),
-        "progress": fmean(1 - score / each["scores"][0] for score, each in zip(best, episodes, strict=True)),
-        "best_score": fmean(best),
-        "final_score": fmean(each["scores"][-1] for each in episodes),
-        "seconds": fmean(each["seconds"] for each in episodes),
-        "plan_seconds": median(seconds for each in episodes for seconds in each["plan_seconds"]),
-        "scores": _mean_scores([each["scores"] for each in episodes]),
-    }
-
-
-def _mean_scores(scores: list[list[float]]) -> list[float]:
-    """Mean score by step; an episode that ended early keeps its last score."""
-    longest = max(map(len, scores))
-    return [fmean(each[min(step, len(each) - 1)] for each in scores) for step in range(longest)]

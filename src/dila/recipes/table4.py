@@ -113,8 +113,8 @@ def _row(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 def _spread(runs: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
     told = {}
     for measure in ("success", "progress"):
-        each = [run["arms"][arm][measure] for run in runs]
-        told[measure] = {"mean": fmean(each), "deviation": stdev(each) if len(each) > 1 else 0.0}
+        each = [share for run in runs if (share := run["arms"][arm][measure]) is not None]
+        told[measure] = {"mean": fmean(each) if each else None, "deviation": stdev(each) if len(each) > 1 else 0.0}
     return told
 
 
@@ -130,8 +130,15 @@ def markdown(table: Mapping[str, Any]) -> str:
     lines = []
     for task, row in table["tasks"].items():
         told = [row["random"], *row["models"].values(), row["simulator"]]
-        lines.append([task, *(f"{100 * its['success']['mean']:.0f} / {its['progress']['mean']:.2f}" for its in told)])
+        lines.append(
+            [task, *(f"{100 * its['success']['mean']:.0f} / {_share(its['progress']['mean'])}" for its in told)]
+        )
     means = [each["mean"] for each in table["aggregate"].values()]
     shares = ["" if mean is None else f"{100 * mean:.0f}" for mean in means]
     lines.append(["of the simulator's success", "", *shares, "100"])
     return "\n".join(markdown_table(["task", "random", *names, "true simulator"], lines))
+
+
+def _share(mean: int | float | None) -> str:
+    """Progress; it is undefined if every episode starts at its goal."""
+    return "-" if mean is None else f"{mean:.2f}"
