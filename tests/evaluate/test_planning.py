@@ -101,8 +101,11 @@ def test_everything_is_written(measured):
     assert json.loads((out / "report.json").read_text()) == report
     assert len(list((out / "episodes").glob("*.json"))) == 9
     assert len(list((out / "videos").glob("*.mp4"))) == 9
-    with Image.open(out / "curves.png") as picture:
-        assert picture.size == (640, 400)
+    for name in ("curves.png", "costs.png"):
+        with Image.open(out / name) as picture:
+            assert picture.size == (640, 400)
+    assert len(report["arms"]["model"]["costs"]) == QUICK.steps
+    assert report["arms"]["random"]["costs"] == []
     assert len({json.dumps(json.loads(p.read_text())["scores"][0]) for p in out.glob("episodes/*_00001.json")}) == 1
 
 
@@ -131,6 +134,9 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
     plan = replace(QUICK, episodes=1, cost=cost, steps=2, samples=24, iterations=1, upper="same", size=64)
     report = measure_planning(world, SPACE, plan, tmp_path, progress=False)
     assert set(report["arms"]) == {"random", "model", "simulator"}
+    with Image.open(tmp_path / "costs.png") as picture:
+        drawn = {colour for _, colour in picture.convert("RGB").getcolors(100_000)}
+        assert {ImageColor.getrgb(ink) for ink in INKS[:2]} <= drawn, "the costs of both are of one kind"
 
 
 @pytest.mark.parametrize(("name", "text", "told"), [
@@ -304,6 +310,7 @@ def test_an_episode_that_starts_at_its_goal_has_no_progress(world, tmp_path):
     report = strict(tmp_path / "report.json")
     assert report["arms"]["random"]["progress"] is None
     assert report["arms"]["random"]["success"] == 1.0
+    assert not (tmp_path / "costs.png").exists(), "the simulator planned by its own score"
     measure_planning(world, SPACE, replace(plan, episodes=2, arms=ARMS), tmp_path, progress=False)
     report = strict(tmp_path / "report.json")
     assert report["arms"]["simulator"]["progress"] > 0

@@ -46,7 +46,8 @@ def plan(
         if value is not None:
             told = f"{value:.2f}, 95% interval {_between(report['normalised_interval'][measure])}"
         print(f"{measure} between random (0) and the true simulator (1): {told}")
-    print(f"wrote {out / 'report.json'}, {out / 'curves.png'} and {out / 'videos'}")
+    made = [str(out / name) for name in ("report.json", "curves.png", "costs.png", "videos") if (out / name).exists()]
+    print(f"wrote {', '.join(made)}")
 
 
 def _number(value: int | float | None) -> str:

@@ -43,6 +43,7 @@ def summarise_arm(episodes: Sequence[Told]) -> dict[str, Any]:
         "seconds": fmean(each["seconds"] for each in episodes),
         "plan_seconds": median(seconds for each in episodes for seconds in each["plan_seconds"]),
         "scores": mean_by_step([each["scores"] for each in episodes]),
+        "costs": mean_by_step([costs for each in episodes if (costs := each.get("costs"))]),
     }
 
 
@@ -84,5 +85,5 @@ def listed(interval: Interval | None) -> list[float] | None:
 
 def mean_by_step(values: Sequence[Sequence[int | float]]) -> list[float]:
     """Return the mean over episodes of each step's value; an episode that ended early keeps its last one."""
-    longest = max(map(len, values))
+    longest = max(map(len, values), default=0)
     return [fmean(each[min(step, len(each) - 1)] for each in values) for step in range(longest)]

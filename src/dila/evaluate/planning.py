@@ -7,6 +7,7 @@
     out/videos/ARM_SEED.mp4    the goal, the true frames, and the imagined frames
     out/report.json            success with its interval, progress, and the share of the gap between the two bounds
     out/curves.png             mean score by step of each arm
+    out/costs.png              mean cost by plan of the arms that plan by the model's cost
 """
 
 import json
@@ -183,6 +184,7 @@ def measure_planning(
         report["limits"] = {"environment": _ends(bench.taken), "model": _ends(bench.seen)}
         write_json(out / "report.json", report)
         write_curves(out / "curves.png", {arm: report["arms"][arm]["scores"] for arm in plan.arms}, SUCCESS)
+        _write_costs(out / "costs.png", plan, report["arms"])
         return report
 
 
@@ -199,6 +201,14 @@ def summarise(plan: Planning, episodes: dict[Arm, list[dict[str, Any]]]) -> dict
         "normalised": {measure: share for measure, (share, _) in closed.items()},
         "normalised_interval": {measure: listed(interval) for measure, (_, interval) in closed.items()},
     }
+
+
+def _write_costs(path: Path, plan: Planning, arms: dict[Arm, dict[str, Any]]) -> None:
+    """Plot the costs of the plans of each arm that plans by ``plan.cost``; no plot if there is none."""
+    same: tuple[Arm, ...] = ("model", "simulator") if plan.upper == "same" else ("model",)
+    if curves := {arm: row["costs"] for arm, row in arms.items() if arm in same and row["costs"]}:
+        unit = f"{plan.over} over {plan.horizon} frames"
+        write_curves(path, curves, None, unit, ("plans made before", f"cost of the best candidate in {plan.cost}"))
 
 
 class _Bench:
