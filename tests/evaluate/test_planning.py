@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("gym_pusht")
 
 from dila.errors import DilaError
 from dila.evaluate.curves import MARGIN, SIZE, _ticks, write_curves
+from dila.evaluate.planned import gap_closed
 from dila.evaluate.planning import ARMS, PLANNERS, Planning, measure_planning, summarise
 from dila.evaluate.plots import INKS
 from dila.imagine.world import World
@@ -281,6 +283,18 @@ def test_the_share_of_the_gap_has_an_interval_over_episodes():
     lone = summarise(QUICK, once)
     assert lone["normalised"]["progress"] == 0.5
     assert lone["normalised_interval"]["progress"] is None, "without the third episode there is no gap"
+
+
+@pytest.mark.parametrize("task", ["pusht-push", "pusht-reach"])
+def test_the_gaps_told_in_the_docs_are_those_of_the_committed_episodes(task):
+    root = Path(__file__).parents[2]
+    stored = json.loads((root / f"benchmarks/results/planning/{task}.json").read_text())["episodes"]
+    page = (root / "docs/planning.md").read_text()
+    for model in ("dila", "lapa", "adaworld"):
+        arms = ([{"scores": stored[arm][seed]} for seed in stored[model]] for arm in ("random", model, "simulator"))
+        share, (low, high) = gap_closed("progress", *arms)
+        told = f"**{share:.2f}**" if model == "dila" else f"{share:.2f}"
+        assert f"| {told} ({low:.2f} to {high:.2f}) |" in page
 
 
 def strict(path):
