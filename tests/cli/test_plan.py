@@ -34,6 +34,9 @@ def test_a_plan_is_made_reported_and_gone_on_with(adapted, tmp_path, capsys):
     assert main([*line, "--episodes", "2"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["arms"]["model"]["episodes"] == 2
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0
+    assert str(adapted) in (tmp_path / "report.html").read_text()
+    capsys.readouterr()
     assert main([*line, "--cost", "features"]) == 2
     assert "choose another folder" in capsys.readouterr().err
 

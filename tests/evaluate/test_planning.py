@@ -13,10 +13,14 @@ from PIL import Image, ImageChops, ImageColor
 pytest.importorskip("gym_pusht")
 
 from dila.errors import DilaError
+from dila.evaluate.bench import subject_of
+from dila.evaluate.compare import compare, distinct, find_results
 from dila.evaluate.curves import MARGIN, SIZE, _ticks, write_curves
 from dila.evaluate.planned import gap_closed
 from dila.evaluate.planning import ARMS, PLANNERS, Planning, measure_planning, summarise
 from dila.evaluate.plots import INKS
+from dila.evaluate.report import write_report
+from dila.evaluate.result import read_results
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
 from dila.planning.env_pusht import PushTBody, reach_distance
@@ -111,6 +115,38 @@ def test_everything_is_written(measured):
     assert len({json.dumps(json.loads(p.read_text())["scores"][0]) for p in out.glob("episodes/*_00001.json")}) == 1
 
 
+def test_dila_report_compares_and_tests_models_by_their_plans(measured, world, tmp_path):
+    subjects = [subject_of("outputs/adapted/model", world, {}, name) for name in ("mine", "other")]
+    subjects[1] = replace(subjects[1], weights="others")
+    for subject in subjects:
+        shutil.copytree(measured[0], tmp_path / subject.name)
+    for path in (tmp_path / "other/episodes").glob("model_*.json"):
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps(told | {"scores": [told["scores"][0], 0.01]}))
+    for subject in subjects:
+        measure_planning(world, SPACE, QUICK, tmp_path / subject.name, subject=subject, progress=False)
+    (mine,) = read_results(tmp_path / "mine/evaluation.json")
+    arms = measured[1]["arms"]
+    assert mine.score("progress/model").value == arms["model"]["progress"]
+    assert mine.score("distance/simulator").by_step == tuple(arms["simulator"]["scores"])
+    assert mine.score("gap_closed/progress").value == measured[1]["normalised"]["progress"]
+    assert mine.rows == ("seed 0", "seed 1", "seed 2")
+    found = find_results([tmp_path])
+    rows = {row.score: row for row in write_report(tmp_path / "plans.html", found)}
+    (test,) = rows["progress/model"].tests
+    assert (test.first, test.second, test.episodes) == ("mine", "other", 3)
+    assert test.difference < 0
+    page = (tmp_path / "plans.html").read_text()
+    assert "actions executed" in page
+    assert "with random actions and the true simulator as bounds" in page
+    shutil.copytree(measured[0], tmp_path / "fewer")
+    measure_planning(
+        world, SPACE, replace(QUICK, episodes=2), tmp_path / "fewer", subject=subjects[0], progress=False
+    )  # other episodes are another table
+    again = compare(distinct(find_results([tmp_path])))
+    assert {row.what for row in again} == {"planning, pins = seeds 0 to 2", "planning, pins = seeds 0 to 1"}
+
+
 def test_going_on_runs_what_is_missing_and_gives_the_same(measured, world, monkeypatch):
     out, report = measured
     before = json.loads((out / "episodes" / "model_00001.json").read_text())
@@ -146,7 +182,7 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
     ("plan.json", "[]", "does not contain a JSON object"),
     ("episodes/model_00001.json", "", "cannot be read as JSON .*; remove it and run the same command again"),
     ("episodes/random_00000.json", '{"seconds": 1, "scores": []}', "lacks the scores or seconds of an episode"),
-    ("episodes/random_00000.json", '{"seconds": 1, "plan_seconds": [1], "scores": [NaN]}', "lacks the scores .* not fin"),
+    ("episodes/random_00000.json", '{"seconds": 1, "plan_seconds": [1], "scores": [NaN]}', "lacks .* not finite"),
     ("episodes/random_00000.json", '{"scores": [1.0]}', "lacks the scores or seconds of an episode"),
 ])  # fmt: skip
 def test_damaged_files_are_told_of(name, text, told, measured, world, tmp_path):

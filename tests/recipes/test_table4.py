@@ -33,7 +33,8 @@ def toy(monkeypatch):
     """Planning that costs nothing; tells which arms it ran of whom."""
     ran = []
 
-    def measured(world, space, plan, out):
+    def measured(world, space, plan, out, subject):
+        assert subject == world
         ran.append((world, plan.environment, plan.arms))
         share = {"good": 0.25 if plan.seed == recipe.APART else 0.75, "bad": 0.0}[world]
         best = 0.0 if plan.environment == "robodesk-push-red" else 0.8
@@ -43,6 +44,7 @@ def toy(monkeypatch):
     monkeypatch.setattr(recipe, "measure_planning", measured)
     monkeypatch.setattr(recipe, "load_actions", lambda path: (None, None))
     monkeypatch.setattr(recipe, "load_pretrained", lambda path, device: (path,))
+    monkeypatch.setattr(recipe, "subject_of", lambda path, world, run, name: name)
     monkeypatch.setattr(recipe, "World", lambda path, bf16: path)
     return ran
 

@@ -17,6 +17,8 @@ def plan(
     model: Positional[Path],
     how: tyro.conf.OmitArgPrefixes[Planning],
     out: Path | None = None,
+    name: str | None = None,
+    run_seed: int | None = None,
     device: Device = "auto",
 ) -> None:
     """Reach goal images by model-predictive control, with random actions and the true simulator as bounds.
@@ -27,7 +29,10 @@ def plan(
         model: folder or Hub id of an adapted model, see `dila adapt`.
         how: settings of planning.
         out: folder to write; default outputs/plan/ENVIRONMENT.
+        name: name of the model in comparisons, shared by its seeds; default: its path.
+        run_seed: seed of the model's run in comparisons.
     """
+    from dila.evaluate.bench import subject_of
     from dila.evaluate.planning import measure_planning
     from dila.interop.actions import load_actions
 
@@ -35,7 +40,9 @@ def plan(
     if ":" in how.environment:
         sys.path.insert(0, os.getcwd())  # as python -m does, for modules in the current folder
     out = out or Path("outputs/plan") / how.environment.replace(":", ".")
-    report = measure_planning(open_world(str(model), device), space, how, out)
+    world = open_world(str(model), device)
+    subject = subject_of(model, world, {}, name or str(model), run_seed)
+    report = measure_planning(world, space, how, out, subject=subject)
     measures = "".join(f"{measure:>10}{'95% interval':>16}" for measure in MEASURES)
     print(f"{'':<12}{measures}{'s/episode':>11}{'s/plan':>8}")
     for arm, row in report["arms"].items():

@@ -1,16 +1,24 @@
-"""Scores of planned episodes: success and progress of each arm, and the share of the gap between the bounds closed."""
+"""Scores of planned episodes: success and progress of each arm, and the share of the gap between the bounds closed.
+
+They are summarised for ``report.json``, and put into a `Result`, so that `dila report` compares and tests models.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
 import torch
 
 from dila.analysis.intervals import Interval, mean_interval, ratio_interval, wilson
+from dila.evaluate.result import Result, Score, Subject, edges
 from dila.planning.environment import SUCCESS
+from dila.version import version
 
 Told = Mapping[str, Any]
 """Contents of an episode's JSON file."""
+_FREE = frozenset({"environment", "episodes", "arms", "together", "seed"})
+"""Settings of `Planning` that a result names elsewhere, or on which no episode depends."""
 
 
 def success(episode: Told) -> float:
@@ -76,6 +84,63 @@ def gap_closed(
     lasting = bool((bottom.sum() - bottom > 0).all())
     told = ratio_interval(top, bottom, torch.arange(len(top))) if lasting else None
     return float(top.sum() / bottom.sum()), told
+
+
+def to_result(
+    report: Mapping[str, Any],
+    episodes: Mapping[str, Sequence[Told]],
+    subject: Subject,
+    stride: int | float,
+    pictures: Mapping[str, str],
+) -> Result:
+    """Return the contents of ``report.json`` as a result with one row per episode, which `dila report` compares.
+
+    Models are tested against each other if environment, episodes and all settings are the same.
+
+    Args:
+        report: contents of ``report.json``.
+        episodes: episodes of each arm.
+        subject: the model.
+        stride: seconds per action.
+        pictures: captions by file name.
+    """
+    settings = {name: value for name, value in report["settings"].items() if name not in _FREE} | {"stride": stride}
+    seeds = [each["seed"] for each in next(iter(episodes.values()))]
+    scores = [score for arm, each in episodes.items() for score in _arm_scores(arm, each, report["arms"][arm])]
+    for measure, share in report["normalised"].items():
+        scores.append(Score(f"gap_closed/{measure}", share, *_ends(report["normalised_interval"][measure])))
+    longest = max(len(row["scores"]) for row in report["arms"].values())
+    idle = sum(progress(each) is None for each in next(iter(episodes.values())))
+    return Result(
+        "planning",
+        subject if settings["cost"] == "pixels" else replace(subject, decoder=""),
+        report["settings"]["environment"],
+        f"seeds {seeds[0]} to {seeds[-1]}",
+        settings,
+        tuple(scores),
+        tuple(f"seed {seed}" for seed in seeds),
+        tuple(range(longest)),
+        notes=(f"{idle} of {len(seeds)} episodes start at their goal and have no progress",) if idle else (),
+        pictures=dict(pictures),
+        seconds=sum(each["seconds"] for arm in episodes.values() for each in arm),
+        dila_version=version(),
+    )
+
+
+def _arm_scores(arm: str, episodes: Sequence[Told], row: Mapping[str, Any]) -> list[Score]:
+    scores = []
+    for measure, of in MEASURES.items():
+        values = [value for each in episodes if (value := of(each)) is not None]
+        its = tuple(values) if len(values) == len(episodes) else ()
+        scores.append(Score(f"{measure}/{arm}", row[measure], *_ends(row[f"{measure}_interval"]), values=its))
+    best = torch.tensor([min(each["scores"]) for each in episodes], dtype=torch.float64)
+    ends = edges(mean_interval(best, torch.arange(len(best))))
+    distance = Score(f"distance/{arm}", row["best_score"], *ends, "lower", tuple(best.tolist()), tuple(row["scores"]))
+    return [*scores, distance]
+
+
+def _ends(interval: Sequence[float] | None) -> Sequence[float | None]:
+    return (None, None) if interval is None else interval
 
 
 def listed(interval: Interval | None) -> list[float] | None:

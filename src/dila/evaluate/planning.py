@@ -5,7 +5,8 @@
     out/plan.json              settings; later calls must use the same
     out/episodes/ARM_SEED.json one episode: scores, costs, actions, and the seconds of each plan
     out/videos/ARM_SEED.mp4    the goal, the true frames, and the imagined frames
-    out/report.json            success with its interval, progress, and the share of the gap between the two bounds
+    out/report.json            success, progress, and the share of the gap between the two bounds, with intervals
+    out/evaluation.json        the same for `dila report`
     out/curves.png             mean score by step of each arm
     out/costs.png              mean cost by plan of the arms that plan by the model's cost
 """
@@ -26,7 +27,8 @@ from tyro.conf import Positional
 from dila.configs import to_json
 from dila.errors import DilaError, at_least
 from dila.evaluate.curves import write_curves
-from dila.evaluate.planned import MEASURES, gap_closed, listed, summarise_arm
+from dila.evaluate.planned import MEASURES, gap_closed, listed, summarise_arm, to_result
+from dila.evaluate.result import Subject, write_results
 from dila.files import alone, at_home, read_object, write_json
 from dila.imagine.label import hash_of, hash_world
 from dila.imagine.pictures import write_clip
@@ -62,6 +64,8 @@ PLANNERS: dict[PlannerName, Any] = {
 
 SMALLEST = 8
 """Minimum picture size in pixels; below it nothing of the environments is visible."""
+FILMS = 4
+"""Maximum number of videos in a result."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,13 @@ class Planning:
 
 
 def measure_planning(
-    world: World, actions: ActionSpace, plan: Planning, out: str | Path, *, progress: bool = True
+    world: World,
+    actions: ActionSpace,
+    plan: Planning,
+    out: str | Path,
+    *,
+    subject: Subject | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Run the episodes that ``out`` lacks, and write the report; call it again to resume.
 
@@ -160,6 +170,7 @@ def measure_planning(
         actions: action space of its adaptation.
         plan: settings.
         out: output folder.
+        subject: the model's name and identity in ``evaluation.json``; None writes no such file.
         progress: show a progress bar.
 
     Returns:
@@ -180,11 +191,15 @@ def measure_planning(
                     bench.run(arm, missing, out)
         finally:
             bench.close()
-        report = summarise(plan, {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms})
+        episodes = {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms}
+        report = summarise(plan, episodes)
         report["limits"] = {"environment": _ends(bench.taken), "model": _ends(bench.seen)}
         write_json(out / "report.json", report)
         write_curves(out / "curves.png", {arm: report["arms"][arm]["scores"] for arm in plan.arms}, SUCCESS)
         _write_costs(out / "costs.png", plan, report["arms"])
+        if subject is not None:
+            made = to_result(report, episodes, subject, world.stride, _pictures(out, plan))
+            write_results(out / "evaluation.json", [made])
         return report
 
 
@@ -209,6 +224,16 @@ def _write_costs(path: Path, plan: Planning, arms: dict[Arm, dict[str, Any]]) ->
     if curves := {arm: row["costs"] for arm, row in arms.items() if arm in same and row["costs"]}:
         unit = f"{plan.over} over {plan.horizon} frames"
         write_curves(path, curves, None, unit, ("plans made before", f"cost of the best candidate in {plan.cost}"))
+
+
+def _pictures(out: Path, plan: Planning) -> dict[str, str]:
+    """Captions of the plot of costs and of some videos of the model."""
+    films = [f"videos/model_{seed:05d}.mp4" for seed in _seeds(plan)[:FILMS]]
+    rows = (
+        "from top to bottom: the goal; true frames; each frame as imagined one step before; imagined end of each plan"
+    )
+    told = {"costs.png": "Cost of the plans."} | dict.fromkeys(films, f"Planned with the model, {rows}.")
+    return {name: caption for name, caption in told.items() if (out / name).is_file()}
 
 
 class _Bench:

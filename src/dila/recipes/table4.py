@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from dila.errors import DilaError
+from dila.evaluate.bench import subject_of
 from dila.evaluate.planning import ARMS, Planning, measure_planning
 from dila.files import write_json
 from dila.imagine.world import World
@@ -86,17 +87,23 @@ def run_table4(
         runs = {}
         for place, (name, folders) in enumerate(models.items()):
             arms = ("model",) if place and alone else ARMS
-            runs[name] = _runs(folders[task], replace(plan, arms=arms), out / name / task, seeds, device)
+            runs[name] = _runs(name, folders[task], replace(plan, arms=arms), out / name / task, seeds, device)
         rows[task] = _row(runs)
     table = {"tasks": rows, "aggregate": {name: _aggregate(rows, name) for name in models}}
     write_json(out / "table4.json", table)
     return table
 
 
-def _runs(model: str | Path, plan: Planning, out: Path, seeds: Sequence[int], device: str) -> list[dict[str, Any]]:
+def _runs(
+    name: str, model: str | Path, plan: Planning, out: Path, seeds: Sequence[int], device: str
+) -> list[dict[str, Any]]:
     space, _ = load_actions(model)
     world = World(*load_pretrained(model, device=device), bf16=True)
-    return [measure_planning(world, space, replace(plan, seed=seed * APART), out / f"seed_{seed}") for seed in seeds]
+    subject = subject_of(model, world, {}, name)
+    return [
+        measure_planning(world, space, replace(plan, seed=seed * APART), out / f"seed_{seed}", subject=subject)
+        for seed in seeds
+    ]
 
 
 def _row(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
