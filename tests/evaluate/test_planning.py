@@ -138,7 +138,7 @@ def test_dila_report_compares_and_tests_models_by_their_plans(measured, world, t
     assert test.difference < 0
     page = (tmp_path / "plans.html").read_text()
     assert "actions executed" in page
-    assert "with random actions and the true simulator as bounds" in page
+    assert "Goals reached by planning (table 4), with random actions and the true simulator as bounds" in page
     shutil.copytree(measured[0], tmp_path / "fewer")
     measure_planning(
         world, SPACE, replace(QUICK, episodes=2), tmp_path / "fewer", subject=subjects[0], progress=False

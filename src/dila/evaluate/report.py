@@ -21,7 +21,7 @@ ABOUT = {
     "motion": "Structure of one clip with the content of another, and frozen structure (figure 4).",
     "manifold": "Latent actions against the true parameters of the transforms (figure 6).",
     "transfer": "The latent actions of one clip in the scenes of others (figures 3 and 8).",
-    "planning": "Goals reached by model-predictive control (table 4), with random actions and the true simulator as bounds.",
+    "planning": "Goals reached by planning (table 4), with random actions and the true simulator as bounds.",
     "sceptic": "A background that moves independently of the action: what z and s encode of each.",
 }
 LEARNING = (
