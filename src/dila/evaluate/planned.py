@@ -139,8 +139,8 @@ def _arm_scores(arm: str, episodes: Sequence[Told], row: Mapping[str, Any]) -> l
     return [*scores, distance]
 
 
-def _ends(interval: Sequence[float] | None) -> Sequence[float | None]:
-    return (None, None) if interval is None else interval
+def _ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:
+    return (None, None) if interval is None else (interval[0], interval[1])
 
 
 def listed(interval: Interval | None) -> list[float] | None:

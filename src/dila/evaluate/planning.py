@@ -191,7 +191,7 @@ def measure_planning(
                     bench.run(arm, missing, out)
         finally:
             bench.close()
-        episodes = {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms}
+        episodes: dict[Arm, list[Any]] = {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms}
         report = summarise(plan, episodes)
         report["limits"] = {"environment": _ends(bench.taken), "model": _ends(bench.seen)}
         write_json(out / "report.json", report)
