@@ -41,6 +41,13 @@ def test_a_plan_is_made_reported_and_gone_on_with(adapted, tmp_path, capsys):
     assert "choose another folder" in capsys.readouterr().err
 
 
+def test_actions_are_planned_by_gradients_through_the_decoder(adapted, tmp_path, capsys):
+    line = ["--planner", "gradient", "--cost", "pixels", "--arms", "model", "--samples", "2", "--iterations", "2"]
+    line += ["--episodes", "1", "--steps", "1", "--horizon", "2", "--out", str(tmp_path), "--device", "cpu"]
+    assert main(["plan", str(adapted), "pusht-reach", *line]) == 0
+    assert "costs.png" in capsys.readouterr().out
+
+
 def test_a_model_without_real_actions_says_how_to_get_them(first_look, tmp_path, capsys):
     assert main(["plan", str(first_look.folder / "run"), "pusht-reach", "--out", str(tmp_path)]) == 2
     assert "dila adapt MODEL DATA" in capsys.readouterr().err

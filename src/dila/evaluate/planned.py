@@ -88,7 +88,7 @@ def gap_closed(
 
 def to_result(
     report: Mapping[str, Any],
-    episodes: Mapping[str, Sequence[Told]],
+    episodes: Mapping[Any, Sequence[Told]],
     subject: Subject,
     stride: int | float,
     pictures: Mapping[str, str],
