@@ -96,7 +96,7 @@ class FrameDecoder(Protocol):
     """A decoder of features to frames."""
 
     def decode(self, e: Features) -> Pixels:
-        """Decode features ``B T H W D`` to frames in [0, 1], ``B T 3 Y X``."""
+        """Decode features ``B T H W D`` to frames in [0, 1], ``B T 3 Y X``; differentiable in the features."""
         ...
 
     def config(self) -> dict[str, Any]:

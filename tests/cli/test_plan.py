@@ -34,8 +34,18 @@ def test_a_plan_is_made_reported_and_gone_on_with(adapted, tmp_path, capsys):
     assert main([*line, "--episodes", "2"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["arms"]["model"]["episodes"] == 2
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0
+    assert str(adapted) in (tmp_path / "report.html").read_text()
+    capsys.readouterr()
     assert main([*line, "--cost", "features"]) == 2
     assert "choose another folder" in capsys.readouterr().err
+
+
+def test_actions_are_planned_by_gradients_through_the_decoder(adapted, tmp_path, capsys):
+    line = ["--planner", "gradient", "--cost", "pixels", "--arms", "model", "--samples", "2", "--iterations", "2"]
+    line += ["--episodes", "1", "--steps", "1", "--horizon", "2", "--out", str(tmp_path), "--device", "cpu"]
+    assert main(["plan", str(adapted), "pusht-reach", *line]) == 0
+    assert "costs.png" in capsys.readouterr().out
 
 
 def test_a_model_without_real_actions_says_how_to_get_them(first_look, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,18 @@ from PIL import Image, ImageChops, ImageColor
 pytest.importorskip("gym_pusht")
 
 from dila.errors import DilaError
+from dila.evaluate.bench import subject_of
+from dila.evaluate.compare import compare, distinct, find_results
 from dila.evaluate.curves import MARGIN, SIZE, _ticks, write_curves
-from dila.evaluate.planning import PLANNERS, Planning, measure_planning, summarise
+from dila.evaluate.planned import gap_closed
+from dila.evaluate.planning import ARMS, PLANNERS, Planning, measure_planning, summarise
 from dila.evaluate.plots import INKS
+from dila.evaluate.report import write_report
+from dila.evaluate.result import read_results
 from dila.imagine.world import World
 from dila.interop.actions import ActionSpace
+from dila.planning.env_pusht import PushTBody, reach_distance
+from dila.planning.environment import GoalEnvironment, Staged, Task
 from dila.planning.environments import make_environment
 
 SPACE = ActionSpace(("x", "y"), 2, ("agent_x", "agent_y"), (0.0, 0.0), (50.0, 50.0), (120.0, 120.0), 0.5, 0.8)
@@ -99,9 +107,44 @@ def test_everything_is_written(measured):
     assert json.loads((out / "report.json").read_text()) == report
     assert len(list((out / "episodes").glob("*.json"))) == 9
     assert len(list((out / "videos").glob("*.mp4"))) == 9
-    with Image.open(out / "curves.png") as picture:
-        assert picture.size == (640, 400)
+    for name in ("curves.png", "costs.png"):
+        with Image.open(out / name) as picture:
+            assert picture.size == (640, 400)
+    assert len(report["arms"]["model"]["costs"]) == QUICK.steps
+    assert report["arms"]["random"]["costs"] == []
     assert len({json.dumps(json.loads(p.read_text())["scores"][0]) for p in out.glob("episodes/*_00001.json")}) == 1
+
+
+def test_dila_report_compares_and_tests_models_by_their_plans(measured, world, tmp_path):
+    subjects = [subject_of("outputs/adapted/model", world, {}, name) for name in ("mine", "other")]
+    subjects[1] = replace(subjects[1], weights="others")
+    for subject in subjects:
+        shutil.copytree(measured[0], tmp_path / subject.name)
+    for path in (tmp_path / "other/episodes").glob("model_*.json"):
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps(told | {"scores": [told["scores"][0], 0.01]}))
+    for subject in subjects:
+        measure_planning(world, SPACE, QUICK, tmp_path / subject.name, subject=subject, progress=False)
+    (mine,) = read_results(tmp_path / "mine/evaluation.json")
+    arms = measured[1]["arms"]
+    assert mine.score("progress/model").value == arms["model"]["progress"]
+    assert mine.score("distance/simulator").by_step == tuple(arms["simulator"]["scores"])
+    assert mine.score("gap_closed/progress").value == measured[1]["normalised"]["progress"]
+    assert mine.rows == ("seed 0", "seed 1", "seed 2")
+    found = find_results([tmp_path])
+    rows = {row.score: row for row in write_report(tmp_path / "plans.html", found)}
+    (test,) = rows["progress/model"].tests
+    assert (test.first, test.second, test.episodes) == ("mine", "other", 3)
+    assert test.difference < 0
+    page = (tmp_path / "plans.html").read_text()
+    assert "actions executed" in page
+    assert "Goals reached by planning (table 4), with random actions and the true simulator as bounds" in page
+    shutil.copytree(measured[0], tmp_path / "fewer")
+    measure_planning(
+        world, SPACE, replace(QUICK, episodes=2), tmp_path / "fewer", subject=subjects[0], progress=False
+    )  # other episodes are another table
+    again = compare(distinct(find_results([tmp_path])))
+    assert {row.what for row in again} == {"planning, pins = seeds 0 to 2", "planning, pins = seeds 0 to 1"}
 
 
 def test_going_on_runs_what_is_missing_and_gives_the_same(measured, world, monkeypatch):
@@ -129,6 +172,9 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
     plan = replace(QUICK, episodes=1, cost=cost, steps=2, samples=24, iterations=1, upper="same", size=64)
     report = measure_planning(world, SPACE, plan, tmp_path, progress=False)
     assert set(report["arms"]) == {"random", "model", "simulator"}
+    with Image.open(tmp_path / "costs.png") as picture:
+        drawn = {colour for _, colour in picture.convert("RGB").getcolors(100_000)}
+        assert {ImageColor.getrgb(ink) for ink in INKS[:2]} <= drawn, "the costs of both are of one kind"
 
 
 @pytest.mark.parametrize(("name", "text", "told"), [
@@ -136,6 +182,7 @@ def test_every_cost_plans_and_the_simulator_can_be_seen_by_the_same(cost, world,
     ("plan.json", "[]", "does not contain a JSON object"),
     ("episodes/model_00001.json", "", "cannot be read as JSON .*; remove it and run the same command again"),
     ("episodes/random_00000.json", '{"seconds": 1, "scores": []}', "lacks the scores or seconds of an episode"),
+    ("episodes/random_00000.json", '{"seconds": 1, "plan_seconds": [1], "scores": [NaN]}', "lacks .* not finite"),
     ("episodes/random_00000.json", '{"scores": [1.0]}', "lacks the scores or seconds of an episode"),
 ])  # fmt: skip
 def test_damaged_files_are_told_of(name, text, told, measured, world, tmp_path):
@@ -243,8 +290,81 @@ def test_the_summary_is_arithmetic():
     assert report["normalised"] == {"success": 0.5, "progress": pytest.approx(0.7)}
     ended = summarise(QUICK, arms | {"model": [episode(0.4, 0.2), episode(0.6, 0.04, 0.02)]})
     assert ended["arms"]["model"]["scores"] == pytest.approx([0.5, 0.12, 0.11])
+    assert ended["arms"]["model"]["progress_interval"] == [pytest.approx(0.0), 1.0], "clipped: no progress exceeds 1"
     nothing = summarise(QUICK, dict.fromkeys(("random", "model", "simulator"), arms["random"]))
     assert nothing["normalised"]["success"] is None
+    assert nothing["normalised_interval"]["success"] is None
+
+
+def test_the_share_of_the_gap_has_an_interval_over_episodes():
+    rng = np.random.default_rng(0)
+
+    def episodes(progress):
+        return [{"scores": [1.0, 1 - share], "seconds": 1.0, "plan_seconds": [0.1]} for share in progress]
+
+    def closed(count):
+        level = rng.uniform(0, 0.3, count)
+        shares = {"random": level, "model": level + 0.35 + rng.normal(0, 0.1, count), "simulator": level + 0.7}
+        report = summarise(QUICK, {arm: episodes(its) for arm, its in shares.items()})
+        return report["normalised"]["progress"], report["normalised_interval"]["progress"]
+
+    inside = 0
+    for _ in range(200):
+        share, (low, high) = closed(12)
+        assert low < share < high
+        inside += low < 0.5 < high
+    assert 0.9 < inside / 200 <= 0.99
+    assert closed(1)[1] is None
+    once = {"random": episodes([0, 0, 0]), "model": episodes([0, 0, 0.5]), "simulator": episodes([0, 0, 1.0])}
+    lone = summarise(QUICK, once)
+    assert lone["normalised"]["progress"] == 0.5
+    assert lone["normalised_interval"]["progress"] is None, "without the third episode there is no gap"
+
+
+@pytest.mark.parametrize("task", ["pusht-push", "pusht-reach"])
+def test_the_gaps_told_in_the_docs_are_those_of_the_committed_episodes(task):
+    root = Path(__file__).parents[2]
+    stored = json.loads((root / f"benchmarks/results/planning/{task}.json").read_text())["episodes"]
+    page = (root / "docs/planning.md").read_text()
+    for model in ("dila", "lapa", "adaworld"):
+        arms = ([{"scores": stored[arm][seed]} for seed in stored[model]] for arm in ("random", model, "simulator"))
+        share, (low, high) = gap_closed("progress", *arms)
+        told = f"**{share:.2f}**" if model == "dila" else f"{share:.2f}"
+        assert f"| {told} ({low:.2f} to {high:.2f}) |" in page
+
+
+def strict(path):
+    """JSON as the standard has it, without Python's NaN and Infinity."""
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path} contains {name}"))
+
+
+class Settled(GoalEnvironment):
+    """Push-T whose goal is the start in every even episode."""
+
+    def __init__(self, stride, size):
+        super().__init__(PushTBody(), Task(self._stage, reach_distance), 2, size)
+
+    def reset(self, *, seed=None, options=None):
+        self.number = seed
+        return super().reset(seed=seed, options=options)
+
+    def _stage(self, body, rng):
+        body.reset(rng)
+        start = body.snapshot()
+        return Staged(start, start if self.number % 2 == 0 else start._replace(agent=((256.0, 400.0), (0.0, 0.0))))
+
+
+def test_an_episode_that_starts_at_its_goal_has_no_progress(world, tmp_path):
+    plan = replace(QUICK, environment=f"{__name__}:Settled", steps=2, episodes=1, arms=("random", "simulator"))
+    measure_planning(world, SPACE, plan, tmp_path, progress=False)
+    report = strict(tmp_path / "report.json")
+    assert report["arms"]["random"]["progress"] is None
+    assert report["arms"]["random"]["success"] == 1.0
+    assert not (tmp_path / "costs.png").exists(), "the simulator planned by its own score"
+    measure_planning(world, SPACE, replace(plan, episodes=2, arms=ARMS), tmp_path, progress=False)
+    report = strict(tmp_path / "report.json")
+    assert report["arms"]["simulator"]["progress"] > 0
+    assert all(strict(path) for path in tmp_path.glob("episodes/*.json"))
 
 
 def test_planners_take_samples_and_iterations():

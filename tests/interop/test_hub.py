@@ -84,7 +84,7 @@ def test_an_adapted_model_is_planned_with_and_packed_from_the_hub(hub, pretraine
     assert read_notes(packed)["run"] == "mine"
     told = []
     report = {"arms": {}, "normalised": {}}
-    monkeypatch.setattr(planning, "measure_planning", lambda world, space, *_: told.append(space) or report)
+    monkeypatch.setattr(planning, "measure_planning", lambda world, space, *_, **__: told.append(space) or report)
     assert main(["plan", "me/mine", "pusht-reach", "--device", "cpu"]) == 0
     assert told == [space]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dila.errors import DilaError
+from dila.metrics import image
 from dila.metrics.image import feature_distance, find_lpips, psnr, ssim
 
 
@@ -30,6 +31,15 @@ def test_a_picture_is_like_itself_and_less_like_others():
     assert (psnr(x, x) == 100).all()
     assert (ssim(x, x[:, :1])[:, 1:] < 0.5).all()  # one frame against all
     assert ssim(torch.rand(3, 4, 4), torch.rand(3, 4, 4)).shape == ()  # smaller than the window
+
+
+def test_ssim_is_differentiable_after_a_call_under_inference_mode():
+    image._blurring.cache_clear()
+    x, y = torch.rand(2, 3, 16, 16).unbind(0)
+    with torch.inference_mode():
+        ssim(x, y)
+    (slope,) = torch.autograd.grad(ssim(x.requires_grad_(), y), x)
+    assert bool((slope != 0).any())
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim])

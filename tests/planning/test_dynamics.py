@@ -11,12 +11,15 @@ from dila.errors import DilaError
 from dila.imagine.rollout import rollout
 from dila.imagine.world import World
 from dila.interop.models import build
+from dila.nn import position
 from dila.planning import dynamics
 from dila.planning.cost import Called, Features, Later, Moment, Pixels, Reach, Score, Structure, Sum, vp2
 from dila.planning.dynamics import Imagination, Now, Simulation
 from dila.planning.gradient import Gradient
 from dila.planning.mppi import MPPI
 from dila.planning.planner import Limits
+from dila.vision import ConvDecoder, ConvDecoderConfig
+from dila.vision.pixels import PatchDecoder, PatchesConfig
 
 BATCH, SAMPLES, HORIZON = 2, 5, 4
 
@@ -120,6 +123,59 @@ def test_gradients_reach_the_actions_and_leave_the_weights_alone(imagination, no
     assert all(parameter.grad is None for parameter in imagination.world.model.parameters())
 
 
+DECODERS = {
+    "conv": lambda: ConvDecoder(ConvDecoderConfig(12, (4, 4), 16, 16, 16)),
+    "pixels": lambda: PatchDecoder(PatchesConfig(size=8, patch=2)),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("kind", ["pixels", "vp2", "in a sum"])
+def test_gradients_through_pixels_are_the_slopes_of_the_cost(name, kind, world, now, goal, pictures):
+    world.decoder = DECODERS[name]()
+    pixels = Pixels(pictures(1, BATCH), size=8)
+    cost = {
+        "pixels": pixels,
+        "vp2": vp2(pictures(1, BATCH), lambda frames: frames.square().mean((1, 2, 3))),
+        "in a sum": Sum([(1.0, Structure(goal)), (1.0, pixels)]),
+    }[kind]
+    of = Imagination(world).costs(now, cost)
+    candidates = torch.randn(BATCH, 2, 2, 3, generator=torch.Generator().manual_seed(0))
+    (slope,) = torch.autograd.grad(of(candidates.requires_grad_()).sum(), candidates)
+    along, step = slope / slope.norm(), 3e-3
+    with torch.no_grad():
+        ahead, behind = (float(of(candidates + sign * step * along).double().sum()) for sign in (1, -1))
+    assert (ahead - behind) / (2 * step) == pytest.approx(float(slope.norm()), rel=0.05)
+    if kind == "in a sum":
+        (alone,) = torch.autograd.grad(Imagination(world).costs(now, Structure(goal))(candidates).sum(), candidates)
+        assert (slope - alone).norm() > 0.1 * slope.norm()
+    assert not of(candidates.detach()).requires_grad
+    assert not world.decoder.decode(now.frames.new_zeros(1, 1, 4, 4, 12, dtype=torch.float32)).requires_grad
+
+
+def test_gradients_are_taken_after_a_call_under_inference_mode(imagination, now, candidates, goal, pictures):
+    """As stable-worldmodel's solvers call: no cache of tensors may keep what was made there."""
+    position._offsets.cache_clear()
+    position._KEPT.clear()
+    cost = Sum([(1.0, Structure(goal)), (1.0, Features(imagination.see(pictures(1, BATCH))))])
+    with torch.inference_mode():
+        before = imagination.costs(now, cost)(candidates)
+    of = imagination.costs(now, cost)
+    torch.testing.assert_close(of(candidates), before)
+    (slope,) = torch.autograd.grad(of(candidates.requires_grad_()).sum(), candidates)
+    assert bool((slope != 0).any())
+    e = imagination.see(pictures(3, BATCH))
+    imagination.world.model.infer(e).sum().backward()
+
+
+def test_a_decoder_without_gradients_is_no_silent_part_of_a_sum(world, now, candidates, goal, pictures, monkeypatch):
+    monkeypatch.setattr(world.decoder, "decode", torch.no_grad()(world.decoder.decode))
+    of = Imagination(world).costs(now, Sum([(1.0, Structure(goal)), (1.0, Pixels(pictures(1, BATCH)))]))
+    assert of(candidates).shape == (BATCH, SAMPLES)
+    with pytest.raises(DilaError, match="CellColour draws pixels without gradients; plan with mppi"):
+        of(candidates.requires_grad_())
+
+
 def test_a_goal_that_is_a_clip_is_compared_frame_by_frame(pictures):
     clip = torch.randn(BATCH, 3, 4, 4, 12)
     maps = torch.randn(BATCH, SAMPLES, 4, 4, 12)
@@ -203,7 +259,7 @@ def test_what_a_model_cannot_know_is_refused(imagination, now, world):
     with pytest.raises(DilaError, match="does not know the environment's own score"):
         imagination.costs(now, Score())
     world.decoder = None
-    with pytest.raises(DilaError, match="no decoder"):
+    with pytest.raises(DilaError, match="needs a decoder"):
         imagination.costs(now, Pixels(torch.zeros(1, 1, 3, 8, 8)))
     world.model.action_encoder = None
     with pytest.raises(DilaError, match="dila adapt"):

@@ -177,6 +177,20 @@ def test_a_score_may_be_missing_but_no_goal_nor_half_of_the_scores():
             control([environment], (3,), Blind(), Simulation(), lambda goals: Score(), Limits.unit(2), LOOP)
 
 
+@pytest.mark.parametrize("score", [float("inf"), float("nan"), None, "far"])
+@pytest.mark.parametrize(("good", "where"), [(0, "reset"), (4, "step 2")])
+def test_a_score_that_is_no_finite_number_is_refused_where_it_is_returned(score, good, where):
+    class Lost(Plane):
+        told = 0
+
+        def score(self):
+            self.told += 1
+            return super().score() if self.told <= good else score
+
+    with pytest.raises(DilaError, match=f"{where} of Lost returned the score {score!r}; return the distance"):
+        control([Lost()], (3,), Blind(), Simulation(), lambda goals: Score(), Limits.unit(2), LOOP)
+
+
 def test_a_goal_that_is_a_clip_moves_on_with_the_episode():
     """Of a demonstration that leads away and back, each step is compared with its own frame."""
     there = 0.2 * torch.tensor([1.0, 1, 1, 1, -1, -1, -1, -1]).cumsum(0)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -52,6 +53,43 @@ def test_what_is_no_task_file_is_refused(tmp_path):
         pass
     with pytest.raises(DilaError, match="not a task file of VP2"):
         read_tasks(tmp_path / "empty.hdf5")
+
+
+def test_a_hostile_task_file_exhausts_no_memory_and_shows_no_other_file(tmp_path):
+    """A few kilobytes may declare any number of states, and name any file of the user's."""
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(np.ones((2, DESK)).tobytes())
+    hostile = {
+        "huge": ({"shape": (10**9, DESK), "chunks": (1, DESK)}, "declares 1,000,000,000 frames"),
+        "wide": ({"shape": (3, DESK), "chunks": (10**7, DESK), "maxshape": (None, DESK)}, "rows or chunks of"),
+        "external": ({"shape": (2, DESK), "external": [(str(secret), 0, 2 * DESK * 8)]}, "stored in another file"),
+    }
+    for name, (stored, told) in hostile.items():
+        path = tmp_path / f"{name}.hdf5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("data/demo_1/states", dtype="f8", **stored)
+        assert path.stat().st_size < 20_000
+        with pytest.raises(DilaError, match=told):
+            read_tasks(path)
+    with h5py.File(tmp_path / "linked.hdf5", "w") as file:
+        file["data/demo_1/states"] = h5py.ExternalLink(tmp_path / "tasks.hdf5", "data/demo_1/states")
+    write_tasks(tmp_path / "tasks.hdf5", [np.zeros((2, DESK))])
+    with pytest.raises(DilaError, match="too many links"):  # h5py follows none from an open file object
+        read_tasks(tmp_path / "linked.hdf5")
+
+
+def test_only_the_start_and_the_goal_are_read(tmp_path):
+    path = tmp_path / "long.hdf5"
+    with h5py.File(path, "w") as file:
+        states = file.create_dataset("data/demo_1/states", (300_000, DESK), "f8", chunks=(1, DESK))
+        states[7], states[-1] = 1.0, 2.0
+        file["data/demo_1/start_index"] = 7
+    tracemalloc.start()
+    (task,) = read_tasks(path)
+    assert tracemalloc.get_traced_memory()[1] < 1e7, "182 MB are declared"
+    tracemalloc.stop()
+    assert (task.start == 1).all()
+    assert (task.goal == 2).all()
 
 
 def vp2_state(body):

@@ -11,7 +11,7 @@ from dila.planning.environments import ENVIRONMENTS
 from dila.planning.mppi import MPPI
 from dila.planning.planner import Blind
 from dila.recipes import table4 as recipe
-from dila.recipes.table4 import markdown, run_table4, table4
+from dila.recipes.table4 import main, markdown, run_table4, table4
 
 
 def test_the_protocol_is_vp2s():
@@ -33,7 +33,8 @@ def toy(monkeypatch):
     """Planning that costs nothing; tells which arms it ran of whom."""
     ran = []
 
-    def measured(world, space, plan, out):
+    def measured(world, space, plan, out, subject):
+        assert subject == world
         ran.append((world, plan.environment, plan.arms))
         share = {"good": 0.25 if plan.seed == recipe.APART else 0.75, "bad": 0.0}[world]
         best = 0.0 if plan.environment == "robodesk-push-red" else 0.8
@@ -43,6 +44,7 @@ def toy(monkeypatch):
     monkeypatch.setattr(recipe, "measure_planning", measured)
     monkeypatch.setattr(recipe, "load_actions", lambda path: (None, None))
     monkeypatch.setattr(recipe, "load_pretrained", lambda path, device: (path,))
+    monkeypatch.setattr(recipe, "subject_of", lambda path, world, run, name: name)
     monkeypatch.setattr(recipe, "World", lambda path, bf16: path)
     return ran
 
@@ -77,3 +79,21 @@ def test_what_knows_no_model_is_run_once(tmp_path, toy):
 def test_a_task_without_a_model_is_named(tmp_path):
     with pytest.raises(DilaError, match="mine has no model for robosuite-vp2"):
         run_table4({"mine": {"robodesk-push-red": "m"}}, tmp_path, PLANS)
+
+
+def test_the_command_runs_the_protocol_on_folders_of_adapted_models(tmp_path, toy, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(recipe, "World", lambda path, bf16: asked.append(path) or path.parents[1].name)
+    line = ["--episodes", "3", "--seeds", "2", "--tasks", "robosuite-vp2", "robodesk-push-red"]
+    assert main([str(tmp_path / "good"), str(tmp_path / "bad"), "--out", str(tmp_path / "out"), *line]) == 0
+    told = capsys.readouterr().out
+    assert "| robosuite-vp2 | 0 / 0.00 | 50 / 0.25 | 0 / 0.00 | 80 / 0.40 |" in told
+    assert asked[0] == tmp_path / "good/robosuite/model"
+    assert asked[-1] == tmp_path / "bad/robodesk/model"
+    assert len(toy) == 8, "two models, two tasks, two seeds"
+    assert main([str(tmp_path / "good"), "--tasks", "chess"]) == 2
+    assert "tasks: there is no chess; choose from robosuite-vp2" in capsys.readouterr().err
+    assert main([]) == 2
+    assert "models is empty" in capsys.readouterr().err
+    assert main(["a/dila", "b/dila"]) == 2
+    assert "two folders have the same name" in capsys.readouterr().err

@@ -172,9 +172,18 @@ def read_shards(folder: Path) -> list[str]:
     return []
 
 
+def read_tasks(folder: Path) -> list[str]:
+    """Read starts and goals of VP2."""
+    from dila.planning import vp2_files
+
+    for path in sorted(folder.iterdir()):
+        vp2_files.read_tasks(path)
+    return []
+
+
 READERS: dict[str, Callable[[Path], list[str]]] = {
     "corpus": read_corpus, "model": read_model, "trainer": read_trainer, "released": read_released,
-    "shards": read_shards,
+    "shards": read_shards, "tasks": read_tasks,
 }  # fmt: skip
 
 

@@ -29,6 +29,14 @@ def test_forward_trains_and_decode_shows():
     assert torch.equal(shown, trained.detach().clamp(0, 1))
 
 
+def test_decode_keeps_a_graph_only_for_features_that_ask_for_one():
+    made, e = decoder(), torch.randn(1, 2, 4, 4, 12, requires_grad=True)
+    (slope,) = torch.autograd.grad(made.decode(e).sum(), e)
+    assert bool((slope != 0).any())
+    with torch.no_grad():
+        assert not made.decode(e).requires_grad
+
+
 def test_frames_of_a_batch_do_not_mix():
     made, e = decoder(), torch.randn(2, 2, 4, 4, 12)
     assert torch.allclose(made(e)[1, 0], made(e[1:, :1])[0, 0], atol=1e-5)

@@ -19,7 +19,7 @@ def report(
     clips are tested in pairs (sign flips of episodes, Wilcoxon, Holm).
 
     Args:
-        runs: results of dila eval, or folders with an evaluation.json in them at any depth.
+        runs: results of dila eval or dila plan, or folders with an evaluation.json in them at any depth.
         out: .html file to write; the comparison is written beside it as .json.
         against: model that the page compares the others with; default the first. The JSON has all pairs.
         json: print the comparison as JSON.

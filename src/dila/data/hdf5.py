@@ -90,7 +90,7 @@ class Hdf5Episode:
         if not wanted:
             return self.read([0])[:0]
         with opened(self.path) as file:
-            stored = _rows(_own(self.path, file, self.dataset), [self.first + f for f in wanted])
+            stored = _rows(own(self.path, file, self.dataset), [self.first + f for f in wanted])
         return stacked([_picture(value, where) for value in stored], where)
 
     def fingerprint(self) -> str:
@@ -195,7 +195,7 @@ def _close_all() -> None:
         _idle.popitem()[1].closing.close()
 
 
-def _own(path: Path, file: Any, place: str) -> Any:
+def own(path: Path, file: Any, place: str) -> Any:
     """Return an HDF5 data set after checking that it is stored in this file, in chunks that fit into memory.
 
     HDF5 can link to other files by any path, so a file from elsewhere could expose other files of the user.
@@ -232,7 +232,7 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
         ids[demo] = [episode.id for episode in found]
         yield from found
     for key in file.get("mask", ()):
-        check_length(f"{path}: mask/{key}", len(_own(path, file, f"mask/{key}")))
+        check_length(f"{path}: mask/{key}", len(own(path, file, f"mask/{key}")))
         members = [value.decode() if isinstance(value, bytes) else str(value) for value in file["mask"][key][:]]
         yield Split(key, tuple(one for demo in members for one in ids.get(demo, ())))
 
@@ -303,7 +303,7 @@ def _worldmodel(path: Path, file: Any, name: str, fps: int | float | None) -> It
 
 def _all(path: Path, file: Any, key: str) -> np.ndarray:
     """Read an HDF5 data set with one integer per episode."""
-    stored = _own(path, file, key)
+    stored = own(path, file, key)
     check_length(f"{path}: {key}", len(stored))
     if stored.ndim != 1 or stored.dtype.kind not in "iu":
         raise DilaError(f"{path}: {key} must have one integer per episode; write the file again")
@@ -311,7 +311,7 @@ def _all(path: Path, file: Any, key: str) -> np.ndarray:
 
 
 def _recon(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
-    count = check_length(f"{path}: images/rgb_left", len(_own(path, file, "images/rgb_left")))
+    count = check_length(f"{path}: images/rgb_left", len(own(path, file, "images/rgb_left")))
     places = {c: parts for c, parts in RECON_COLUMNS.items() if all(part in file for part in parts)}
     for column, parts in places.items():
         for part in parts:
@@ -342,7 +342,7 @@ def _read_columns(version: Stamp, places: Places, first: int, count: int) -> dic
     with opened(path) as file:
         found = {
             column: np.concatenate(
-                [rows(str(path), p, _own(path, file, p)[first : first + count]) for p in parts], axis=1
+                [rows(str(path), p, own(path, file, p)[first : first + count]) for p in parts], axis=1
             )
             for column, parts in places
         }

@@ -312,7 +312,7 @@ def open_bench(
         )
     return Bench(
         world,
-        _subject(model, world, trained.run if trained else {}, name, seed),
+        subject_of(model, world, trained.run if trained else {}, name, seed),
         str(data),
         dict(corpus.names),
         cached_train,
@@ -360,8 +360,10 @@ def borrow_decoder(path: str | Path, world: World, device: str) -> FrameDecoder:
     return other.decoder
 
 
-def _subject(path: str | Path, world: World, run: Mapping[str, Any], name: str | None, seed: int | None) -> Subject:
-    """Identity of a model; ``name`` and ``seed`` override those of its run."""
+def subject_of(
+    path: str | Path, world: World, run: Mapping[str, Any], name: str | None = None, seed: int | None = None
+) -> Subject:
+    """Return the identity of a model; ``name`` and ``seed`` override those of its run, ``run.json``."""
     parameters = sum(p.numel() for p in world.model.parameters()) if isinstance(world.model, nn.Module) else 0
     return Subject(
         name or str(run.get("name") or Path(path).name),

@@ -81,7 +81,9 @@ def find_results(paths: Sequence[str | Path]) -> dict[Path, list[Result]]:
     for path in map(Path, paths):
         files = sorted(path.rglob("evaluation*.json")) if path.is_dir() else [path]
         if not files:
-            raise DilaError(f"{path} contains no evaluation.json; make one with: dila eval all {path} DATA")
+            raise DilaError(
+                f"{path} contains no evaluation.json; make one with: dila eval all {path} DATA, or dila plan"
+            )
         for file in files:
             found[file] = read_results(file)
     return found

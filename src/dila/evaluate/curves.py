@@ -20,14 +20,18 @@ def write_curves(
     curves: Mapping[str, Sequence[int | float]],
     success: int | float | None = None,
     unit: str = "in the task's units",
+    axes: tuple[str, str] = ("actions executed", "distance to the goal"),
 ) -> None:
-    """Plot the distance to the goal over the executed actions, and write it atomically. Names stand at the curve ends.
+    """Plot values of at least 0, such as the distance to the goal, and write the plot atomically.
+
+    Names stand at the curve ends.
 
     Args:
         path: the .png file to write.
-        curves: distances by name, from action 0 on; lengths may differ.
+        curves: values by name, from place 0 on; lengths may differ.
         success: distance below which the goal is reached, marked by a line.
-        unit: unit of the distances.
+        unit: unit of the values.
+        axes: what the places are, and the values.
 
     Raises:
         DilaError: the file cannot be written.
@@ -51,8 +55,8 @@ def write_curves(
     for i in _ticks(last):
         if i <= last and i.is_integer():
             pen.text((place(i, 0)[0], SIZE[1] - MARGIN + 6), f"{i:g}", fill=_INK, font=font, anchor="mt")
-    pen.text((MARGIN + wide / 2, SIZE[1] - 8), "actions executed", fill=_INK, font=font, anchor="mb")
-    pen.text((8, MARGIN - 14), f"distance to the goal, {unit}", fill=_INK, font=font, anchor="lb")
+    pen.text((MARGIN + wide / 2, SIZE[1] - 8), axes[0], fill=_INK, font=font, anchor="mb")
+    pen.text((8, MARGIN - 14), f"{axes[1]}, {unit}", fill=_INK, font=font, anchor="lb")
     if success is not None:
         pen.line([place(0, success), place(last, success)], fill=_INK)
         pen.text((place(0, 0)[0] + 4, place(0, success)[1] - 2), "success", fill=_INK, font=font, anchor="lb")

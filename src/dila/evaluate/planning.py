@@ -5,17 +5,18 @@
     out/plan.json              settings; later calls must use the same
     out/episodes/ARM_SEED.json one episode: scores, costs, actions, and the seconds of each plan
     out/videos/ARM_SEED.mp4    the goal, the true frames, and the imagined frames
-    out/report.json            success with its interval, progress, and the share of the gap between the two bounds
+    out/report.json            success, progress, and the share of the gap between the two bounds, with intervals
+    out/evaluation.json        the same for `dila report`
     out/curves.png             mean score by step of each arm
+    out/costs.png              mean cost by plan of the arms that plan by the model's cost
 """
 
 import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any, Literal
 
 import torch
@@ -23,10 +24,11 @@ from torch import nn
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from dila.analysis.intervals import wilson
 from dila.configs import to_json
 from dila.errors import DilaError, at_least
 from dila.evaluate.curves import write_curves
+from dila.evaluate.planned import MEASURES, gap_closed, listed, summarise_arm, to_result
+from dila.evaluate.result import Subject, write_results
 from dila.files import alone, at_home, read_object, write_json
 from dila.imagine.label import hash_of, hash_world
 from dila.imagine.pictures import write_clip
@@ -62,6 +64,8 @@ PLANNERS: dict[PlannerName, Any] = {
 
 SMALLEST = 8
 """Minimum picture size in pixels; below it nothing of the environments is visible."""
+FILMS = 4
+"""Maximum number of videos in a result."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,13 @@ class Planning:
 
 
 def measure_planning(
-    world: World, actions: ActionSpace, plan: Planning, out: str | Path, *, progress: bool = True
+    world: World,
+    actions: ActionSpace,
+    plan: Planning,
+    out: str | Path,
+    *,
+    subject: Subject | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Run the episodes that ``out`` lacks, and write the report; call it again to resume.
 
@@ -160,6 +170,7 @@ def measure_planning(
         actions: action space of its adaptation.
         plan: settings.
         out: output folder.
+        subject: the model's name and identity in ``evaluation.json``; None writes no such file.
         progress: show a progress bar.
 
     Returns:
@@ -180,22 +191,49 @@ def measure_planning(
                     bench.run(arm, missing, out)
         finally:
             bench.close()
-        report = summarise(plan, {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms})
+        episodes: dict[Arm, list[Any]] = {arm: [_read(out, arm, seed) for seed in _seeds(plan)] for arm in plan.arms}
+        report = summarise(plan, episodes)
         report["limits"] = {"environment": _ends(bench.taken), "model": _ends(bench.seen)}
         write_json(out / "report.json", report)
         write_curves(out / "curves.png", {arm: report["arms"][arm]["scores"] for arm in plan.arms}, SUCCESS)
+        _write_costs(out / "costs.png", plan, report["arms"])
+        if subject is not None:
+            made = to_result(report, episodes, subject, world.stride, _pictures(out, plan))
+            write_results(out / "evaluation.json", [made])
         return report
 
 
 def summarise(plan: Planning, episodes: dict[Arm, list[dict[str, Any]]]) -> dict[str, Any]:
     """Build the report from the episodes of each arm."""
-    arms = {arm: _summary(each) for arm, each in episodes.items()}
-    normalised = {}
+    arms = {arm: summarise_arm(each) for arm, each in episodes.items()}
+    closed = {}
     if set(arms) == set(ARMS):
-        for measure in ("success", "progress"):
-            low, model, high = (arms[arm][measure] for arm in ARMS)
-            normalised[measure] = (model - low) / (high - low) if high > low else None
-    return {"dila_version": version(), "settings": to_json(plan), "arms": arms, "normalised": normalised}
+        closed = {measure: gap_closed(measure, *(episodes[arm] for arm in ARMS)) for measure in MEASURES}
+    return {
+        "dila_version": version(),
+        "settings": to_json(plan),
+        "arms": arms,
+        "normalised": {measure: share for measure, (share, _) in closed.items()},
+        "normalised_interval": {measure: listed(interval) for measure, (_, interval) in closed.items()},
+    }
+
+
+def _write_costs(path: Path, plan: Planning, arms: dict[Arm, dict[str, Any]]) -> None:
+    """Plot the costs of the plans of each arm that plans by ``plan.cost``; no plot if there is none."""
+    same: tuple[Arm, ...] = ("model", "simulator") if plan.upper == "same" else ("model",)
+    if curves := {arm: row["costs"] for arm, row in arms.items() if arm in same and row["costs"]}:
+        unit = f"{plan.over} over {plan.horizon} frames"
+        write_curves(path, curves, None, unit, ("plans made before", f"cost of the best candidate in {plan.cost}"))
+
+
+def _pictures(out: Path, plan: Planning) -> dict[str, str]:
+    """Captions of the plot of costs and of some videos of the model."""
+    films = [f"videos/model_{seed:05d}.mp4" for seed in _seeds(plan)[:FILMS]]
+    rows = (
+        "from top to bottom: the goal; true frames; each frame as imagined one step before; imagined end of each plan"
+    )
+    told = {"costs.png": "Cost of the plans."} | dict.fromkeys(films, f"Planned with the model, {rows}.")
+    return {name: caption for name, caption in told.items() if (out / name).is_file()}
 
 
 class _Bench:
@@ -324,12 +362,16 @@ def _read(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
     path, mend = _file(out, arm, seed), "remove it and run the same command again"
     told = read_object(path, mend)
     lists = [told.get("scores"), told.get("plan_seconds"), [told.get("seconds")]]
-    if not all(each and isinstance(each, list) and all(isinstance(x, int | float) for x in each) for each in lists):
+    if not all(each and isinstance(each, list) and all(map(_is_finite, each)) for each in lists):
         raise DilaError(
-            f"{path} lacks the scores or seconds of an episode; if your environment returns no score, add it to reset "
-            f"and step, else {mend}"
+            f"{path} lacks the scores or seconds of an episode, or they are not finite; if your environment returns no "
+            f"score, add it to reset and step, else {mend}"
         )
     return told
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def _told(seed: int, seconds: float, episode: Episode) -> dict[str, Any]:
@@ -337,26 +379,3 @@ def _told(seed: int, seconds: float, episode: Episode) -> dict[str, Any]:
         "seed": seed, "seconds": seconds, "plan_seconds": episode.seconds, "scores": episode.scores,
         "costs": episode.costs, "actions": episode.actions.tolist(),
     }  # fmt: skip
-
-
-def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Summarise episodes; success and progress use the best score of each episode, as in VP2."""
-    best = [min(each["scores"]) for each in episodes]
-    reached = sum(score < SUCCESS for score in best)
-    return {
-        "episodes": len(best),
-        "success": reached / len(best),
-        "success_interval": list(wilson(reached, len(best))),
-        "progress": fmean(1 - score / each["scores"][0] for score, each in zip(best, episodes, strict=True)),
-        "best_score": fmean(best),
-        "final_score": fmean(each["scores"][-1] for each in episodes),
-        "seconds": fmean(each["seconds"] for each in episodes),
-        "plan_seconds": median(seconds for each in episodes for seconds in each["plan_seconds"]),
-        "scores": _mean_scores([each["scores"] for each in episodes]),
-    }
-
-
-def _mean_scores(scores: list[list[float]]) -> list[float]:
-    """Mean score by step; an episode that ended early keeps its last score."""
-    longest = max(map(len, scores))
-    return [fmean(each[min(step, len(each) - 1)] for each in scores) for step in range(longest)]

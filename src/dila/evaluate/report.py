@@ -21,6 +21,7 @@ ABOUT = {
     "motion": "Structure of one clip with the content of another, and frozen structure (figure 4).",
     "manifold": "Latent actions against the true parameters of the transforms (figure 6).",
     "transfer": "The latent actions of one clip in the scenes of others (figures 3 and 8).",
+    "planning": "Goals reached by planning (table 4), with random actions and the true simulator as bounds.",
     "sceptic": "A background that moves independently of the action: what z and s encode of each.",
 }
 LEARNING = (
@@ -35,9 +36,10 @@ HEADLINES = (
     ("generation", "ssim/imagined", "SSIM of imagined frames"),
     ("cycle", "cycle_over_copying", "error of the cycle transfer, over repeating the first frame"),
     ("probe", "r2/z/ridge", "R² of a linear probe from z"),
+    ("planning", "progress/model", "progress towards the goal by planning with the model"),
     ("sceptic", "selectivity/z", "R² for the action minus that for the background's motion"),
 )
-NO_MODEL = ("copying", "decoder", "shuffled", "untrained", "features")
+NO_MODEL = ("copying", "decoder", "shuffled", "untrained", "features", "random", "simulator")
 """Baselines and controls, whose scores say nothing about a model: not tested on the page."""
 CLIPS = 12
 """Maximum number of pictures and videos per table, over all models."""
@@ -198,6 +200,8 @@ def _curves(rows: Sequence[Row], folder: Path) -> list[Figure]:
         steps = members[0].steps[:longest] or tuple(range(1, longest + 1))
         by_pairs = family == "r2_by_pairs"
         label = "pairs with a known action" if by_pairs else "frames ahead"
+        if members[0].table == "planning":
+            label = "actions executed"
         title = _title("r2" if by_pairs else family, members[0])
         line = 1.0 if "over_copying" in family else None
         path = draw_curves(folder / f"{family}.png", curves, steps, (label, title), log_x=by_pairs, line=line)

@@ -77,9 +77,12 @@ def owners_of(result: Result) -> list[str]:
 
 
 def hashes_of(result: Result) -> tuple[str, ...]:
-    """Return hashes of the model, and of the decoder and the episodes if the table of a result uses them."""
+    """Return hashes of the model, and of the decoder and the episodes if the table of a result uses them.
+
+    A table that is not in `TABLES` uses the decoder that its results name.
+    """
     table = TABLES.get(result.what)
-    decoder = result.subject.decoder if table and table.draws else ""
+    decoder = result.subject.decoder if table is None or table.draws else ""
     return result.subject.weights, decoder, result.split if table and table.splits else ""
 
 

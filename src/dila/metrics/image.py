@@ -120,6 +120,7 @@ def _large_enough(x: Float[Tensor, "N 3 Y X"]) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # an inference tensor in the cache would break all later gradients
 def _blurring(size: int, device: torch.device) -> Float[Tensor, "N N"]:
     """Gaussian blur along one axis, mirrored at both ends, as a matrix.
 

@@ -88,6 +88,7 @@ _KEPT: WeakKeyDictionary[RelativePositionBias, _Kept] = WeakKeyDictionary()
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # an inference tensor in the cache would break all later gradients
 def _offsets(grid: tuple[int, int], device: torch.device) -> tuple[Float[Tensor, "P 2"], Int[Tensor, "N N"]]:
     """Return the distinct offsets of a grid, each axis divided by its length, and each pair's index in them."""
     rows, cols = grid

@@ -148,6 +148,11 @@ class Imagination:
         if "pixels" in cost.needs:
             assert self.world.decoder is not None
             pixels = self.world.decoder.decode(made[:, None].float())[:, 0]
+            if made.requires_grad and not pixels.requires_grad:  # a sum of costs would silently lose this part
+                raise DilaError(
+                    f"{type(self.world.decoder).__name__} draws pixels without gradients; plan with mppi, cem or icem, "
+                    "or let its decode keep gradients"
+                )
         return structure, features, pixels
 
 

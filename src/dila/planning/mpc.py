@@ -1,9 +1,10 @@
 """Model-predictive control: observe, plan, execute the first actions, and repeat, in several environments at once."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from math import isfinite, nan
+from typing import Any, NamedTuple
 
 import torch
 
@@ -95,7 +96,7 @@ def control(
 
     Raises:
         DilaError: the numbers of seeds and environments differ, or an environment returns no valid picture, no goal, or
-            a score in only some of its calls.
+            a score in only some of its calls or one that is not a finite number.
     """
     if len(seeds) != len(environments) or not seeds:
         raise DilaError(f"there are {len(seeds)} seeds for {len(environments)} environments; give one for each")
@@ -136,7 +137,7 @@ class _Run:
                 f"reset of {self.name} returned no goal; add its picture as 'goal' to the returned info dict"
             )
         self.goal, self.frames = as_tensor(info["goal"]), [as_tensor(picture)]
-        self.scores = [float(info["score"])] if "score" in info else []
+        self.scores = [self._score(info, "reset")] if "score" in info else []
         self.costs: list[float] = []
         self.seconds: list[float] = []
         self.actions: list[Tensor] = []
@@ -162,8 +163,20 @@ class _Run:
             )
         self.actions.append(action)
         self.frames.append(as_tensor(picture))
-        self.scores += [float(info["score"])] if self.scores else []
+        self.scores += [self._score(info, f"step {len(self.actions)}")] if self.scores else []
         self.over = bool(terminated or truncated)
+
+    def _score(self, info: Mapping[str, Any], where: str) -> float:
+        try:
+            score = float(info["score"])
+        except (TypeError, ValueError):
+            score = nan
+        if not isfinite(score):
+            raise DilaError(
+                f"{where} of {self.name} returned the score {info['score']!r}; return the distance to the goal as a "
+                "finite number"
+            )
+        return score
 
     def episode(self) -> Episode:
         looks = torch.stack(self.looks) if self.looks else None

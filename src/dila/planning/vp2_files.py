@@ -15,11 +15,12 @@ The goal of an episode is the last state.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from dila.data.hdf5 import opened
+from dila.data.hdf5 import opened, own
+from dila.data.reading import check_length
 from dila.errors import DilaError
 from dila.planning.environment import Staged
 
@@ -47,24 +48,38 @@ def read_tasks(path: str | Path) -> list[FromTo]:
     with opened(path) as file:
         if "data" not in file or not len(file["data"]):
             raise DilaError(f"{path} has no data/demo_1, so it is not a task file of VP2; give VP2's goals.hdf5")
-        names = sorted(file["data"], key=lambda name: int(name.removeprefix("demo_")))
-        return [_episode(path, name, file["data"][name]) for name in names]
+        names = sorted(file["data"].keys(), key=lambda name: int(name.removeprefix("demo_")))
+        return [_episode(path, file, f"data/{name}") for name in names]
 
 
-def _episode(path: Path, name: str, demo: Any) -> FromTo:
-    states = np.asarray(demo["states"], dtype=np.float64)
-    start = int(demo["start_index"][()]) if "start_index" in demo else 0
-    if states.ndim != 2 or states.shape[1] not in WIDTHS or not np.isfinite(states).all():
-        known = " and ".join(f"{owner}'s T x {width}" for width, owner in WIDTHS.items())
-        raise DilaError(
-            f"{path}: data/{name}/states must be {known} finite numbers, but its shape is {list(states.shape)}; give a "
-            "task file of VP2"
-        )
-    if not -len(states) <= start < len(states):
-        raise DilaError(
-            f"{path}: data/{name}/start_index is {start}, but there are {len(states)} states; replace the file"
-        )
-    return FromTo(states[start], states[-1])
+def _episode(path: Path, file: Any, inside: str) -> FromTo:
+    """Read the start and the last state of an episode, not those between them."""
+    states = own(path, file, f"{inside}/states")
+    if states.ndim != 2 or states.shape[1] not in WIDTHS or states.dtype.kind not in "iuf":
+        _refuse(path, inside, states)
+    count = check_length(f"{path}: {inside}/states", len(states))
+    start = _start(path, file, f"{inside}/start_index") if "start_index" in file[inside] else 0
+    if not -count <= start < count:
+        raise DilaError(f"{path}: {inside}/start_index is {start}, but there are {count} states; replace the file")
+    made = FromTo(*(states[row].astype(np.float64) for row in (start % count, count - 1)))
+    if not np.isfinite(made).all():
+        _refuse(path, inside, states)
+    return made
+
+
+def _start(path: Path, file: Any, place: str) -> int:
+    stored = own(path, file, place)
+    if stored.size != 1 or stored.dtype.kind not in "iu":
+        raise DilaError(f"{path}: {place} must be one integer; replace the file")
+    return int(np.asarray(stored).item())
+
+
+def _refuse(path: Path, inside: str, states: Any) -> NoReturn:
+    known = " and ".join(f"{owner}'s T x {width}" for width, owner in WIDTHS.items())
+    raise DilaError(
+        f"{path}: {inside}/states must be {known} finite numbers, but its shape is {list(states.shape)}; give a task "
+        "file of VP2"
+    )
 
 
 def stager(name: str, body: Any, tasks: Sequence[FromTo]) -> Callable[[int | None], Staged]:

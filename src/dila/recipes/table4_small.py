@@ -19,11 +19,10 @@ from typing import Any
 import tyro
 
 from dila.data.simulators import record_simulator
-from dila.errors import DilaError
 from dila.evaluate.planning import Planning
 from dila.recipes import compared
 from dila.recipes.command import command, plain
-from dila.recipes.table4 import TASKS, markdown, run_table4
+from dila.recipes.table4 import TASKS, markdown, run_table4, simulator_of, some_tasks
 from dila.train.adapt import MODEL, Adaptation, adapt
 from dila.train.loop import train
 
@@ -77,27 +76,20 @@ def run_table4_small(settings: Settings) -> dict[str, Any]:
         DilaError: a name or task is unknown, or a folder was made with other settings.
         MissingExtra: a simulator is not installed.
     """
-    plans = table4_small(settings.episodes)
-    if unknown := set(settings.tasks) - set(plans):
-        raise DilaError(f"tasks: there is no {', '.join(sorted(unknown))}; choose from {', '.join(plans)}")
-    plans = {task: plans[task] for task in settings.tasks}
+    plans = some_tasks(table4_small(settings.episodes), settings.tasks)
     data = {
         name: record_simulator(source, settings.out / "recordings" / name, settings.recorded)
         for name, source in SIMULATORS.items()
     }
-    needed = {name: data[name] for name in dict.fromkeys(map(_simulator, plans))}
+    needed = {name: data[name] for name in dict.fromkeys(map(simulator_of, plans))}
     models = {}
     for name in settings.names:
         checkpoint = _train(settings, name, list(data.values()))
         models[name] = _adapted(settings, name, checkpoint, needed, 0)
         if name == compared.DILA:
             models[TAUGHT] = _adapted(settings, TAUGHT, checkpoint, needed, settings.layout_steps)
-    by_task = {name: {task: folders[_simulator(task)] for task in plans} for name, folders in models.items()}
+    by_task = {name: {task: folders[simulator_of(task)] for task in plans} for name, folders in models.items()}
     return run_table4(by_task, settings.out / "plans", plans, range(1, settings.seeds + 1), settings.device)
-
-
-def _simulator(task: str) -> str:
-    return task.partition("-")[0]
 
 
 def _folder(settings: Settings, name: str) -> Path:

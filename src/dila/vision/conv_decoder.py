@@ -81,10 +81,10 @@ class ConvDecoder(nn.Module):
             x = F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
         return rearrange(x, "(b t) c y x -> b t c y x", b=e.shape[0])
 
-    @torch.no_grad()
     def decode(self, e: Features) -> Pixels:
-        """Return frames in [0, 1], without gradients."""
-        return self(e).clamp(0, 1)
+        """Return frames in [0, 1], with gradients if the features require them, as in planning by gradients."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and e.requires_grad):
+            return self(e).clamp(0, 1)
 
     def config(self) -> dict[str, Any]:
         """Return a JSON-serialisable config from which `dila.vision.build_decoder` builds an untrained copy."""

@@ -78,9 +78,8 @@ class PatchDecoder:
         self.settings = config
         self.statistics = statistics or unchanged(3 * config.patch**2)
 
-    @torch.no_grad()
     def decode(self, e: Features) -> Pixels:
-        """Return frames in [0, 1]."""
+        """Return frames in [0, 1], with gradients if the features require them."""
         return assemble(self.statistics.denormalise(e)).clamp(0, 1)
 
     def config(self) -> dict[str, Any]:

@@ -92,9 +92,8 @@ class RAEDecoder(nn.Module):
         )  # fmt: skip
         return denormalise_pixels(pixels)
 
-    @torch.no_grad()
     def decode(self, e: Features) -> Pixels:
-        """Return frames in [0, 1], without gradients."""
+        """Return frames in [0, 1], with gradients if the features require them; the weights require none."""
         return self(e).clamp(0, 1)
 
     def config(self) -> dict[str, Any]:
