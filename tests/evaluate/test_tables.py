@@ -176,6 +176,18 @@ def test_one_step_by_the_verbs_is_the_models_teacher_forcing(bench):
         torch.testing.assert_close(one_step(model, batch.e, z), e_hat)
 
 
+def test_the_ablations_rollout_is_that_of_the_rollouts_in_pixels_too(bench):
+    """Table 2 has the LPIPS of both; features and pixels of one set of frames, under the name of what predicted it."""
+    told, rollouts = measure_cycle(bench), measure_generation(bench)
+    for name in ("feature_mse", "psnr", "ssim", "efficientnet_distance"):
+        assert told.score(f"{name}/rollout").values == pytest.approx(rollouts.score(f"{name}/imagined").values, rel=1e-4)
+        assert told.score(f"{name}/copying").values == pytest.approx(rollouts.score(f"{name}/copying").values, rel=1e-4)
+        # The first frame of a rollout follows a true one.
+        first = [told.score(f"{name}/{side}").by_step[0] for side in ("one_step", "rollout")]
+        assert first[0] == pytest.approx(first[1], rel=1e-3)
+        assert len(told.score(f"{name}/cycle").values) == len(told.rows)
+
+
 def test_partners_are_of_other_episodes():
     owners = [0, 0, 0, 1, 2, 2]
     assert all(owners[other] != owners[i] for i, other in enumerate(partners(owners)))

@@ -51,7 +51,7 @@ class Table(NamedTuple):
 PROBED = ("column", "components", "pairs", "seed")
 TABLES: dict[str, Table] = {
     "generation": Table(measure_generation, ("context", "i3d"), draws=True),
-    "cycle": Table(measure_cycle, (), draws=True),
+    "cycle": Table(measure_cycle, (), draws=True, version=2),
     "probe": Table(measure_probe, (*PROBED, "change"), splits=True, owner=str),
     "disentangle": Table(measure_disentangle, PROBED, splits=True),
     "motion": Table(measure_motion, PROBED, draws=True, splits=True),
