@@ -52,7 +52,7 @@ PROBED = ("column", "components", "pairs", "seed")
 TABLES: dict[str, Table] = {
     "generation": Table(measure_generation, ("context", "i3d"), draws=True),
     "cycle": Table(measure_cycle, (), draws=True, version=2),
-    "probe": Table(measure_probe, (*PROBED, "change"), splits=True, owner=str),
+    "probe": Table(measure_probe, (*PROBED, "change"), splits=True, owner=str, version=2),
     "disentangle": Table(measure_disentangle, PROBED, splits=True),
     "motion": Table(measure_motion, PROBED, draws=True, splits=True),
     "manifold": Table(measure_manifold, (*PROBED, "change"), splits=True),
