@@ -8,8 +8,8 @@ raw features (``e``) needs many rows; the one from the structure of the rebound 
 the model under test. Is B's appearance kept? ``look_distance`` compares means and standard deviations of the feature
 channels: 0 if they are B's, 1 if they are A's. Without known states, ``motion_correlation`` shows whether A's motion is
 kept: the change of every cell from frame to frame in the rebound clip, correlated with that in A (``structure_clip``)
-and in B (``content_clip``, about 0 if they move independently). Isolation freezes A's structure: ``motion_left`` is the remaining
-motion over that of the clip.
+and in B (``content_clip``, about 0 if they move independently). Isolation freezes A's structure: ``motion_left`` is the
+remaining motion over that of the clip.
 """
 
 import time

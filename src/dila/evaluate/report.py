@@ -211,7 +211,7 @@ def _curves(rows: Sequence[Row], folder: Path) -> list[Figure]:
 
 
 def _lines(members: Sequence[Row]) -> dict[str, Cell]:
-    """Cells with a curve, by name: for one model every side; for several, each model's own sides, and baselines once."""
+    """Cells with a curve, by name: of one model every side; of several, each model's own sides, and baselines once."""
     several = len({cell.model for row in members for cell in row.cells}) > 1
     lines: dict[str, Cell] = {}
     for row in members:
