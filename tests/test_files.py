@@ -147,6 +147,19 @@ def test_what_another_process_holds_is_refused_until_it_ends(held, tmp_path):
     assert os.listdir(path.parent) == []
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_does_not_hold_what_its_parent_does(tmp_path):
+    with alone(tmp_path / "run"):
+        child = os.fork()
+        if child == 0:
+            try:
+                with alone(tmp_path / "run"):
+                    os._exit(1)
+            except DilaError:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def test_a_killed_process_holds_nothing(held, tmp_path):
     with held(tmp_path / "run") as other:
         other.kill()

@@ -1,11 +1,12 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from dila import plugins
+from dila import plugins, version
 from dila.cli.main import main
 from dila.data.pool import run_jobs
 from dila.data.simulators import SIMULATORS
@@ -83,3 +84,27 @@ def test_a_plugin_may_look_up_names_itself(package, monkeypatch):
     plugins.load_plugins()
     with pytest.raises(DilaError, match="unknown recipe 'nine'"):
         sys.modules["nine"].recipe("nine")
+
+
+def test_a_second_thread_waits_until_plugins_have_registered(package, monkeypatch):
+    monkeypatch.setenv("DILA_PLUGINS", "nine")
+    package("import time\ntime.sleep(0.2)\nREADY = True")
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (
+            pool.submit(plugins.load_plugins),
+            pool.submit(lambda: plugins.load_plugins() or getattr(sys.modules["nine"], "READY", False)),
+        )
+        first.result()
+        assert second.result()
+
+
+def test_a_result_names_the_commit_of_its_own_source_only(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    installed = tmp_path / ".venv" / "lib" / "python3" / "site-packages" / "dila" / "version.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text(Path(version.__file__).read_text())
+    subprocess.run(["git", "-C", tmp_path, "add", "-Af"], check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", tmp_path, *author, "commit", "-qm", "mine"], check=True)
+    monkeypatch.setattr(version, "__file__", str(installed))
+    assert version.commit() is None

@@ -27,6 +27,8 @@ REFUSED = NO_ROOM | NO_ENTRY | NO_PLACE
 HOST = re.sub(r"\W", "", platform.node())
 """Name of this machine or container."""
 _HELD: set[Path] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_HELD.clear)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import entry_points
+from threading import RLock
 from typing import Any
 
 from dila.errors import DilaError, first_line
@@ -18,6 +19,7 @@ GROUP = "dila"
 VARIABLE = "DILA_PLUGINS"
 
 _loaded = False
+_lock = RLock()
 
 
 def load_plugins() -> None:
@@ -27,15 +29,16 @@ def load_plugins() -> None:
         DilaError: a plugin cannot be imported.
     """
     global _loaded
-    if _loaded:
-        return
-    _loaded = True  # set first: a plugin may itself look up names
-    try:
-        for name, mend, load in _plugins():
-            _load(name, mend, load)
-    except BaseException:
-        _loaded = False
-        raise
+    with _lock:  # reentrant: a plugin may itself look up names
+        if _loaded:
+            return
+        _loaded = True
+        try:
+            for name, mend, load in _plugins():
+                _load(name, mend, load)
+        except BaseException:
+            _loaded = False
+            raise
 
 
 def named(address: str) -> Any:

@@ -15,8 +15,11 @@ def version() -> str:
 
 
 def commit() -> str | None:
-    """Commit of the source tree, with ``-dirty`` if it was modified; None outside a git repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """Commit of the source tree, with ``-dirty`` if it was modified; None if dila does not run from its own tree."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed, perhaps in an environment inside another repository
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:

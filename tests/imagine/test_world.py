@@ -103,6 +103,8 @@ def test_verbs_drop_the_batch_only_for_single_videos(world, video, frames_of):
     assert world.cycle(frames, frames).back.shape == (5, 4, 4, 12)
     assert world.rebind(frames, batch).e.shape == (2, 5, 4, 4, 12)
     assert world.isolate(frames).e.shape == (5, 4, 4, 12)
+    with pytest.raises(DilaError, match=r"has 2 frame.*at least 3"):
+        world.isolate(frames[:2])
     with pytest.raises(DilaError, match="2 clips cannot be paired with 3"):
         world.transfer(batch, torch.stack([frames] * 3))
 

@@ -13,6 +13,7 @@ from train_world import after, small_run, stop_at, write_corpus
 from dila.errors import DilaError
 from dila.interop.pretrained import load_pretrained
 from dila.train.checkpoint import newest
+from dila.train.faults import LostWorker, with_workers
 from dila.train.log import read_log
 from dila.train.loop import train
 from dila.train.objectives import OneStep
@@ -142,3 +143,20 @@ def test_cached_features_outlive_their_videos_and_pictures_do_without(fragile, t
     run = small_run(stages=(Stage(OneStep(), steps=4),))
     train(run, data, out, cache_dir=tmp_path / "cache", progress=False)
     assert [r["skipped_clips"] for r in read_log(out) if r["kind"] == "train"] == [0] * 4
+
+
+@pytest.mark.parametrize("error", [
+    ConnectionResetError(104, "Connection reset by peer"), EOFError(), RuntimeError("DataLoader worker (pid 7) died")
+])  # fmt: skip
+def test_however_torch_notices_a_dead_worker_it_is_one_error(error):
+    with pytest.raises(LostWorker, match="a data worker process died"), with_workers():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("Caught ConnectionError in DataLoader worker process 0."), RuntimeError()]
+)
+def test_an_error_in_a_live_worker_stays_what_it_is(error):
+    with pytest.raises(type(error)) as raised, with_workers():
+        raise error
+    assert raised.value is error

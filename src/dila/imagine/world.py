@@ -159,7 +159,7 @@ class World(Generic[Model]):
         """Freeze the structure of the video: see `dila.imagine.isolate`."""
         model = self._dila("isolate")
         with self.running():
-            return _plain(isolate(model, self._features(video, least=2)), _alone(video))
+            return _plain(isolate(model, self._features(video, least=3)), _alone(video))
 
     def draw(
         self, e: Float[Tensor, "*batch T H W D"], like: Tensor | np.ndarray | None = None

@@ -19,7 +19,7 @@ JUDGED = 100
 class LostWorker(DilaError):
     """A data worker process died."""
 
-    def __init__(self, error: RuntimeError):
+    def __init__(self, error: Exception):
         super().__init__(
             f"a data worker process died ({first_line(error).rstrip('. ')}); if memory was short, lower "
             "workers; the same command resumes from the last checkpoint"
@@ -37,6 +37,10 @@ def with_workers() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
+            raise
+        raise LostWorker(error) from error
+    except (ConnectionError, EOFError) as error:  # it died after queueing a batch, before handing over its memory
+        if str(error).startswith("Caught"):  # torch's wrapper of an error in a live worker
             raise
         raise LostWorker(error) from error
 
