@@ -72,7 +72,7 @@ def test_a_run_of_another_share_holds_out_its_own_and_knows_a_part_of_its_data(t
     for data, judged in (("all/pusht", [episode("b.mp4"), episode("a.mp4", 31)]), ("other/pusht", [episode("a.mp4")])):
         run.refuse(data, judged)
     for data, name in (("data/all", "pusht/a.mp4"), ("all/pusht", "a.mp4")):
-        with pytest.raises(DilaError, match=r"1 of the 2 episodes .* 0\.02,"):
+        with pytest.raises(DilaError, match=r"1 of the 2 episodes .* 0\.02 "):
             run.refuse(data, [episode(name), episode("b.mp4")])
 
 
