@@ -105,7 +105,7 @@ def test_copies_of_its_files_are_known_by_their_contents(first_look, tmp_path):
     for video in copied.glob("*.mp4"):
         video.rename(copied / f"renamed-{video.name}")
     renamed, name = list(open_corpus(copied).episodes), "renamed-episode_00000.mp4"
-    with pytest.raises(DilaError, match="the first renamed-episode_"):
+    with pytest.raises(DilaError, match="first: renamed-episode_"):
         run.refuse(str(copied), renamed)
     (copied / name).write_bytes((copied / "renamed-episode_00001.mp4").read_bytes()[:-1])
     run.refuse(str(copied), [e for e in renamed if e.id == name])
