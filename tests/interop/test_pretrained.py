@@ -214,7 +214,7 @@ def test_a_released_file_with_the_eyes_it_needs(encoder, released_config, awake,
 
 
 def test_what_a_model_has_of_its_own_is_refused(folder):
-    with pytest.raises(DilaError, match="brings its own"):
+    with pytest.raises(DilaError, match="contains its own"):
         load_pretrained(folder, stride=0.2)
     with pytest.raises(DilaError, match="trained with the encoder efficientnet-lite0, not pixels; give that"):
         load_pretrained(folder, encoder=build_encoder("pixels"))
