@@ -339,7 +339,7 @@ def test_an_encoder_that_lies_elsewhere_can_be_given(pretrained, tmp_path, monke
     pytest.importorskip("transformers")
     eyes = pretrained.encoder.with_statistics(None)
     monkeypatch.setattr(eyes, "name", "dinov2", raising=False)
-    with pytest.raises(DilaError, match=r"model/config\.json: .* /nowhere/dinov2 is not .*; or .* dila\.load\("):
+    with pytest.raises(DilaError, match=r"model/config\.json: .* /nowhere/dinov2 was not found .*; or .* dila\.load\("):
         load_pretrained(folder)
     same(pretrained, load_pretrained(folder, encoder=eyes))
 
