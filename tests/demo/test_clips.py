@@ -65,10 +65,13 @@ def test_only_names_on_the_shelf_open_files(video, tmp_path):
     path = video()
     (tmp_path / "more").mkdir()
     video("more/mine.mp4")
+    video("more/mine (3).mp4")
+    (tmp_path / "other").mkdir()
+    video("other/mine.mp4")
     shelf = shelve([tmp_path])
-    assert shelf.names == ["mine", "mine (2)"]
+    assert shelf.names == ["mine", "mine (3)", "mine (2)", "mine (4)"]
     assert shelf.choose("mine", None) == path
-    assert shelf.choose("mine (2)", str(path)) == path
+    assert shelf.choose("mine (4)", str(path)) == path
     for name in ("/etc/passwd", "../mine", str(path), None):
         with pytest.raises(DilaError, match="there is no clip"):
             shelf.choose(name, None)

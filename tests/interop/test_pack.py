@@ -117,6 +117,9 @@ def test_what_adapting_made_comes_along(pretrained, tmp_path):
         there, inverse = load_actions(pack(folder, tmp_path / "small"))
         assert there == space
         assert inverse.weight.equal(torch.ones(8, 1))
+    save_actions(folder, space, LatentToAction(torch.ones(8, 2), torch.zeros(2)))
+    with pytest.raises(DilaError, match="does not fit the 1 components"):
+        load_actions(folder)
 
 
 def test_without_decoder_the_card_says_so(pretrained):

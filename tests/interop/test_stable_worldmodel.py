@@ -128,6 +128,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence(imagination, info, candidate
         model.get_cost(info, candidates[..., :2])
     with pytest.raises(DilaError, match="remove the normalisation"):
         model.get_cost(info | {"pixels": info["pixels"] * 4 - 2}, candidates)
+    with pytest.raises(DilaError, match=r"should be in 0\.\.1"):
+        model.get_cost(info | {"pixels": torch.full(info["pixels"].shape, torch.nan)}, candidates)
     with pytest.raises(DilaError, match="has no key 'goal'; its keys are pixels"):
         model.get_cost({"pixels": info["pixels"]}, candidates)
 

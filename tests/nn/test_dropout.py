@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dila.errors import DilaError
 from dila.nn.dropout import Dropout, dropout
 
 
@@ -41,3 +42,9 @@ def test_seeded_and_off_when_not_training():
 
 def test_bfloat16_stays():
     assert dropout(torch.ones(8, dtype=torch.bfloat16), 0.1, True).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, float("nan")])
+def test_a_share_that_leaves_nothing_is_refused(p):
+    with pytest.raises(DilaError, match="must be at least 0 and below 1"):
+        Dropout(p)

@@ -75,7 +75,7 @@ class FrameModel(nn.Module, ABC):
 
     def start(self, e: Features) -> Float[Tensor, "B H W D"]:
         """Return the state: the last context frame."""
-        return e[:, -1]
+        return e[:, -1].clone()  # not a view, which would keep the whole context in memory
 
     def step(
         self, state: Float[Tensor, "B H W D"], z: Float[Tensor, "B Dz"]

@@ -1,5 +1,6 @@
 """The clips that visitors may use: those offered by the server, and uploads within limits."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -123,4 +124,5 @@ def _last(run: np.ndarray) -> int:
 
 
 def _free(name: str, taken: Mapping[str, Path]) -> str:
-    return name if name not in taken else f"{name} ({sum(other.startswith(name) for other in taken) + 1})"
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)

@@ -166,7 +166,10 @@ def _read_actions(folder: Path) -> Actions:
     try:
         space = from_json(ActionSpace, json.loads(path.read_text(encoding="utf-8")), str(path))
         tensors = load_file(folder / INVERSE)
-        return space, LatentToAction(tensors["weight"], tensors["bias"])
+        weight, bias = tensors["weight"], tensors["bias"]
+        if weight.ndim != 2 or bias.shape != (weight.shape[1],) or len(bias) != len(space.names) * space.repeats:
+            raise ValueError(f"{INVERSE} does not fit the {len(space.names)} components of {ACTIONS}")
+        return space, LatentToAction(weight, bias)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DilaError(f"the action files in {folder} are damaged ({error}); adapt the model again") from error
 

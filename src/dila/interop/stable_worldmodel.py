@@ -140,6 +140,6 @@ def _pictures(info: dict[str, Any], name: str) -> UInt8[Tensor, "B T 3 Y X"]:
         raise DilaError(f"info_dict: {name} should be B S H 3 Y X or B H 3 Y X, not {list(pictures.shape)}")
     if pictures.dtype == torch.uint8:
         return pictures
-    if float(pictures.min()) < 0 or float(pictures.max()) > 1:
+    if not 0 <= float(pictures.min()) <= float(pictures.max()) <= 1:
         raise DilaError(f"info_dict: float {name} should be in 0..1; remove the normalisation of pictures")
     return (pictures * 255).round().byte()

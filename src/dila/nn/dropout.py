@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dila.errors import DilaError
 from dila.shapes import Tensor
 
 _LEVELS = 1 << 15
@@ -53,10 +54,16 @@ def _masked(x: Tensor, kept: Tensor) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """`dropout` as a module."""
+    """`dropout` as a module.
+
+    Raises:
+        DilaError: p is not at least 0 and below 1.
+    """
 
     def __init__(self, p: float):
         super().__init__()
+        if not 0 <= p < 1:
+            raise DilaError(f"dropout = {p} must be at least 0 and below 1")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
