@@ -103,6 +103,18 @@ def test_a_moment_is_chosen_within_the_clip(address):
     assert ends["start at (seconds)"] == ends["at (seconds)"] == 5.6  # and not 5.6000000000000005
 
 
+def test_nothing_is_published_but_what_has_a_name(address):
+    named = json.loads(status(f"{address}/gradio_api/info")[1])["named_endpoints"]
+    assert set(named) == {"/begin", "/transfer", "/rebind", "/freeze", "/look"}
+
+
+def test_whoever_clicks_sees_that_it_is_being_done(address):
+    handlers = json.loads(status(f"{address}/config")[1])["dependencies"]
+    clicked = [each for each in handlers if {what for _, what in each["targets"]} & {"click", "select"}]
+    assert len(clicked) > 15
+    assert not [each["api_name"] for each in clicked if each["show_progress"] == "hidden"]
+
+
 def test_a_page_needs_a_decoder_and_clips(box, tmp_path, monkeypatch):
     with pytest.raises(DilaError, match="no video"), serving(box, [tmp_path]):
         pass
@@ -159,6 +171,15 @@ def test_a_visitor_plays_transfers_and_looks_inside(address, browser, tmp_path):
     page.get_by_role("button", name="Undo", exact=True).click()
     said.get_by_text("3 imagined").wait_for()
     picture(page, "play")
+    page.mouse.click(5, 5)
+    page.keyboard.press("ArrowRight")
+    said.get_by_text("4 imagined").wait_for()
+    for k in range(5, 8):
+        page.keyboard.down("ArrowUp")  # from the second on, it is held
+        said.get_by_text(f"{k} imagined").wait_for()
+    page.keyboard.up("ArrowUp")
+    page.locator("input[type=number]").first.press("ArrowUp")  # is the field's
+    assert said.get_by_text("7 imagined").is_visible()
     page.get_by_role("button", name="Export mp4").click()
     page.locator("video").first.wait_for()
     page.get_by_role("button", name="Reset", exact=True).click()
