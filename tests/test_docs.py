@@ -40,13 +40,20 @@ def test_the_figure_is_drawn_from_the_model_that_is_here(tmp_path, monkeypatch):
     assert (tmp_path / "architecture.svg").read_text() == (DOCS / "pictures" / "architecture.svg").read_text()
 
 
-def test_transfer_between_worlds_is_drawn_by_the_model_in_the_box(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["transfer-worlds", "disentangle", "sceptic"])
+def test_a_picture_is_drawn_from_what_is_here(name, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
     pictures = script("pictures")
-    kept = np.asarray(Image.open(DOCS / "pictures" / "transfer-worlds.png"), dtype=np.float32)
+    kept = np.asarray(Image.open(DOCS / "pictures" / f"{name}.png").convert("RGB"), dtype=np.float32)
     monkeypatch.setattr(pictures, "OUT", tmp_path)
-    pictures.transfer_worlds()
-    drawn = np.asarray(Image.open(tmp_path / "transfer-worlds.png"), dtype=np.float32)
+    pictures.DRAWN[name]()
+    drawn = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"), dtype=np.float32)
     assert np.abs(drawn - kept).mean() < 2
+
+
+def test_every_picture_is_on_a_page():
+    pages = "".join(page.read_text() for page in [ROOT / "README.md", *PAGES])
+    assert not [picture.name for picture in (DOCS / "pictures").iterdir() if f"pictures/{picture.name}" not in pages]
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)

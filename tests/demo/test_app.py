@@ -192,12 +192,13 @@ def test_a_visitor_plays_transfers_and_looks_inside(address, browser, tmp_path):
     page.get_by_role("option", name="solid_0").click()
     page.wait_for_function("e => Number(e.max) < 4", arg=moment.element_handle())
 
-    page.get_by_role("tab", name="Transfer").click()
-    page.get_by_role("button", name="Transfer", exact=True).click()
-    film = page.locator("video:visible")
-    film.wait_for()
-    page.wait_for_function("v => v.readyState >= 2 && v.videoWidth > 300", arg=film.element_handle())
-    picture(page, "transfer")
+    for verb in ("Transfer", "Rebind", "Freeze"):
+        page.get_by_role("tab", name=verb).click()
+        page.get_by_role("button", name=verb, exact=True).click()
+        film = page.locator("video:visible")
+        film.wait_for()
+        page.wait_for_function("v => v.readyState >= 2 && v.videoWidth > 300", arg=film.element_handle())
+        picture(page, verb.lower())
 
     page.get_by_role("tab", name="Look inside").click()
     page.get_by_role("button", name="Look inside", exact=True).click()
@@ -208,6 +209,12 @@ def test_a_visitor_plays_transfers_and_looks_inside(address, browser, tmp_path):
     assert page.locator("#pair6").evaluate("pair => getComputedStyle(pair).visibility") == "visible"
     assert page.locator("#pair7").evaluate("pair => getComputedStyle(pair).visibility") == "hidden"
     picture(page, "look")
+    pytest.importorskip("umap", reason="the extra analysis is not installed")
+    page.get_by_label("UMAP").check()
+    page.get_by_role("button", name="Look inside", exact=True).click()
+    page.locator("#plane").get_by_text("latent actions, UMAP").wait_for(timeout=400_000)
+    dots.nth(6).hover()
+    picture(page, "umap")
     assert errors == []
 
 
