@@ -16,9 +16,11 @@ export OMP_NUM_THREADS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-slow kernels lint types format check quickstart demo docs bench bounds versions fuzz sbom audit clean
 
-# Of `make bounds`: extras whose lower bounds count too, and what is left free (a torch that has a wheel here).
-# Of `make versions`: extras that are installed beside, whose tests are skipped without: make versions EXTRAS=sim.
-bounds: EXTRAS ?= dev
+# Of `make bounds` and `make versions`: extras that are installed, and more of them: make versions EXTRAS=sim.
+EXTRAS ?=
+comma := ,
+TRIED := analysis,demo,formats,dinov2,diffusion$(if $(EXTRAS),$(comma)$(EXTRAS))
+# Of `make bounds`: what is left free (a torch that has a wheel here).
 BUT ?= none
 
 # Of `make fuzz`, for each file that it begins with.
@@ -95,21 +97,22 @@ docs: $(LIGHT)  ## build the documentation, strictly, into site/
 bench: setup  ## run every benchmark that needs no GPU; each prints JSON with its baseline
 	@set -e; for name in data load speed; do echo "$$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
-# The core's tests in the environment $(1) of their own, installed with the extras $(3) under the pins of $(2).
-define core_tests
+# The tests of all that needs no simulator in the environment $(1) of their own, installed under the pins of $(2).
+define own_tests
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e '.$(if $(3),[$(3)])' \
-		pytest pytest-timeout beartype hypothesis h5py psutil
-	$(1)/bin/python -m pytest -m "not slow" tests/nn tests/model tests/interop tests/train tests/vision tests/imagine tests/data tests/planning
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e '.[$(TRIED)]' \
+		pytest pytest-timeout beartype hypothesis psutil
+	$(1)/bin/python -m pytest -m "not slow" tests/nn tests/model tests/interop tests/train tests/vision tests/imagine \
+		tests/data tests/planning tests/metrics tests/baselines tests/analysis tests/evaluate tests/recipes tests/demo tests/cli
 endef
 
-bounds:  ## run the tests of the core under the lowest versions that pyproject.toml promises (the highest: make test)
+bounds:  ## run the tests under the lowest versions that pyproject.toml promises (the highest: make test)
 	@mkdir -p build
-	$(PYTHON) requirements/lowest.py $(EXTRAS) --but $(BUT) > build/lowest.txt
-	$(call core_tests,.venv-lowest,build/lowest.txt)
+	$(PYTHON) requirements/lowest.py dev,$(TRIED) --but $(BUT) > build/lowest.txt
+	$(call own_tests,.venv-lowest,build/lowest.txt)
 
-versions:  ## run the tests of the core under another Python: make versions PYTHON=python3.13
-	$(call core_tests,.venv-$(notdir $(PYTHON)),requirements/constraints.txt,$(EXTRAS))
+versions:  ## run the tests under another Python: make versions PYTHON=python3.13
+	$(call own_tests,.venv-$(notdir $(PYTHON)),requirements/constraints.txt)
 
 fuzz: setup  ## search for files that break the readers, SECONDS each, with a fuzzer that sees the lines they reach (Linux)
 	$(INSTALL) atheris

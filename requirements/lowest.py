@@ -1,4 +1,4 @@
-"""The lower bound of every dependency as a pin: ``python requirements/lowest.py EXTRA ... [--but NAME ...]``.
+"""The lower bound of every dependency as a pin: ``python requirements/lowest.py EXTRA,EXTRA [--but NAME ...]``.
 
 ``make bounds`` installs under what this prints, which is the oldest environment that pyproject.toml promises.
 """
@@ -13,8 +13,7 @@ BOUND = re.compile(r"([\w.-]+)(?:\[[^]]*\])?(?:>=|==)([\w.]+)")
 
 def main(arguments: list[str]) -> None:
     """Print one pin a line; what follows ``--but`` is left free."""
-    at = arguments.index("--but") if "--but" in arguments else len(arguments)
-    extras, free = arguments[:at], {name.lower() for name in arguments[at + 1 :]}
+    extras, free = arguments[0].split(","), {name.lower() for name in arguments[2:]}
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
     pins = dict(match.groups() for one in wanted if (match := BOUND.match(one)))

@@ -40,13 +40,20 @@ def test_the_figure_is_drawn_from_the_model_that_is_here(tmp_path, monkeypatch):
     assert (tmp_path / "architecture.svg").read_text() == (DOCS / "pictures" / "architecture.svg").read_text()
 
 
-def test_transfer_between_worlds_is_drawn_by_the_model_in_the_box(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["transfer-worlds", "disentangle", "sceptic"])
+def test_a_picture_is_drawn_from_what_is_here(name, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
     pictures = script("pictures")
-    kept = np.asarray(Image.open(DOCS / "pictures" / "transfer-worlds.png"), dtype=np.float32)
+    kept = np.asarray(Image.open(DOCS / "pictures" / f"{name}.png").convert("RGB"), dtype=np.float32)
     monkeypatch.setattr(pictures, "OUT", tmp_path)
-    pictures.transfer_worlds()
-    drawn = np.asarray(Image.open(tmp_path / "transfer-worlds.png"), dtype=np.float32)
+    pictures.DRAWN[name]()
+    drawn = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"), dtype=np.float32)
     assert np.abs(drawn - kept).mean() < 2
+
+
+def test_every_picture_is_on_a_page():
+    pages = "".join(page.read_text() for page in [ROOT / "README.md", *PAGES])
+    assert not [picture.name for picture in (DOCS / "pictures").iterdir() if f"pictures/{picture.name}" not in pages]
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -88,6 +95,9 @@ def test_every_link_of_a_page_leads_somewhere_in_the_site(page):
         assert not anchor or anchor in anchors(found), target
 
 
+LINE = r"^ *(?:[A-Z_]+=\S+ +)*dila +(.+)$"
+
+
 class Understood(Exception):
     """A command line was read to its end."""
 
@@ -95,11 +105,13 @@ class Understood(Exception):
 def commands(page):
     """Its lines that call dila, each flag of each verb once, with what stands for a recipe or a folder filled in."""
     found = {}
-    for line in re.findall(r"^ *(?:[A-Z_]+=\S+ +)*dila +(.+)$", page.read_text(), re.MULTILINE):
+    notebook = page.suffix == ".ipynb"  # whose commands stand in its text
+    text, line_of = (words(page), r"`dila +(\S+ [^`]+)`") if notebook else (page.read_text(), LINE)
+    for line in re.findall(line_of, text, re.MULTILINE):
         line = line.partition(" && ")[0].replace("RECIPE", "tiny_pusht").replace("WHAT", "all")
-        words = shlex.split(line, comments=True)
-        flags = [word for word in words if word.startswith("--")]
-        found[" ".join(words[:2] if words[0] in ("train", "data") else words[:1]), *flags] = words
+        given = shlex.split(line, comments=True)
+        flags = [word for word in given if word.startswith("--")]
+        found[" ".join(given[:2] if given[0] in ("train", "data") else given[:1]), *flags] = given
     return list(found.values())
 
 
@@ -108,10 +120,47 @@ HAND = [
 ]  # which tells, not shows
 
 
+def pythons(page):
+    """Its pieces of Python."""
+    if page.suffix == ".ipynb":
+        cells = json.loads(page.read_text())["cells"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+
+
+def named(path):
+    """What stands under a dotted name: a module, or what is in one."""
+    module, _, name = path.rpartition(".")
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError:
+        return getattr(importlib.import_module(module), name)
+
+
+def test_what_pages_import_is_in_the_reference():
+    told = re.findall(r"^::: (\S+)$", (DOCS / "reference.md").read_text(), re.MULTILINE)
+    documented = {id(named(path)) for path in told}
+    imported = {
+        f"{n.module}.{alias.name}"
+        for page in [*HAND, *TUTORIALS]
+        for code in pythons(page)
+        for n in ast.walk(ast.parse(code))
+        if isinstance(n, ast.ImportFrom) and n.module and n.module.split(".")[0] == "dila"
+        for alias in n.names
+    }
+    assert len(imported) > 50
+    missing = [
+        name
+        for name in imported
+        if id(named(name)) not in documented and getattr(named(name), "__module__", "") not in told
+    ]  # a module in the reference brings all that it defines
+    assert not missing
+
+
 @pytest.mark.parametrize("page", HAND, ids=lambda page: page.stem)
 def test_the_python_of_a_page_needs_nothing_that_the_page_has_not_made(page):
     """What stands in a block of Python can be pasted: every name was made in it or is built in."""
-    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+    for code in pythons(page):
         nodes = list(ast.walk(ast.parse(code)))
         made = {
             alias.asname or alias.name.split(".")[0]
@@ -126,7 +175,7 @@ def test_the_python_of_a_page_needs_nothing_that_the_page_has_not_made(page):
         assert asked <= made | set(dir(builtins)), page
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
 def test_every_command_of_a_page_is_understood(page, monkeypatch):
     """Verbs and flags are spelt as they are and hold what they can; nothing is run."""
     real = tyro.cli

@@ -135,3 +135,9 @@ def _functions(path: Path) -> set[str]:
 def test_every_option_that_selects_a_released_way_is_described():
     deviations = (ROOT / "docs" / "deviations.md").read_text()
     assert [field.name for field in fields(Quirks) if f"`{field.name}`" not in deviations] == []
+
+
+def test_what_ci_makes_are_targets():
+    made = re.findall(r"\bmake ((?:[a-z][a-z-]* ?)+)", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"lint", "types", "test-slow"} <= {target for each in made for target in each.split()} <= targets

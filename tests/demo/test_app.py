@@ -103,6 +103,18 @@ def test_a_moment_is_chosen_within_the_clip(address):
     assert ends["start at (seconds)"] == ends["at (seconds)"] == 5.6  # and not 5.6000000000000005
 
 
+def test_nothing_is_published_but_what_has_a_name(address):
+    named = json.loads(status(f"{address}/gradio_api/info")[1])["named_endpoints"]
+    assert set(named) == {"/begin", "/transfer", "/rebind", "/freeze", "/look"}
+
+
+def test_whoever_clicks_sees_that_it_is_being_done(address):
+    handlers = json.loads(status(f"{address}/config")[1])["dependencies"]
+    clicked = [each for each in handlers if {what for _, what in each["targets"]} & {"click", "select"}]
+    assert len(clicked) > 15
+    assert not [each["api_name"] for each in clicked if each["show_progress"] == "hidden"]
+
+
 def test_a_page_needs_a_decoder_and_clips(box, tmp_path, monkeypatch):
     with pytest.raises(DilaError, match="no video"), serving(box, [tmp_path]):
         pass
@@ -159,6 +171,15 @@ def test_a_visitor_plays_transfers_and_looks_inside(address, browser, tmp_path):
     page.get_by_role("button", name="Undo", exact=True).click()
     said.get_by_text("3 imagined").wait_for()
     picture(page, "play")
+    page.mouse.click(5, 5)
+    page.keyboard.press("ArrowRight")
+    said.get_by_text("4 imagined").wait_for()
+    for k in range(5, 8):
+        page.keyboard.down("ArrowUp")  # from the second on, it is held
+        said.get_by_text(f"{k} imagined").wait_for()
+    page.keyboard.up("ArrowUp")
+    page.locator("input[type=number]").first.press("ArrowUp")  # is the field's
+    assert said.get_by_text("7 imagined").is_visible()
     page.get_by_role("button", name="Export mp4").click()
     page.locator("video").first.wait_for()
     page.get_by_role("button", name="Reset", exact=True).click()
@@ -171,12 +192,13 @@ def test_a_visitor_plays_transfers_and_looks_inside(address, browser, tmp_path):
     page.get_by_role("option", name="solid_0").click()
     page.wait_for_function("e => Number(e.max) < 4", arg=moment.element_handle())
 
-    page.get_by_role("tab", name="Transfer").click()
-    page.get_by_role("button", name="Transfer", exact=True).click()
-    film = page.locator("video:visible")
-    film.wait_for()
-    page.wait_for_function("v => v.readyState >= 2 && v.videoWidth > 300", arg=film.element_handle())
-    picture(page, "transfer")
+    for verb in ("Transfer", "Rebind", "Freeze"):
+        page.get_by_role("tab", name=verb).click()
+        page.get_by_role("button", name=verb, exact=True).click()
+        film = page.locator("video:visible")
+        film.wait_for()
+        page.wait_for_function("v => v.readyState >= 2 && v.videoWidth > 300", arg=film.element_handle())
+        picture(page, verb.lower())
 
     page.get_by_role("tab", name="Look inside").click()
     page.get_by_role("button", name="Look inside", exact=True).click()
@@ -187,6 +209,12 @@ def test_a_visitor_plays_transfers_and_looks_inside(address, browser, tmp_path):
     assert page.locator("#pair6").evaluate("pair => getComputedStyle(pair).visibility") == "visible"
     assert page.locator("#pair7").evaluate("pair => getComputedStyle(pair).visibility") == "hidden"
     picture(page, "look")
+    pytest.importorskip("umap", reason="the extra analysis is not installed")
+    page.get_by_label("UMAP").check()
+    page.get_by_role("button", name="Look inside", exact=True).click()
+    page.locator("#plane").get_by_text("latent actions, UMAP").wait_for(timeout=400_000)
+    dots.nth(6).hover()
+    picture(page, "umap")
     assert errors == []
 
 

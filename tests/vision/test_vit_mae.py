@@ -36,8 +36,9 @@ def by_hand(folder, x):
     patches = embedded.patch_embeddings(x) + embedded.position_embeddings[:, 1:]
     first = (embedded.cls_token + embedded.position_embeddings[:, :1]).expand(len(x), -1, -1)
     tokens = torch.cat([first, patches], dim=1)
-    for layer in model.layers:
-        tokens = layer(tokens)
+    for layer in [part for part in model.modules() if type(part).__name__ == "ViTMAELayer"]:
+        made = layer(tokens)
+        tokens = made if torch.is_tensor(made) else made[0]  # transformers before 5
     return model.layernorm(tokens)[:, 1:]
 
 

@@ -84,12 +84,16 @@ def record_pusht(
     """Record episodes into a corpus (mp4 + actions.parquet); resumes an interrupted recording.
 
     Args:
+        out: folder, created if it does not exist.
+        episodes: total number of episodes.
         frames: frames per episode, 10 a second.
         size: pixels a side, even, up to 512.
         seed: the same seed gives the same data for any number of workers.
         policy: "random" targets, "push" the block around, or "mixed", switching between the two.
+        workers: number of processes.
+        progress: show a progress bar.
         goal: draw the green goal zone.
-        out, episodes, workers, progress, store: as for `dila.data.recording.record`.
+        store: the layout, see `dila.data.recording.record`; None writes one mp4 per episode and one table.
 
     Raises:
         MissingExtra: gym-pusht is not installed.

@@ -5,13 +5,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dila.demo.clips import MEGABYTES, SECONDS, SUFFIXES, Shelf, last_start, read_frames, shelve
 from dila.demo.compass import Compass, find_compass
 from dila.demo.look import Plane, axis_names, look, plane, scatter, sheet
-from dila.demo.pad import amounts, draw_pad
+from dila.demo.pad import ARROWS, amounts, draw_pad
 from dila.demo.pairs import PAGE, freeze_rows, rebind_rows, transfer_rows, write_rows
 from dila.demo.plan import Goal, goal_at, goal_like, learn_hands, plan_to, start_picture
 from dila.demo.play import Play, begin, export, move, reset, undo
@@ -27,11 +28,15 @@ WAITING = 128
 """Maximum number of queued requests, more than the sessions kept: a visitor waits for one request at a time."""
 STEPS, FILMS = "steps", "films"
 """Two queues, each of which runs one request at a time, so that steps never wait for videos."""
+QUICK: dict[str, Any] = {"api_visibility": "private", "concurrency_id": STEPS}
+"""Settings of handlers that are no endpoints and answer at once."""
 SHOWN = 400
 """Pixels of the longer side of the displayed picture."""
 _LIMITS = f"{', '.join(SUFFIXES)}; at most {MEGABYTES} MB and {SECONDS} s. Only the first frames are used."
+# gradio gives progress on a line of text no height.
 STYLE = """
-.now img, .pad img { image-rendering: auto; width: 100% } .pad { cursor: crosshair } footer { display: none }
+.now img, .pad img { image-rendering: auto; width: 100% } .pad { cursor: crosshair } footer, .keys { display: none }
+#said .minimal { height: 100%; overflow: visible } #said .progress-text { top: 0; transform: none }
 """
 
 
@@ -87,7 +92,7 @@ def _play_tab(gr: Any, stage: Stage) -> None:
             have = len(stage.compass.axes)
             others = [gr.Slider(-2, 2, 0, label=f"direction {i + 1} of z", visible=i < have) for i in (2, 3)]
         with gr.Column(scale=1):
-            gr.Markdown("Click on the pad or on an action to imagine one frame under that latent action.")
+            gr.Markdown("Click on the pad or on an action, or press an arrow key, to imagine one frame.")
             pad = gr.Image(
                 draw_pad(stage.compass), show_label=False, interactive=False, elem_classes="pad", elem_id="pad",
                 buttons=[],
@@ -97,6 +102,7 @@ def _play_tab(gr: Any, stage: Stage) -> None:
             for i in range(0, len(names), 4):
                 with gr.Row():
                     buttons += [gr.Button(name, size="sm", min_width=60) for name in names[i : i + 4]]
+            keys = [gr.Button(key, elem_id=key, elem_classes="keys") for key in ARROWS]
         with gr.Column(scale=1):
             now = gr.Image(show_label=False, interactive=False, elem_classes="now", elem_id="now", buttons=[])
             said = gr.Markdown("Press Begin first.", elem_id="said")
@@ -104,7 +110,8 @@ def _play_tab(gr: Any, stage: Stage) -> None:
                 back, again, save = gr.Button("Undo"), gr.Button("Reset"), gr.Button("Export mp4")
             film = _screen(gr, visible=False)
     shown, told = [state, now, said, film], gr.Progress()
-    quiet: dict[str, Any] = {"api_name": False, "show_progress": "hidden", "concurrency_id": STEPS}
+    # Progress over the picture would flicker at each step.
+    quiet: dict[str, Any] = QUICK | {"show_progress": "minimal", "show_progress_on": said}
 
     def show(play: Play) -> tuple:
         """Update the page and hide the last exported video."""
@@ -121,12 +128,16 @@ def _play_tab(gr: Any, stage: Stage) -> None:
         with _told(gr):
             return show(move(stage.world, _begun(play), z))
 
+    def steer(right: int | float, down: int | float, play: Play | None, *further: int | float) -> tuple:
+        return go(play, stage.compass.point([right, down, *further][: len(stage.compass.axes)]))
+
     def click(play: Play | None, third: int | float, fourth: int | float, event: gr.SelectData) -> tuple:  # pyright: ignore[reportInvalidTypeForm]
-        asked = [*amounts(*event.index[:2]), third, fourth][: len(stage.compass.axes)]
-        return go(play, stage.compass.point(asked))
+        return steer(*amounts(*event.index[:2]), play, third, fourth)
 
     begun.click(start_playing, [clip, upload, start], shown, api_name="begin", concurrency_id=STEPS)
     pad.select(click, [state, *others], shown, **quiet)
+    for key, way in zip(keys, ARROWS.values(), strict=True):
+        key.click(partial(steer, *way), [state, *others], shown, **quiet)
     for name, button in zip(names, buttons, strict=True):
         button.click(_under(go, stage.compass.actions[name]), [state], shown, **quiet)
     for button, change in ((back, undo), (again, reset)):
@@ -136,7 +147,7 @@ def _play_tab(gr: Any, stage: Stage) -> None:
         with _told(gr):
             return gr.Video(str(export(_begun(play), _fresh(stage), stage.world.stride)), visible=True)
 
-    save.click(write, [state], film, api_name=False, concurrency_id=STEPS)
+    save.click(write, [state], film, **QUICK)
 
 
 def _pair_tab(verb: str, first: str, second: str, rows: Callable[..., Any]) -> Callable[[Any, Stage], None]:
@@ -256,12 +267,14 @@ def _plan_tab(gr: Any, stage: Stage) -> None:
             write_rows(made.rows, path, stage.world.stride, PAGE // 2)
             return made.said, contact_sheet(made.rows, 10), str(path), _opened(path.with_suffix(".png"))
 
-    open_board.click(show, [seed], [aim, board, wanted, said], api_name=False, concurrency_id=STEPS)
-    seed.release(show, [seed], [aim, board, wanted, said], api_name=False, concurrency_id=STEPS)
-    board.select(click, [seed], [aim, wanted, said], api_name=False, concurrency_id=STEPS)
-    take.click(frame, [seed, clip, upload, at], [aim, wanted, said], api_name=False, concurrency_id=STEPS)
+    open_board.click(show, [seed], [aim, board, wanted, said], **QUICK)
+    seed.release(show, [seed], [aim, board, wanted, said], **QUICK)
+    board.select(click, [seed], [aim, wanted, said], **QUICK)
+    take.click(frame, [seed, clip, upload, at], [aim, wanted, said], **QUICK)
     # Show progress on one output only: the line of text has no room for a bar, and several bars are redundant.
-    press.click(run, [aim], [said, sheet, film, chart], api_name=False, concurrency_id=FILMS, show_progress_on=sheet)
+    press.click(
+        run, [aim], [said, sheet, film, chart], api_visibility="private", concurrency_id=FILMS, show_progress_on=sheet
+    )
 
 
 TABS: dict[str, Callable[[Any, Stage], None]] = {
@@ -285,7 +298,7 @@ def _picker(gr: Any, stage: Stage, label: str, place: int = 0) -> tuple[Any, Any
         """Hide the clip's name while an upload replaces it."""
         return gr.Dropdown(visible=not file), gr.Accordion(label=f"{label}: {Path(file).name}" if file else own.label)
 
-    upload.change(name, [upload], [clip, own], api_name=False, show_progress="hidden", concurrency_id=STEPS)
+    upload.change(name, [upload], [clip, own], show_progress="hidden", **QUICK)
     return clip, upload
 
 
@@ -301,7 +314,7 @@ def _moment(gr: Any, stage: Stage, clip: Any, upload: Any, label: str) -> Any:
         first = last_start(stage.world, stage.shelf.choose(clip.value, None))
     slider = gr.Slider(0, first, 0, step=stage.world.stride, label=label)
     for chosen in (clip, upload):
-        chosen.change(follow, [clip, upload], slider, api_name=False, show_progress="hidden", concurrency_id=STEPS)
+        chosen.change(follow, [clip, upload], slider, show_progress="hidden", **QUICK)
     return slider
 
 

@@ -1,4 +1,4 @@
-"""The pad: a picture to click on; the position gives the amounts along the first two directions of z."""
+"""The pad: a picture to click on, and keys; both give the amounts along the first two directions of z."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +14,19 @@ _PAPER, _LINE, _DOT, _INK = (247, 248, 250), (205, 211, 220), (45, 110, 220), (2
 Number = int | float
 Box = tuple[Number, Number, Number, Number]
 """Left, top, right, bottom."""
+
+ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, -1), "ArrowDown": (0, 1)}
+"""The keys that drive, each the id of a hidden button, and their amounts right and down, in standard deviations."""
+KEYS = """<script>
+document.addEventListener("keydown", event => {
+    const button = document.querySelector(`.keys[id="${event.key}"]`);
+    const playing = document.getElementById("pad")?.offsetParent;
+    if (!button || !playing || event.target.closest("input, textarea, [role=tab], [role=listbox]")) return;
+    event.preventDefault();
+    button.click();
+});
+</script>"""
+"""For the head of the page. A held key clicks often; gradio ignores clicks on a button whose last one is unanswered."""
 
 
 def draw_pad(compass: Compass) -> Any:

@@ -37,10 +37,11 @@ def serving(world: World, clips: list[Path], host: str = "127.0.0.1", port: int 
     give_back(above=1 << 20, arenas=2)  # each of forty threads would have its own fragmented arena
     with _own_folder() as folder:
         from dila.demo.app import STYLE, build, prepare
+        from dila.demo.pad import KEYS
 
         page = build(prepare(world, clips, folder / "films"))
         try:
-            page.launch(**_settings(), server_name=host, server_port=port, css=STYLE)
+            page.launch(**_settings(), server_name=host, server_port=port, css=STYLE, head=KEYS)
         except OSError as error:
             raise DilaError(
                 f"port {port or '7860 or above'} on {host} is not available: {error}; choose another --port"
