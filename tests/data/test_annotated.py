@@ -160,11 +160,11 @@ def test_a_document_of_something_else_hides_nothing(tmp_path, shades):
     ("document", "words"),
     [
         ({"actions": [[1.0]] * 3}, "has 3 actions for 6 frames"),
-        ({"actions": [[1.0]] * 6, "states": [[1.0]] * 5}, "has 5 rows of state for 6 frames"),
+        ({"actions": [[1.0]] * 6, "states": [[1.0]] * 5}, "has 5 rows of 'state' for 6 frames"),
         ({"actions": [[1.0], [1.0, 2.0]] * 3}, "unequal length in 'action'"),
-        ({"actions": [{"a": 1}, {"b": 1}] * 3}, r"lacks one of \['a'\]"),
+        ({"actions": [{"a": 1}, {"b": 1}] * 3}, r"one of \['a'\] is missing"),
         ({"actions": ["left"] * 6}, "no rows of numbers in 'action'"),
-        ({"actions": [[1.0]] * 6, "fps": "fast"}, "gives fps = 'fast'"),
+        ({"actions": [[1.0]] * 6, "fps": "fast"}, "has fps = 'fast'"),
     ],
 )
 def test_a_document_that_does_not_fit_is_named(tmp_path, shades, document, words):
@@ -177,7 +177,7 @@ def test_a_document_that_does_not_fit_is_named(tmp_path, shades, document, words
 def test_parameters_have_to_be_complete(tmp_path, shades):
     pictures(tmp_path / "a", shades, 3)
     for document, words in (
-        ({"states": [[0.0] * 3] * 3, "transform": "rotation"}, "needs 'states'"),
+        ({"states": [[0.0] * 3] * 3, "transform": "rotation"}, "must have 'states'"),
         ({"states": [[0.0] * 4] * 3, "transform": "melting"}, "transform = 'melting'"),
     ):
         (tmp_path / "a" / "parameters.json").write_text(json.dumps(document))

@@ -121,7 +121,7 @@ def test_columns_of_unlike_widths_are_told(sound, monkeypatch):
     monkeypatch.setattr(module, "open_corpus", lambda *_: changed)
     (told,) = check(sound).warnings
     assert (told.kind, told.items) == ("columns", ("1.mp4: 3",))
-    assert told.sentence == "action has 2 numbers a frame, and others in 1 episode, so clips will leave it out"
+    assert told.sentence == "column action has 2 numbers per frame, but not in 1 episode; clips will drop it"
 
 
 def test_columns_and_time_stamps_are_read_once(sound, monkeypatch):
@@ -162,12 +162,12 @@ def test_columns_and_time_stamps_are_read_once(sound, monkeypatch):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("0", "1", "2"), '60 rows of 3 episodes not in this corpus, the first "0"; did you mean "0.mp4"?'),
+        (("0", "1", "2"), '60 rows of 3 episodes not in this corpus, such as "0"; did you mean "0.mp4"?'),
         (
             ("0.mp4", "1.mp4", "2.mp5"),
-            '20 rows of 1 episode not in this corpus, the first "2.mp5"; did you mean "2.mp4"?',
+            '20 rows of 1 episode not in this corpus, such as "2.mp5"; did you mean "2.mp4"?',
         ),
-        (("0.mp4", "1.mp4", "2.mp4", "old"), '20 rows of 1 episode not in this corpus, the first "old"'),
+        (("0.mp4", "1.mp4", "2.mp4", "old"), '20 rows of 1 episode not in this corpus, such as "old"'),
     ],
 )
 def test_rows_of_episodes_that_are_not_there_are_told(names, words, sound):
@@ -191,7 +191,7 @@ def test_episodes_of_one_frame_and_images_beside_a_video_are_warned_of(sound):
     warnings = kinds(report.warnings)
     assert report.errors == []
     assert warnings["short"] == ("0.mp4",)
-    assert [item.partition(" holds ")[2][:8] for item in warnings["left_out"]] == ["3 images"]
+    assert [item.partition(" has ")[2][:8] for item in warnings["left_out"]] == ["3 images"]
 
 
 def test_folders_that_look_like_cameras_and_tables_that_nothing_reads_are_warned_of(tmp_path):

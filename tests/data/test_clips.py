@@ -126,7 +126,7 @@ def test_columns_of_unlike_widths_are_dropped_before_any_is_read(lazy):
     if lazy:
         one.columns, other.columns = (LazyColumns({"action": 1, "state": width}, never) for width in (2, 3))
     clips = Clips([one, other, one], frames=3)
-    told = "episodes differ in it: a has 2 numbers a frame and b has 3 numbers a frame"
+    told = "episodes differ in it: a has 2 numbers per frame and b has 3 numbers per frame"
     assert clips.dropped == {"state": told}
     if not lazy:
         assert {tuple(clip.columns) for clip in clips} == {("action",)}
@@ -138,7 +138,7 @@ def test_a_table_unlike_what_was_declared_is_named():
     other.columns = LazyColumns({"action": 1, "state": 2}, lambda: stored)
     clips = Clips([one, other], frames=3)
     assert clips[0].columns["state"].shape == (3, 2)
-    with pytest.raises(Unreadable, match=r"b from frame 1: episodes differ in 'state': a has 2 .* and b has 3 .*;"):
+    with pytest.raises(Unreadable, match=r"b from frame 1: .* differ in column .state.: a has 2 .* and b has 3 .*;"):
         clips[8]
 
 
@@ -156,8 +156,8 @@ def test_actions_and_states_in_whole_numbers_stack_with_others():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"frames": 16}, "a has 10 frames, a window needs 16; lower frames"),
-        ({"frames": 4, "stride": 0.5}, r"a lasts 0\.9 s, a window of 4 frames every 0\.5 s needs 1\.5 s"),
+        ({"frames": 16}, "a has 10 frames, but a window needs 16; lower frames"),
+        ({"frames": 4, "stride": 0.5}, r"a lasts 0\.9 s, but a window of 4 frames every 0\.5 s needs 1\.5 s"),
         (
             {"frames": 4, "stride": 0.04},
             r"a has a frame every 0\.1 s, which is more than the stride of 0\.04 s; give .* of 25 f",
@@ -173,7 +173,7 @@ def test_too_little_is_explained(arguments, words):
 
 
 def test_no_episode_and_frameless_episodes_are_explained():
-    with pytest.raises(DilaError, match="no episode"):
+    with pytest.raises(DilaError, match="no episodes"):
         Clips([], frames=4)
     with pytest.raises(DilaError, match="has 0 frames"):
         Clips([Numbered([])], frames=4)
@@ -210,7 +210,7 @@ def test_clips_stack_through_loader_workers():
     assert batch.columns["action"].shape == (2, 3, 2, 1)
     assert batch.columns["action"][1, 0].flatten().tolist() == [10, 20]
     mixed = Clips([Numbered(np.arange(4)), Numbered(np.arange(4), "b", size=5)], frames=4)
-    with pytest.raises(DilaError, match="give Clips a size"):
+    with pytest.raises(DilaError, match="set size in Clips"):
         collate_clips([mixed[0], mixed[1]])
 
 

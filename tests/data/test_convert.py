@@ -53,9 +53,9 @@ def test_what_fits_is_written_and_what_does_not_is_told(corpus, tmp_path):
     assert done.episodes == 3
     reasons = {str(s.path): s.reason for s in done.skipped}
     assert "from a folder of its own" in reasons["fast.mp4"]
-    assert "has 25 frames a second, most episodes have 10" in reasons["fast.mp4"]
+    assert "has 25 frames a second, but most episodes have 10" in reasons["fast.mp4"]
     assert reasons["fast.mp4"].endswith("10 would play it 0.4 times as fast")
-    assert "frames of 48 x 32, the first episode of 24 x 16; give a --size" in reasons["large.mp4"]
+    assert "frames of 48 x 32, but the first episode has 24 x 16; set --size" in reasons["large.mp4"]
     assert "not a readable video" in reasons["broken.mp4"]
     data = reader.read(tmp_path / "out")
     assert [row["source"] for row in data.rows] == ["a.mp4", "sub/b.mp4", "ü c.mp4"]
@@ -140,7 +140,7 @@ def test_what_changed_since_it_was_converted_is_told(what, corpus, tmp_path):
     convert(corpus, tmp_path / "out", progress=False)
     whole = contents(tmp_path / "out")
     change(what, corpus)
-    with pytest.raises(DilaError, match=r"out holds a\.mp4 as it was before its frames or columns changed; choose"):
+    with pytest.raises(DilaError, match=r"out has a\.mp4, but its frames or columns have changed in the source"):
         convert(corpus, tmp_path / "out", progress=False)
     shutil.rmtree(tmp_path / "out" / ".recording")
     assert contents(tmp_path / "out") == whole
@@ -187,7 +187,7 @@ def test_a_damaged_table_of_episodes_is_told_of(damage, corpus, tmp_path):
         path.write_bytes(b"")
     else:
         pq.write_table(pa.table({"episode_index": [0], "length": [1]}), path)
-    with pytest.raises(DilaError, match=r"file-000\.parquet (cannot be read|has no column source).*; put it back"):
+    with pytest.raises(DilaError, match=r"file-000\.parquet (cannot be read|has no column source).*; restore it"):
         convert(corpus, tmp_path / "out", progress=False)
 
 
@@ -208,7 +208,7 @@ def test_what_a_worker_is_sent_does_not_grow_with_the_corpus(corpus, tmp_path, m
 
 def test_another_task_is_refused(corpus, tmp_path):
     convert(corpus, tmp_path / "out", task="wipe", progress=False)
-    with pytest.raises(DilaError, match=r"holds a recording with task = 'wipe' \(now 'fold'\)"):
+    with pytest.raises(DilaError, match=r"has a recording with task = 'wipe' \(now 'fold'\)"):
         convert(corpus, tmp_path / "out", task="fold", progress=False)
 
 
@@ -245,24 +245,24 @@ def test_uneven_times_are_not_made_even(tmp_path):
             frame.pts = tick
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(DilaError, match="even frame rate; give --fps"):
+    with pytest.raises(DilaError, match="even frame rate; set --fps"):
         convert(tmp_path / "c", tmp_path / "out", progress=False)
 
 
 def test_one_frame_is_told_as_that(corpus, tmp_path):
     write_video(corpus / "short.mp4", clip(9, 1), 10)
     reasons = {str(s.path): s.reason for s in convert(corpus, tmp_path / "out", progress=False).skipped}
-    assert "one frame; two at least" in reasons["short.mp4"]
-    with pytest.raises(DilaError, match=r"holds only episodes of one frame, which has no rate"):
+    assert "fewer than two frames; an episode needs at least two" in reasons["short.mp4"]
+    with pytest.raises(DilaError, match=r"has only episodes of a single frame"):
         convert(corpus / "short.mp4", tmp_path / "alone", fps=10, progress=False)
 
 
 def test_a_result_in_the_corpus_or_among_other_files_is_refused(corpus, tmp_path):
-    with pytest.raises(DilaError, match="sub/out lies in the corpus itself"):
+    with pytest.raises(DilaError, match="sub/out lies inside the corpus"):
         convert(corpus, corpus / "sub" / "out", progress=False)
     (tmp_path / "other").mkdir()
     write_video(tmp_path / "other" / "mine.mp4", clip(9), 10)
-    with pytest.raises(DilaError, match="other holds files that were not written by dila"):
+    with pytest.raises(DilaError, match="other has files that were not written by dila"):
         convert(corpus, tmp_path / "other", progress=False)
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["mine.mp4"]
 
@@ -294,7 +294,7 @@ def test_what_does_not_move_can_be_left_out(tmp_path, capsys):
     assert main(["data", "convert", str(tmp_path / "ssv2"), str(tmp_path / "out"), "--moving"]) == 0
     told = capsys.readouterr().out
     assert "1 episodes, 1 skipped" in told
-    assert "skipped 1.mp4: stands still" in told
+    assert "skipped 1.mp4: is static" in told
     assert [row["source"] for row in reader.read(tmp_path / "out").rows] == ["2.mp4"]
 
 

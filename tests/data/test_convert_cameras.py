@@ -114,7 +114,7 @@ def test_labels_are_those_of_the_first_camera_that_has_any(source, tmp_path, cap
     seen = {e.id: e.columns["latent_action"] for e in open_corpus(tmp_path / "out", camera=FRONT).episodes}
     assert seen[f"episode_000000/{FRONT}"][:2].tolist() == [[1, 2], [3, 4]]
     label(FRONT, [None, None])
-    with pytest.raises(DilaError, match="no frame of what would be converted has a label"):
+    with pytest.raises(DilaError, match="no frame to be converted has a label"):
         convert(source, tmp_path / "front", camera=FRONT, labels=path)
 
 
@@ -140,8 +140,8 @@ def test_recordings_with_other_cameras_are_told(source, tmp_path):
     assert done.episodes == 4
     (odd,) = done.skipped
     assert odd.path == Path("odd/episode_000000")
-    told = f"has the cameras {WRIST}, most recordings have {FRONT}, {WRIST}"
-    assert odd.reason == f"{told}; give a --camera that all have"
+    told = f"has the cameras {WRIST}, but most recordings have {FRONT}, {WRIST}"
+    assert odd.reason == f"{told}; set --camera to one that all have"
 
 
 def test_cameras_and_splits_of_hdf5_are_kept(tmp_path, shades, numbers):

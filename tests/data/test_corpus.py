@@ -75,7 +75,7 @@ def test_images_beside_videos_or_folders_are_told_of_once_a_folder(tree):
     corpus = open_corpus(tree)
     assert len(corpus) == 4
     assert [(s.path.name, s.fault) for s in corpus.skipped] == [("b", False), ("bad.mp4", True)]
-    assert "b holds 3 images beside a video or a folder" in corpus.skipped[0].reason
+    assert "b has 3 images beside a video or a folder" in corpus.skipped[0].reason
 
 
 @pytest.mark.parametrize("run", [".", "b/run"])
@@ -87,7 +87,7 @@ def test_a_training_run_among_the_data_is_no_data(run, tree):
     corpus = open_corpus(tree)
     assert [e.id for e in corpus.episodes] == before
     assert [s.reason.partition(" ")[2] for s in corpus.skipped if not s.fault] == [
-        "belongs to a training run (run.json), and is no data"
+        "belongs to a training run (run.json) and is not read as data"
     ]
     assert len(open_corpus(tree / run / "pictures")) == 1
 
@@ -96,10 +96,10 @@ def test_nothing_readable_is_said_in_a_sentence(tree, tmp_path):
     with pytest.raises(DilaError, match=r"bad\.mp4 is not a readable video"):
         open_corpus(tree / "bad.mp4")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DilaError, match=r"empty holds no video and no folder of images; .*mp4"):
+    with pytest.raises(DilaError, match=r"empty has no video and no folder of images; .*mp4"):
         open_corpus(tmp_path / "empty")
     (tmp_path / "empty" / "x.webm").touch()
-    with pytest.raises(DilaError, match=r"1 skipped, the first because .*x\.webm is empty"):
+    with pytest.raises(DilaError, match=r"\(1 skipped\); the first problem: .*x\.webm is empty"):
         open_corpus(tmp_path / "empty")
     with pytest.raises(DilaError, match="does not exist"):
         open_corpus(tmp_path / "none")
@@ -107,7 +107,7 @@ def test_nothing_readable_is_said_in_a_sentence(tree, tmp_path):
         open_corpus("x" * 300)
     with pytest.raises(DilaError, match="xxx does not exist"):
         open_corpus("box/" + "x" * 300)
-    with pytest.raises(DilaError, match="holds no video"):
+    with pytest.raises(DilaError, match="has no video"):
         open_corpus(tree / "notes.txt")
     with pytest.raises(DilaError, match="fps = 0"):
         open_corpus(tree, fps=0)
@@ -162,9 +162,9 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path):
         ({"frame": [0, 1, 2, 2]}, "numbered 0 to 3"),
         ({"action": [[1.0], [1.0, 2.0], [1.0], [1.0]]}, "unequal length"),
         ({"task": ["a"] * 4}, "only numbers"),
-        ({"action": [1.0, None, 2.0, 3.0]}, "empty cells"),
-        ({"action": [[1.0], None, [2.0], [3.0]]}, "empty cells"),
-        ({"action": [[1.0], [None], [2.0], [3.0]]}, "empty cells"),
+        ({"action": [1.0, None, 2.0, 3.0]}, "null cells"),
+        ({"action": [[1.0], None, [2.0], [3.0]]}, "null cells"),
+        ({"action": [[1.0], [None], [2.0], [3.0]]}, "null cells"),
     ]:
         pq.write_table(pa.table({**good, **extra}), path)
         with pytest.raises(DilaError, match=words):
@@ -258,8 +258,8 @@ def test_split_of_one_of_none_and_of_nonsense():
 @pytest.mark.parametrize(
     ("times", "told"),
     [
-        ([2, 1, 0], "from 2 to 0 s: its times fall or are no numbers"),
-        ([0, np.nan, np.nan], "to nan s: its times fall or are no numbers"),
+        ([2, 1, 0], "from 2 to 0 s, which decrease or are not numbers"),
+        ([0, np.nan, np.nan], "to nan s, which decrease or are not numbers"),
         ([0, 1, 3e6], "more than 30 days"),
     ],
 )

@@ -105,7 +105,7 @@ def test_mixed_rates_and_sizes_stack_with_a_stride_and_a_size(tmp_path, shades, 
     write_video(tmp_path / "fast.mp4", shades(50, size=48), 20)
     write_as(tmp_path / "odd.webm", shades(30, size=33))
     episodes = open_corpus(tmp_path).episodes
-    with pytest.raises(DilaError, match="give Clips a size"):
+    with pytest.raises(DilaError, match="set size in Clips"):
         collate_clips([Clips(episodes, 3, stride=0.2)[i] for i in (0, -1)])
     clips = Clips(episodes, 3, stride=0.2, size=24)
     loader = DataLoader(clips, batch_size=len(clips), collate_fn=collate_clips)

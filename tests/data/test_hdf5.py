@@ -166,8 +166,8 @@ def test_a_demo_that_does_not_fit_is_left_out(robomimic):
     corpus = open_corpus(robomimic)
     assert {e.recording for e in corpus.episodes} == {"demo.hdf5/demo_10"}
     first, second = (s.reason for s in corpus.skipped)
-    assert "demo_1 is left out: data/demo_1/actions has 4 rows for 7 frames" in first
-    assert "demo_2 is left out: it has no images under obs" in second
+    assert "demo_1 is skipped: data/demo_1/actions has 4 rows for 7 frames" in first
+    assert "demo_2 is skipped: it has no images under obs" in second
 
 
 def test_one_action_fewer_than_frames_is_filled_with_nan(robomimic):
@@ -212,7 +212,7 @@ def test_an_index_past_the_end_is_left_out(worldmodel):
         file["ep_len"][2] = 9
     corpus = open_corpus(worldmodel)
     assert len(corpus) == 2
-    assert "episode_000002 is left out: its rows 10 to 19 are not all there" in corpus.skipped[0].reason
+    assert "episode_000002 is skipped: some of its rows 10 to 19 are missing" in corpus.skipped[0].reason
 
 
 @pytest.fixture(params=["bytes", "opaque"])
@@ -329,7 +329,7 @@ def test_damaged_empty_unknown_and_vanished_files_are_named(robomimic, tmp_path)
     episode = open_corpus(robomimic).episodes[0]
     whole = robomimic.read_bytes()
     robomimic.unlink()
-    with pytest.raises(DilaError, match=r"demo\.hdf5 is gone"):
+    with pytest.raises(DilaError, match=r"demo\.hdf5 no longer exists"):
         episode.read([0])
     for content in (b"", b"not hdf5 at all" * 9, whole[: len(whole) // 2]):
         robomimic.write_bytes(content)
@@ -337,7 +337,7 @@ def test_damaged_empty_unknown_and_vanished_files_are_named(robomimic, tmp_path)
             open_corpus(robomimic)
     with h5py.File(tmp_path / "else.h5", "w") as file:
         file["things"] = np.zeros(3)
-    with pytest.raises(DilaError, match=r"else\.h5 holds \['things'\], which is none of the layouts known"):
+    with pytest.raises(DilaError, match=r"else\.h5 has \['things'\], which is not a known layout"):
         open_corpus(tmp_path / "else.h5")
 
 
@@ -356,7 +356,7 @@ def test_a_heap_whose_name_is_read_in_two_parts_is_looked_at(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"....GCOL" + b"\x01\0\0\0" + (64).to_bytes(8, "little") + bytes(48))
     with HeapChecked(tmp_path / "a.h5") as file:
         assert file.readinto(bytearray(6)) == 6
-        with pytest.raises(DilaError, match="a heap at 20 has no end"):
+        with pytest.raises(DilaError, match="damaged heap at byte 20"):
             file.readinto(bytearray(6))
 
 

@@ -55,17 +55,17 @@ def test_each_frame_has_its_own_and_those_without_have_none(root, labels):
 
 
 def test_labels_of_other_videos_are_refused(root, tmp_path):
-    with pytest.raises(DilaError, match=r"labels x\.mp4 and others, none of which is in"):
+    with pytest.raises(DilaError, match=r"has labels of x\.mp4 and others, none of which is in"):
         with_labels(open_corpus(root), write_labels(tmp_path / "x.parquet", {"x.mp4": [0, 1]}))
-    with pytest.raises(DilaError, match=r"labels 8 frames of a\.mp4, which has 6; label it again"):
+    with pytest.raises(DilaError, match=r"has labels of 8 frames of a\.mp4, which has 6; label it again"):
         with_labels(open_corpus(root), write_labels(tmp_path / "y.parquet", {"a.mp4": list(range(8))}))
     pq.write_table(pa.table({"episode": ["a.mp4"]}), tmp_path / "actions.parquet")
-    with pytest.raises(DilaError, match="holds no latent actions; make some with: dila label"):
+    with pytest.raises(DilaError, match="has no latent actions; make some with: dila label"):
         with_labels(open_corpus(root), tmp_path / "actions.parquet")
 
 
 def test_labels_of_other_frame_times_are_refused(root, labels, tmp_path):
-    with pytest.raises(DilaError, match=r"labels frames of a\.mp4 at other times .* label with the same --fps"):
+    with pytest.raises(DilaError, match=r"has labels of a\.mp4 whose times differ .* label it with the same --fps"):
         with_labels(open_corpus(root, 30), labels)
     at_30 = write_labels(tmp_path / "at_30.parquet", {"a.mp4": [0, 6]}, fps=30)
     with pytest.raises(DilaError, match="which has 6; label it again"):

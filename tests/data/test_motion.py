@@ -110,9 +110,9 @@ class Frames:
 
 def test_short_clips_count_and_single_frames_and_features_do_not(seen):
     assert judge(measure_motion(Frames(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)))) == "static"
-    with pytest.raises(DilaError, match="a has 1 frames; at least 2"):
+    with pytest.raises(DilaError, match="a has 1 frames; measuring motion needs at least 2"):
         measure_motion(Frames(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)))
-    with pytest.raises(DilaError, match="a gives features"):
+    with pytest.raises(DilaError, match="a has features"):
         measure_motion(Frames(torch.zeros(5, 4, 4, 6)))
 
 

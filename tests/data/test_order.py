@@ -75,7 +75,7 @@ def test_sampler_refuses_what_does_not_fit():
     with pytest.raises(DilaError, match="rank = 2"):
         EpochSampler(7, rank=2, world=2)
     state = EpochSampler(20).state_dict()
-    with pytest.raises(DilaError, match=r"has lengths = \[20\], this run has \[21\]"):
+    with pytest.raises(DilaError, match=r"has lengths = \[20\], but this run has \[21\]"):
         EpochSampler(21).load_state_dict(state)
 
 
@@ -135,7 +135,7 @@ def test_a_weighted_order_goes_on_where_it_was():
     again = make()
     again.load_state_dict(json.loads(json.dumps(whole.state_dict())))
     assert list(again) == straight[28:]
-    with pytest.raises(DilaError, match=r"has weights = \[0\.7, 0\.3\], this run has \[0\.5, 0\.5\]"):
+    with pytest.raises(DilaError, match=r"has weights = \[0\.7, 0\.3\], but this run has \[0\.5, 0\.5\]"):
         EpochSampler([9, 14], batch_size=4, seed=1, weights=[1, 1]).load_state_dict(whole.state_dict())
 
 
@@ -174,5 +174,5 @@ def test_another_number_of_processes_goes_on_with_the_same_clips_of_each_step(be
     begun, state = steps(before, 4)
     rest, _ = steps(after, 6, state)
     assert begun + rest == whole
-    with pytest.raises(DilaError, match="batch = 8, this run has 6"):
+    with pytest.raises(DilaError, match="batch = 8, but this run has 6"):
         EpochSampler(50, 3, seed=3, rank=0, world=2).load_state_dict(state)

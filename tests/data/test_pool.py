@@ -70,6 +70,6 @@ def test_a_worker_that_is_killed_is_a_sentence_and_ends_the_others(working):
     owner, workers = working
     workers[0].kill()
     told = owner.communicate(timeout=60)[1]
-    assert "dila.errors.DilaError: a worker process was killed, by hand or for want of memory; what is" in told
+    assert "dila.errors.DilaError: a worker process was killed, perhaps because memory ran out; finished" in told
     _, left = psutil.wait_procs(workers, 60)
     assert left == []

@@ -127,7 +127,7 @@ def test_a_file_that_came_short_is_no_file(memory, monkeypatch):
     _, base = memory
     real = remote._file
     monkeypatch.setattr(remote, "_file", lambda *a: real(*a)._replace(size=10**6))
-    with pytest.raises(DilaError, match=r"a\.mp4 came with .* of 1,000,000 bytes"):
+    with pytest.raises(DilaError, match=r"a\.mp4 arrived with .* of 1,000,000 bytes"):
         fetch(f"memory:/{base}", progress=False)
     assert not [p for p in remote.cache_folder().rglob("*.mp4*") if p.is_file()]
 
@@ -153,14 +153,14 @@ def test_the_log_is_read_once_however_many_files_come(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_reached_is_said_without_secrets(server, cache):
-    with pytest.raises(DilaError, match=r"http://127\.0\.0\.1:\d+/none cannot be fetched|holds no files") as caught:
+    with pytest.raises(DilaError, match=r"http://127\.0\.0\.1:\d+/none cannot be fetched|has no files") as caught:
         fetch(f"{server.url.replace('//', '//me:password@')}/none?token=secret", progress=False)
     assert "password" not in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "secret" not in "".join(str(p) for p in cache.rglob("*"))
     with pytest.raises(DilaError, match=r"gone\.mp4 cannot be fetched: Cannot connect to host .*; check address and"):
         fetch("http://127.0.0.1:9/gone.mp4", progress=False)
-    with pytest.raises(DilaError, match="holds no files"):
+    with pytest.raises(DilaError, match="has no files"):
         fetch("memory://nothing/here", progress=False)
     with pytest.raises(DilaError, match="nowhere://a/b cannot be fetched"):
         fetch("nowhere://a/b", progress=False)

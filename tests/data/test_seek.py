@@ -75,7 +75,7 @@ def test_a_whole_file_passes_and_a_cut_one_does_not(tmp_path, shades):
     data = path.read_bytes()
     for keep in (len(data) - 1, len(data) // 2, 30, 5):
         path.write_bytes(data[:keep])
-        with pytest.raises(DilaError, match=r"a\.mp4 is damaged or cut short"):
+        with pytest.raises(DilaError, match=r"a\.mp4 is damaged or truncated"):
             check_whole(path)
     path.write_bytes(b"")
     with pytest.raises(DilaError, match=r"a\.mp4 is empty"):
@@ -83,5 +83,5 @@ def test_a_whole_file_passes_and_a_cut_one_does_not(tmp_path, shades):
     path.unlink()
     with pytest.raises(DilaError, match=r"a\.mp4 cannot be read"):
         check_whole(path)
-    with pytest.raises(DilaError, match=r"a\.mp4 is gone"):
+    with pytest.raises(DilaError, match=r"a\.mp4 no longer exists"):
         read_at(path, [0.0], 1 / FPS)

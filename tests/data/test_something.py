@@ -54,7 +54,7 @@ def test_clips_labels_and_splits_are_read(ssv2, numbers):
     assert [[e.id for e in side] for side in split_episodes(corpus)] == [["9", "78687"], ["42"]]
     (missing,) = corpus.skipped
     assert missing.path.name == "something-something-v2-validation.json"
-    assert missing.reason == "1 of its 2 clips are not there, the first 43"
+    assert missing.reason == "1 of its 2 clips are missing, the first is 43"
 
 
 def test_a_clip_in_two_files_is_one_episode_in_two_parts(ssv2):

@@ -110,7 +110,7 @@ def test_a_file_that_changes_is_walked_again_and_one_that_goes_is_told(tmp_path,
     with pytest.raises(DilaError, match=r"a\.mp4"):
         read_span(one, [0])
     path.unlink()
-    with pytest.raises(DilaError, match=r"a\.mp4 is gone"):
+    with pytest.raises(DilaError, match=r"a\.mp4 no longer exists"):
         read_span(one, [0])
 
 

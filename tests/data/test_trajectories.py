@@ -118,10 +118,10 @@ def test_what_does_not_fit_is_left_out(recon, shades):
     corpus = open_corpus(recon)
     assert [e.id for e in corpus.episodes] == ["jackal_1", "jackal_2"]
     reasons = {s.path.name: s.reason for s in corpus.skipped}
-    assert "it may be harmful" in reasons["jackal_0"]
-    assert "has 3 positions and 4 yaws for 4 pictures" in reasons["short"]
-    assert "no pictures" in reasons["none"]
-    assert "no pictures" in reasons["hidden"]
-    assert "no 'position' and 'yaw'" in reasons["bare"]
-    with pytest.raises(DilaError, match="may be harmful"):
+    assert "it could execute code" in reasons["jackal_0"]
+    assert "has 3 positions and 4 yaws for 4 images" in reasons["short"]
+    assert "no images" in reasons["none"]
+    assert "no images" in reasons["hidden"]
+    assert "lacks 'position' or 'yaw'" in reasons["bare"]
+    with pytest.raises(DilaError, match="could execute code"):
         open_corpus(recon / "jackal_0")

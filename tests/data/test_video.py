@@ -237,7 +237,7 @@ def test_absurd_sizes_are_refused_before_decoding(tmp_path, width, height):
     data = bytearray(gif.read_bytes())
     data[6:10] = struct.pack("<HH", width, height)
     gif.write_bytes(data)
-    with pytest.raises(DilaError, match=f"claims {width} x {height}"):
+    with pytest.raises(DilaError, match=f"declares {width} x {height}"):
         probe_video(gif)
 
 
@@ -293,12 +293,12 @@ def test_a_file_that_went_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("change", "fps", "told"),
     [
-        (lambda o: o.float(), 10, "T 3 Y X, .* not Tensor of torch.float32"),
-        (lambda o: o[:, :1], 10, r"not Tensor of torch.uint8 \[2, 1, "),
-        (lambda o: o.movedim(1, -1), 10, r", 3\]$"),
+        (lambda o: o.float(), 10, "from Tensor of torch.float32 .* T 3 Y X"),
+        (lambda o: o[:, :1], 10, r"from Tensor of torch.uint8 \[2, 1, "),
+        (lambda o: o.movedim(1, -1), 10, r", 3\]; give uint8"),
         (lambda o: o[None], 10, r"\[1, 2, 3, "),
-        (lambda o: o.numpy().astype(np.float32), 10, "not ndarray of float32"),
-        (lambda o: list(o), 10, "not list"),
+        (lambda o: o.numpy().astype(np.float32), 10, "from ndarray of float32"),
+        (lambda o: list(o), 10, "from list;"),
         (lambda o: o[..., :0], 10, "give at least one"),
         (lambda o: o, float("inf"), "at inf frames a second"),
         (lambda o: o, float("nan"), "at nan frames a second"),

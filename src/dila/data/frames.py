@@ -111,7 +111,7 @@ def _stored_fps(path: Path) -> float | None:
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DilaError(f'{path} must be JSON such as {{"fps": 10}}: {error}') from error
     if rate is not None and not 0 < rate < float("inf"):
-        raise DilaError(f"{path} gives fps = {rate}; it must be above 0")
+        raise DilaError(f"{path} has fps = {rate}; it must be above 0")
     return rate
 
 
