@@ -69,10 +69,11 @@ def test_initial_model_is_written_with_unread_tensors_at_their_initial_values(re
     assert (state[f"{unread}.beta"] == 0).all()
 
 
-def test_missing_unexpected_and_misshapen_keys_are_all_named(weights):
+def test_missing_unexpected_misshapen_and_non_finite_keys_are_all_named(weights):
     del weights["Inverse_model.stem.0.bias"]
     weights["Inverse_model.extra"] = torch.zeros(1)
     weights["forward_dynamics.to_delta.1.bias"] = torch.zeros(3)
+    weights["Inverse_model.stem.0.weight"].view(-1)[0] = float("nan")
     with pytest.raises(DilaError) as raised:
         from_released(weights, source="x.pt")
     for part in (
@@ -80,6 +81,7 @@ def test_missing_unexpected_and_misshapen_keys_are_all_named(weights):
         "missing: Inverse_model.stem.0.bias",
         "unexpected: Inverse_model.extra",
         "misshapen: forward_dynamics.to_delta.1.bias [3] instead of [16]",
+        "not finite: Inverse_model.stem.0.weight",
     ):
         assert part in str(raised.value)
 

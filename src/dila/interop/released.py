@@ -156,7 +156,7 @@ def load_released(path: str | Path, grid: tuple[int, int] | None = None) -> DiLA
         grid: rows and columns of the features, which no tensor determines; None uses the released 16 x 16.
 
     Raises:
-        DilaError: the file is damaged, or keys are missing, unexpected or misshapen; all are named.
+        DilaError: the file is damaged, or keys are missing, unexpected, misshapen or not finite; all are named.
     """
     return from_released(read_released(path), grid, str(path))
 
