@@ -98,7 +98,7 @@ def test_a_map_to_actions_that_is_not_finite_is_refused(pretrained, tmp_path):
     folder = save_pretrained(tmp_path / "adapted", pretrained)
     space = ActionSpace(("x",), 1, (), (0.0,), (1.0,), (2.0,), 0.5, None)
     save_actions(folder, space, LatentToAction(torch.ones(8, 1), torch.full((1,), float("nan"))))
-    with pytest.raises(DilaError, match="infinite numbers in bias.; adapt the model again"):
+    with pytest.raises(DilaError, match=r"infinite numbers in bias.*adapt the model again"):
         load_actions(folder)
 
 

@@ -253,7 +253,7 @@ def test_tensors_that_are_not_finite_are_named(folder, name, value):
     first = sorted(whole)[0]
     whole[first].view(-1)[-1] = value
     save_file(whole, path)
-    with pytest.raises(DilaError, match=f"{name}.safetensors .*(not finite: |infinite numbers in ){first}"):
+    with pytest.raises(DilaError, match=rf"{name}\.safetensors .*(not finite: |infinite numbers in ){first}"):
         load_pretrained(folder)
 
 
