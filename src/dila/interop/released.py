@@ -138,7 +138,14 @@ def _unread_norms(model: DiLA) -> Iterator[tuple[str, Attention]]:
 
 
 def save_released(model: DiLA, path: str | Path) -> None:
-    """Write ``model`` as a released checkpoint: safetensors if ``path`` has that suffix, else a torch dict."""
+    """Write ``model`` as a released checkpoint: safetensors if ``path`` has that suffix, else a torch dict.
+
+    Whatever reads it applies the released code's quirks (docs/deviations.md), so a model that was trained without them
+    then gives other numbers.
+
+    Raises:
+        DilaError: as `to_released`.
+    """
     path = at_home(path)
     state = {name: tensor.contiguous().cpu() for name, tensor in to_released(model).items()}
     with replacing(path) as partial:
