@@ -262,8 +262,10 @@ def test_baselines_plan_in_features_and_have_no_structure(name, tmp_path):
     plan = replace(QUICK, episodes=1, samples=20, iterations=1, steps=2, cost="features", arms=("model",))
     report = measure_planning(world, SPACE, plan, tmp_path / "features", progress=False)
     assert len(report["arms"]["model"]["scores"]) == 3
-    with pytest.raises(DilaError, match=r"a cost of structure needs a DiLA, not .*; choose features or pixels"):
-        measure_planning(world, SPACE, replace(plan, cost="structure"), tmp_path / "structure", progress=False)
+    told, refused = r"a cost of structure needs a DiLA, not .*; give --cost features or pixels", tmp_path / "structure"
+    with pytest.raises(DilaError, match=told):
+        measure_planning(world, SPACE, replace(plan, cost="structure", arms=ARMS), refused, progress=False)
+    assert not refused.exists(), "so that the same folder takes another cost"
 
 
 def test_starts_and_goals_of_vp2s_files_are_asked_for_by_a_flag(world, tmp_path):

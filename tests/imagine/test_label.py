@@ -290,3 +290,10 @@ def test_only_labels_are_written_over(held, world, videos, tmp_path):
     with pytest.raises(DilaError, match=r"actions\.parquet exists but is not a file of latent actions"):
         label(world, tmp_path / "nothing to read", out, progress=False)
     assert (out.is_dir() or out.read_bytes()) == before
+
+
+def test_latent_actions_that_are_not_finite_are_not_written(world, videos, tmp_path):
+    next(world.model.idm.parameters()).data.fill_(float("nan"))
+    with pytest.raises(DilaError, match="latent actions contain NaN"):
+        world.label(videos, tmp_path / "z.parquet", progress=False)
+    assert not (tmp_path / "z.parquet").exists()

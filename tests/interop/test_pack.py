@@ -122,6 +122,14 @@ def test_what_adapting_made_comes_along(pretrained, tmp_path):
         load_actions(folder)
 
 
+def test_a_map_to_actions_that_is_not_finite_is_refused(pretrained, tmp_path):
+    folder = save_pretrained(tmp_path / "adapted", pretrained)
+    space = ActionSpace(("x",), 1, (), (0.0,), (1.0,), (2.0,), 0.5, None)
+    save_actions(folder, space, LatentToAction(torch.ones(8, 1), torch.full((1,), float("nan"))))
+    with pytest.raises(DilaError, match=r"infinite numbers in bias.*adapt the model again"):
+        load_actions(folder)
+
+
 def test_without_decoder_the_card_says_so(pretrained):
     bare = pretrained._replace(decoder=None)
     assert "| draws with | none |" in model_card(bare, {})

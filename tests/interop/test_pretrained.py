@@ -245,6 +245,18 @@ def test_tensors_at_fault_are_named(folder):
         load_pretrained(folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("name", ["model", "encoder", "decoder"])
+def test_tensors_that_are_not_finite_are_named(folder, name, value):
+    path = folder / f"{name}.safetensors"
+    whole = load_file(path)
+    first = sorted(whole)[0]
+    whole[first].view(-1)[-1] = value
+    save_file(whole, path)
+    with pytest.raises(DilaError, match=rf"{name}\.safetensors .*(not finite: |infinite numbers in ){first}"):
+        load_pretrained(folder)
+
+
 def test_a_damaged_file_is_named(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

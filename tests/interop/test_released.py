@@ -69,10 +69,11 @@ def test_initial_model_is_written_with_unread_tensors_at_their_initial_values(re
     assert (state[f"{unread}.beta"] == 0).all()
 
 
-def test_missing_unexpected_and_misshapen_keys_are_all_named(weights):
+def test_missing_unexpected_misshapen_and_non_finite_keys_are_all_named(weights):
     del weights["Inverse_model.stem.0.bias"]
     weights["Inverse_model.extra"] = torch.zeros(1)
     weights["forward_dynamics.to_delta.1.bias"] = torch.zeros(3)
+    weights["Inverse_model.stem.0.weight"].view(-1)[0] = float("nan")
     with pytest.raises(DilaError) as raised:
         from_released(weights, source="x.pt")
     for part in (
@@ -80,19 +81,31 @@ def test_missing_unexpected_and_misshapen_keys_are_all_named(weights):
         "missing: Inverse_model.stem.0.bias",
         "unexpected: Inverse_model.extra",
         "misshapen: forward_dynamics.to_delta.1.bias [3] instead of [16]",
+        "not finite: Inverse_model.stem.0.weight",
     ):
         assert part in str(raised.value)
 
 
 def test_key_that_sizes_are_read_from_is_named_when_missing(weights):
     del weights[HEAD]
-    with pytest.raises(DilaError, match=rf"x\.pt lacks '{HEAD}'"):
+    with pytest.raises(DilaError, match=rf"x\.pt has \d+ tensors but lacks '{HEAD}', from which"):
         from_released(weights, source="x.pt")
+
+
+def test_keys_that_sizes_are_read_from_are_counted_when_many_are_missing(weights):
+    half = {name: tensor for name, tensor in weights.items() if not name.startswith(("forward_dyn", "Inverse"))}
+    with pytest.raises(DilaError) as raised:
+        from_released(half, source="x.pt")
+    lacking = "'Inverse_model.stage1.0.*', 'forward_dynamics.transformer.layers.0.2.q_scale', "
+    assert f"x.pt has {len(half)} tensors but lacks {lacking}" in str(raised.value)
+    assert "layers.0.2.to_q.weight' and 5 more, from which sizes are inferred" in str(raised.value)
 
 
 def test_missing_layers_are_named_as_keys_are_beside_those_that_are_there():
     state = {"encoder.a": torch.zeros(1), "encoder.b": torch.zeros(1)}
-    lacking = r"x\.pt lacks 'Inverse_model\.stage1\.0\.\*': .*; its first keys are encoder\.a, encoder\.b"
+    lacking = (
+        r"x\.pt has 2 tensors but lacks 'Inverse_model\.stage1\.0\.\*', .*; its first keys are encoder\.a, encoder\.b"
+    )
     with pytest.raises(DilaError, match=lacking):
         from_released(state, source="x.pt")
 

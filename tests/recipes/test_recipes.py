@@ -30,8 +30,17 @@ def test_every_recipe_says_what_it_costs(name):
 
 
 def test_an_unknown_recipe_lists_the_known():
-    with pytest.raises(DilaError, match="tiny_pusht, box, small, paper"):
+    forms = r"tiny_pusht, box, small, paper, .*, ablation:NAME\[@RECIPE\] or baseline:NAME\[@SIZE\]"
+    with pytest.raises(DilaError, match=f"unknown recipe 'huge'; choose one of {forms}"):
         recipe("huge")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("lapa", "baseline:lapa"), ("gausian", "ablation:gaussian"), ("tiny_push", "tiny_pusht")]
+)
+def test_an_unknown_recipe_names_the_one_that_may_be_meant(given, meant):
+    with pytest.raises(DilaError, match=rf"did you mean {meant}\? choose"):
+        recipe(given)
 
 
 def test_the_papers_recipe_is_the_papers():

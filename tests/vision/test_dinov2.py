@@ -1,13 +1,19 @@
 import json
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn.functional import interpolate
 
 from dila.errors import DilaError, MissingExtra
 from dila.vision import DINOv2, DINOv2Config, FeatureStatistics, build_encoder
 
 transformers = pytest.importorskip("transformers")
+
+PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "demo-play.png"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,17 @@ def encoder(folder, **fields) -> DINOv2:
 
 def frames() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (2, 3, 3, 64, 80), generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (2, 3, 3, 64, 60), generator=generator, dtype=torch.uint8)
+
+
+def noise(rows: int, columns: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+
+
+def released(picture: np.ndarray) -> torch.Tensor:
+    """As the released data set reads a frame, and as RAE then resizes it."""
+    small = torch.from_numpy(np.array(Image.fromarray(picture).resize((256, 256), Image.Resampling.BILINEAR)))
+    return interpolate(small.permute(2, 0, 1)[None] / 255, (224, 224), mode="bicubic", align_corners=False)
 
 
 def test_a_folder_is_kept_by_its_whole_path(folder, monkeypatch):
@@ -40,7 +56,7 @@ def test_a_folder_is_kept_by_its_whole_path(folder, monkeypatch):
 
 def test_features_equal_the_direct_computation(folder):
     x = frames().flatten(0, 1).double() / 255
-    x = torch.nn.functional.interpolate(x.float(), (56, 56), mode="bicubic", align_corners=False, antialias=False)
+    x = interpolate(x.float(), (56, 56), mode="bicubic", align_corners=False, antialias=False)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x = (x - mean[:, None, None]) / std[:, None, None]
     model = transformers.Dinov2WithRegistersModel.from_pretrained(folder).eval()
@@ -53,6 +69,30 @@ def test_features_equal_the_direct_computation(folder):
     assert (made.grid, made.feature_dim) == ((4, 4), 24)
     assert torch.allclose(e, expected, atol=2e-4)
     assert float(x.max()) > float(((1 - mean) / std).min())
+
+
+@pytest.mark.parametrize(
+    "picture", [np.asarray(Image.open(PICTURE).convert("RGB")), noise(720, 1280), noise(64, 300)], ids=str
+)
+def test_large_frames_are_resized_as_the_released_data_were(folder, picture):
+    made, x = encoder(folder, size=224), torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
+    error = (made.resized(x) - released(picture)).abs()  # PIL rounds to 8 bits after rows and after columns
+    assert float(error.mean()) < 0.002
+    assert float(error.max()) < 0.01
+    at_once = (encoder(folder, size=224, reduce=False).resized(x) - released(picture)).abs()
+    assert float(at_once.mean()) > 5 * float(error.mean())
+
+
+def test_frames_that_are_not_large_are_resized_at_once(folder):
+    x = torch.from_numpy(noise(256, 64)).permute(2, 0, 1)[None]
+    expected = interpolate(x / 255, (224, 224), mode="bicubic", align_corners=False)
+    assert torch.equal(encoder(folder, size=224).resized(x), expected)
+
+
+def test_the_reduction_follows_the_size_and_is_part_of_the_config(folder):
+    made = encoder(folder, size=(28, 56))
+    assert made.resize.through == (32, 64)
+    assert made.identity() != encoder(folder, size=(28, 56), reduce=False).identity()
 
 
 def test_tokens_have_no_affine_and_statistics_apply(folder):

@@ -148,6 +148,8 @@ def test_faults_of_a_file_are_named(tmp_path):
         load(tmp_path, published() | {"mask_token": torch.zeros(1)})
     with pytest.raises(DilaError, match=r"misshapen: decoder_norm\.bias \[3\] instead of \[16\]"):
         load(tmp_path, published() | {"decoder_norm.bias": torch.zeros(3)})
+    with pytest.raises(DilaError, match=r"not finite: decoder_norm\.bias"):
+        load(tmp_path, published() | {"decoder_norm.bias": torch.full((16,), float("inf"))})
     with pytest.raises(DilaError, match="is not an RAE decoder"):
         load(tmp_path, {"weight": torch.zeros(3)})
     with pytest.raises(DilaError, match="heads = 5 does not divide"):

@@ -41,10 +41,12 @@ def test_the_released_file_is_channels_first(tmp_path, leading):
 
 def test_files_of_other_kinds_are_told(tmp_path):
     torch.save({"mean": torch.zeros(3)}, tmp_path / "half.pt")
+    torch.save({"mean": torch.zeros(3), "var": torch.tensor([1, float("nan"), 1])}, tmp_path / "nan.pt")
     (tmp_path / "junk.safetensors").write_bytes(b"no tensors")
     (tmp_path / "junk.pt").write_bytes(b"no tensors")
     for name, word in [
         ("half.pt", "lacks var"),
+        ("nan.pt", "infinite numbers in var"),
         ("junk.safetensors", "junk"),
         ("junk.pt", "junk"),
         ("no.pt", "no file"),

@@ -1,8 +1,13 @@
 """Functions shared by several verbs: parsing arguments and writing results."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
+from difflib import get_close_matches
+from functools import partial, wraps
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -32,8 +37,36 @@ IMAGINED = "e_hat"
 
 
 def read(verb: Callable[..., Result], name: str, arguments: Sequence[str], **options: Any) -> Result:
-    """Run a verb on its command line. Wrong flags exit with code 2, like all invalid input."""
-    return tyro.cli(verb, prog=f"dila {name}", args=list(arguments), config=(tyro.conf.AvoidSubcommands,), **options)
+    """Run a verb on its command line. Wrong values of flags exit with code 2, like all invalid input.
+
+    Raises:
+        DilaError: a flag or argument that the verb does not have.
+    """
+
+    @wraps(verb)
+    def deferred(*given: Any, **named: Any) -> Callable[[], Result]:
+        return partial(verb, *given, **named)
+
+    def parsed(words: list[str]) -> Any:
+        avoid = (tyro.conf.AvoidSubcommands,)
+        return tyro.cli(deferred, prog=f"dila {name}", args=words, config=avoid, return_unknown_args=True, **options)
+
+    run, unknown = parsed(list(arguments))
+    if unknown:
+        with suppress(SystemExit), redirect_stdout(StringIO()) as told:
+            parsed(["--help"])
+        raise DilaError(_unknown(name, unknown[0].partition("=")[0], told.getvalue()))
+    return run()
+
+
+def _unknown(name: str, word: str, told: str) -> str:
+    """Say that the verb has no such flag or argument, with the flags of its help that are most like it."""
+    if not word.startswith("-"):
+        return f"{name} takes no further argument {word!r}; `dila {name} --help` lists its flags"
+    flags, field = sorted(set(re.findall(r"--(\w[\w.-]*)", told))), word.lstrip("-").replace("_", "-")
+    near = [flag for flag in flags if flag.endswith(f".{field}")] or get_close_matches(field, flags, n=1)
+    mend = f"did you mean {' or '.join(f'--{flag}' for flag in near[:3])}? " if near else ""
+    return f"{name} has no flag {word}; {mend}`dila {name} --help` lists its flags"
 
 
 def open_world(model: str, device: str, draws: bool = True) -> "World":

@@ -30,7 +30,8 @@ ablations of tiny_pusht, or of another recipe, as in ablation:discrete@small:
 baselines at the size of tiny_pusht, or at another, as in baseline:lapa@small and baseline:lapa@published:
 {baselines}
 
-`dila train RECIPE --help` lists every field of the recipe; each is a flag, such as --batch 8 --optimiser.lr 1e-4."""
+`dila train RECIPE --help` lists the fields of the recipe; each is a flag, such as --batch 8 --optimiser.lr 1e-4. Whole
+parts, such as the decoder or the guard, are added or removed in Python: replace(recipe("tiny_pusht"), decoder=None)."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ from dila.interop.actions import ActionSpace
 from dila.planning.allowed import seen, taken
 from dila.planning.cem import CEM, icem
 from dila.planning.cost import Features, FrameCost, Over, Pixels, Score, Structure
-from dila.planning.dynamics import Imagination, Now, Simulation
+from dila.planning.dynamics import Imagination, Now, Simulation, check_needs
 from dila.planning.environment import SUCCESS, Simulated
 from dila.planning.environments import make_environment
 from dila.planning.gradient import Gradient
@@ -177,10 +177,12 @@ def measure_planning(
         The contents of ``report.json``.
 
     Raises:
-        DilaError: ``out`` contains episodes of other settings or of another model, the environment is unknown, or its
-            actions differ from those of the model.
+        DilaError: ``out`` contains episodes of other settings or of another model, the model lacks what the cost needs,
+            the environment is unknown, or its actions differ from those of the model.
     """
     out = at_home(out)
+    if "model" in plan.arms:
+        check_needs(world, {plan.cost})
     with alone(out):
         _settle(out, plan, _hashes(world, actions))
         bench = _Bench(world, actions, plan)

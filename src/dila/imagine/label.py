@@ -126,7 +126,7 @@ def label(
 
     Raises:
         DilaError: no usable video; or ``out`` cannot be written, is not a file of labels, or is in use by another
-            process.
+            process; or the model's latent actions are not finite.
     """
     out = at_home(out)
     _check_free(out)

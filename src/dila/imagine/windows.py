@@ -165,6 +165,9 @@ def infer_windows(
     """Yield the latent actions that each window keeps, ``B keep Dz``; windows of equal length are batched.
 
     The windows of one key keep their order, provided that only the first of them can be shorter.
+
+    Raises:
+        DilaError: the model gives NaN or infinite numbers.
     """
     waiting: dict[int, list[tuple[_Key, Window]]] = {}
     for key, window in keyed:
@@ -178,6 +181,8 @@ def infer_windows(
 
 def _infer(model: LatentActionModel, group: list[tuple[_Key, Window]]) -> Iterator[tuple[_Key, LatentActions]]:
     z = model.infer(torch.cat([window.e for _, window in group])).float()
+    if not z.isfinite().all():
+        raise DilaError("the model's latent actions contain NaN or infinite numbers; its weights are damaged")
     sizes = [len(window.e) for _, window in group]
     for (key, window), part in zip(group, z.split(sizes), strict=True):
         yield key, part[:, part.shape[1] - window.keep :]
@@ -187,7 +192,7 @@ def infer_long(model: LatentActionModel, chunks: Iterable[Chunk] | Features, fra
     """Return the latent actions of a clip of any length, given whole or in chunks, in windows of ``frames`` frames.
 
     Raises:
-        DilaError: fewer than two frames.
+        DilaError: fewer than two frames, or latent actions that are not finite.
     """
     parts = [chunks] if isinstance(chunks, Tensor) else chunks
     z = [part for _, part in infer_windows(model, ((0, window) for window in windows(parts, frames)), BATCH)]

@@ -22,6 +22,7 @@ from dila.files import replacing, write_json
 from dila.interop.find import ACTIONS, INVERSE, locate
 from dila.nn.real_actions import varying
 from dila.shapes import Bool, Float, Int, Tensor
+from dila.vision.stored import not_finite
 
 RIDGES = tuple(10.0**power for power in range(-6, 3))
 HELD = 0.25
@@ -166,6 +167,8 @@ def _read_actions(folder: Path) -> Actions:
     try:
         space = from_json(ActionSpace, json.loads(path.read_text(encoding="utf-8")), str(path))
         tensors = load_file(folder / INVERSE)
+        if damaged := not_finite(tensors):
+            raise ValueError(f"{INVERSE} has NaN or infinite numbers in {', '.join(damaged)}")
         weight, bias = tensors["weight"], tensors["bias"]
         if weight.ndim != 2 or bias.shape != (weight.shape[1],) or len(bias) != len(space.names) * space.repeats:
             raise ValueError(f"{INVERSE} does not fit the {len(space.names)} components of {ACTIONS}")

@@ -151,8 +151,9 @@ def load_pretrained(
         draws: False skips the decoder, which may be larger than the model.
 
     Raises:
-        DilaError: no model exists there; a newer format; a field, file or tensor that is missing, unexpected, misshapen
-            or damaged; an encoder that does not give the features that the model reads; an inapplicable argument.
+        DilaError: no model exists there; a newer format; a field, file or tensor that is missing, unexpected,
+            misshapen, damaged or not finite; an encoder that does not give the features that the model reads; an
+            inapplicable argument.
     """
     target = pick_device(device)
     found = at_home(path)

@@ -138,7 +138,14 @@ def _unread_norms(model: DiLA) -> Iterator[tuple[str, Attention]]:
 
 
 def save_released(model: DiLA, path: str | Path) -> None:
-    """Write ``model`` as a released checkpoint: safetensors if ``path`` has that suffix, else a torch dict."""
+    """Write ``model`` as a released checkpoint: safetensors if ``path`` has that suffix, else a torch dict.
+
+    Whatever reads it applies the released code's quirks (docs/deviations.md), so a model that was trained without them
+    then gives other numbers.
+
+    Raises:
+        DilaError: as `to_released`.
+    """
     path = at_home(path)
     state = {name: tensor.contiguous().cpu() for name, tensor in to_released(model).items()}
     with replacing(path) as partial:
@@ -156,7 +163,8 @@ def load_released(path: str | Path, grid: tuple[int, int] | None = None) -> DiLA
         grid: rows and columns of the features, which no tensor determines; None uses the released 16 x 16.
 
     Raises:
-        DilaError: the file is damaged, or keys are missing, unexpected or misshapen; all are named.
+        DilaError: the file is damaged, or keys are missing, unexpected, misshapen or not finite; all are
+            named, unless tensors from which sizes are inferred are missing: then the first of those.
     """
     return from_released(read_released(path), grid, str(path))
 
@@ -202,16 +210,31 @@ def _plainly_named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def released_config(state: Mapping[str, Tensor], grid: tuple[int, int], source: str = "checkpoint") -> DiLAConfig:
     """Infer the config from a released state dict. Raises DilaError if tensors it needs are missing."""
-    try:
-        return _read_config(state, grid)
-    except KeyError as error:
+    asked = _Asked(state)
+    config = _read_config(asked, grid)
+    if lacking := list(dict.fromkeys(asked.lacking)):
         found = f"its first keys are {', '.join(list(state)[:3])}" if state else "it contains no tensors"
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise DilaError(
-            f"{source} lacks {error.args[0]!r}: it is incomplete or not a DiLA checkpoint; {found}"
-        ) from error
+            f"{source} has {len(state)} tensors but lacks {', '.join(map(repr, lacking[:3]))}{more}, from which sizes "
+            f"are inferred: it is incomplete or not a DiLA checkpoint; {found}"
+        )
+    return config
 
 
-def _read_config(state: Mapping[str, Tensor], grid: tuple[int, int]) -> DiLAConfig:
+class _Asked(dict[str, Tensor]):
+    """A state dict that notes which keys it lacks, and gives a small tensor in their place."""
+
+    def __init__(self, state: Mapping[str, Tensor]):
+        super().__init__(state)
+        self.lacking: list[str] = []
+
+    def __missing__(self, key: str) -> Tensor:
+        self.lacking.append(key)
+        return torch.empty(1, 1, 1)
+
+
+def _read_config(state: _Asked, grid: tuple[int, int]) -> DiLAConfig:
     fdm, idm, mamba = "forward_dynamics", "Inverse_model", f"{_MEMORY}.mamba_stack.layers.0.mamba"
     stages = _count(state, rf"{idm}\.stage(\d+)\.0\.", first=1)
     inner = state[f"{mamba}.A_log"].shape[0]
@@ -261,18 +284,18 @@ def _read_config(state: Mapping[str, Tensor], grid: tuple[int, int]) -> DiLAConf
     )
 
 
-def _count(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:
+def _count(state: _Asked, pattern: str, first: int = 0) -> int:
     """Count the consecutive indices, from ``first``, that the pattern's group matches among the keys."""
     found = {int(match[1]) for match in map(re.compile(pattern).match, state) if match}
     count = 0
     while first + count in found:
         count += 1
     if not count:
-        raise KeyError(pattern.replace(r"(\d+)", str(first)).replace("\\", "") + "*")
-    return count
+        state.lacking.append(pattern.replace(r"(\d+)", str(first)).replace("\\", "") + "*")
+    return count or 1
 
 
-def _heads(state: Mapping[str, Tensor], attention: str) -> tuple[int, int]:
+def _heads(state: _Asked, attention: str) -> tuple[int, int]:
     head_dim = state[f"{attention}.q_scale"].shape[0]
     return state[f"{attention}.to_q.weight"].shape[0] // head_dim, head_dim
 

@@ -32,12 +32,12 @@ def load_tensors(module: Module, path: Path) -> Module:
     """Load a safetensors file into the module, strictly; frozen parameters stay frozen.
 
     Raises:
-        DilaError: tensors are missing, unexpected or misshapen; all are named.
+        DilaError: tensors are missing, unexpected, misshapen or not finite; all are named.
     """
     stored = _read_tensors(path)
     if faults := tensor_faults(stored, module.state_dict()):
         told = "; ".join(faults)
-        raise DilaError(f"the tensors in {path} do not match the config beside it; {told}")
+        raise DilaError(f"the tensors in {path} are damaged or do not match the config beside it; {told}")
     module.load_state_dict(stored, assign=True)
     return module
 

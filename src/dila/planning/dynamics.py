@@ -4,7 +4,7 @@ Both turn the current state and a cost into a function from candidates to their 
 The context is encoded once for all candidates.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, NamedTuple
@@ -50,6 +50,23 @@ def at_once(e: Features) -> int:
 def in_turn(candidates: Tensor, count: int, axis: int = 0) -> tuple[Tensor, ...]:
     """Split candidates into parts of about equal size, of at most ``count``."""
     return candidates.chunk(ceil(candidates.shape[axis] / count), axis)
+
+
+def check_needs(world: World, needs: Collection[str]) -> None:
+    """Check that a model has what a cost needs (`FrameCost.needs`).
+
+    Raises:
+        DilaError: the cost needs a simulator's score, or a decoder or structure that the model lacks.
+    """
+    if "score" in needs:
+        raise DilaError("a model does not know the environment's own score; choose another cost, or a simulator")
+    if "pixels" in needs and world.decoder is None:
+        raise DilaError(
+            "a cost of pixels needs a decoder, but this model has no decoder; give another --cost, or train a decoder "
+            "with: dila train-decoder"
+        )
+    if "structure" in needs:
+        _layout(world.model)
 
 
 class Imagination:
@@ -100,15 +117,8 @@ class Imagination:
         Raises:
             DilaError: the cost needs a simulator's score, or a decoder or structure that the model lacks.
         """
-        if "score" in cost.needs:
-            raise DilaError("a model does not know the environment's own score; choose another cost, or a simulator")
-        if "pixels" in cost.needs and self.world.decoder is None:
-            raise DilaError("a cost of pixels needs a decoder, but this model has no decoder: dila train-decoder")
-        model: Any = self.world.model
-        if cost.needs == {"structure"}:
-            model = _layout(model)
-        elif "structure" in cost.needs:
-            _layout(model)  # raises if the model has no structure
+        check_needs(self.world, cost.needs)
+        model: Any = self.layout() if cost.needs == {"structure"} else self.world.model
         e = self.see(now.frames)
         with self.world.running():
             state = model.start(e)
@@ -258,7 +268,9 @@ def _look(
 
 def _layout(model: Any) -> Layout:
     if not isinstance(model, DiLA):
-        raise DilaError(f"a cost of structure needs a DiLA, not a {type(model).__name__}; choose features or pixels")
+        raise DilaError(
+            f"a cost of structure needs a DiLA, not a {type(model).__name__}; give --cost features or pixels"
+        )
     return Layout(model)
 
 

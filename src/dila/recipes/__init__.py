@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 
 from dila.errors import DilaError
 from dila.plugins import load_plugins
@@ -43,8 +44,20 @@ def recipe(name: str) -> Run:
     if kind == BASELINE:
         return baseline_recipe(rest)
     if name not in RECIPES:
-        raise DilaError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+        raise DilaError(_unknown(name))
     return RECIPES[name]()
+
+
+def _unknown(name: str) -> str:
+    """List the recipes, with the one whose name, or last part of the name, is most like the given one."""
+    named = {each: each for each in RECIPES}
+    named |= {each: f"{kind}:{each}" for kind, known in ((ABLATION, ABLATIONS), (BASELINE, ABOUT)) for each in known}
+    near = [named[each] for each in get_close_matches(name, named, n=1)]
+    mend = f"did you mean {near[0]}? " if near else ""
+    return (
+        f"unknown recipe {name!r}; {mend}choose one of {', '.join(RECIPES)}, {ABLATION}:NAME[@RECIPE] or "
+        f"{BASELINE}:NAME[@SIZE]; `dila train --help` lists the names"
+    )
 
 
 __all__ = ["ABLATION", "ABLATIONS", "ABOUT", "BASELINE", "RECIPES", "box", "paper", "recipe", "small", "tiny_pusht"]

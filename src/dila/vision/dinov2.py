@@ -5,7 +5,7 @@ class and register tokens are dropped, so a frame of 224 pixels gives 16 x 16 to
 model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,9 +18,14 @@ from dila.vision.statistics import FeatureStatistics
 
 @dataclass(frozen=True)
 class DINOv2Config(PretrainedViTConfig):
-    """See `PretrainedViTConfig`."""
+    """See `PretrainedViTConfig`.
+
+    `reduce`: frames of more than 8/7 of `size` (256 pixels for 224) in rows or columns are first brought to that size
+    with antialiasing, as the released training data were; False resizes all frames at once, which aliases large ones.
+    """
 
     model: str = "facebook/dinov2-with-registers-base"
+    reduce: bool = True
 
 
 class DINOv2(PretrainedViT):
@@ -33,6 +38,9 @@ class DINOv2(PretrainedViT):
 
     def __init__(self, config: DINOv2Config = DINOv2Config(), statistics: FeatureStatistics | None = None):
         super().__init__(config, statistics)
+        if config.reduce:
+            rows, columns = self.resize.size
+            self.resize = replace(self.resize, through=(rows * 8 // 7, columns * 8 // 7))
         self.extra_tokens = 1 + self.described.num_register_tokens
 
     def load(self) -> nn.Module:

@@ -35,6 +35,8 @@ class Resize:
     size: tuple[int, int]
     mode: str
     antialias: bool
+    through: tuple[int, int] | None = None
+    """Frames with more rows or columns are first brought to this size, bilinearly with antialiasing; None: none are."""
 
 
 def rows_and_columns(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -126,6 +128,9 @@ class FrozenEncoder(ABC):
         """Convert frames ``N 3 Y X`` of any dtype to 0..1, on the network's device and at its size."""
         x = o.to(self.device)
         x = x.float() if x.is_floating_point() else x.float() / 255
+        through = self.resize.through
+        if through is not None and (x.shape[-2] > through[0] or x.shape[-1] > through[1]):
+            x = F.interpolate(x, through, mode="bilinear", align_corners=False, antialias=True)
         if tuple(x.shape[-2:]) == self.resize.size:
             return x
         return F.interpolate(

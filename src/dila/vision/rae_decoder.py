@@ -52,7 +52,8 @@ class RAEDecoder(nn.Module):
     """Features ``B T H W D``, normalised by `statistics` (None: raw), to frames of ``H * patch`` pixels.
 
     Raises:
-        DilaError: the file does not exist, keys are missing, unexpected or misshapen, or heads do not divide the width.
+        DilaError: the file does not exist, keys are missing, unexpected, misshapen or not finite, or heads do not
+            divide the width.
     """
 
     name: ClassVar[str] = "rae"

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dila.errors import DilaError
 from dila.files import at_home, replacing
 from dila.shapes import Float, Frames, Pixels, Tensor
-from dila.vision.stored import read_tensors
+from dila.vision.stored import not_finite, read_tensors
 
 if TYPE_CHECKING:
     from dila.vision.encoder import FrozenEncoder
@@ -68,12 +68,14 @@ class FeatureStatistics:
         """Load a file from `save`, or a released RAE ``stat.pt`` (keys mean and var, ``[1] D H W``, channels first).
 
         Raises:
-            DilaError: the file does not exist, or does not contain statistics.
+            DilaError: the file does not exist, or does not contain finite statistics.
         """
         path = at_home(path)
         stored = read_tensors(path, "feature statistics")
         if missing := {"mean", "var"} - stored.keys():
             raise DilaError(f"{path} is not a file of feature statistics: it lacks {', '.join(sorted(missing))}")
+        if damaged := not_finite(stored):
+            raise DilaError(f"{path} has NaN or infinite numbers in {', '.join(damaged)}; copy the file again")
         mean, var = stored["mean"].float(), stored["var"].float()
         if path.suffix != ".safetensors":
             mean, var = _channels_last(mean, path), _channels_last(var, path)

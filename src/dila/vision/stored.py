@@ -52,7 +52,7 @@ def read_tensors(path: Path, what: str) -> Mapping[str, Tensor]:
 
 
 def tensor_faults(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """List the missing, unexpected and misshapen tensors, one text per kind of fault."""
+    """List the missing, unexpected, misshapen and non-finite tensors, one text per kind of fault."""
     faults = {
         "missing": sorted(wanted.keys() - stored.keys()),
         "unexpected": sorted(stored.keys() - wanted.keys()),
@@ -61,8 +61,16 @@ def tensor_faults(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
             for name in sorted(wanted.keys() & stored.keys())
             if stored[name].shape != wanted[name].shape
         ],
+        "not finite": not_finite(stored),
     }
     return [f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names]
+
+
+def not_finite(stored: Mapping[str, Tensor]) -> list[str]:
+    """List the tensors that contain NaN or infinite numbers; those on the meta device have none."""
+    real = {name: x for name, x in stored.items() if x.is_floating_point() and x.numel() and not x.is_meta}
+    # The extremes are NaN if any number is; isfinite on every number takes ten times as long.
+    return sorted(name for name, x in real.items() if not torch.stack(x.aminmax()).isfinite().all())
 
 
 def digest_tensors(digest: hashlib.blake2b, tensors: Mapping[str, Tensor]) -> None:
