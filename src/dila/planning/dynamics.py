@@ -103,7 +103,7 @@ class Imagination:
         if "score" in cost.needs:
             raise DilaError("a model does not know the environment's own score; choose another cost, or a simulator")
         if "pixels" in cost.needs and self.world.decoder is None:
-            raise DilaError("a cost of pixels needs a decoder, which this model lacks; train one: dila train-decoder")
+            raise DilaError("a cost of pixels needs a decoder, but this model has no decoder: dila train-decoder")
         model: Any = self.world.model
         if cost.needs == {"structure"}:
             model = _layout(model)

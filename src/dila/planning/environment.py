@@ -113,7 +113,7 @@ class Environment(Protocol):
         ...
 
     def step(self, action: np.ndarray) -> tuple[Picture, float, bool, bool, dict[str, Any]]:
-        """Return picture, reward (unused), terminated, truncated (either ends the episode) and a dict as in reset."""
+        """Return picture, reward (unused), terminated and truncated (either ends it), and ``score`` as in reset."""
         ...
 
 
