@@ -173,7 +173,7 @@ def test_nothing_keeps_gradients_and_dropout_is_off(world, model, encoder, frame
     "frames", [torch.zeros(4, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(4, 8, 8, 3).byte()]
 )
 def test_frames_of_another_kind_are_refused(world, frames):
-    with pytest.raises(DilaError, match="uint8 of shape T 3 Y X"):
+    with pytest.raises(DilaError, match="frames of shape T 3 Y X"):
         world.infer(frames)
 
 

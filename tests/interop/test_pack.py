@@ -110,6 +110,6 @@ def test_the_card_names_the_model_and_what_makes_it_known(pretrained):
     assert "import dila\n\nworld" in model_card(pretrained, {})
     own = type("Nine", (type(pretrained.model),), {"__module__": "ninelam.lam"})
     card = model_card(pretrained._replace(model=own(pretrained.model.config)), {})
-    assert "(Nine): latent" in card
+    assert "(Nine): infers" in card
     assert "import dila\nimport ninelam  # defines the model\n" in card
     assert all(kind.model.__name__ in _PAPERS for kind in MODELS.values())

@@ -214,7 +214,7 @@ def test_a_released_file_with_the_eyes_it_needs(encoder, released_config, awake,
 
 
 def test_what_a_model_has_of_its_own_is_refused(folder):
-    with pytest.raises(DilaError, match="brings its own"):
+    with pytest.raises(DilaError, match="contains its own"):
         load_pretrained(folder, stride=0.2)
     with pytest.raises(DilaError, match="trained with the encoder efficientnet-lite0, not pixels; give that"):
         load_pretrained(folder, encoder=build_encoder("pixels"))
@@ -339,7 +339,7 @@ def test_an_encoder_that_lies_elsewhere_can_be_given(pretrained, tmp_path, monke
     pytest.importorskip("transformers")
     eyes = pretrained.encoder.with_statistics(None)
     monkeypatch.setattr(eyes, "name", "dinov2", raising=False)
-    with pytest.raises(DilaError, match=r"model/config\.json: .* /nowhere/dinov2 is not .*; or .* dila\.load\("):
+    with pytest.raises(DilaError, match=r"model/config\.json: .* /nowhere/dinov2 was not found .*; or .* dila\.load\("):
         load_pretrained(folder)
     same(pretrained, load_pretrained(folder, encoder=eyes))
 

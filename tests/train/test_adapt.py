@@ -103,7 +103,7 @@ def test_the_score_is_that_of_the_model_as_it_takes_actions(adapted, trained, co
 
 
 def test_all_of_it_is_on_the_device_that_was_asked_for(trained, corpus, cache, tmp_path):
-    with pytest.raises(DilaError, match="device 'nowhere' is not known"):
+    with pytest.raises(DilaError, match="unknown device 'nowhere'"):
         adapt(trained, corpus, tmp_path, QUICK, cache_dir=cache, device="nowhere", progress=False)
 
 
