@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("gym_pusht")
 
 from dila.cli.main import main
+from dila.interop.actions import load_actions
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,20 @@ def test_a_plan_is_made_reported_and_gone_on_with(adapted, tmp_path, capsys):
 
 def test_a_model_without_real_actions_says_how_to_get_them(first_look, tmp_path, capsys):
     assert main(["plan", str(first_look.folder / "run"), "pusht-reach", "--out", str(tmp_path)]) == 2
+    assert "dila adapt MODEL DATA" in capsys.readouterr().err
+
+
+def test_an_adapted_model_labels_with_real_actions(adapted, first_look, tmp_path, capsys):
+    import pyarrow.parquet as pq
+    import torch
+
+    video, out = str(first_look.folder / "pusht" / "episode_00000.mp4"), tmp_path / "z.parquet"
+    assert main(["label", str(adapted), video, "--out", str(out), "--actions", "--device", "cpu"]) == 0
+    rows = pq.read_table(out).slice(0, 5)
+    _, to_action = load_actions(adapted)
+    z, action = (torch.tensor(rows[name].to_pylist()) for name in ("z", "action"))
+    torch.testing.assert_close(action, to_action(z))
+    assert main(["label", str(first_look.folder / "run"), video, "--out", str(out), "--actions"]) == 2
     assert "dila adapt MODEL DATA" in capsys.readouterr().err
 
 

@@ -150,6 +150,65 @@ def test_masks_are_splits_and_cameras_stay_together(robomimic):
     assert len(open_corpus(robomimic, camera="wrist_image")) == 3
 
 
+@pytest.fixture
+def libero(tmp_path, shades):
+    """As ``create_dataset.py`` of LIBERO writes: after each action its result, bottom row first, and the state before.
+
+    A frame's first row tells which it is, the others are black; ``ee_states`` are those of the frame, as its pixels.
+    """
+    path = tmp_path / "libero_goal" / "put_the_bowl_on_the_plate_demo.hdf5"
+    path.parent.mkdir()
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["macros_image_convention"] = "opengl"
+        data.attrs["env_args"] = json.dumps({"type": 1, "env_kwargs": {"control_freq": 20}})
+        data.attrs["tag"] = "libero-v1"
+        for demo, count in LENGTHS.items():
+            group, after = data.create_group(demo), np.arange(1, count + 1)
+            frames = pixels(shades, count, 1).copy()
+            frames[:, 1:] = 0
+            obs = group.create_group("obs")
+            for camera in ("agentview_rgb", "eye_in_hand_rgb"):
+                obs[camera] = frames[:, ::-1]
+            obs["ee_states"] = np.repeat(after[:, None], 6, 1) * 1.0
+            group["actions"] = np.repeat(np.arange(count)[:, None], 7, 1) * 1.0
+            group["states"] = np.arange(count)[:, None] * 1.0
+            group["robot_states"] = np.zeros((count, 9))
+            group["rewards"] = group["dones"] = (after == count).astype(np.uint8)
+    return path
+
+
+def test_libero_is_read_upright_and_aligned(libero, numbers):
+    corpus = open_corpus(libero.parent, camera="agentview_rgb")
+    assert [e.id for e in corpus.episodes] == [f"{libero.name}/{demo}/agentview_rgb" for demo in LENGTHS]
+    assert len(open_corpus(libero)) == 2 * len(LENGTHS)
+    first = corpus.episodes[0]
+    np.testing.assert_allclose(first.times, np.arange(7) / 20)
+    assert set(first.columns) == {"action", "state", "rewards", "dones", "ee_states"}
+    for f, number in enumerate(range(1, 8)):
+        frame = first.read([f])
+        assert numbers(frame[:, :, :1]) == [number]  # its upper edge
+        assert not frame[:, :, 1:].any()
+        assert first.columns["ee_states"][f, 0] == number
+    # Frame 0 shows state 1, from which action 1 leads to state 2, in frame 1.
+    for column in ("action", "state"):
+        values = first.columns[column][:, 0]
+        assert values[:-1].tolist() == [1, 2, 3, 4, 5, 6]
+        assert np.isnan(values[-1])
+    assert first.columns["dones"][:, 0].tolist() == [0, 0, 0, 0, 0, 0, 1]
+
+
+def test_pictures_of_libero_that_are_upright_stay_so(libero):
+    before = open_corpus(libero).episodes[0]
+    told, frame = before.fingerprint(), before.read([0])
+    with h5py.File(libero, "a") as file:
+        file["data"].attrs["macros_image_convention"] = "opencv"
+    (after, *_) = open_corpus(libero).episodes
+    assert torch.equal(after.read([0]), frame.flip(2))
+    assert after.fingerprint() != told
+    assert np.isnan(after.columns["action"][-1]).all()
+
+
 def test_files_beside_each_other_keep_their_names(robomimic):
     (robomimic.parent / "more").mkdir()
     (robomimic.parent / "more" / "ünï.h5").write_bytes(robomimic.read_bytes())

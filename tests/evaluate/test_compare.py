@@ -9,7 +9,16 @@ from dila.cli.main import main
 from dila.errors import DilaError
 from dila.evaluate.compare import compare, distinct, find_results
 from dila.evaluate.report import LEARNING, _numbers, _title, write_report
-from dila.evaluate.result import Result, Score, Subject, read_results, score_ratio, score_rows, write_results
+from dila.evaluate.result import (
+    Result,
+    Score,
+    Subject,
+    read_results,
+    score_curve,
+    score_ratio,
+    score_rows,
+    write_results,
+)
 
 pytest.importorskip("matplotlib")
 ROWS = tuple(f"episode_{i // 2}.mp4@{10 * (i % 2)}" for i in range(24))
@@ -53,6 +62,7 @@ def test_scores_have_their_means_and_ratios_their_sums():
     ("name", "low", "high"),
     [
         ("r2/change of x/z", -9.0, 1.0), ("accuracy/shape/c", -9.0, 1.0), ("ssim/imagined", -9.0, 1.0),
+        ("r2_by_pairs/z/mlp", -9.0, 1.0), ("mse_by_pairs/z/mlp", 0.0, 497.0),
         ("mse/z/ridge", 0.0, 497.0), ("feature_error_over_copying", 0.0, 497.0), ("psnr/imagined", -9.0, 497.0),
         ("efficientnet_distance/cycle", 0.0, 497.0), ("twins/z_cosine", -9.0, 1.0),
     ],
@@ -63,6 +73,23 @@ def test_an_interval_goes_no_further_than_the_score_can(name, low, high):
     seeds = [Result("probe", Subject("a", i, "", "", 1, ""), "d", "", {}, (Score(name, i / 3),)) for i in (1, 2)]
     (cell,) = compare(seeds)[0].cells
     assert max(low, -1.7) <= cell.low < cell.mean < cell.high <= min(high, 2.7)
+
+
+def test_a_curve_has_the_intervals_of_its_episodes_or_seeds():
+    def curve(shift):
+        points = [Score("r2/z/ridge", x + shift, x - 0.1, x + 0.1) for x in (0.2, 0.95)]
+        return score_curve("r2_by_pairs/z/ridge", points)
+
+    assert (curve(0).value, curve(0).low, curve(0).high) == (0.95, 0.85, 1.0)
+    assert curve(0).by_step == (0.2, 0.95)
+    seeds = [Result("probe", Subject("a", i, "", "", 1, ""), "d", "", {}, (curve(0.05 * i),)) for i in (0, 1)]
+    (one,), (two,) = (compare(told)[0].cells for told in (seeds[:1], seeds))
+    assert (one.low_by_step, one.high_by_step) == ((0.1, 0.85), pytest.approx((0.3, 1.0)))
+    middle, half = 0.225, 0.025 * 12.706  # Student's t of one degree of freedom
+    assert two.low_by_step[0] == pytest.approx(middle - half, abs=1e-4)
+    assert two.high_by_step == pytest.approx((middle + half, 1.0), abs=1e-4)
+    without = score_curve("r2_by_pairs/z/ridge", [Score("r2/z/ridge", 0.1), Score("r2/z/ridge", 0.2, 0.1, 0.3)])
+    assert (without.by_step, without.low_by_step) == ((0.1, 0.2), ())
 
 
 def test_seeds_are_pooled_and_models_tested_on_the_same_clips():
@@ -188,6 +215,14 @@ def test_a_headline_says_whose_it_is_where_another_model_has_another_table(tmp_p
         write_results(tmp_path / f"{name}.json", [result(name, 0, what=what)])
     write_report(tmp_path / "page.html", find_results([tmp_path / "a.json", tmp_path / "b.json"]))
     assert "SSIM of imagined frames (a)" in (tmp_path / "page.html").read_text()
+
+
+def test_curves_have_bands_where_there_are_intervals(tmp_path):
+    write_report(tmp_path / "one.html", {tmp_path / "e.json": [result("a", 0)]})
+    write_report(tmp_path / "two.html", {tmp_path / "e.json": [result("a", seed) for seed in (0, 1)]})
+    one, two = ((tmp_path / f"{name}.html").read_text() for name in ("one", "two"))
+    assert "SSIM ↑ by frames ahead." in one
+    assert "SSIM ↑ by frames ahead; bands, 95% intervals." in two
 
 
 def test_of_one_episode_there_is_no_test_and_no_interval(tmp_path):

@@ -11,6 +11,7 @@ from dila.data import write_table, write_video
 from dila.errors import DilaError
 from dila.imagine.label import hash_world, label
 from dila.imagine.world import World
+from dila.interop.actions import LatentToAction
 from dila.vision import PatchesConfig, PatchPixels
 
 LENGTHS = {"take0/0.mp4": 9, "take0/2.mp4": 40, "take0/4.mp4": 17, "take1/1.mp4": 23, "take1/3.mp4": 8}
@@ -125,6 +126,22 @@ def test_the_command_labels_every_frame(world, videos, tmp_path, monkeypatch):
     table = pq.read_table(tmp_path / "z.parquet")
     assert table["next"].to_pylist() == [2, 3, 4, 5, 6, 7, 8, None, None]
     assert json.loads(table.schema.metadata[b"dila"])["every_frame"] is True
+
+
+def test_real_actions_stand_beside_the_latent_ones(world, videos, tmp_path):
+    """In every part, of other lengths, also in one whose video is too short for any."""
+    write_video(videos / "take0" / "3.mp4", torch.zeros(1, 3, 16, 16, dtype=torch.uint8), 10)
+    to_action = LatentToAction(torch.randn(6, 4), torch.randn(4))
+    made = world.label(videos, tmp_path / "z.parquet", progress=False, part=1, to_action=to_action)
+    table = pq.read_table(made.path)
+    assert str(table.schema.field("action").type) == "fixed_size_list<element: float>[4]"
+    assert [a is None for a in table["action"].to_pylist()] == [not valid for valid in table["valid"].to_pylist()]
+    rows = table.filter(table["valid"])
+    z, action = (torch.tensor(rows[name].to_pylist()) for name in ("z", "action"))
+    assert len(action) == 92
+    torch.testing.assert_close(action, to_action(z))
+    world.label(videos, tmp_path / "z.parquet", progress=False)
+    assert "action" not in pq.read_table(made.path).column_names
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same(world, videos, tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -68,6 +69,30 @@ def test_scores_of_several_data_sets_are_tables_of_their_own(pretrained):
     assert card.index("### objects") > card.index("| 0.500 |")
     with pytest.raises(DilaError, match="probe_r2 should be a number"):
         model_card(pretrained, {"scores": {"probe_r2": "good"}})
+
+
+def test_the_hub_reads_the_scores_of_the_card(pretrained):
+    from huggingface_hub import ModelCard
+
+    scores = {
+        "rollout_ratio": 0.6,
+        "rank_z": 3,
+        "pusht": {"probe_r2": 0.5},
+        "objects": {"probe_r2": 0.4, "nan": math.nan},
+    }
+    told = ModelCard(
+        model_card(pretrained, {"title": "ours: the 2nd", "scores": scores}), ignore_metadata_errors=False
+    ).data
+    assert (told.library_name, told.license, told.pipeline_tag) == ("dila", "mit", "image-to-video")
+    assert told.tags == ["world-model", "latent-action", "video", "dila"]
+    assert told.model_name == "ours: the 2nd"
+    assert [(each.dataset_name, each.metric_type, each.metric_value) for each in told.eval_results] == [
+        ("held-out episodes", "rollout_ratio", 0.6), ("held-out episodes", "rank_z", 3),
+        ("pusht", "probe_r2", 0.5), ("objects", "probe_r2", 0.4),
+    ]  # fmt: skip
+    assert told.eval_results[1].metric_name == "effective rank of z"
+    bare = ModelCard(model_card(pretrained, {})).data
+    assert (bare.eval_results, bare.model_name, bare.library_name) == (None, None, "dila")
 
 
 def test_packed_again_it_keeps_what_was_said(run, tmp_path):

@@ -1,7 +1,8 @@
-"""Reader of HDF5 files of robomimic and VP2, of stable-worldmodel, and of RECON; only the requested frames are read.
+"""Reader of HDF5 files of robomimic, VP2 and LIBERO, of stable-worldmodel, and of RECON; reads only requested frames.
 
 The layout of a file is recognised by its contents; see docs/data.md. Sources:
 https://robomimic.github.io/docs/datasets/overview.html, https://github.com/s-tian/vp2,
+https://github.com/Lifelong-Robot-Learning/LIBERO (``scripts/create_dataset.py``),
 https://github.com/galilai-group/stable-worldmodel, https://sites.google.com/view/recon-robot.
 
 Opening a file takes as long as reading eight small frames of it, so a few file handles stay open between reads. Each is
@@ -58,6 +59,9 @@ LEAST_SIDE = 16
 """Minimum side in pixels at which three-dimensional uint8 data is taken for grey pictures instead of numbers."""
 Places = tuple[tuple[str, tuple[str, ...]], ...]
 """Columns, each with the HDF5 data sets that are concatenated into it."""
+LIBERO = "macros_image_convention"
+"""Attribute of LIBERO's files alone. Their frames follow the action and the state of their row; if it is "opengl", the
+lowest row of pixels is stored first."""
 ROBOMIMIC_COLUMNS = {"actions": "action", "states": "state", "rewards": "rewards", "dones": "dones"}
 RECON_COLUMNS = {
     "action": ("commands/linear_velocity", "commands/angular_velocity"),
@@ -82,6 +86,7 @@ class Hdf5Episode:
     """Its row with frame 0."""
     times: np.ndarray
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    upside_down: bool = False
 
     def read(self, frames: Sequence[int]) -> UInt8[Tensor, "N 3 Y X"]:
         """Read the frames with these indices, RGB; raises `DilaError` if the file is missing or damaged."""
@@ -91,11 +96,13 @@ class Hdf5Episode:
             return self.read([0])[:0]
         with opened(self.path) as file:
             stored = _rows(_own(self.path, file, self.dataset), [self.first + f for f in wanted])
-        return stacked([_picture(value, where) for value in stored], where)
+        step = -1 if self.upside_down else 1
+        return stacked([_picture(value, where)[::step] for value in stored], where)
 
     def fingerprint(self) -> str:
         """Hash the file (its size and three samples) and the position of the episode in it."""
-        told = f"{hash_shared(self.path)} {self.dataset} {self.first} {len(self.times)}"
+        place = f"{self.dataset} {self.first} {len(self.times)}{' upside down' * self.upside_down}"
+        told = f"{hash_shared(self.path)} {place}"
         return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
 
@@ -219,12 +226,12 @@ def _checked(path: Path, file: Any, place: str, dataset: Any) -> Any:
 
 def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Iterator[Any]:
     data = file["data"]
-    rate = fps or _control_rate(data) or ROBOMIMIC_FPS
+    rate, drawn = fps or _control_rate(data) or ROBOMIMIC_FPS, data.attrs.get(LIBERO)
     ids: dict[str, list[str]] = {}
     for demo in sorted(data, key=natural_order):
         recording = join(name, demo)
         try:
-            found = _demo(path, data[demo], f"data/{demo}", recording, rate)
+            found = _demo(path, data[demo], f"data/{demo}", recording, rate, drawn)
         except DilaError as error:
             refuse_shortage(error)
             yield Skipped(path, f"{recording} is skipped: {error}")
@@ -237,7 +244,7 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
         yield Split(key, tuple(one for demo in members for one in ids.get(demo, ())))
 
 
-def _demo(path: Path, group: Any, inside: str, recording: str, rate: float) -> list[Hdf5Episode]:
+def _demo(path: Path, group: Any, inside: str, recording: str, rate: float, drawn: str | None) -> list[Hdf5Episode]:
     file, obs = group.file, group.get("obs", {})
     observed = {key: obs[key] for key in obs}  # each is opened once, which takes longer than all uses of it below
     cameras = {key: stored for key, stored in observed.items() if _is_images(stored)}
@@ -256,12 +263,12 @@ def _demo(path: Path, group: Any, inside: str, recording: str, rate: float) -> l
         _check_rows(column, place, stored, count)
     places = tuple((column, (place,)) for column, (place, _) in found.items())
     widths = {column: prod(stored.shape[1:]) for column, (_, stored) in found.items()}
-    columns = LazyColumns(widths, partial(_columns, path, places, 0, count))
-    times = np.arange(count) / rate
+    columns = LazyColumns(widths, partial(_columns, path, places, 0, count, drawn is not None))
+    times, turned = np.arange(count) / rate, drawn == "opengl"
     if any(len(stored) != count for stored in cameras.values()):
         raise DilaError(f"its cameras {list(cameras)} have different numbers of frames")
     return [
-        Hdf5Episode(join(recording, key), recording, key, path, f"{inside}/obs/{key}", 0, times, columns)
+        Hdf5Episode(join(recording, key), recording, key, path, f"{inside}/obs/{key}", 0, times, columns, turned)
         for key in cameras
     ]
 
@@ -333,11 +340,11 @@ def _widths(file: Any, places: Mapping[str, Sequence[str]]) -> dict[str, int]:
     return {column: sum(prod(file[part].shape[1:]) for part in parts) for column, parts in places.items()}
 
 
-def _columns(path: Path, places: Places, first: int, count: int) -> dict[str, np.ndarray]:
-    return kept(_read_columns, stamp(path), places, first, count)
+def _columns(path: Path, places: Places, first: int, count: int, late: bool = False) -> dict[str, np.ndarray]:
+    return kept(_read_columns, stamp(path), places, first, count, late)
 
 
-def _read_columns(version: Stamp, places: Places, first: int, count: int) -> dict[str, np.ndarray]:
+def _read_columns(version: Stamp, places: Places, first: int, count: int, late: bool) -> dict[str, np.ndarray]:
     path = version[0]
     with opened(path) as file:
         found = {
@@ -348,6 +355,8 @@ def _read_columns(version: Stamp, places: Places, first: int, count: int) -> dic
         }
     if "action" in found:
         found["action"] = _onward(action_rows(str(path), found["action"], count))
+    for column in {"action", "state"} & found.keys() if late else ():
+        found[column] = np.concatenate([found[column][1:], np.full_like(found[column][:1], np.nan, np.float32)])
     return found
 
 

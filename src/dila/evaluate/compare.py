@@ -34,6 +34,8 @@ class Cell:
     interval: str
     """What the interval is over: "seeds", or "episodes" for a single seed; empty without an interval."""
     by_step: tuple[float, ...] = ()
+    low_by_step: tuple[float, ...] = ()
+    high_by_step: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,16 @@ def _cell(model: str, scores: Sequence[Score]) -> Cell:
     low, high = possible(scores[0].name, *(interval or (None, None)))
     curves = [score.by_step for score in scores if len(score.by_step) == len(scores[0].by_step)]
     steps = tuple(torch.tensor(curves, dtype=torch.float64).mean(0).tolist()) if curves[0] else ()
-    return Cell(model, len(values), sum(values) / len(values), low, high, over if interval else "", steps)
+    bands = _bands(scores[0].name, curves) if len(curves) > 1 else (scores[0].low_by_step, scores[0].high_by_step)
+    return Cell(model, len(values), sum(values) / len(values), low, high, over if interval else "", steps, *bands)
+
+
+def _bands(name: str, curves: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Lower and upper ends of the intervals over seeds of each step; empty if there is a step without."""
+    found = [seed_interval(values) for values in zip(*curves, strict=True)]
+    ends = [possible(name, *interval) for interval in found if interval]
+    low, high = zip(*ends, strict=True) if ends and len(ends) == len(found) else ((), ())
+    return low, high
 
 
 def _tests(by_model: dict[str, list[tuple[Result, Score]]]) -> list[Test]:

@@ -6,7 +6,7 @@ encodes more than the action, such as the appearance of B, the result differs fr
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,12 +38,11 @@ def measure_cycle(bench: Bench) -> Result:
         with bench.world.running():
             made = cycle(bench.world.model, a, b, bench.world.frames)
             z = infer_long(bench.world.model, a, bench.world.frames)
-            stepped = one_step(bench.world.model, a, z).float()
-        told = _errors(a, made, stepped, imagine(bench.world, a, 1))
+            stepped = one_step(bench.world.model, a, z)
+        e_hat = {"cycle": made.back.float(), "rollout": imagine(bench.world, a, 1), "one_step": stepped.float()}
+        kept.append(_errors(a, e_hat) | {"z_cosine": F.cosine_similarity(made.z.float(), made.z_again.float(), dim=-1)})
         if judge:
-            told |= _pixels(bench, judge, a, o, made)
-        kept.append(told)
-        if judge:
+            kept[-1] |= _pixels(bench, judge, o, e_hat)
             pictures |= _draw(bench, places, other, a, b, made)
     rows, owners = stacked(kept), bench.owners
     scores = [
@@ -81,19 +80,17 @@ def partners(owners: Sequence[int]) -> list[int]:
     return found
 
 
-def _errors(a: Features, made: Cycle, stepped: Tensor, rolled: Tensor) -> dict[str, Tensor]:
-    predicted = {"cycle": made.back, "rollout": rolled, "one_step": stepped, "copying": a[:, :1]}
-    true = a[:, 1:].float()
-    told = {f"feature_mse/{name}": (e.float() - true).square().mean((2, 3, 4)) for name, e in predicted.items()}
-    return told | {"z_cosine": F.cosine_similarity(made.z.float(), made.z_again.float(), dim=-1)}
+def _errors(a: Features, e_hat: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    predicted = {**e_hat, "copying": a[:, :1].float()}
+    return {f"feature_mse/{name}": (e - a[:, 1:].float()).square().mean((2, 3, 4)) for name, e in predicted.items()}
 
 
-def _pixels(bench: Bench, judge: Judge, a: Features, o: Pictures, made: Cycle) -> dict[str, Tensor]:
+def _pixels(bench: Bench, judge: Judge, o: Pictures, e_hat: Mapping[str, Tensor]) -> dict[str, Tensor]:
     assert bench.world.decoder is not None
     with torch.no_grad():
-        back = judge.look(bench.world.decoder.decode(made.back.float()))
+        seen = {name: judge.look(bench.world.decoder.decode(e)) for name, e in e_hat.items()}
         true = judge.look(o)
-    return judge.compare_all({"cycle": (back, true.rest), "copying": (true.still, true.rest)})
+    return judge.compare_all({name: (side, true.rest) for name, side in (seen | {"copying": true.still}).items()})
 
 
 def _draw(

@@ -6,7 +6,9 @@ should agree with A's state (``layout_r2/structure_clip``; ``layout_r2/true_fram
 to it than to B's: ``layout_distance`` is 1 at A's state, 0 at B's, about 0.5 if it is unrelated to both. The probe from
 raw features (``e``) needs many rows; the one from the structure of the rebound clip (``s``) needs fewer, but depends on
 the model under test. Is B's appearance kept? ``look_distance`` compares means and standard deviations of the feature
-channels: 0 if they are B's, 1 if they are A's. Isolation freezes A's structure: ``motion_left`` is the remaining
+channels: 0 if they are B's, 1 if they are A's. Without known states, ``motion_correlation`` shows whether A's motion is
+kept: the change of every cell from frame to frame in the rebound clip, correlated with that in A (``structure_clip``)
+and in B (``content_clip``, about 0 if they move independently). Isolation freezes A's structure: ``motion_left`` is the remaining
 motion over that of the clip.
 """
 
@@ -14,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from dila.analysis.probe import predict
 from dila.data import Clips, collate_clips
@@ -23,11 +26,16 @@ from dila.evaluate.cycle import partners
 from dila.evaluate.disentangle import dila_of, known_columns
 from dila.evaluate.factors import is_known
 from dila.evaluate.probing import owners
-from dila.evaluate.result import Result, Score, score_ratio
+from dila.evaluate.result import Better, Result, Score, score_ratio, score_rows
 from dila.imagine.isolate import isolate
 from dila.imagine.rebind import rebind
 from dila.model.dila import DiLA
 from dila.shapes import Features, Float, Tensor
+
+MOVES: dict[str, Better] = {
+    "motion_correlation/structure_clip": "higher",
+    "motion_correlation/content_clip": "neither",
+}
 
 
 def measure_motion(bench: Bench) -> Result:
@@ -49,7 +57,7 @@ def measure_motion(bench: Bench) -> Result:
         with bench.world.running():
             bound, still = rebind(model, e_a, e_b).e.float(), isolate(model, e_a).e.float()
             s = [model.read(clip).float() for clip in (bound, e_a[:, 1:])]
-        told = _look(bound, e_a, e_b) | _left(still, e_a)
+        told = _look(bound, e_a, e_b) | _left(still, e_a) | _moves_as(bound, e_a, e_b)
         told |= {"e bound": bound, "e true": a.frames[:, 1:].float(), "s bound": s[0], "s true": s[1]}
         for side, clips in (("a ", a), ("b ", b)):
             told |= {side + name: values for name, values in known_columns(clips).items()}
@@ -57,12 +65,16 @@ def measure_motion(bench: Bench) -> Result:
         if bench.world.decoder is not None:
             pictures |= _draw(bench, places, other, bound, still)
     rows = stacked(kept)
+    layout = _layout(bench, model, rows)
     scores = [
         score_ratio("look_distance", rows["to_b"], rows["to_a"] + rows["to_b"], bench.owners),
         score_ratio("motion_left", rows["left"], rows["own"], bench.owners),
-        *_layout(bench, model, rows),
+        *(score_rows(name, rows[name], bench.owners, better) for name, better in MOVES.items()),
+        *layout,
     ]
     notes = [f"pinned clips: {told}" for told in bench.unknown(_columns(rows, "a "))]
+    if not layout:
+        notes.append("layout scores are omitted: they need a column state; motion_correlation needs none")
     return bench.finish("motion", began, scores, notes=notes, pictures=pictures)
 
 
@@ -76,9 +88,24 @@ def _look(bound: Float[Tensor, "B K H W D"], a: Features, b: Features) -> dict[s
     return {"to_a": to_a, "to_b": to_b}
 
 
+def _moves_as(bound: Float[Tensor, "B K H W D"], a: Features, b: Features) -> dict[str, Tensor]:
+    """Correlation of the change of each cell from frame to frame with that in A and in B, one per clip."""
+    moved, *others = (_changes(clip).flatten(1) for clip in (bound, a[:, 1:], b[:, 1:]))
+    return {name: _correlation(moved, other) for name, other in zip(MOVES, others, strict=True)}
+
+
+def _changes(e: Features) -> Float[Tensor, "B K H W"]:
+    return (e[:, 1:].float() - e[:, :-1].float()).square().mean(-1)
+
+
+def _correlation(x: Float[Tensor, "B N"], y: Float[Tensor, "B N"]) -> Float[Tensor, " B"]:
+    """Pearson's, 0 for a constant."""
+    x, y = (side - side.mean(1, keepdim=True) for side in (x, y))
+    return F.cosine_similarity(x, y)
+
+
 def _left(still: Float[Tensor, "B K H W D"], e: Features) -> dict[str, Tensor]:
-    own = (e[:, 2:].float() - e[:, 1:-1].float()).square().mean((1, 2, 3, 4))
-    return {"left": (still[:, 1:] - still[:, :-1]).square().mean((1, 2, 3, 4)), "own": own}
+    return {"left": _changes(still).mean((1, 2, 3)), "own": _changes(e[:, 1:]).mean((1, 2, 3))}
 
 
 def _layout(bench: Bench, model: DiLA, rows: dict[str, Tensor]) -> list[Score]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from dila.baselines.adaworld_diffusion import published as diffusion
 from dila.baselines.presets import BASELINES, PUBLISHED
 from dila.interop.models import AnyConfig, build
 from dila.model.presets import PRESETS
@@ -14,16 +15,25 @@ TABLE_8 = {
     ("lapa", PUBLISHED): 344_000_000,
     ("moto", PUBLISHED): 440_000_000,
     ("adaworld", PUBLISHED): 500_000_000,
+    ("adaworld_diffusion", PUBLISHED): 1_500_000_000,
     ("villax", PUBLISHED): 239_000_000,
 }
-"""As in the paper's table 8: Moto with its frozen part, DiLA without (500M of encoder and pixel decoder)."""
+"""As in the paper's table 8: Moto with its frozen part, DiLA without (500M)."""
 
 TOLD = {("moto", PUBLISHED): 120_000_000, ("adaworld", PUBLISHED): 474_708_032}
 """Trainable parameters for which another source is more precise: Moto's own paper, and the sum over AdaWorld's
 released code at its released settings (width 1,024, 16 + 16 layers, z of 32; queries, keys and values without bias)."""
 
-FROZEN = {("moto", PUBLISHED): 303_301_632}
-"""Frozen parameters of published models: ViT-MAE-L without its decoder."""
+FROZEN = {
+    ("dila", "base"): 86_583_552 + 415_352_704,
+    ("moto", PUBLISHED): 303_301_632,
+    ("adaworld_diffusion", PUBLISHED): 474_855_488,
+}
+"""Frozen parameters of published models: DINOv2 base with registers and RAE's pixel decoder; ViT-MAE-L without its
+decoder; AdaWorld's latent action model, as built here."""
+
+COUNTED = {("adaworld_diffusion", PUBLISHED): 1_525_897_962}
+"""Trainable parameters of a model that only the extra ``diffusion`` can build."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class Size:
 def sizes() -> list[Size]:
     """Return all models at all their sizes."""
     named: dict[str, dict[str, Any]] = {"dila": {size: make() for size, make in PRESETS.items()}} | BASELINES
+    named["adaworld_diffusion"] = {PUBLISHED: diffusion()}
     return [_size(model, size, config) for model, its in named.items() for size, config in its.items()]
 
 
@@ -59,7 +70,7 @@ def count(config: AnyConfig) -> int:
 
 def _size(model: str, size: str, config: Any) -> Size:
     key, features = (model, size), (*config.grid, config.feature_dim)
-    told = TABLE_8.get(key)
+    told, trainable = TABLE_8.get(key), COUNTED.get(key) or count(config)
     return Size(
-        model, size, features, config.action_dim, count(config), FROZEN.get(key, 0), TOLD.get(key, told), told
+        model, size, features, config.action_dim, trainable, FROZEN.get(key, 0), TOLD.get(key, told), told
     )  # fmt: skip

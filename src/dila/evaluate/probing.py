@@ -2,12 +2,14 @@
 
 Probes are fitted on training episodes and scored on held-out ones: ridge regression (the paper's linear probe) and an
 MLP. Controls: the same probe with shuffled labels, raw feature differences (what can be predicted without learning),
-and z of an untrained model of the same config. A learning curve shows how many labels are needed.
+and z of an untrained model of the same config. Learning curves show how many labels are needed.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +22,7 @@ from dila.data import Clip, Clips
 from dila.errors import DilaError
 from dila.evaluate.bench import Bench, sample, spread
 from dila.evaluate.factors import Factor, components, known_rows
-from dila.evaluate.result import Better, Result, Score, edges
+from dila.evaluate.result import Better, Result, Score, edges, score_curve
 from dila.imagine.world import World
 from dila.protocols import Episode, LatentActionModel
 from dila.shapes import Bool, Float, Int, Tensor
@@ -269,13 +271,11 @@ def score_r2(name: str, result: ProbeResult, better: Better = "higher") -> Score
 
 
 def _curves(train: Transitions, held: Transitions, bench: Bench) -> list[Score]:
-    """R² of the ridge probe by number of training transitions, which are spread over all episodes."""
-    sizes = [size for size in CURVE if size <= len(train.y)]
-    curves = []
-    for name in train.x:
-        told = []
-        for size in sizes:
-            both = joined(train.at(torch.tensor(spread(len(train.y), size))), held)
-            told.append(both.ask(name, seed=bench.settings.seed).r2)
-        curves.append(Score(f"r2_by_pairs/{name}", told[-1] if told else None, by_step=tuple(told)))
-    return curves
+    """R² and MSE of every probe by number of training transitions, which are spread over all episodes."""
+    points: dict[str, list[Score]] = defaultdict(list)
+    for size in (size for size in CURVE if size <= len(train.y)):
+        both = joined(train.at(torch.tensor(spread(len(train.y), size))), held)
+        for (kind, fit), name in product(FITS.items(), both.x):
+            for score in score_probe(f"{name}/{kind}", both.ask(name, seed=bench.settings.seed, fit=fit)):
+                points[score.name.replace("/", "_by_pairs/", 1)].append(score)
+    return [score_curve(name, its) for name, its in points.items()]

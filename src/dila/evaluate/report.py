@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dila.errors import DilaError
-from dila.evaluate.compare import Row, Test, compare, distinct
+from dila.evaluate.compare import Cell, Row, Test, compare, distinct
 from dila.evaluate.page import Figure, Section, Table, Tile, write_page
 from dila.evaluate.plots import Point, draw_bars, draw_curves, draw_lines
 from dila.evaluate.result import Result
@@ -193,22 +193,27 @@ def _curves(rows: Sequence[Row], folder: Path) -> list[Figure]:
             families.setdefault(row.score.split("/")[0], []).append(row)
     figures = []
     for family, members in families.items():
-        curves = _lines(members)
+        lines = _lines(members)
+        curves = {name: cell.by_step for name, cell in lines.items()}
+        bands = {name: (cell.low_by_step, cell.high_by_step) for name, cell in lines.items() if cell.low_by_step}
         longest = max(map(len, curves.values()))
         steps = members[0].steps[:longest] or tuple(range(1, longest + 1))
-        by_pairs = family == "r2_by_pairs"
+        by_pairs = family.endswith("_by_pairs")
         label = "pairs with a known action" if by_pairs else "frames ahead"
-        title = _title("r2" if by_pairs else family, members[0])
+        title = _title(family.removesuffix("_by_pairs"), members[0])
         line = 1.0 if "over_copying" in family else None
-        path = draw_curves(folder / f"{family}.png", curves, steps, (label, title), log_x=by_pairs, line=line)
-        figures.append(Figure(path, f"{title} by {label}{'; dashed, copying' if line else ''}."))
+        path = draw_curves(
+            folder / f"{family}.png", curves, steps, (label, title), bands=bands, log_x=by_pairs, line=line
+        )
+        told = f"{'; bands, 95% intervals' if bands else ''}{'; dashed, copying' if line else ''}"
+        figures.append(Figure(path, f"{title} by {label}{told}."))
     return figures
 
 
-def _lines(members: Sequence[Row]) -> dict[str, Sequence[float]]:
-    """Curves by name: for one model every side; for several, each model's own sides, and baselines once."""
+def _lines(members: Sequence[Row]) -> dict[str, Cell]:
+    """Cells with a curve, by name: for one model every side; for several, each model's own sides, and baselines once."""
     several = len({cell.model for row in members for cell in row.cells}) > 1
-    lines: dict[str, Sequence[float]] = {}
+    lines: dict[str, Cell] = {}
     for row in members:
         side = _side(row)
         shared = _says_nothing(row)
@@ -218,7 +223,7 @@ def _lines(members: Sequence[Row]) -> dict[str, Sequence[float]]:
             own = f"{cell.model}, {side}" if "/" in row.score else cell.model
             name = own if several and not shared else side
             if len(cell.by_step) > 1:
-                lines[name] = cell.by_step
+                lines[name] = cell
     return lines
 
 

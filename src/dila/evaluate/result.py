@@ -16,8 +16,8 @@ from dila.files import at_home, read_object, write_json
 from dila.shapes import Float, Int, Tensor
 
 FORMAT = 1
-_AT_MOST_1 = re.compile(r"\b(r2|accuracy|ssim|trustworthiness)\b|cosine|correlation|^figure[356]/")
-_AT_LEAST_0 = re.compile(r"(mse|distance|over_copying|motion_left)\b|^rollout/")
+_AT_MOST_1 = re.compile(r"\b(r2|r2_by_pairs|accuracy|ssim|trustworthiness)\b|cosine|correlation|^figure[356]/")
+_AT_LEAST_0 = re.compile(r"(mse|mse_by_pairs|distance|over_copying|motion_left)\b|^rollout/")
 Better = Literal["higher", "lower", "neither"]
 
 
@@ -33,6 +33,8 @@ class Score:
         better: which direction is better.
         values: one value for each of `Result.rows`, for paired tests; may be empty.
         by_step: values by rollout horizon, or along `Result.steps`; may be empty.
+        low_by_step: lower ends of their intervals; empty without intervals.
+        high_by_step: upper ends, likewise.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Score:
     better: Better = "higher"
     values: tuple[float, ...] = ()
     by_step: tuple[float, ...] = ()
+    low_by_step: tuple[float, ...] = ()
+    high_by_step: tuple[float, ...] = ()
 
     def __post_init__(self):
         for name, edge in zip(("low", "high"), possible(self.name, self.low, self.high), strict=True):
@@ -165,6 +169,14 @@ def score_ratio(
     steps = tuple(_rounded(top.mean(0) / bottom.mean(0).clamp_min(1e-30))) if top.shape[1] > 1 else ()
     ratio = float(top.mean() / bottom.mean().clamp_min(1e-30))
     return Score(name, ratio, *edges(interval), better, by_step=steps)
+
+
+def score_curve(name: str, points: Sequence[Score]) -> Score:
+    """Return scores along `Result.steps` as one score: that of the last step, with values and intervals by step."""
+    last, by_step = points[-1], tuple(float("nan") if point.value is None else point.value for point in points)
+    ends = [(point.low, point.high) for point in points if point.low is not None and point.high is not None]
+    low, high = zip(*ends, strict=True) if len(ends) == len(points) else ((), ())
+    return Score(name, last.value, last.low, last.high, last.better, (), by_step, low, high)
 
 
 def numbered(names: Sequence[str]) -> list[int]:

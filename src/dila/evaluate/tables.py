@@ -51,10 +51,10 @@ class Table(NamedTuple):
 PROBED = ("column", "components", "pairs", "seed")
 TABLES: dict[str, Table] = {
     "generation": Table(measure_generation, ("context", "i3d"), draws=True),
-    "cycle": Table(measure_cycle, (), draws=True),
-    "probe": Table(measure_probe, (*PROBED, "change"), splits=True, owner=str),
+    "cycle": Table(measure_cycle, (), draws=True, version=2),
+    "probe": Table(measure_probe, (*PROBED, "change"), splits=True, owner=str, version=2),
     "disentangle": Table(measure_disentangle, PROBED, splits=True),
-    "motion": Table(measure_motion, PROBED, draws=True, splits=True),
+    "motion": Table(measure_motion, PROBED, draws=True, splits=True, version=2),
     "manifold": Table(measure_manifold, (*PROBED, "change"), splits=True),
     "transfer": Table(measure_transfer, ("clips", "pictures", "source"), draws=True, splits=True, owner=_of_source),
     "sceptic": Table(measure_sceptic, ("clips", "pairs", "seed", "still"), splits=True),

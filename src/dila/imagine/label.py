@@ -9,6 +9,7 @@ time     double                       seconds of that frame since the video's fi
 next     int64                        raw number of the frame one stride later; or null
 z        fixed_size_list<float>[Dz]   latent action from this frame to the next; or null
 valid    bool                         whether z exists
+action   fixed_size_list<float>[nDa]  with ``to_action``: the real actions that z stands for; or null
 =======  ===========================  =================================================================
 
 There is one row per sampled frame, one every ``stride`` seconds, in order, so that ``next`` is the frame of the next
@@ -45,6 +46,7 @@ from dila.files import alone, at_home, replacing, write_json, writing
 from dila.imagine.cluster import EPISODES_PER_PART, Engine, count_frames, cut_parts, each_part
 from dila.imagine.windows import CHUNK, Window, Windows, encode, infer_windows, sample
 from dila.protocols import Episode
+from dila.shapes import Float, Tensor
 from dila.version import version
 from dila.vision.encoder import FrozenEncoder
 from dila.vision.stored import digest_tensors
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from dila.imagine.world import World
 
 _SKIPPED_KEY = b"skipped"
+ToAction = Callable[[Float[Tensor, "N Dz"]], Float[Tensor, "N nDa"]]
+"""Map from latent actions to real ones, on the CPU."""
 
 
 class Labelled(NamedTuple):
@@ -100,6 +104,7 @@ def label(
     engine: Engine = "local",
     workers: int = 2,
     progress: bool = True,
+    to_action: ToAction | None = None,
 ) -> Labelled:
     """Write the latent actions of all videos under ``path`` to the Parquet file ``out``.
 
@@ -117,6 +122,7 @@ def label(
             the folder of ``out``.
         workers: processes on the cluster.
         progress: show a progress bar on standard error.
+        to_action: map from z to real actions, written beside z, such as that of `dila.interop.actions.load_actions`.
 
     Raises:
         DilaError: no usable video; or ``out`` cannot be written, is not a file of labels, or is in use by another
@@ -143,7 +149,7 @@ def label(
             local = engine == "local"  # counts single frames; a cluster only whole parts
             work = _Part(world, batch, every_frame, bar.update if local else None)
             each_part(work, todo, engine, workers, lambda each: local or bar.update(count_frames(each[1])))
-        labelled = _assemble(corpus, parts, out, about)
+        labelled = _assemble(corpus, parts, out, about, to_action)
         shutil.rmtree(folder)
     return labelled
 
@@ -267,7 +273,9 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str, Any]) -> Labelled:
+def _assemble(
+    corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str, Any], to_action: ToAction | None
+) -> Labelled:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -278,6 +286,9 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
     # A part without any action has an arbitrary width of z.
     widths = [schema.field("z").type.list_size for schema in schemas]
     schema = schemas[int(np.argmax(widths))].with_metadata({METADATA_KEY: json.dumps(about)})
+    if to_action:
+        width = to_action(torch.zeros(1, max(widths))).shape[1]
+        schema = schema.append(pa.field("action", pa.list_(pa.float32(), width)))
     rows = actions = 0
     files: set[str] = set()
     with replacing(out) as partial:
@@ -287,6 +298,8 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
                 if width != max(widths):
                     empty = pa.nulls(len(table), schema.field("z").type)
                     table = table.set_column(table.column_names.index("z"), schema.field("z"), empty)
+                if to_action:
+                    table = table.append_column(schema.field("action"), _actions(table, to_action))
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
                 rows, actions = rows + len(table), actions + table["valid"].to_numpy().sum()
                 files.update(table["file"].to_pylist())
@@ -298,6 +311,19 @@ def _assemble(corpus: Corpus, parts: Sequence[Path], out: Path, about: dict[str,
         else:
             sidecar.unlink(missing_ok=True)
     return Labelled(out, len(files), rows, int(actions), skipped)
+
+
+def _actions(table: Any, to_action: ToAction) -> Any:
+    """Return the column ``action`` of a table of labels."""
+    import pyarrow as pa
+
+    valid = table["valid"].to_numpy()
+    z = np.zeros((len(table), table.schema.field("z").type.list_size), np.float32)
+    z[valid] = table["z"].combine_chunks().flatten().to_numpy().reshape(-1, z.shape[1])
+    action = to_action(torch.from_numpy(z)).numpy()
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(action.ravel(), pa.float32()), action.shape[1], mask=pa.array(~valid)
+    )
 
 
 def _nothing(short: Sequence[str], skipped: dict[str, str]) -> str:

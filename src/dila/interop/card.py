@@ -1,6 +1,7 @@
 """Model cards: architecture, training data, metrics and limitations of a trained model, from the records of its run."""
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +16,9 @@ if TYPE_CHECKING:
 CARD = "README.md"
 """File name of the card in a model's folder, as the Hub expects."""
 
-_FRONT = """---
-library_name: dila
-pipeline_tag: image-to-video
-license: {licence}
-tags: [world-model, latent-action, video, dila]
----
-"""
+_TASK, _TAGS = "image-to-video", ["world-model", "latent-action", "video", "dila"]
+_HELD = "held-out episodes"
+"""Name of the data in the card's ``model-index``, for scores that are not of a named data set."""
 _SCORES = {
     "rollout_error_vs_copy_last": "8-step rollouts on held-out episodes, error relative to repeating the first frame",
     "rollout_ratio": "rollouts on held-out clips, error relative to repeating the first frame",
@@ -88,9 +85,9 @@ def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
         *([("needs", f"{Path(left).name}: {GIVE}")] if (left := local_encoder(encoder)) else []),
         ("draws with", decoder.config()["name"] if decoder is not None else "none"),
     ]
-    title = notes.get("title", notes.get("run", "A DiLA model"))
+    title, numbers = notes.get("title", notes.get("run", "A DiLA model")), _scores(notes.get("scores", {}))
     parts = [
-        _FRONT.format(licence=notes.get("licence", "mit")),
+        _front(title, notes),
         f"# {title}\n",
         f"A latent action world model ({_named(pretrained)}): infers latent actions from video without labels, and "
         "predicts futures under any of them.\n",
@@ -98,10 +95,29 @@ def model_card(pretrained: "Pretrained", notes: Mapping[str, Any]) -> str:
         _table(("", ""), rows),
         f"## Data\n\n{notes.get('data', _UNSAID)}\n",
         f"## Recipe\n\n{notes.get('recipe', notes.get('run', _UNSAID))}{_steps(notes)}\n",
-        f"## Numbers\n\n{_scores(notes.get('scores', {}))}",
+        f"## Numbers\n\n{numbers}",
         f"## Limits\n\n{notes.get('limits', _UNSAID)}\n",
     ]
     return "\n".join(parts)
+
+
+def _front(title: str, notes: Mapping[str, Any]) -> str:
+    """Return the YAML metadata, with the scores as the ``model-index`` that the Hub shows beside the card."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    scores: Mapping[str, Any] = notes.get("scores", {})
+    plain = {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
+    tables = {_HELD: plain} | {name: value for name, value in scores.items() if name not in plain}
+    results = [
+        EvalResult(_TASK, data, data, name, value, metric_name=_SCORES.get(name, name))
+        for data, table in tables.items()
+        for name, value in table.items()
+        if math.isfinite(value)
+    ]
+    index: dict[str, Any] = {"model_name": title, "eval_results": results} if results else {}
+    licence = notes.get("licence", "mit")
+    about = ModelCardData(library_name="dila", pipeline_tag=_TASK, license=licence, tags=_TAGS, **index)
+    return f"---\n{about.to_yaml()}\n---\n"
 
 
 def _named(pretrained: "Pretrained") -> str:
