@@ -5,6 +5,7 @@ first that claims a path reads all of it; a folder that no reader claims is sear
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 
 from dila.data import annotated, frames, hdf5, lerobot, something, trajectories, video
 from dila.data.examples import example
+from dila.data.media import unread
 from dila.data.probed import remembering
 from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
@@ -24,6 +26,8 @@ from dila.errors import DilaError, first_line, refuse_shortage
 from dila.files import at_home, check_there
 from dila.plugins import load_plugins
 from dila.protocols import Episode
+
+_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -87,9 +91,9 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     """Find the episodes of a video, a folder of images, a data set, or a folder with any of them at any depth.
 
     Ids are paths relative to the root, with ``/``; for a single file or a folder of images the root is its parent.
-    Names that begin with a dot and folders of training runs (with a ``run.json``) are ignored. Each real folder is
-    entered once, so links cannot loop. Columns come from the data set, and from ``actions.parquet`` in the root if it
-    exists (see docs/data.md).
+    Names that begin with a dot and folders of training runs (with a ``run.json``) are ignored. Files that look like
+    videos or pictures but are of no known type are listed as skipped. Each real folder is entered once, so links cannot
+    loop. Columns come from the data set, and from ``actions.parquet`` in the root if it exists (see docs/data.md).
 
     Args:
         path: file or folder, or an address (``hf://datasets/user/name``, ``s3://``, ``gs://``, ``https://``), which
@@ -131,6 +135,9 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     if table.is_file():
         columns, names = read_table(table, {e.id: len(e.times) for e in finds.episodes})
     attached = (replace(e, columns={**e.columns, **columns[e.id]}) if e.id in columns else e for e in finds.episodes)
+    if skipped:
+        told = "%s: %d files or folders are not read, the first because: %s; dila data check lists all"
+        _log.warning(told, path, len(skipped), skipped[0].reason)
     left_out = (replace(s, path=s.path.relative_to(root)) if s.path.is_relative_to(root) else s for s in skipped)
     return Corpus(root, tuple(attached), tuple(left_out), {**finds.names, **names}, finds.shipped())
 
@@ -310,7 +317,7 @@ def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator
             "to a folder of their own"
         )
         skipped.append(Skipped(folder, reason, fault=False))
-    in_run = os.path.isfile(folder / RUN)
+    in_run, unclaimed = os.path.isfile(folder / RUN), []
     for child in children:
         if child.name.startswith("."):
             continue
@@ -322,6 +329,9 @@ def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator
             skipped.append(_of_run(child))
         elif child.is_dir():
             yield from _search(child, entered, skipped)
+        else:
+            unclaimed.append(child)
+    skipped += unread(folder, unclaimed)
 
 
 def _of_run(folder: Path) -> Skipped:
