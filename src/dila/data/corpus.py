@@ -106,6 +106,21 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
         DilaError: the path does not exist or has no readable episode, no recording has this camera, or
             ``actions.parquet`` does not match the episodes.
     """
+    corpus = find_corpus(path, fps, camera)
+    if not corpus.episodes:
+        raise DilaError(_nothing(path, corpus.root, corpus.skipped))
+    if corpus.skipped:
+        told = "%s: %d files or folders are not read, the first because: %s; dila data check lists all"
+        _log.warning(told, path, len(corpus.skipped), corpus.skipped[0].reason)
+    return corpus
+
+
+def find_corpus(path: str | Path, fps: int | float | None = None, camera: str | None = None) -> Corpus:
+    """Do as `open_corpus`, but return a corpus without episodes if everything under the path is skipped.
+
+    Raises:
+        DilaError: as `open_corpus`, and nothing under the path looks like an episode.
+    """
     load_plugins()
     if not str(path):
         raise DilaError("the path is empty; give a video or a folder, or . for the current folder")
@@ -115,7 +130,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     check_there(path)
     reader = _reader(path)
     if reader is None and not path.is_dir():
-        raise DilaError(_nothing(path, []))
+        raise DilaError(_nothing(path, path, []))
     root = path if path.is_dir() else path.resolve().parent
     skipped: list[Skipped] = []
     sources = [(path, reader)] if reader else list(_search(path, set(), skipped))
@@ -125,19 +140,17 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
             alone = source.is_file() and reader
             name = source.resolve().name if alone else source.relative_to(root).as_posix()
             finds.take(source, its_reader, name, fps)
-    if not finds.episodes:
-        raise DilaError(_nothing(path, skipped))
+    if not finds.episodes and not skipped:
+        raise DilaError(_nothing(path, root, skipped))
     if [e.id for e in finds.episodes] == ["."]:  # the folder itself is the episode: use its name as the id
         finds.rename(path.resolve().name)
         root = path.resolve().parent
-    finds.keep(camera, path)
+    if finds.episodes:
+        finds.keep(camera, path)
     table, columns, names = root / TABLE, {}, {}
     if table.is_file():
         columns, names = read_table(table, {e.id: len(e.times) for e in finds.episodes})
     attached = (replace(e, columns={**e.columns, **columns[e.id]}) if e.id in columns else e for e in finds.episodes)
-    if skipped:
-        told = "%s: %d files or folders are not read, the first because: %s; dila data check lists all"
-        _log.warning(told, path, len(skipped), skipped[0].reason)
     left_out = (replace(s, path=s.path.relative_to(root)) if s.path.is_relative_to(root) else s for s in skipped)
     return Corpus(root, tuple(attached), tuple(left_out), {**finds.names, **names}, finds.shipped())
 
@@ -338,8 +351,8 @@ def _of_run(folder: Path) -> Skipped:
     return Skipped(folder, f"{folder} belongs to a training run ({RUN}) and is not read as data", fault=False)
 
 
-def _nothing(path: Path, skipped: Sequence[Skipped]) -> str:
-    if len(skipped) == 1 and skipped[0].path == path:
+def _nothing(path: str | Path, root: Path, skipped: Sequence[Skipped]) -> str:
+    if len(skipped) == 1 and Path(path) in (skipped[0].path, root / skipped[0].path):
         return skipped[0].reason
     if skipped:
         return f"{path} has no readable episode ({len(skipped)} skipped); the first problem: {skipped[0].reason}"
