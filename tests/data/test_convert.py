@@ -1,5 +1,5 @@
-import json
 import importlib.util
+import json
 import pickle
 import shutil
 from pathlib import Path

@@ -21,6 +21,7 @@ from dila.data import room
 from dila.data.packets import MAX_FRAMES
 from dila.data.video import check_size
 from dila.errors import DilaError, refuse_shortage
+from dila.files import hash_file
 from dila.shapes import Tensor, UInt8
 
 
