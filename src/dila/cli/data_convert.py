@@ -34,7 +34,7 @@ def convert(
         task: description of the task, for all episodes; by default, the source's tasks.
         workers: number of processes.
         moving: exclude static clips and clips with a moving camera, by the limits in docs/data.md.
-        labels: file of labels of these videos from dila label, to store as the column latent_action.
+        labels: file of labels of these videos from dila label, to store as latent_action and latent_action_valid.
     """
     from dila.data.convert import SKIPPED
     from dila.data.convert import convert as run

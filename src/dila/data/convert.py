@@ -18,7 +18,7 @@ import numpy as np
 
 from dila.data.clips import resized
 from dila.data.corpus import Corpus, Skipped, open_corpus
-from dila.data.labels import COLUMN, read_about, with_column, with_labels
+from dila.data.labels import COLUMN, VALID, read_about, with_column, with_labels
 from dila.data.lerobot import claims
 from dila.data.lerobot_meta import text_features
 from dila.data.lerobot_write import (
@@ -95,7 +95,7 @@ def convert(
         camera: keep only this camera of multi-camera recordings.
         moving: skip recordings that are static or whose camera moves, as judged by `dila.data.motion` on the first
             camera.
-        labels: file written by ``dila label`` for these videos; it becomes a column, see `dila.data.labels`. Of
+        labels: file written by ``dila label`` for these videos; it becomes two columns, see `dila.data.labels`. Of
             multi-camera recordings, the labels of the first camera that has any are used.
 
     Raises:
@@ -263,15 +263,16 @@ def _labelled(recordings: Sequence[_Recording]) -> tuple[list[_Recording], tuple
     Raises:
         DilaError: no camera has labels.
     """
-    known = {
-        key: sum(int((~np.isnan(r.cameras[key].columns[COLUMN][:, 0])).sum()) for r in recordings)
-        for key in recordings[0].cameras
-    }
+    known = {key: sum(int(r.cameras[key].columns[VALID].sum()) for r in recordings) for key in recordings[0].cameras}
     source = next((key for key, count in known.items() if count), None)
     if source is None:
         raise DilaError("no frame to be converted has a label; label these videos, or convert the labelled ones")
     frames = sum(len(r.first.times) for r in recordings)
-    return [r.with_column(COLUMN, r.cameras[source].columns[COLUMN]) for r in recordings], (known[source], frames)
+    labelled = [
+        r.with_column(COLUMN, r.cameras[source].columns[COLUMN]).with_column(VALID, r.cameras[source].columns[VALID])
+        for r in recordings
+    ]
+    return labelled, (known[source], frames)
 
 
 def _feature(camera: str) -> str:
