@@ -1,6 +1,7 @@
 """Atomic file writes, locks, and one-sentence errors for disk failures."""
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ from stat import S_IMODE
 from typing import Any
 from uuid import uuid4
 
-from dila.errors import DilaError, first_line
+from dila.errors import DilaError, first_line, refuse_shortage
 
 if sys.platform != "win32":
     import fcntl
@@ -24,6 +25,7 @@ NO_ENTRY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 NO_PLACE = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP})
 REFUSED = NO_ROOM | NO_ENTRY | NO_PLACE
 
+SAMPLE_BYTES = 65_536
 HOST = re.sub(r"\W", "", platform.node())
 """Name of this machine or container."""
 _HELD: set[Path] = set()
@@ -251,3 +253,22 @@ def _told(text: str) -> int | None:
     """Errno named by a message such as ``I/O error: No space left on device (os error 28)``."""
     known = (n for n in REFUSED | {errno.ENOENT} if f"os error {n})" in text or strerror(n) in text)
     return next(known, None)
+
+
+def hash_file(path: Path) -> str:
+    """Return a short hash of the size of a file and three samples of 64 KiB.
+
+    Raises:
+        DilaError: the file is gone or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        digest = hashlib.blake2b(str(size).encode(), digest_size=12)
+        with path.open("rb") as file:
+            for start in (0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)):
+                file.seek(start)
+                digest.update(file.read(SAMPLE_BYTES))
+    except OSError as error:
+        refuse_shortage(error)
+        raise DilaError(f"{path} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()

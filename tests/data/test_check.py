@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dila.cli.main import main as cli
 from dila.data import check as module
 from dila.data.check import check, stretches
 from dila.data.reading import LazyColumns
@@ -74,26 +75,26 @@ def test_every_fault_is_told_as_error_or_warning(sound):
 
 
 def test_frames_that_do_not_decode_are_an_error_though_the_file_opens(sound, monkeypatch):
-    read = module.open_corpus(sound).episodes[0].__class__.read
+    read = module.find_corpus(sound).episodes[0].__class__.read
 
     def fails(self, frames):
         if self.id == "1.mp4" and max(frames) > 15:
             raise DilaError("1.mp4 does not decode at frame 16")
         return read(self, frames)
 
-    monkeypatch.setattr(module.open_corpus(sound).episodes[0].__class__, "read", fails)
+    monkeypatch.setattr(module.find_corpus(sound).episodes[0].__class__, "read", fails)
     report = check(sound)
     assert kinds(report.errors) == {"unreadable": ("1.mp4: 1.mp4 does not decode at frame 16",)}
     assert (report.episodes, report.frames, report.looked_at) == (2, 40, 40)
 
 
 def test_times_out_of_order_are_an_error_and_gaps_a_warning(sound, monkeypatch):
-    corpus = module.open_corpus(sound)
+    corpus = module.find_corpus(sound)
     back, gap = np.arange(20) / 10, np.arange(20) / 10
     back[9] = back[7]
     gap[12:] += 3.0
     told = [replace(e, info=replace(e.info, times=t)) for e, t in zip(corpus.episodes, (back, gap), strict=False)]
-    monkeypatch.setattr(module, "open_corpus", lambda *_: replace(corpus, episodes=(*told, corpus.episodes[2])))
+    monkeypatch.setattr(module, "find_corpus", lambda *_: replace(corpus, episodes=(*told, corpus.episodes[2])))
     report = check(sound)
     assert kinds(report.errors) == {"times": ("0.mp4",)}
     assert kinds(report.warnings)["gaps"] == ("0.mp4", "1.mp4")
@@ -115,10 +116,10 @@ def test_the_last_action_need_not_be_known(sound):
 
 
 def test_columns_of_unlike_widths_are_told(sound, monkeypatch):
-    corpus = module.open_corpus(sound)
+    corpus = module.find_corpus(sound)
     wide = replace(corpus.episodes[1], columns={"action": np.ones((20, 3), np.float32)})
     changed = replace(corpus, episodes=(corpus.episodes[0], wide, corpus.episodes[2]))
-    monkeypatch.setattr(module, "open_corpus", lambda *_: changed)
+    monkeypatch.setattr(module, "find_corpus", lambda *_: changed)
     (told,) = check(sound).warnings
     assert (told.kind, told.items) == ("columns", ("1.mp4: 3",))
     assert told.sentence == "column action has 2 numbers per frame, but not in 1 episode; clips will drop it"
@@ -150,8 +151,8 @@ def test_columns_and_time_stamps_are_read_once(sound, monkeypatch):
                 partial(told, name, "stamps", times))
         for name in ("a", "b")
     )  # fmt: skip
-    changed = replace(module.open_corpus(sound), episodes=episodes)
-    monkeypatch.setattr(module, "open_corpus", lambda *_: changed)
+    changed = replace(module.find_corpus(sound), episodes=episodes)
+    monkeypatch.setattr(module, "find_corpus", lambda *_: changed)
     del read[:]  # checks of types that tests run with look into mappings
     check(sound)
     assert Counter(what for what in read if what[1] == "stamps") == {("a", "stamps"): 1, ("b", "stamps"): 1}
@@ -210,10 +211,10 @@ def test_folders_that_look_like_cameras_and_tables_that_nothing_reads_are_warned
 def test_milliseconds_hide_no_frame_rate(sound, monkeypatch):
     from dataclasses import replace
 
-    corpus = module.open_corpus(sound)
+    corpus = module.find_corpus(sound)
     rounded = (np.arange(20) * 1000 / 30).round() / 1000
     told = tuple(replace(e, info=replace(e.info, times=rounded)) for e in corpus.episodes)
-    monkeypatch.setattr(module, "open_corpus", lambda *_: replace(corpus, episodes=told))
+    monkeypatch.setattr(module, "find_corpus", lambda *_: replace(corpus, episodes=told))
     assert check(sound).fps == {"30": 3}
 
 
@@ -231,3 +232,24 @@ def test_nothing_to_check_is_refused(tmp_path):
         check(tmp_path / "no")
     with pytest.raises(DilaError, match="frames = -1"):
         check(tmp_path, frames=-1)
+
+
+def test_a_wholly_damaged_corpus_is_reported_in_full(tmp_path, capsys):
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(b"no video")
+    assert cli(["data", "check", str(tmp_path), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [(e["kind"], len(e["items"])) for e in report["errors"]] == [("unreadable", 3), ("empty", 0)]
+    assert report["episodes"] == 0
+    assert cli(["data", "check", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert all(f"{name}.mp4 is not a readable video" in told for name in "abc")
+    assert "no readable episode" in told
+
+
+def test_a_damaged_file_alone_and_an_empty_folder(tmp_path, capsys):
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    assert kinds(check(tmp_path / "a.mp4").errors).keys() == {"unreadable", "empty"}
+    (tmp_path / "bare").mkdir()
+    assert cli(["data", "check", str(tmp_path / "bare")]) == 2
+    assert "no video and no folder of images" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -306,3 +307,23 @@ def test_the_command_counts_and_lists(corpus, tmp_path, capsys):
     assert main(["data", "convert", str(corpus), str(tmp_path / "out"), "--size", "64"]) == 2
     assert "size = [16, 24] (now [64, 64])" in capsys.readouterr().err
     assert main(["data", "convert", str(corpus), str(corpus)]) == 2
+
+
+def test_all_that_is_left_out_is_in_a_file(corpus, tmp_path, capsys):
+    for number in range(30):
+        write_video(corpus / f"odd_{number}.mp4", clip(9, 4), 7)
+    for number in range(40):
+        write_video(corpus / f"even_{number}.mp4", clip(9, 4), 10)
+    out = tmp_path / "out"
+    assert main(["data", "convert", str(corpus), str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "43 episodes, 33 skipped" in told
+    assert "32 of 75 readable episodes left out" in told
+    assert f"and 13 more; all are in {out / 'meta' / 'skipped.json'}" in told
+    listed = json.loads((out / "meta" / "skipped.json").read_text())
+    assert len(listed) == 33
+    assert "7 frames a second" in listed["odd_29.mp4"]
+    for path in [*corpus.glob("odd_*"), *(corpus / name for name in listed if not name.startswith("odd"))]:
+        path.unlink()
+    assert main(["data", "convert", str(corpus), str(out)]) == 0
+    assert not (out / "meta" / "skipped.json").exists()

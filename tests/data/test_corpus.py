@@ -1,4 +1,6 @@
+import os
 import pickle
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,9 @@ import torch
 from PIL import Image
 
 from dila.data import video
+from dila.data.check import check
 from dila.data.corpus import open_corpus, split_episodes
+from dila.data.media import judge
 from dila.data.table import write_table
 from dila.data.video import write_video
 from dila.errors import DilaError
@@ -278,3 +282,50 @@ def test_an_empty_path_is_not_the_folder_one_is_in(tmp_path, monkeypatch):
     with pytest.raises(DilaError, match="the path is empty"):
         open_corpus("")
     assert len(open_corpus(".")) == 1
+
+
+def test_media_of_unread_types_are_listed_and_text_is_not(tmp_path, caplog):
+    for name in ("a.mp4", "b.mp4", "c.mp4", "d.gif"):
+        film(tmp_path / "x" / name)
+    shutil.move(tmp_path / "x" / "b.mp4", tmp_path / "x" / "b.dat")
+    shutil.move(tmp_path / "x" / "c.mp4", tmp_path / "x" / "c")
+    shutil.move(tmp_path / "x" / "d.gif", tmp_path / "x" / "d.part")
+    (tmp_path / "x" / "e.ogv").write_bytes(b"OggS")
+    (tmp_path / "x" / "code.ts").write_text("export const answer: number = 42;")
+    (tmp_path / "x" / "notes.md").write_text("BMX, FLV, GIF, Gg" * 30)
+    (tmp_path / "x" / "empty").write_bytes(b"")
+    (tmp_path / "scans").mkdir()
+    for f in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / "scans" / f"{f}.xyz", format="PNG")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x" / "cover", format="JPEG")
+    os.mkfifo(tmp_path / "x" / "pipe")
+    corpus = open_corpus(tmp_path)
+    assert [e.id for e in corpus.episodes] == ["x/a.mp4"]
+    told = {s.path.as_posix(): s for s in corpus.skipped}
+    assert told.keys() == {"scans", "x/b.dat", "x/c", "x/d.part", "x/e.ogv"}
+    assert "3 pictures, such as 0.xyz" in told["scans"].reason
+    assert "looks like a video" in told["x/c"].reason
+    assert not any(s.fault for s in corpus.skipped)
+    assert "5 files or folders are not read, the first because" in caplog.text
+    assert [len(w.items) for w in check(tmp_path).warnings if w.kind == "left_out"] == [5]
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x18ftypisom", "video"),
+        (b"\0\0\0\x18ftypM4A ", None),
+        (b"\0\0\0\x18ftypheic", "picture"),
+        (b"RIFF0000AVI LIST", "video"),
+        (b"RIFF0000WAVEfmt ", None),
+        (b"RIFF0000WEBPVP8 ", "picture"),
+        (b"BM6\0\0\0\0\0\0\0", "picture"),
+        (b"BMW and others", None),
+        (b"G" + bytes(187) + b"G", "video"),
+        (bytes(4) + b"G" + bytes(191) + b"G", "video"),
+        (b"\x89HDF\r\n\x1a\n", None),
+        (b"", None),
+    ],
+)
+def test_the_first_bytes_tell_media(head, kind):
+    assert judge(head) == kind

@@ -124,3 +124,26 @@ def test_fingerprint_follows_names_and_content(tmp_path):
     assert open_corpus(tmp_path / "a").episodes[0].fingerprint() == before
     Image.new("RGB", (8, 6), (200, 0, 0)).save(tmp_path / "a" / "frame_4.png")
     assert episode.fingerprint() != before
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".bmp", ".tif", ".tiff"])
+def test_other_types_of_pictures_are_frames(tmp_path, suffix):
+    for f in range(3):
+        Image.new("RGB", (12, 10), (40 * f, 200, 9)).save(tmp_path / f"{f}{suffix}", lossless=True)
+    (episode,) = open_corpus(tmp_path).episodes
+    assert episode.read([2, 0])[:, :, 3, 3].tolist() == [[80, 200, 9], [0, 200, 9]]
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".tiff"])
+def test_a_file_of_several_pages_is_refused(tmp_path, suffix):
+    Image.new("RGB", (8, 8)).save(
+        tmp_path / f"0{suffix}", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]
+    )
+    with pytest.raises(DilaError, match="several pages"):
+        open_corpus(tmp_path)
+
+
+def test_pixels_of_32_bits_are_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "0.tiff")
+    with pytest.raises(DilaError, match="32-bit pixels"):
+        open_corpus(tmp_path)

@@ -424,3 +424,15 @@ def test_a_heap_that_claims_to_reach_past_the_file_is_walked_as_far_as_the_file(
     (tmp_path / "a.h5").write_bytes(b"GCOL\x01\0\0\0" + claims + bytes(16))
     with HeapChecked(tmp_path / "a.h5") as file:
         assert file.readinto(bytearray(48)) == 48
+
+
+def test_strays_among_demos_cost_nothing(robomimic):
+    with h5py.File(robomimic, "a") as file:
+        file["data/total"] = 18
+        file["data/notes"] = "recorded in June"
+        file.create_group("data/extra")["numbers"] = np.zeros(3)
+        file.move("data/demo_10", "data/last")
+    corpus = open_corpus(robomimic)
+    assert corpus.skipped == ()
+    assert {e.recording for e in corpus.episodes} == {f"demo.hdf5/{one}" for one in ("demo_1", "demo_2", "last")}
+    assert len(corpus.splits["train"]) == len(corpus.splits["valid"]) == 2

@@ -10,7 +10,7 @@ import torch
 
 from dila.cli.main import main
 from dila.data import open_corpus, write_video
-from dila.data.labels import COLUMN, METADATA_KEY, with_labels
+from dila.data.labels import COLUMN, METADATA_KEY, VALID, with_labels
 from dila.errors import DilaError
 
 
@@ -80,6 +80,10 @@ def test_they_go_into_a_lerobot_data_set(root, labels, tmp_path, capsys):
     before = {e.id: e.columns[COLUMN] for e in with_labels(open_corpus(root), labels).episodes}
     for episode, name in zip(corpus.episodes, ["a.mp4", "c.mp4", "sub/b.mp4"], strict=True):
         np.testing.assert_equal(episode.columns[COLUMN], before[name])
+        valid = np.isfinite(before[name]).all(1, keepdims=True)
+        np.testing.assert_equal(episode.columns[VALID], valid)
+    info = json.loads((tmp_path / "out" / "meta" / "info.json").read_text())
+    assert info["features"][VALID] == {"dtype": "bool", "shape": [1], "names": None}
     told = json.loads((tmp_path / "out" / "meta" / "stats.json").read_text())[COLUMN]
     assert told["max"] == [6.5, 0]
     write_labels(labels, {"a.mp4": [0, 1]}, {"model": "another"})

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dila.data.lerobot_stats import merged, statistics
 from dila.data.lerobot_write import CAMERA, About, LeRobotV3, publish, stage_episode
 from dila.data.primitives import PrimitiveRenderer
 from dila.data.recording import Recorded, record
@@ -114,6 +115,34 @@ def test_statistics_are_those_of_the_data(tmp_path):
     assert np.isfinite(data.stats["action"]["mean"]).all()  # the last action of an episode is unknown
     assert set(data.stats) == set(data.info["features"])
     assert data.rows[2]["stats/observation.state/max"] == [44, 2]
+
+
+def test_quantiles_are_lerobots(tmp_path):
+    data = reader.read(write(tmp_path / "d", 3))
+    states = [grey(i).columns["state"] for i in range(3)]
+    each = np.array([np.quantile(state, [0.01, 0.1, 0.5, 0.9, 0.99], axis=0) for state in states])
+    weights = np.array([len(state) for state in states]) / sum(map(len, states))
+    for place, kind in enumerate(("q01", "q10", "q50", "q90", "q99")):
+        np.testing.assert_allclose(data.rows[1][f"stats/observation.state/{kind}"], each[1, place], rtol=1e-6)
+        np.testing.assert_allclose(data.stats["observation.state"][kind], weights @ each[:, place], rtol=1e-6)
+        pixels = [np.quantile(grey(i).frames.numpy(), float(kind[1:]) / 100, method="inverted_cdf") for i in range(3)]
+        np.testing.assert_allclose(data.stats[CAMERA][kind], np.full((3, 1, 1), weights @ pixels / 255), rtol=1e-6)
+
+
+def test_unknown_values_do_not_enter_the_statistics():
+    nan = np.nan
+    parts = [statistics(np.array(rows)) for rows in ([[5.0, 1], [7, 2], [nan, nan]], [[nan, 3], [nan, 4]])]
+    assert parts[0]["count"] == [2]
+    told = merged(parts)
+    assert (told["min"], told["max"], told["mean"], told["q50"]) == ([5, 1], [7, 4], [6, 2.5], [6, 2.5])
+    assert told["count"] == [4]
+    nothing = merged([statistics(np.full((2, 1), nan))])
+    assert all(value == [0] for value in nothing.values())
+
+
+def test_a_data_set_written_without_quantiles_can_grow():
+    old, new = statistics(np.array([1.0])), statistics(np.array([3.0]))
+    assert merged([{kind: old[kind] for kind in ("min", "max", "mean", "std", "count")}, new])["mean"] == [2]
 
 
 def test_tasks_are_indexed_by_task_as_pandas_wants_it(tmp_path):

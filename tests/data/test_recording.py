@@ -269,3 +269,24 @@ def test_a_table_needs_columns_of_names_that_it_has_not_itself(tmp_path):
         record_made(tmp_path / "r", lambda number: Grey()(number)._replace(columns={}), None)
     with pytest.raises(DilaError, match=r"a column 'frame', a name that actions.parquet reserves"):
         record_made(tmp_path / "r", shaped(np.zeros((4, 1)), frame=np.zeros((4, 1))), None)
+
+
+@pytest.mark.parametrize("store", [VideoFolder(), LeRobotV3("go")])
+def test_an_episode_that_was_never_complete_fixes_no_columns(tmp_path, monkeypatch, store):
+    from dila.data import lerobot_write, recording
+
+    def dying(*_):
+        raise KeyboardInterrupt
+
+    def call(make):
+        return record(tmp_path / "r", 1, make, settings={}, names={}, fps=10, progress=False, store=store)
+
+    monkeypatch.setattr(recording, "write_video", dying)
+    monkeypatch.setattr(lerobot_write, "asdict", dying)
+    with pytest.raises(KeyboardInterrupt):
+        call(Grey())
+    monkeypatch.undo()
+    assert any((tmp_path / "r" / ".recording").glob("episode_*.npz"))
+    wide = Recorded(Grey()(0).frames, {"action": np.zeros((4, 2), np.float32)})
+    call(lambda _: wide)
+    assert open_corpus(tmp_path / "r").episodes[0].columns["action"].shape == (4, 2)

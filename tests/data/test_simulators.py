@@ -1,7 +1,10 @@
+import atexit
 import importlib.util
+import inspect
 import os
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 from dila.data import simulators
 from dila.data.lerobot_write import CAMERA
 from dila.data.recording import VideoFolder
+from dila.data.sim_pointmaze import PointMaze
 from dila.data.simulators import SIMULATORS, Driver, Leg, SimulatorRecorder, moved, open_simulator, record_simulator
 from dila.errors import DilaError, MissingExtra
 
@@ -213,3 +217,21 @@ def test_scripted_policies_move_things(sim):
     simulator = open_simulator(sim)
     shares = [moved(simulator, SimulatorRecorder(sim, 60, 32, 0, "scripted")(i).columns["state"]) for i in range(20)]
     assert np.mean(shares) >= 0.6
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gymnasium_robotics") is None, reason="gymnasium_robotics is not installed"
+)
+def test_the_point_maze_leaves_no_file_and_one_handler(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    handlers = []
+    monkeypatch.setattr(atexit, "register", lambda handler, *more: handlers.append(handler))
+    monkeypatch.setattr(atexit, "unregister", lambda handler: handlers.remove(handler))
+    simulator = PointMaze()
+    assert not any(tmp_path.iterdir())
+    simulator.reset(np.random.default_rng(0))
+    for size in (16, 32, 16):
+        assert simulator.picture(size).shape == (3, size, size)
+    assert [h.__name__ for h in handlers if inspect.ismethod(h)] == ["close"]
+    simulator.close()
+    assert not any(map(inspect.ismethod, handlers))

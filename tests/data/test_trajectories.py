@@ -8,6 +8,7 @@ from PIL import Image
 
 from dila.data.corpus import open_corpus, split_episodes
 from dila.data.trajectories import onward
+from dila.data.video import write_video
 from dila.errors import DilaError
 
 
@@ -125,3 +126,13 @@ def test_what_does_not_fit_is_left_out(recon, shades):
     assert "lacks 'position' or 'yaw'" in reasons["bare"]
     with pytest.raises(DilaError, match="could execute code"):
         open_corpus(recon / "jackal_0")
+
+
+def test_other_data_beside_trajectories_is_told_of(recon, shades):
+    write_video(recon / "film.mp4", shades(4), 10)
+    write_video(recon / "more" / "film.mp4", shades(4), 10)
+    (recon / "readme.txt").write_text("RECON")
+    corpus = open_corpus(recon)
+    assert [e.id for e in corpus.episodes] == ["jackal_0", "jackal_1", "jackal_2"]
+    assert [(s.path.as_posix(), s.fault) for s in corpus.skipped] == [("film.mp4", False), ("more", False)]
+    assert "is beside trajectories and is not read" in corpus.skipped[0].reason

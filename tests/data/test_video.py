@@ -85,6 +85,37 @@ def test_variable_frame_rate_keeps_its_times(tmp_path, name, codec):
     np.testing.assert_allclose(probe_video(tmp_path / name).times, np.array(pts) / 100, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mpg", "mpeg1video", {"g": "8", "bf": "2"}),
+        ("a.mpeg", "mpeg2video", {"g": "8", "bf": "2"}),
+        ("a.ts", "libx264", {"g": "8", "bf": "3"}),
+        ("a.mts", "mpeg2video", {"g": "8", "bf": "2"}),
+        ("a.m2ts", "libx265", {"x265-params": "keyint=8:bframes=3:log-level=none"}),
+        ("a.wmv", "wmv2", {"g": "8"}),
+        ("a.flv", "libx264", {"g": "8", "bf": "3"}),
+        ("a.3gp", "mpeg4", {"g": "8"}),
+    ],
+)
+def test_other_containers_give_the_frame_and_the_time_asked_for(tmp_path, name, codec, options):
+    path = tmp_path / name
+    film = shades(60, 64)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = 64, 64, "yuv420p", 4_000_000
+        for f, picture in enumerate(film.permute(0, 2, 3, 1).numpy()):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = f, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert video.claims(path)
+    info = probe_video(path)
+    np.testing.assert_allclose(info.times, np.arange(60) / 25, atol=6e-4)
+    for wanted in np.random.default_rng(0).integers(0, 60, (12, 3)).tolist():
+        assert numbers(read_video(path, wanted, info)) == wanted
+
+
 def test_late_frames_do_not_decode_from_the_start(mp4, monkeypatch):
     info = replace(probe_video(mp4), packets=None)  # by the container; by packets, see test_packets.py
     assert len(info.keyframes) >= 4

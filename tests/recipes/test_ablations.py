@@ -111,3 +111,14 @@ def test_no_loss_is_switched_off_in_an_objective_of_ones_own():
 
     with pytest.raises(DilaError, match="Own has no loss terms to change"):
         ablated("no-norm-loss", replace(recipe("tiny_pusht"), stages=(Stage(Own(), 2),)))
+
+
+def test_a_bidirectional_idm_has_the_papers_symmetry_in_place_of_its_own():
+    tiny, run = recipe("tiny_pusht"), recipe("ablation:bidirectional")
+    assert run.model == replace(tiny.model, idm=replace(tiny.model.idm, pairwise=False, odd=False, normalise=True))
+    assert [stage.objective.terms.weights.symmetry for stage in run.stages] == [0.001] * 3
+    paper = recipe("paper")
+    there = ablated(
+        "bidirectional", replace(paper, model=replace(paper.model, idm=replace(paper.model.idm, pairwise=True)))
+    )
+    assert there == paper

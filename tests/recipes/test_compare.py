@@ -330,3 +330,8 @@ def test_a_baseline_of_ones_own_is_known_in_workers(settings, tmp_path, monkeypa
     finally:
         del MODELS["nine"], BASELINES["nine"], sys.modules["nine"]
     assert "failed" not in told
+
+
+def test_the_idm_of_two_frames_is_compared_with_the_bidirectional_one():
+    assert spelled_out(Settings("x", names=("idm",))) == ("dila", "ablation:bidirectional")
+    assert spelled_out(Settings("x", names=("idm",), size="small")) == ("dila", "ablation:pairwise")

@@ -52,9 +52,11 @@ def test_a_page_has_scores_tests_claims_and_pictures(folder, tmp_path, capsys):
         "dila", "ablation:no-action",
     ]  # fmt: skip
     assert re.findall(r"^\*\*(.*)\*\*$", page, re.M) == [
-        title for title in (*FAMILIES, OTHERS) if title not in ("", "Each loss off")
+        title
+        for title in (*FAMILIES, OTHERS)
+        if title not in ("", "Each loss off", "The IDM of two frames or of the whole clip")
     ]
-    assert re.search(r"\| baseline:lapa \| 3 \| 2,000,000 \| 0\.92\d \[0\.\d+, 0\.\d+\]", page)
+    assert re.search(r"\| baseline:lapa \| 3 \| 2,000,000 \(\+0\.0%\) \| 0\.92\d \[0\.\d+, 0\.\d+\]", page)
     assert re.search(r"than those of LAPA \| table 1 .* -0\.\d+ \[.*\], 3 seeds \| \*\*holds\*\* \|", page)
     assert re.search(r"than those of DiLA with a Gaussian z .* \*\*open\*\* \|", page)
     pictures = re.findall(r"!\[[^]]+\]\((\S+)\)", page)
@@ -64,6 +66,16 @@ def test_a_page_has_scores_tests_claims_and_pictures(folder, tmp_path, capsys):
     told = json.loads(out.with_suffix(".json").read_text())
     assert {test["first"] for test in told[0]["tests"]} == SCORES.keys() - {"dila", "ablation:no-action"}
     assert str(out) in capsys.readouterr().out
+
+
+def test_the_number_of_parameters_is_told_beside_dilas(folder, tmp_path):
+    for path in (folder / "results").glob("ablation-no-action-*"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"parameters": 1_292_000}))
+    out = tmp_path / "results.md"
+    assert main(["compare", "summary", str(folder), "--out", str(out)]) == 0
+    page = out.read_text()
+    assert "| ablation:no-action | 3 | 1,292,000 (-35.4%) |" in page
+    assert "| dila | 3 | 2,000,000 |" in page
 
 
 def judged(name, seed, pins="abc"):

@@ -24,10 +24,10 @@ def check(
 ) -> int:
     """Describe a corpus and report its problems. Exit code 0: fine; 1: errors; 2: it cannot be opened at all.
 
-    Errors: unreadable files or tables, time stamps out of order. Warnings: static episodes, repeated frames, gaps in
-    time, copies of a recording, mixed rates or sizes, columns that some episodes lack, that differ in width or that are
-    not finite, episodes of one frame, rows of episodes that do not exist, folders that look like cameras of one
-    recording, and images, tables and training runs that are ignored.
+    Errors: unreadable files or tables, no readable episode, time stamps out of order. Warnings: static episodes,
+    repeated frames, gaps in time, copies of a recording, mixed rates or sizes, columns that some episodes lack, that
+    differ in width or that are not finite, episodes of one frame, rows of episodes that do not exist, folders that look
+    like cameras of one recording, and images, tables, training runs and media of other types that are ignored.
 
     Args:
         path: a video, a folder of frames, a data set, or a folder with any number of them at any depth.

@@ -34,16 +34,19 @@ def convert(
         task: description of the task, for all episodes; by default, the source's tasks.
         workers: number of processes.
         moving: exclude static clips and clips with a moving camera, by the limits in docs/data.md.
-        labels: file of labels of these videos from dila label, to store as the column latent_action.
+        labels: file of labels of these videos from dila label, to store as latent_action and latent_action_valid.
     """
+    from dila.data.convert import SKIPPED
     from dila.data.convert import convert as run
 
     done = run(path, out, fps, size, task, workers, camera=camera, moving=moving, labels=labels)
     print(f"wrote {done.out}: {done.episodes} episodes, {len(done.skipped)} skipped")
+    if done.left_out:
+        print(f"  {done.left_out} of {done.readable} readable episodes left out")
     for one in done.skipped[:SHOWN]:
         print(f"  skipped {one.path}: {one.reason}")
     if len(done.skipped) > SHOWN:
-        print(f"  and {len(done.skipped) - SHOWN} more")
+        print(f"  and {len(done.skipped) - SHOWN} more; all are in {done.out / SKIPPED}")
     if done.dropped:
         print(f"  columns left out, because they are text or missing in some episodes: {', '.join(done.dropped)}")
     if done.labelled:

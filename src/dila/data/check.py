@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dila.data.corpus import Corpus, open_corpus
+from dila.data.corpus import Corpus, find_corpus
 from dila.data.examples import example
 from dila.data.rate import even_rate
 from dila.data.remote import is_remote
@@ -91,11 +91,12 @@ class _Seen(NamedTuple):
 def check(path: str | Path, fps: int | float | None = None, frames: int = 64, camera: str | None = None) -> Report:
     """Open a corpus, read part of every episode, and report contents and problems.
 
-    Errors are data that training cannot use: unreadable files and timestamps out of order. Warnings are data that it
-    would use or ignore, perhaps against the user's intention: static episodes, frames identical to the one before, gaps
-    in time, copies of a recording, mixed frame rates or sizes, columns that some episodes lack, that differ in width or
-    have values that are not finite, episodes of one frame, table rows of unknown episodes, images that are not an
-    episode, tables that are not read, folders that look like cameras of one recording.
+    Errors are data that training cannot use: unreadable files, timestamps out of order, no readable episode. Warnings
+    are data that it would use or ignore, perhaps against the user's intention: static episodes, frames identical to the
+    one before, gaps in time, copies of a recording, mixed frame rates or sizes, columns that some episodes lack, that
+    differ in width or have values that are not finite, episodes of one frame, table rows of unknown episodes, images
+    that are not an episode, videos and pictures of types that are not read, tables that are not read, folders that look
+    like cameras of one recording.
 
     Args:
         path: as for `dila.data.open_corpus`.
@@ -104,12 +105,12 @@ def check(path: str | Path, fps: int | float | None = None, frames: int = 64, ca
         camera: keep only this camera of multi-camera recordings.
 
     Raises:
-        DilaError: the path does not exist or has no readable episode, no recording has this camera, or
+        DilaError: the path does not exist or has nothing that looks like an episode, no recording has this camera, or
             ``actions.parquet`` does not match the episodes.
     """
     if frames < 0:
         raise DilaError(f"frames = {frames} must be at least 1, or 0 to read all")
-    corpus = open_corpus(path, fps, camera)
+    corpus = find_corpus(path, fps, camera)
     seen: dict[str, _Seen] = {}
     unreadable = [(s.path.as_posix(), s.reason) for s in corpus.skipped if s.fault]
     for episode in corpus.episodes:
@@ -172,6 +173,8 @@ def _errors(seen: Mapping[str, _Seen], unreadable: Sequence[tuple[str, str]]) ->
         told = tuple(f"{name}: {reason}" for name, reason in unreadable)
         yield Finding("unreadable", f"unreadable files or episodes, which will be skipped: {len(told)}", told)
     order = tuple(name for name, s in seen.items() if not s.ordered)
+    if not seen:
+        yield Finding("empty", "no readable episode", ())
     if order:
         yield Finding("times", f"timestamps are out of order in {_episodes(order)}", order)
 

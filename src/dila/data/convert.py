@@ -18,7 +18,7 @@ import numpy as np
 
 from dila.data.clips import resized
 from dila.data.corpus import Corpus, Skipped, open_corpus
-from dila.data.labels import COLUMN, read_about, with_column, with_labels
+from dila.data.labels import COLUMN, VALID, read_about, with_column, with_labels
 from dila.data.lerobot import claims
 from dila.data.lerobot_meta import text_features
 from dila.data.lerobot_write import (
@@ -36,12 +36,14 @@ from dila.data.rate import even_rate, stored_times
 from dila.data.recording import begin
 from dila.data.remote import is_remote
 from dila.errors import DilaError, refuse_shortage
-from dila.files import alone, at_home
+from dila.files import alone, at_home, write_json
 from dila.protocols import Episode
 from dila.shapes import Tensor
 
 CHUNK_BYTES = 2**27
 """Maximum bytes of frames read at once."""
+SKIPPED = "meta/skipped.json"
+"""File in the result with the reason of each skipped episode."""
 UNMOVED = {"static": "is static", "camera": "has a moving camera"}
 """Why a recording is skipped, by the result of `dila.data.motion.judge`."""
 
@@ -52,7 +54,11 @@ class Converted(NamedTuple):
     out: Path
     episodes: int
     skipped: tuple[Skipped, ...]
-    """Episodes that are not in the result, and why."""
+    """Episodes that are not in the result, and why; also written to `SKIPPED` in the result, if there are any."""
+    readable: int
+    """Number of recordings of the corpus that can be read."""
+    left_out: int
+    """Number of those that are not in the result."""
     dropped: tuple[str, ...]
     """Columns that are text or that some episodes lack."""
     labelled: tuple[int, int] | None = None
@@ -89,7 +95,7 @@ def convert(
         camera: keep only this camera of multi-camera recordings.
         moving: skip recordings that are static or whose camera moves, as judged by `dila.data.motion` on the first
             camera.
-        labels: file written by ``dila label`` for these videos; it becomes a column, see `dila.data.labels`. Of
+        labels: file written by ``dila label`` for these videos; it becomes two columns, see `dila.data.labels`. Of
             multi-camera recordings, the labels of the first camera that has any are used.
 
     Raises:
@@ -135,14 +141,25 @@ def convert(
         publish(out, staging, [_name(r.id) for r in order], names, rate)
         # On file systems without locks, another process may have finished the conversion and removed the folder.
         shutil.rmtree(staging, ignore_errors=True)
-    written = len(sources(out))
+        written = sources(out)
+        if written:
+            _write_skipped(out / SKIPPED, skipped)
     if not written:
         raise DilaError(
             f"{path} has no usable episode ({len(skipped)} skipped); the first problem: {skipped[0].reason}"
         )
     texts = text_features(corpus.root) if claims(corpus.root) else ()
     paced = _paced([r.first for r in recordings], rate) if fps else {}
-    return Converted(out, written, tuple(skipped), (*dropped, *texts), labelled, paced)
+    readable = {getattr(e, "recording", e.id) for e in corpus.episodes}
+    left_out = len(readable - written.keys())
+    return Converted(out, len(written), tuple(skipped), len(readable), left_out, (*dropped, *texts), labelled, paced)
+
+
+def _write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
+    if skipped:
+        write_json(path, {one.path.as_posix(): one.reason for one in skipped})
+    else:
+        path.unlink(missing_ok=True)
 
 
 class _Recording(NamedTuple):
@@ -246,15 +263,16 @@ def _labelled(recordings: Sequence[_Recording]) -> tuple[list[_Recording], tuple
     Raises:
         DilaError: no camera has labels.
     """
-    known = {
-        key: sum(int((~np.isnan(r.cameras[key].columns[COLUMN][:, 0])).sum()) for r in recordings)
-        for key in recordings[0].cameras
-    }
+    known = {key: sum(int(r.cameras[key].columns[VALID].sum()) for r in recordings) for key in recordings[0].cameras}
     source = next((key for key, count in known.items() if count), None)
     if source is None:
         raise DilaError("no frame to be converted has a label; label these videos, or convert the labelled ones")
     frames = sum(len(r.first.times) for r in recordings)
-    return [r.with_column(COLUMN, r.cameras[source].columns[COLUMN]) for r in recordings], (known[source], frames)
+    labelled = [
+        r.with_column(COLUMN, r.cameras[source].columns[COLUMN]).with_column(VALID, r.cameras[source].columns[VALID])
+        for r in recordings
+    ]
+    return labelled, (known[source], frames)
 
 
 def _feature(camera: str) -> str:

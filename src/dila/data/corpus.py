@@ -5,6 +5,7 @@ first that claims a path reads all of it; a folder that no reader claims is sear
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 
 from dila.data import annotated, frames, hdf5, lerobot, something, trajectories, video
 from dila.data.examples import example
+from dila.data.media import unread
 from dila.data.probed import remembering
 from dila.data.reading import Names, Skipped, Split
 from dila.data.remote import fetch, is_remote
@@ -24,6 +26,8 @@ from dila.errors import DilaError, first_line, refuse_shortage
 from dila.files import at_home, check_there
 from dila.plugins import load_plugins
 from dila.protocols import Episode
+
+_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -87,9 +91,9 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     """Find the episodes of a video, a folder of images, a data set, or a folder with any of them at any depth.
 
     Ids are paths relative to the root, with ``/``; for a single file or a folder of images the root is its parent.
-    Names that begin with a dot and folders of training runs (with a ``run.json``) are ignored. Each real folder is
-    entered once, so links cannot loop. Columns come from the data set, and from ``actions.parquet`` in the root if it
-    exists (see docs/data.md).
+    Names that begin with a dot and folders of training runs (with a ``run.json``) are ignored. Files that look like
+    videos or pictures but are of no known type are listed as skipped. Each real folder is entered once, so links cannot
+    loop. Columns come from the data set, and from ``actions.parquet`` in the root if it exists (see docs/data.md).
 
     Args:
         path: file or folder, or an address (``hf://datasets/user/name``, ``s3://``, ``gs://``, ``https://``), which
@@ -102,6 +106,21 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
         DilaError: the path does not exist or has no readable episode, no recording has this camera, or
             ``actions.parquet`` does not match the episodes.
     """
+    corpus = find_corpus(path, fps, camera)
+    if not corpus.episodes:
+        raise DilaError(_nothing(path, corpus.root, corpus.skipped))
+    if corpus.skipped:
+        told = "%s: %d files or folders are not read, the first because: %s; dila data check lists all"
+        _log.warning(told, path, len(corpus.skipped), corpus.skipped[0].reason)
+    return corpus
+
+
+def find_corpus(path: str | Path, fps: int | float | None = None, camera: str | None = None) -> Corpus:
+    """Do as `open_corpus`, but return a corpus without episodes if everything under the path is skipped.
+
+    Raises:
+        DilaError: as `open_corpus`, and nothing under the path looks like an episode.
+    """
     load_plugins()
     if not str(path):
         raise DilaError("the path is empty; give a video or a folder, or . for the current folder")
@@ -111,7 +130,7 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
     check_there(path)
     reader = _reader(path)
     if reader is None and not path.is_dir():
-        raise DilaError(_nothing(path, []))
+        raise DilaError(_nothing(path, path, []))
     root = path if path.is_dir() else path.resolve().parent
     skipped: list[Skipped] = []
     sources = [(path, reader)] if reader else list(_search(path, set(), skipped))
@@ -121,12 +140,13 @@ def open_corpus(path: str | Path, fps: int | float | None = None, camera: str | 
             alone = source.is_file() and reader
             name = source.resolve().name if alone else source.relative_to(root).as_posix()
             finds.take(source, its_reader, name, fps)
-    if not finds.episodes:
-        raise DilaError(_nothing(path, skipped))
+    if not finds.episodes and not skipped:
+        raise DilaError(_nothing(path, root, skipped))
     if [e.id for e in finds.episodes] == ["."]:  # the folder itself is the episode: use its name as the id
         finds.rename(path.resolve().name)
         root = path.resolve().parent
-    finds.keep(camera, path)
+    if finds.episodes:
+        finds.keep(camera, path)
     table, columns, names = root / TABLE, {}, {}
     if table.is_file():
         columns, names = read_table(table, {e.id: len(e.times) for e in finds.episodes})
@@ -310,7 +330,7 @@ def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator
             "to a folder of their own"
         )
         skipped.append(Skipped(folder, reason, fault=False))
-    in_run = os.path.isfile(folder / RUN)
+    in_run, unclaimed = os.path.isfile(folder / RUN), []
     for child in children:
         if child.name.startswith("."):
             continue
@@ -322,14 +342,17 @@ def _search(folder: Path, entered: set[str], skipped: list[Skipped]) -> Iterator
             skipped.append(_of_run(child))
         elif child.is_dir():
             yield from _search(child, entered, skipped)
+        else:
+            unclaimed.append(child)
+    skipped += unread(folder, unclaimed)
 
 
 def _of_run(folder: Path) -> Skipped:
     return Skipped(folder, f"{folder} belongs to a training run ({RUN}) and is not read as data", fault=False)
 
 
-def _nothing(path: Path, skipped: Sequence[Skipped]) -> str:
-    if len(skipped) == 1 and skipped[0].path == path:
+def _nothing(path: str | Path, root: Path, skipped: Sequence[Skipped]) -> str:
+    if len(skipped) == 1 and Path(path) in (skipped[0].path, root / skipped[0].path):
         return skipped[0].reason
     if skipped:
         return f"{path} has no readable episode ({len(skipped)} skipped); the first problem: {skipped[0].reason}"

@@ -16,11 +16,11 @@ import torch
 from dila.data import room
 from dila.data.reading import opened_picture, read_json, stamp, upright, upright_size
 from dila.data.video import SUFFIXES as VIDEO_SUFFIXES
-from dila.data.video import hash_file
 from dila.errors import DilaError, check_inside
+from dila.files import hash_file
 from dila.shapes import Tensor, UInt8
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -228,7 +228,8 @@ def _robomimic(path: Path, file: Any, name: str, fps: int | float | None) -> Ite
     data = file["data"]
     rate, drawn = fps or _control_rate(data) or ROBOMIMIC_FPS, data.attrs.get(LIBERO)
     ids: dict[str, list[str]] = {}
-    for demo in sorted(data, key=natural_order):
+    demos = (key for key in data if key.startswith("demo") or "actions" in getattr(data.get(key), "keys", tuple)())
+    for demo in sorted(demos, key=natural_order):
         recording = join(name, demo)
         try:
             found = _demo(path, data[demo], f"data/{demo}", recording, rate, drawn)

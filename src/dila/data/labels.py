@@ -12,7 +12,7 @@ from dila.data.reading import open_table, read_columns, runs
 from dila.errors import DilaError
 from dila.files import at_home
 
-COLUMN = "latent_action"
+COLUMN, VALID = "latent_action", "latent_action_valid"
 SAME = 1e-3
 """Seconds by which the time of a frame may differ from its time in the labels, since containers round times."""
 METADATA_KEY = b"dila"
@@ -34,8 +34,8 @@ def read_about(path: Path) -> dict[str, Any]:
 def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
     """Return the corpus with a column ``latent_action`` ``[frames, Dz]``, float32; NaN at frames without a label.
 
-    Row f leads from frame f to the frame one stride of the model later. Without ``every_frame``, most frames have no
-    label.
+    A second column, ``latent_action_valid`` ``[frames, 1]``, bool, says which frames have one. Row f leads from frame f
+    to the frame one stride of the model later. Without ``every_frame``, most frames have no label.
 
     Args:
         corpus: the labelled videos, or some of them.
@@ -70,7 +70,9 @@ def with_labels(corpus: Corpus, path: str | Path) -> Corpus:
             )
         known, column = valid[mine], np.full((len(episode.times), z.shape[1]), np.nan, np.float32)
         column[frame[mine][known]] = z[mine][known]
-        episodes.append(with_column(episode, COLUMN, column))
+        has_label = np.zeros((len(column), 1), bool)
+        has_label[frame[mine][known]] = True
+        episodes.append(with_column(with_column(episode, COLUMN, column), VALID, has_label))
     return replace(corpus, episodes=tuple(episodes))
 
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from dila.data.lerobot_files import KEEP, join_videos, rows_of, splits_of, tasks_of, write_tasks
-from dila.data.lerobot_stats import PixelStatistics, merged, statistics
+from dila.data.lerobot_stats import KINDS, PixelStatistics, merged, statistics
 from dila.data.recording import SETTINGS, Recorded, save_columns
 from dila.data.video import write_mp4
 from dila.errors import DilaError
@@ -310,11 +310,15 @@ def _row(
 
 def _describe(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any], fps: int | float) -> None:
     """Write the files in ``meta`` that describe the whole data set."""
-    kinds = ("min", "max", "mean", "std", "count")
-    stats = {key: merged([{kind: row[f"stats/{key}/{kind}"] for kind in kinds} for row in rows]) for key in features}
+    stats = {key: merged([_stored(row, f"stats/{key}/") for row in rows]) for key in features}
     write_json(out / "meta" / "stats.json", stats)
     write_tasks(out / "meta" / "tasks.parquet", tasks_of(rows))
     _announce(out, rows, features, fps)
+
+
+def _stored(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the statistics of a feature in the row of an episode."""
+    return {kind: row[prefix + kind] for kind in KINDS if row.get(prefix + kind) is not None}
 
 
 def _announce(out: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any], fps: int | float) -> None:

@@ -82,6 +82,7 @@ class MujocoView:
     def close(self) -> None:
         """Release the rendering context."""
         if self.renderer is not None:
+            atexit.unregister(self.renderer.close)
             self.renderer.close()
             self.renderer = None
 

@@ -19,8 +19,9 @@ import torch
 
 from dila.data import room
 from dila.data.packets import MAX_FRAMES
-from dila.data.video import check_size, hash_file
+from dila.data.video import check_size
 from dila.errors import DilaError, refuse_shortage
+from dila.files import hash_file
 from dila.shapes import Tensor, UInt8
 
 
@@ -99,7 +100,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def hash_shared(path: Path) -> str:
-    """Return `dila.data.video.hash_file` of a file, cached because many episodes may share it.
+    """Return `dila.files.hash_file` of a file, cached because many episodes may share it.
 
     Raises:
         DilaError: the file is gone or cannot be read.
@@ -320,10 +321,10 @@ def action_rows(where: str, action: np.ndarray, frames: int) -> np.ndarray:
 
 @contextmanager
 def opened_picture(source: Path | io.BytesIO, where: str) -> Iterator[Any]:
-    """Open a JPEG or PNG with Pillow; decoding errors inside the context become `DilaError`.
+    """Open a JPEG, PNG, WebP, BMP or TIFF with Pillow; decoding errors inside the context become `DilaError`.
 
     Raises:
-        DilaError: it is missing, does not decode, or declares an absurd size.
+        DilaError: it is missing, does not decode, declares an absurd size, has several pages, or has 32-bit pixels.
     """
     from PIL import Image
 
@@ -331,8 +332,10 @@ def opened_picture(source: Path | io.BytesIO, where: str) -> Iterator[Any]:
         if isinstance(source, Path) and not source.is_file():  # reading from a pipe would block for ever
             raise FileNotFoundError(source)
         # Pillow goes by content, whatever the suffix, and some of its formats start other programs.
-        with Image.open(source, formats=("JPEG", "PNG")) as image:
+        with Image.open(source, formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF")) as image:
             check_size(where, *image.size)
+            if image.format in ("WEBP", "TIFF") and (getattr(image, "n_frames", 1) > 1 or image.mode in ("I", "F")):
+                raise DilaError(f"{where} has several pages or 32-bit pixels; save each frame as an 8-bit picture")
             yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         refuse_shortage(error)

@@ -105,7 +105,7 @@ def record(
     out, store = at_home(out), store or VideoFolder()
     with alone(out):
         staging = begin(out, {**settings, **store.settings})
-        if not any(staging.glob("episode_*")):  # no episode was staged, so its columns may change
+        if not any(map(_complete, staging.glob("episode_*.npz"))):  # no episode was staged, so its columns may change
             (staging / COLUMNS).unlink(missing_ok=True)
         job, missing = _Job(make, store, staging, names, fps), store.missing(out, staging, episodes)
         for _ in run_jobs(job, missing, workers, episodes, f"recording {out.name}", progress):
@@ -277,6 +277,11 @@ def _check_ours(out: Path) -> None:
     """Refuse a folder with files but without settings, which dila always writes first."""
     if out.is_dir() and not (out / SETTINGS).is_file() and any(not p.name.startswith(".") for p in out.iterdir()):
         raise DilaError(f"{out} has files that were not written by dila; choose another folder")
+
+
+def _complete(columns: Path) -> bool:
+    """Whether the file that either store writes last is beside these columns of an episode."""
+    return columns.with_suffix(".mp4").is_file() or columns.with_suffix(".json").is_file()
 
 
 def _staged(staging: Path, number: int) -> bool:

@@ -5,6 +5,7 @@ Columns: ``action`` = force [x, y], as a share of the largest, held for the five
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class PointMaze:
     def __init__(self) -> None:
         gym = import_robotics("the point maze")
         self.env: Any = gym.make("PointMaze_Medium-v3", continuing_task=True, disable_env_checker=True).unwrapped
+        Path(self.env.tmp_xml_file_path).unlink(missing_ok=True)  # it has been loaded, and nothing else removes it
         model = self.env.point_env.model
         # A visible target would reveal the actions of a goal-directed policy.
         model.site("target").rgba[3] = 0

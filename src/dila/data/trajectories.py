@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from dila.data import frames
+from dila.data import frames, hdf5, video
 from dila.data.frames import FrameEpisode
 from dila.data.pickles import load_arrays
 from dila.data.reading import Names, Skipped, Split, join, read_text, rows
@@ -55,10 +55,14 @@ def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[FrameEp
         return
     ids, lists = {}, []
     for child in sorted(path.iterdir(), key=lambda p: frames.natural_order(p.name)):
-        if child.name.startswith(".") or not child.is_dir():
+        if child.name.startswith("."):
             continue
         if not (child / DATA).is_file():
-            lists += _lists(child, DEPTH)
+            found = list(_lists(child, DEPTH)) if child.is_dir() else []
+            lists += found
+            if not found and (child.is_dir() or child.suffix.lower() in video.SUFFIXES | hdf5.SUFFIXES):
+                reason = f"{child} is beside trajectories and is not read; move it to a folder without trajectories"
+                yield Skipped(child, reason, fault=False)
             continue
         try:
             episode = _trajectory(child, join(name, child.name), fps)

@@ -4,12 +4,11 @@ A file is read in two steps. `probe_video` walks the packets without decoding th
 every frame, so a variable frame rate is not a special case. `read_video` then seeks to the keyframe at or before each
 wanted frame, so reading late in a long video does not decode it from the start.
 
-A truncated file is unreadable if its container declares what it should hold (mp4, mov, avi, gif): `probe_video` raises,
-and `dila.data.open_corpus` lists it as skipped. WebM and Matroska do not declare it; of these, the complete frames
-before the cut are used. No frame is ever invented.
+A truncated file is unreadable if its container declares what it should hold (mp4, mov, 3gp, avi, gif): `probe_video`
+raises, and `dila.data.open_corpus` lists it as skipped. WebM, Matroska, MPEG, WMV and FLV do not declare it; of these,
+the complete frames before the cut are used, unless the cut damages a frame. No frame is ever invented.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,16 +26,19 @@ from dila.data.fast_video import read_fast
 from dila.data.given import as_film
 from dila.data.packets import Packets, decode_packets, list_packets
 from dila.errors import DilaError, check_inside, refuse_shortage
-from dila.files import check_there, replacing
+from dila.files import check_there, hash_file, replacing
 from dila.shapes import Tensor, UInt8
 
-SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"})
+SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"}
+) | {".3gp"}
+SEQUENTIAL = frozenset({"mpeg", "mpegts", "asf"})
+"""Containers in which FFmpeg does not find the frame it seeks, so that reading begins at the first frame."""
 MAX_SIDE = 16_384
 MAX_PIXELS = 64_000_000
 LIMITS = {"max_pixels": str(MAX_PIXELS)}  # decoder options
-SAMPLE_BYTES = 65_536
 # FFmpeg goes by content, whatever the suffix: without this list, a "video" could be a playlist that opens other files.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,flv,mpeg,mpegts,asf"
 
 # Without mbtree=0, encoding frames of 64 pixels or less is not deterministic (decoded frames differ by up to 30 grey
 # levels): x264's rate control reads uninitialised memory. The same seed has to give the same recording.
@@ -55,7 +57,7 @@ class VideoInfo:
     """Presentation times in ticks of the stream (int64); None if the container does not store them, so that frames
     have to be counted from the start (AVI with B-frames)."""
     keyframes: np.ndarray
-    """Indices of the keyframes (int64); the first is 0."""
+    """Indices of the keyframes that reading can begin at (int64); the first is 0."""
     seeks: np.ndarray
     """Seek target of each keyframe in ticks: its presentation time (int64). Given the decoding time, mp4 and Matroska
     would seek to the keyframe before it."""
@@ -99,8 +101,9 @@ class VideoEpisode:
 
 
 def claims(path: Path) -> bool:
-    """Whether the path is a file with a suffix in `SUFFIXES`."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    """Whether the path is a file with a suffix in `SUFFIXES`, unless it is a ``.ts`` of TypeScript."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES and path.is_file() and not (suffix == ".ts" and _is_text(path))
 
 
 def episodes(path: Path, name: str, fps: int | float | None) -> Iterator[VideoEpisode]:
@@ -129,7 +132,8 @@ def probe_video(path: str | Path) -> VideoInfo:
         key[0] = True
         tick = float(stream.time_base)
         times = (ticks - ticks[0]) * tick
-        counted = container.format.name == "avi" and stream.codec_context.has_b_frames
+        kind = container.format.name
+        counted = kind == "avi" and stream.codec_context.has_b_frames
     with opened(path) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
@@ -138,7 +142,7 @@ def probe_video(path: str | Path) -> VideoInfo:
         size = (first.width, first.height) if turned else (first.height, first.width)
     if counted:
         return VideoInfo(times, None, np.zeros(1, dtype=np.int64), ticks[:1], (size[0], size[1]))
-    keyframes = np.flatnonzero(key)
+    keyframes = np.flatnonzero(key)[: 1 if kind in SEQUENTIAL else None]
     packets = None if first.rotation else packets
     return VideoInfo(times, ticks, keyframes, ticks[keyframes], (size[0], size[1]), tick, packets)
 
@@ -217,25 +221,6 @@ def write_video(path: str | Path, frames: UInt8[Tensor, "T 3 Y X"] | np.ndarray,
         writers[path.suffix.lower()](partial, pictures, fps)
 
 
-def hash_file(path: Path) -> str:
-    """Return a short hash of the size of a file and three samples of 64 KiB.
-
-    Raises:
-        DilaError: the file is gone or cannot be read.
-    """
-    try:
-        size = path.stat().st_size
-        digest = hashlib.blake2b(str(size).encode(), digest_size=12)
-        with path.open("rb") as file:
-            for start in (0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)):
-                file.seek(start)
-                digest.update(file.read(SAMPLE_BYTES))
-    except OSError as error:
-        refuse_shortage(error)
-        raise DilaError(f"{path} cannot be read: {_reason(error)}") from error
-    return digest.hexdigest()
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """Open the container of a file and its first video stream and check limits; FFmpeg errors become `DilaError`.
@@ -289,6 +274,11 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
+def _is_text(path: Path) -> bool:
+    with path.open("rb", buffering=0) as file:
+        return file.read(1).isascii() and b"\0" not in file.read(4096)
+
+
 def _check_file(path: Path) -> None:
     check_there(path)
     if not path.is_file():
@@ -337,7 +327,8 @@ def _decode(path: Path, info: VideoInfo, wanted: list[int]) -> Iterator[tuple[in
 
 def _walk(container: Any, stream: Any, info: VideoInfo, key: int, position: int) -> Iterator[tuple[int, Any]]:
     """Yield frames with their indices, starting at a keyframe or at one before it."""
-    container.seek(int(info.seeks[key]), stream=stream, backward=True)
+    if len(info.keyframes) > 1:  # else the container was just opened, and stands at the first
+        container.seek(int(info.seeks[key]), stream=stream, backward=True)
     for frame in container.decode(stream):
         position = position + 1 if info.pts is None else _place(info.pts, _ticks(frame), position)
         yield position, frame

@@ -70,8 +70,14 @@ def pairwise(run: Run) -> Run:
 
 
 def bidirectional(run: Run) -> Run:
-    """Bidirectional IDM (the paper's): z depends on neighbouring transitions on both sides; not odd by construction."""
-    return _model(run, idm=replace(_dila(run).idm, pairwise=False, odd=False))
+    """Bidirectional IDM (the paper's): z depends on neighbouring transitions on both sides.
+
+    Where z is odd by construction, which needs `pairwise`, the paper's group norms and symmetry loss take its place.
+    """
+    sizes = _dila(run).idm
+    if sizes.odd:
+        run = _weights(run, symmetry=Weights().symmetry)
+    return _model(run, idm=replace(sizes, pairwise=False, odd=False, normalise=sizes.normalise or sizes.odd))
 
 
 def _width(numbers: int) -> Change:

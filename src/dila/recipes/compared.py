@@ -26,11 +26,13 @@ GROUPS = {
     "table2": (DILA, *_ablations("no-content", "discrete", "gaussian")),
     "widths": (DILA, *_ablations(*(name for name in ABLATIONS if name.startswith("z-")), "no-bottleneck")),
     "losses": (DILA, *_ablations(*(name for name in ABLATIONS if name.endswith("-loss")))),
+    "idm": (DILA, *_ablations("pairwise", "bidirectional")),
     "figure5": (DILA, *_ablations("no-action")),
     "all": (DILA, *_BASELINES, *_ablations(*ABLATIONS)),
 }
-"""Groups of models: tables 1 and 2 and figure 5 of the paper; widths of z, up to no bottleneck; each loss disabled;
-all. Ablations that do not change the recipe of the chosen size are left out, because they equal DiLA."""
+"""Groups of models: tables 1 and 2 and figure 5 of the paper; widths of z, up to no bottleneck; each loss disabled; the
+IDM that sees two frames against the bidirectional one; all. Ablations that do not change the recipe of the chosen size
+are left out, because they equal DiLA."""
 
 NAMES = ("table1", "table2")
 TABLES = tuple(dict.fromkeys(GROUPS["table1"] + GROUPS["table2"]))
@@ -38,6 +40,7 @@ FAMILIES = {
     "": TABLES,
     "How wide z is, up to no bottleneck": GROUPS["widths"],
     "Each loss off": GROUPS["losses"],
+    "The IDM of two frames or of the whole clip": GROUPS["idm"],
 }
 """Families of models: each has its own tables, and its tests are adjusted together for multiple comparisons."""
 OTHERS = "Without IDM and FDM, and other changes"
@@ -57,7 +60,8 @@ class Settings:
     Args:
         data: the corpus.
         out: folder of runs and results.
-        names: ``dila``, ``baseline:NAME``, ``ablation:NAME``, or a group: table1, table2, widths, losses, figure5, all.
+        names: ``dila``, ``baseline:NAME``, ``ablation:NAME``, or a group: table1, table2, widths, losses, idm, figure5,
+            all.
         seeds: number of seeds per model, from 0.
         size: size of the models, which also selects the recipe.
         steps: optimiser steps per run, with stages shortened in proportion; None uses the recipe's.

@@ -210,7 +210,14 @@ def _family(summary: Summary, models: Sequence[str]) -> list[str]:
 def _score_table(summary: Summary, models: Sequence[str]) -> list[str]:
     cells = summary.cells
     shown = [name for name in SCORES if name in cells]
-    head = ["model", "seeds", "parameters", *(SCORES[name][0] for name in shown), "scale of z (least)", "s to train"]
+    head = [
+        "model",
+        "seeds",
+        "parameters (vs DiLA)",
+        *(SCORES[name][0] for name in shown),
+        "scale of z (least)",
+        "s to train",
+    ]
     lines = []
     for model in models:
         runs = [run for run in summary.told if run["name"] == model and "failed" not in run]
@@ -221,8 +228,15 @@ def _score_table(summary: Summary, models: Sequence[str]) -> list[str]:
         wide = f"{fmean(scales):.3f} ({min(scales):.3f})" if scales else ""
         seconds = fmean(run["seconds_training"] for run in runs)
         scored = [_cell(cells[name].get(model)) for name in shown]
-        lines.append([model, str(len(runs)), f"{runs[0]['parameters']:,}", *scored, wide, f"{seconds:,.0f}"])
+        lines.append([model, str(len(runs)), _parameters(summary, runs[0]), *scored, wide, f"{seconds:,.0f}"])
     return markdown_table(head, lines)
+
+
+def _parameters(summary: Summary, run: Mapping[str, Any]) -> str:
+    """Number of parameters of a run, with the difference from DiLA in per cent."""
+    dila = next((one["parameters"] for one in summary.told if one["name"] == DILA and "failed" not in one), None)
+    count = run["parameters"]
+    return f"{count:,}" if dila is None or run["name"] == DILA else f"{count:,} ({100 * (count / dila - 1):+.1f}%)"
 
 
 def _drawn_tables(summary: Summary, models: Sequence[str]) -> list[str]:
