@@ -180,7 +180,7 @@ def test_rotation_metadata_is_applied(tmp_path, turn):
 
 def test_no_rows_for_no_indices_and_a_clear_word_for_wrong_ones(mp4):
     assert read_video(mp4, []).shape == (0, 3, SIZE, SIZE)
-    with pytest.raises(DilaError, match=r"shades\.mp4 has frames 0 to 59, but 3 to 60 were asked"):
+    with pytest.raises(DilaError, match=r"shades\.mp4 has frames 0 to 59, but 3 to 60 were requested"):
         read_video(mp4, [3, 60])
     with pytest.raises(DilaError, match="-1"):
         read_video(mp4, [-1])

@@ -190,7 +190,7 @@ def test_groups_are_spelled_out_once_and_without_what_is_dila_itself():
     assert "ablation:z-32" in spelled_out(Settings("data", size="small", names=("widths",)))
     every = set(spelled_out(Settings("data", names=("all",))))
     assert every.issuperset(name for group in GROUPS for name in spelled_out(Settings("data", names=(group,))))
-    with pytest.raises(DilaError, match="ablation z-32 changes nothing"):
+    with pytest.raises(DilaError, match="ablation z-32 does not change recipe"):
         spelled_out(Settings("data", names=("ablation:z-32",)))
 
 
