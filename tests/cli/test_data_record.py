@@ -12,7 +12,7 @@ def test_it_says_what_is_there_in_the_end(layout, tmp_path, capsys):
     command = ["data", "record", "primitives", str(tmp_path / "r"), "--frames", "4", "--size", "32", "--format", layout]
     for episodes in (3, 2):
         assert main([*command, "--episodes", str(episodes)]) == 0
-        assert "r holds 3 episodes" in capsys.readouterr().out
+        assert "r has 3 episodes" in capsys.readouterr().out
 
 
 def test_a_seed_below_none_is_refused(tmp_path, capsys):

@@ -250,7 +250,7 @@ def test_videos_of_one_frame_have_a_row_without_action(world, tmp_path, frames_o
     assert pq.read_table(again.path).equals(table)
     assert table["z"].null_count == 2
     (tmp_path / "in" / "b.mp4").unlink()
-    with pytest.raises(DilaError, match=r"a\.mp4 has fewer than two frames"):
+    with pytest.raises(DilaError, match=r"a\.mp4 and all other videos have fewer than two frames"):
         label(world, tmp_path / "in", tmp_path / "z.parquet", progress=False)
 
 
@@ -270,7 +270,7 @@ def test_nothing_usable_is_an_error(world, tmp_path, frames_of):
 
 
 def test_where_and_how_are_refused_each_for_itself(world, videos, tmp_path):
-    with pytest.raises(DilaError, match=r"z\.csv must end in \.parquet$"):
+    with pytest.raises(DilaError, match=r"z\.csv must end in \.parquet; rename the output"):
         label(world, videos, tmp_path / "z.csv", progress=False)
     with pytest.raises(DilaError, match=r"^batch = 0 and part = 32 must be at least 1$"):
         label(world, videos, tmp_path / "z.parquet", batch=0, progress=False)

@@ -210,7 +210,7 @@ def test_a_full_disk_is_told_before_work_starts(tmp_path, monkeypatch):
     usage = cache_module.shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: usage)
     encoder = Blocks()
-    with pytest.raises(DilaError, match=r"needs 0\.00 GB for 10 frames but"):
+    with pytest.raises(DilaError, match=r"needs 0\.00 GB for 10 frames, but"):
         FeatureCache(encoder, tmp_path, progress=False).episodes([Recording("a")])
     assert encoder.seen == []
 
