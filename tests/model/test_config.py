@@ -2,8 +2,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from dila.errors import DilaError
-from dila.model.config import DiLAConfig, InverseDynamicsConfig
+from dila.model.config import DiLAConfig
 from dila.model.presets import preset
 
 
@@ -23,9 +22,3 @@ def test_configs_are_values():
     assert DiLAConfig() == DiLAConfig()
     with pytest.raises(FrozenInstanceError):
         DiLAConfig().width = 3
-
-
-@pytest.mark.parametrize("sizes", [{"channels": (64, 128)}, {"channels": (60, 128, 256, 512)}, {"blocks": (1,)}])
-def test_inverse_dynamics_that_cannot_be_built_are_refused(sizes):
-    with pytest.raises(DilaError, match=r"idm\.channels = .* must be multiples of 8, as many as idm\.blocks"):
-        InverseDynamicsConfig(**sizes)

@@ -59,3 +59,12 @@ def test_without_group_norms_a_change_does_not_scale_another(small_config):
     for normalise in (True, False):
         alone, beside = stem(normalise)
         assert torch.allclose(alone, beside, atol=1e-5) == (not normalise)
+
+
+@pytest.mark.parametrize(("sizes", "told"), [
+    ({"channels": (64, 128)}, "must be as many as"),
+    ({"channels": (60, 64), "blocks": (1, 1)}, "must be multiples of 8"),
+])  # fmt: skip
+def test_sizes_that_cannot_be_built_are_refused(sizes, told, small_config):
+    with pytest.raises(DilaError, match=rf"idm\.channels = .* {told}"):
+        InverseDynamics(replace(small_config, idm=InverseDynamicsConfig(**sizes)))

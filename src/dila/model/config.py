@@ -51,10 +51,6 @@ class InverseDynamicsConfig:
             raise DilaError(
                 "idm.odd needs idm.pairwise = true: negating ds reverses a single transition, but not a whole clip"
             )
-        if len(self.channels) != len(self.blocks) or any(channel % 8 for channel in self.channels):
-            raise DilaError(
-                f"idm.channels = {self.channels} must be multiples of 8, as many as idm.blocks = {self.blocks}"
-            )
 
 
 @dataclass(frozen=True)

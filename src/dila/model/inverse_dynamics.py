@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from dila.errors import DilaError
 from dila.model.config import DiLAConfig, NoAction, WholeChange
 from dila.nn.convolutions import Conv2d, Conv3d
 from dila.nn.dropout import Dropout
@@ -28,6 +29,9 @@ class InverseDynamics(nn.Module):
     """3-D convolutions that halve the grid at each stage, then an MLP to one vector per transition.
 
     With ``pairwise``, kernels and group-norm statistics exclude time, so each transition is processed alone.
+
+    Raises:
+        DilaError: channels that the group norms cannot divide, or not one per stage.
     """
 
     def __init__(self, config: DiLAConfig):
@@ -36,6 +40,10 @@ class InverseDynamics(nn.Module):
         self.pairwise, self.odd = sizes.pairwise, sizes.odd
         conv = _conv_2d if sizes.pairwise else _conv_3d
         channels = sizes.channels
+        if len(channels) != len(sizes.blocks):
+            raise DilaError(f"idm.channels = {channels} must be as many as idm.blocks = {sizes.blocks}")
+        if sizes.normalise and any(channel % _GROUPS for channel in channels):
+            raise DilaError(f"idm.channels = {channels} must be multiples of {_GROUPS}, the number of norm groups")
         norm = partial(nn.GroupNorm, _GROUPS) if sizes.normalise else nn.Identity
         self.stem = nn.Sequential(conv(config.structure_dim, channels[0]), norm(channels[0]), nn.SiLU())
         self.stages, self.downs = nn.ModuleList(), nn.ModuleList()
