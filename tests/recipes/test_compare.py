@@ -1,4 +1,5 @@
 import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -335,3 +336,25 @@ def test_a_baseline_of_ones_own_is_known_in_workers(settings, tmp_path, monkeypa
 def test_the_idm_of_two_frames_is_compared_with_the_bidirectional_one():
     assert spelled_out(Settings("x", names=("idm",))) == ("dila", "ablation:bidirectional")
     assert spelled_out(Settings("x", names=("idm",), size="small")) == ("dila", "ablation:pairwise")
+
+
+def test_the_diffusion_model_follows_the_latent_action_model_of_its_seed(settings):
+    named = replace(settings, names=("dila", "adaworld_diffusion"))
+    assert spelled_out(named) == ("dila", "baseline:adaworld", "adaworld_diffusion")
+    run = run_of(named, "adaworld_diffusion", 3)
+    assert (run.name, run.start, run.steps) == ("adaworld_diffusion", str(settings.out / "baseline-adaworld-seed3"), 4)
+    assert run_of(named, "baseline:adaworld", 3).start is None
+    with pytest.raises(DilaError, match="there is no 'adaworld_diffusion'"):
+        run_of(replace(named, size="small"), "adaworld_diffusion", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_the_diffusion_model_is_trained_and_measured(settings, parallel):
+    named = replace(settings, names=("adaworld_diffusion",), steps=2, batch=2, parallel=parallel)
+    first, second = compare(named)
+    assert (first["name"], second["name"]) == ("baseline:adaworld", "adaworld_diffusion")
+    assert "failed" not in second, second["failed"]
+    assert {"rollout", "probe_r2", "parameters"} <= second.keys()
+    assert set(second["losses"]) == {"feature"}

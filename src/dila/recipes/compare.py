@@ -14,7 +14,7 @@ again.
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from dila.imagine.world import World
 from dila.interop.pretrained import load_pretrained, pick_device
 from dila.protocols import Episode
 from dila.recipes.command import command, encoder_flags, plain, value_of
-from dila.recipes.compared import AGENT, Settings, encoder_of, run_of, seen_by, spelled_out
+from dila.recipes.compared import AGENT, FOLLOWS, Settings, encoder_of, run_of, seen_by, spelled_out
 from dila.recipes.results import place, read_result, slug, spelled, table
 from dila.train.begin import FREE, begin, changed
 from dila.train.learner import Learner
@@ -50,8 +50,9 @@ Job = tuple[str, int]
 """Name and seed of a run."""
 LOSS_CLIPS = 64
 """Number of held-out clips that losses are computed on."""
-_FREE = FREE | {"name", "seed", "graph", "encoder"}
-"""Fields that may differ between a stored result and a new run; the encoder is compared as `seen_by` writes it."""
+_FREE = FREE | {"name", "seed", "graph", "encoder", "start"}
+"""Fields that may differ between a stored result and a new run; the encoder is compared as `seen_by` writes it, and
+`start` is a folder of the comparison."""
 
 
 def compare(settings: Settings) -> list[dict[str, Any]]:
@@ -78,14 +79,22 @@ def compare(settings: Settings) -> list[dict[str, Any]]:
     if settings.parallel == 1:
         for job in tqdm(left, desc="comparison", unit="run"):
             _told(one(settings, runs[job], contents), job)
-    elif left:
-        with pool(settings.parallel, max(1, (os.cpu_count() or 1) // settings.parallel)) as many:
-            started = {many.submit(one, settings, runs[job], contents): job for job in left}
-            for done in tqdm(as_completed(started), desc="comparison", total=len(left), unit="run"):
-                _told(done.result(), started[done])
+    else:
+        for some in ([job for job in left if (job[0] in FOLLOWS) is late] for late in (False, True)):
+            _at_once(settings, {job: runs[job] for job in some}, contents)
     results = [result for job in jobs if (result := _stored(settings, *job, runs[job])) is not None]
     print(table(results))
     return results
+
+
+def _at_once(settings: Settings, runs: Mapping[Job, Run], contents: str) -> None:
+    """Do `one` for each run, several at once."""
+    if not runs:
+        return
+    with pool(settings.parallel, max(1, (os.cpu_count() or 1) // settings.parallel)) as many:
+        started = {many.submit(one, settings, run, contents): job for job, run in runs.items()}
+        for done in tqdm(as_completed(started), desc="comparison", total=len(runs), unit="run"):
+            _told(done.result(), started[done])
 
 
 def one(settings: Settings, run: Run, contents: str) -> dict[str, Any]:

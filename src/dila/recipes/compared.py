@@ -9,10 +9,13 @@ from dila.baselines.presets import BASELINES
 from dila.configs import to_json
 from dila.errors import DilaError, at_least
 from dila.recipes import ABLATION, ABLATIONS, BASELINE, recipe
+from dila.recipes.results import slug
 from dila.train.run import Run
 from dila.vision import encoder_config
 
 DILA = "dila"
+FOLLOWS = {"adaworld_diffusion": f"{BASELINE}:adaworld"}
+"""Models that are trained over the finished run, of the same seed, of another; at `tiny` only."""
 
 _BASELINES = tuple(f"{BASELINE}:{name}" for name in BASELINES)
 
@@ -46,7 +49,7 @@ FAMILIES = {
 OTHERS = "Without IDM and FDM, and other changes"
 """Title of the family of all other models, including your own."""
 
-_CHOICE = f"choose dila, baseline:NAME, ablation:NAME or one of {', '.join(GROUPS)}"
+_CHOICE = f"choose dila, baseline:NAME, ablation:NAME, {', '.join(FOLLOWS)} or one of {', '.join(GROUPS)}"
 
 AGENT = ("agent_x", "agent_y")
 
@@ -60,8 +63,8 @@ class Settings:
     Args:
         data: the corpus.
         out: folder of runs and results.
-        names: ``dila``, ``baseline:NAME``, ``ablation:NAME``, or a group: table1, table2, widths, losses, idm, figure5,
-            all.
+        names: ``dila``, ``baseline:NAME``, ``ablation:NAME``, ``adaworld_diffusion`` (adds ``baseline:adaworld``, whose
+            runs it starts from), or a group: table1, table2, widths, losses, idm, figure5, all.
         seeds: number of seeds per model, from 0.
         size: size of the models, which also selects the recipe.
         steps: optimiser steps per run, with stages shortened in proportion; None uses the recipe's.
@@ -123,7 +126,7 @@ def spelled_out(settings: Settings) -> tuple[str, ...]:
             names += [member for member in GROUPS[name] if _is_its_own(settings, member)]
         else:
             run_of(settings, name, 0)
-            names.append(name)
+            names += [*([FOLLOWS[name]] if name in FOLLOWS else []), name]
     return tuple(dict.fromkeys(names))
 
 
@@ -141,6 +144,7 @@ def run_of(settings: Settings, name: str, seed: int) -> Run:
     """
     base = _BASE[settings.size]
     named = {DILA: base, BASELINE: f"{name}@{settings.size}", ABLATION: f"{name}@{base}"}
+    named |= {follower: follower for follower in FOLLOWS if settings.size == "tiny"}
     kind = name.partition(":")[0]
     if kind not in named:
         raise DilaError(f"names: there is no {name!r}; {_CHOICE}")
@@ -154,6 +158,7 @@ def run_of(settings: Settings, name: str, seed: int) -> Run:
         batch=run.batch if settings.batch is None else settings.batch,
         clips=replace(run.clips, **{key: value for key, value in cut.items() if value is not None}),
         encoder=settings.encoder or run.encoder,
+        start=str(settings.out / slug(FOLLOWS[name], seed)) if name in FOLLOWS else run.start,
         decoder=None,
         guard=None,
         trackers=(),

@@ -64,7 +64,8 @@ class Published:
         if self.weights.lpips:
             losses["lpips"] = lpips_loss(made.e_hat, e[:, 1:])
         check_weighed(self.weights, *losses)
-        losses = {name: loss for name, loss in losses.items() if weights[name]}
+        # In evaluation mode a diffusion model has no denoising loss, the only one with a weight.
+        losses = {name: loss for name, loss in losses.items() if weights[name]} or losses
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         used = None if made.codes is None else perplexity(made.codes)
         return Outcome(total, losses, None, made.z.detach(), used)
