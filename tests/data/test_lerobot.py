@@ -207,8 +207,8 @@ def test_one_camera_is_checked_and_shown(either, tmp_path, capsys):
 
 def test_time_stamps_and_tables_that_do_not_fit_are_told_by_the_check(v21, monkeypatch):
     corpus = open_corpus(v21)  # beforehand, for beartype looks into the columns of whatever has some
-    for module in ("check", "convert"):
-        monkeypatch.setattr(f"dila.data.{module}.open_corpus", lambda *_: corpus)
+    for opened in ("check.find_corpus", "convert.open_corpus"):
+        monkeypatch.setattr(f"dila.data.{opened}", lambda *_: corpus)
     back, late = [0, 0.1, 0.2, 0.1, 0.4, 0.5, 0.6], [0.1 * f + 3 * (f > 4) for f in range(9)]
     for e, stamps in ((0, back), (2, late)):
         place = table([e]).column_names.index("timestamp")

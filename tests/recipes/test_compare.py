@@ -173,7 +173,7 @@ def test_every_name_has_a_run_of_as_many_clips(size):
     assert {(run.steps, run.batch, run.seed, run.clips, run.encoder["name"]) for run in runs} == {
         (40, runs[0].batch, 3, runs[0].clips, runs[0].encoder["name"])
     }
-    with pytest.raises(DilaError, match=r"there is no 'genie'; choose dila, .* or of table1, table2"):
+    with pytest.raises(DilaError, match=r"there is no 'genie'; choose dila, .* or one of table1, table2"):
         run_of(settings, "genie", 0)
 
 

@@ -368,7 +368,7 @@ def test_places_become_displacements(tmp_path):
     np.testing.assert_allclose(made, 100 - state[:, [0, 2]])
     with pytest.raises(DilaError, match="has no pz; its components are px, angle, py"):
         relative_actions(open_corpus(tmp_path), ("px", "pz"))
-    with pytest.raises(DilaError, match="1 components for actions of 2"):
+    with pytest.raises(DilaError, match="actions of 2 components, but relative names 1 components"):
         relative_actions(open_corpus(tmp_path), ("px",))
 
 

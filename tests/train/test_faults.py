@@ -90,7 +90,7 @@ def test_when_all_is_lost_the_sentence_comes_from_any_process(fragile, tmp_path,
     run = small_run(cache=False, workers=workers, stages=(Stage(OneStep(), steps=30),))
     with pytest.raises(DilaError) as told:
         go(run, data, out)
-    assert str(told.value).startswith("21 clips of a in a row cannot be read, the last because a: episode_")
+    assert str(told.value).startswith("21 clips of a in a row cannot be read (a: episode_")
     assert "\n" not in str(told.value)
 
 

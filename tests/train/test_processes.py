@@ -59,5 +59,5 @@ def test_two_processes_train_one_model(corpus, tmp_path, shard):
 def test_a_launcher_that_splits_the_model_itself_is_refused(monkeypatch):
     told = SimpleNamespace(distributed_type=SimpleNamespace(value="FSDP"))
     monkeypatch.setattr(accelerate, "Accelerator", lambda **settings: told)
-    with pytest.raises(DilaError, match=r"told to use FSDP.*dila train --shard"):
+    with pytest.raises(DilaError, match=r"configured for FSDP.*dila train --shard"):
         accelerator_of(small_run())

@@ -49,8 +49,9 @@ class Spikes:
         self.skipped, self.row = self.skipped + 1, self.row + 1
         if self.row >= self.patience:
             raise DilaError(
-                f"{self.row} steps in a row up to step {step} had gradient norms above {self.factor:g} times the "
-                f"median of {usual:.3g} or not finite, the last {norm:.3g}; lower the learning rate, in another folder"
+                f"{self.row} steps in a row up to step {step} had gradient norms that were not finite or above "
+                f"{self.factor:g} times the median ({usual:.3g}), the last {norm:.3g}; use a lower learning rate, in "
+                "another folder"
             )
         return True
 
