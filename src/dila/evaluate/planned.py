@@ -108,7 +108,7 @@ def to_result(
     seeds = [each["seed"] for each in next(iter(episodes.values()))]
     scores = [score for arm, each in episodes.items() for score in _arm_scores(arm, each, report["arms"][arm])]
     for measure, share in report["normalised"].items():
-        scores.append(Score(f"gap_closed/{measure}", share, *_ends(report["normalised_interval"][measure])))
+        scores.append(Score(f"gap_closed/{measure}", share, *edges(report["normalised_interval"][measure])))
     longest = max(len(row["scores"]) for row in report["arms"].values())
     idle = sum(progress(each) is None for each in next(iter(episodes.values())))
     return Result(
@@ -132,15 +132,11 @@ def _arm_scores(arm: str, episodes: Sequence[Told], row: Mapping[str, Any]) -> l
     for measure, of in MEASURES.items():
         values = [value for each in episodes if (value := of(each)) is not None]
         its = tuple(values) if len(values) == len(episodes) else ()
-        scores.append(Score(f"{measure}/{arm}", row[measure], *_ends(row[f"{measure}_interval"]), values=its))
+        scores.append(Score(f"{measure}/{arm}", row[measure], *edges(row[f"{measure}_interval"]), values=its))
     best = torch.tensor([min(each["scores"]) for each in episodes], dtype=torch.float64)
     ends = edges(mean_interval(best, torch.arange(len(best))))
     distance = Score(f"distance/{arm}", row["best_score"], *ends, "lower", tuple(best.tolist()), tuple(row["scores"]))
     return [*scores, distance]
-
-
-def _ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:
-    return (None, None) if interval is None else (interval[0], interval[1])
 
 
 def listed(interval: Interval | None) -> list[float] | None:

@@ -185,9 +185,9 @@ def numbered(names: Sequence[str]) -> list[int]:
     return [places[name] for name in names]
 
 
-def edges(interval: Interval | None) -> tuple[float | None, float | None]:
-    """Return low and high of an interval, or None twice."""
-    return (None, None) if interval is None else (interval.low, interval.high)
+def edges(interval: Interval | Sequence[float] | None) -> tuple[float | None, float | None]:
+    """Return low and high of an interval, also of one read from JSON, or None twice."""
+    return (None, None) if interval is None else (interval[0], interval[1])
 
 
 def print_scores(results: Iterable[Result]) -> None:
